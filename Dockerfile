@@ -1,0 +1,24 @@
+# The image for those who build with Docker. `cargo xtask image` makes the same one without.
+#
+#   docker build --tag registry.example.com/lbstack/lbstack:0.1.0 .
+
+FROM rust:1.95-bookworm AS build
+WORKDIR /src
+COPY . .
+# Statically linked, so that nothing but the program is in the image. The cfg takes random numbers from the kernel alone.
+RUN --mount=type=cache,target=/usr/local/cargo/registry \
+    --mount=type=cache,target=/src/target \
+    target="$(uname -m)-unknown-linux-gnu" \
+    && RUSTFLAGS='-C target-feature=+crt-static --cfg getrandom_backend="linux_getrandom"' \
+       cargo build --release --locked --package lbstack --target "$target" \
+    && mkdir -p /image/tmp && chmod 1777 /image/tmp \
+    && cp "target/$target/release/lbstack" /image/lbstack
+
+FROM scratch
+COPY --from=build /image/ /
+LABEL org.opencontainers.image.title="lbstack" \
+      org.opencontainers.image.description="Load balancing for bare-metal Kubernetes" \
+      org.opencontainers.image.licenses="Apache-2.0"
+# Operator and controller run as nobody. The speaker's DaemonSet asks for root and drops all but raw sockets.
+USER 65534:65534
+ENTRYPOINT ["/lbstack"]

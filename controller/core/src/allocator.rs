@@ -1,0 +1,359 @@
+//! The allocator.
+//!
+//! # What it keeps
+//!
+//! For each Service two lists: what it shall have (*desired*), and what the API may have stored for it (*stored*).
+//! An address is *claimed* by a Service while it is in either. So an address that a Service gives up goes to
+//! another only when the write that takes it away is known to have happened, and neither a lost write nor a crash
+//! in between can double it.
+//!
+//! # How an address changes hands
+//!
+//! ```text
+//!            assign                 stored(now)             release / move            stored(without)
+//!   free ────────────► desired ────────────────► desired, ─────────────────► stored ─────────────────► free
+//!                                                stored                      only                      │
+//!     ▲                                                                                                │
+//!     └───────── nobody waits ◄──────── the longest-waiting that fits ─────────────────────────────────┘
+//! ```
+//!
+//! Every operation ends by serving who waits with whatever it freed.
+
+mod choose;
+mod claims;
+mod configure;
+mod cycles;
+mod judge;
+mod serve;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crds::ServiceKey;
+use k8s_openapi::jiff::Timestamp;
+use rules::{Configuration, Family};
+
+use crate::pool_state::PoolState;
+use crate::refusal::Refusal;
+use crate::request::{Request, Sharing};
+use crate::usage::{ServiceRef, Usage};
+use crate::waiting::{Class, Freed, Place, Waiting};
+
+/// How long an address is kept that its pool lost, so that a range can move from one pool to another.
+pub const GRACE: Duration = Duration::from_secs(5);
+
+/// Gives addresses to Services.
+#[derive(Debug, Default)]
+pub struct Allocator {
+    configuration: Arc<Configuration>,
+    pools: BTreeMap<String, PoolState>,
+    /// Names of the pools that admit only some Services, in the order in which they are tried.
+    pinned: Vec<String>,
+    /// Names of the others, which are tried after those.
+    plain: Vec<String>,
+    services: BTreeMap<ServiceRef, Entry>,
+    addresses: BTreeMap<IpAddr, Usage>,
+    waiting: Waiting,
+    /// Addresses that strangers use: given to nobody.
+    quarantine: BTreeSet<IpAddr>,
+    /// Addresses that are being handed over between Services which ask for each other's.
+    pledges: BTreeMap<IpAddr, ServiceRef>,
+    /// When the grace of a lost address ends.
+    graces: BTreeSet<(Timestamp, ServiceRef)>,
+    freed: Freed,
+    changed: BTreeSet<ServiceRef>,
+}
+
+/// What is known of one Service.
+#[derive(Debug)]
+struct Entry {
+    /// None once the Service is no longer ours: it shall have nothing.
+    request: Option<Arc<Request>>,
+    sharing: Arc<Sharing>,
+    desired: Vec<IpAddr>,
+    stored: Vec<IpAddr>,
+    pool: Option<String>,
+    /// Boxed, like the next: most Services have neither.
+    refusal: Option<Box<Refusal>>,
+    waits: Option<Box<(Class, Place)>>,
+    since: Option<Timestamp>,
+    grace: Option<Timestamp>,
+}
+
+/// A Service as it is found at start.
+#[derive(Clone, Debug)]
+pub struct Adoptee {
+    /// Which Service.
+    pub service: ServiceKey,
+    /// What it asks for.
+    pub request: Request,
+    /// The addresses that its status has.
+    pub current: Vec<IpAddr>,
+    /// The pool that its annotation names.
+    pub pool: Option<String>,
+    /// Since when it waits, if it does.
+    pub waiting_since: Option<Timestamp>,
+}
+
+/// What a Service shall have.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Outcome<'a> {
+    /// The addresses, in the order of the status.
+    pub addresses: &'a [IpAddr],
+    /// Their pool.
+    pub pool: Option<&'a str>,
+    /// Why it did not get what it asks for. A Service can have addresses and yet wait for others.
+    pub refusal: Option<&'a Refusal>,
+}
+
+/// How full a pool is, in one family.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolUsage {
+    /// Distinct addresses in use.
+    pub in_use: u128,
+    /// Addresses that the pool has, without those that it avoids.
+    pub total: u128,
+    /// Whether automatic assignment finds nothing more.
+    pub exhausted: bool,
+}
+
+impl Allocator {
+    /// Without configuration and Services. Configure it, let it adopt, then assign.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes over all Services as they are found, before anything is assigned.
+    ///
+    /// In a clash the elder Service keeps the address (then the lower UID), so the order of the list does not
+    /// matter. Then those that lack something get it, longest-waiting first.
+    pub fn adopt(&mut self, mut services: Vec<Adoptee>, now: Timestamp) {
+        services.sort_by(|a, b| (&a.request.age, &a.service).cmp(&(&b.request.age, &b.service)));
+        let mut adopted = Vec::with_capacity(services.len());
+        for adoptee in services {
+            let service = self.enter(&adoptee.service, adoptee.request);
+            let sharing =
+                self.services.get(&service).map(|entry| Arc::clone(&entry.sharing)).unwrap_or_default();
+            // Claims of those adopted before are all of elders.
+            let kept = adoptee.current.iter().copied().filter(|ip| {
+                self.addresses.get(ip).is_none_or(|usage| {
+                    usage.blocker(&service, &sharing, |other| self.desires(other, *ip)).is_none()
+                })
+            });
+            let kept: Vec<IpAddr> = kept.collect();
+            self.set_addresses(&service, Some(kept), Some(adoptee.current));
+            if let Some(entry) = self.services.get_mut(&service) {
+                entry.pool = adoptee.pool;
+                entry.since = adoptee.waiting_since;
+                adopted.push((adoptee.waiting_since.unwrap_or(now), service));
+            }
+        }
+        // Those that have something first: what they keep must not be given away.
+        adopted.sort_by_key(|(since, service)| {
+            let holds = self.services.get(service).is_some_and(|entry| !entry.desired.is_empty());
+            (!holds, *since)
+        });
+        for (_, service) in adopted {
+            self.resolve(&service, now);
+        }
+        self.serve(now);
+    }
+
+    /// A Service that is not ours any more, but whose status still has addresses that we gave: nobody gets them until
+    /// [`Self::stored`] says that they are gone. For start, before [`Self::adopt`].
+    pub fn leaving(&mut self, service: &ServiceKey, stored: &[IpAddr]) {
+        if !stored.is_empty() {
+            let service = Arc::new(service.clone());
+            self.services.entry(Arc::clone(&service)).or_insert_with(Entry::new);
+            self.set_addresses(&service, None, Some(stored.to_vec()));
+        }
+    }
+
+    /// Decides what `service` shall have, which asks for `request` and has `stored` in its status.
+    ///
+    /// Asking again with the same changes nothing.
+    pub fn assign(
+        &mut self,
+        service: &ServiceKey,
+        request: Request,
+        stored: &[IpAddr],
+        now: Timestamp,
+    ) -> Outcome<'_> {
+        let service = self.enter(service, request);
+        self.set_addresses(&service, None, Some(stored.to_vec()));
+        // What that freed belongs to who waits for it, before this Service chooses.
+        self.serve(now);
+        self.resolve(&service, now);
+        self.serve(now);
+        self.outcome(&service).unwrap_or(Outcome { addresses: &[], pool: None, refusal: None })
+    }
+
+    /// The Service is no longer ours: it shall have nothing. Its addresses are free once [`Self::stored`] says so.
+    pub fn release(&mut self, service: &ServiceKey, stored: &[IpAddr], now: Timestamp) {
+        let Some((service, entry)) = self.services.get_key_value(service) else { return };
+        let (service, was_ours) = (Arc::clone(service), entry.request.is_some());
+        self.leave_queue(&service);
+        self.end_grace(&service);
+        if let Some(entry) = self.services.get_mut(&service) {
+            (entry.request, entry.refusal, entry.since, entry.pool) = (None, None, None, None);
+        }
+        self.pledges.retain(|_, to| *to != service);
+        self.set_addresses(&service, Some(Vec::new()), Some(stored.to_vec()));
+        if was_ours {
+            self.changed.insert(Arc::clone(&service));
+        }
+        if stored.is_empty() {
+            self.services.remove(&service);
+        }
+        self.serve(now);
+    }
+
+    /// The object is gone, and with it everything that it had.
+    pub fn forget(&mut self, service: &ServiceKey, now: Timestamp) {
+        self.release(service, &[], now);
+        self.changed.remove(service);
+    }
+
+    /// The API is known to store exactly `addresses` for `service` now.
+    pub fn stored(&mut self, service: &ServiceKey, addresses: &[IpAddr], now: Timestamp) {
+        let Some((service, entry)) = self.services.get_key_value(service) else { return };
+        let (service, ours) = (Arc::clone(service), entry.request.is_some());
+        self.set_addresses(&service, None, Some(addresses.to_vec()));
+        if !ours && addresses.is_empty() {
+            self.services.remove(&service);
+        }
+        self.serve(now);
+    }
+
+    /// A write of `addresses` for `service` was begun and its outcome is not known: the API may have either.
+    pub fn uncertain(&mut self, service: &ServiceKey, addresses: &[IpAddr]) {
+        let Some((service, entry)) = self.services.get_key_value(service) else { return };
+        let service = Arc::clone(service);
+        let mut either = entry.stored.clone();
+        either.extend(addresses.iter().filter(|ip| !entry.stored.contains(ip)));
+        self.set_addresses(&service, None, Some(either));
+    }
+
+    /// Lets graces end that are over.
+    pub fn poll(&mut self, now: Timestamp) {
+        while let Some((deadline, service)) = self.graces.first().cloned() {
+            if deadline > now {
+                break;
+            }
+            self.graces.pop_first();
+            self.resolve(&service, now);
+        }
+        self.serve(now);
+    }
+
+    /// When [`Self::poll`] has something to do.
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        self.graces.first().map(|(deadline, _)| *deadline)
+    }
+
+    /// What `service` shall have; none if it is not known.
+    pub fn outcome(&self, service: &ServiceKey) -> Option<Outcome<'_>> {
+        self.services.get(service).map(|entry| Outcome {
+            addresses: &entry.desired,
+            pool: entry.pool.as_deref().filter(|_| !entry.desired.is_empty()),
+            refusal: entry.refusal.as_deref(),
+        })
+    }
+
+    /// The Services whose outcome changed since this was last asked.
+    pub fn take_changed(&mut self) -> Vec<ServiceKey> {
+        std::mem::take(&mut self.changed).into_iter().map(|service| (*service).clone()).collect()
+    }
+
+    /// How full the pool is in `family`.
+    pub fn usage(&mut self, pool: &str, family: Family) -> Option<PoolUsage> {
+        let settings = self.configuration.pools.get(pool)?;
+        let state = self.pools.get_mut(pool)?;
+        Some(PoolUsage {
+            in_use: state.used(family).into(),
+            total: settings.capacity(family),
+            exhausted: state.exhausted(family, settings),
+        })
+    }
+
+    /// The configuration in force.
+    pub fn configuration(&self) -> &Arc<Configuration> {
+        &self.configuration
+    }
+
+    /// Who has `ip`, or may still have it in the API.
+    pub fn holders(&self, ip: IpAddr) -> Vec<ServiceKey> {
+        let usage = self.addresses.get(&ip);
+        usage
+            .map(|usage| usage.claims().into_iter().map(|(s, _)| (**s).clone()).collect())
+            .unwrap_or_default()
+    }
+
+    /// How many Services are refused something, by the reason's word.
+    pub fn refused(&self) -> BTreeMap<&'static str, usize> {
+        let mut counts = BTreeMap::new();
+        for refusal in self.services.values().filter_map(|entry| entry.refusal.as_ref()) {
+            *counts.entry(refusal.reason()).or_default() += 1;
+        }
+        counts
+    }
+
+    /// Enters `service` with its request into the books.
+    fn enter(&mut self, service: &ServiceKey, request: Request) -> ServiceRef {
+        let known = self.services.get_key_value(service).map(|(known, _)| Arc::clone(known));
+        let service = known.unwrap_or_else(|| Arc::new(service.clone()));
+        let entry = self.services.entry(Arc::clone(&service)).or_insert_with(Entry::new);
+        if entry.request.as_deref() == Some(&request) {
+            return service;
+        }
+        let sharing_changed = *entry.sharing != request.sharing;
+        entry.sharing = Arc::new(request.sharing.clone());
+        entry.request = Some(Arc::new(request));
+        self.pledges.retain(|_, to| *to != service);
+        if sharing_changed {
+            self.reclaim(&service);
+        }
+        service
+    }
+
+    /// Decides anew what `service` shall have.
+    fn resolve(&mut self, service: &ServiceRef, now: Timestamp) {
+        let Some(entry) = self.services.get(service) else { return };
+        let Some(request) = entry.request.clone() else { return };
+        let desired = entry.desired.clone();
+        let judged = self.judge(service, &request, &desired);
+        let lost = self.in_grace(service, &judged, now);
+        let mut kept = judged.keep(lost.is_some());
+        if kept.is_empty() {
+            // Better what the API still has for it than nothing, as long as nobody else may claim it.
+            let stored = self.still_stored(service);
+            kept = self.judge(service, &request, &stored).keep(false);
+        }
+        let choice = self.choose(service, &request, &kept, lost);
+        self.apply(service, &request, choice, now);
+        self.break_cycle(service);
+    }
+}
+
+impl Entry {
+    fn new() -> Self {
+        Self {
+            request: None,
+            sharing: Arc::default(),
+            desired: Vec::new(),
+            stored: Vec::new(),
+            pool: None,
+            refusal: None,
+            waits: None,
+            since: None,
+            grace: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+pub(crate) mod tests;

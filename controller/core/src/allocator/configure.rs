@@ -1,0 +1,94 @@
+//! New configuration: only what must move moves.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use k8s_openapi::jiff::Timestamp;
+use rules::{Configuration, Pool};
+
+use super::Allocator;
+use crate::pool_state::PoolState;
+use crate::usage::ServiceRef;
+
+impl Allocator {
+    /// Puts `configuration` in force. The same again changes nothing.
+    pub fn set_configuration(&mut self, configuration: Arc<Configuration>, now: Timestamp) {
+        if *self.configuration == *configuration {
+            return;
+        }
+        let old = std::mem::replace(&mut self.configuration, configuration);
+        let configuration = Arc::clone(&self.configuration);
+        self.pools.retain(|name, _| configuration.pools.get(name) == old.pools.get(name));
+        for (name, pool) in &configuration.pools {
+            if !self.pools.contains_key(name) {
+                let state = PoolState::build(pool, &self.addresses, &self.quarantine);
+                self.pools.insert(name.clone(), state);
+            }
+        }
+        self.order_pools();
+        self.resolve_all(now);
+        self.serve(now);
+    }
+
+    /// Pools that admit only some Services by priority (0 last), then by name; the others by name.
+    fn order_pools(&mut self) {
+        let rank = |pool: &Pool| {
+            let priority = pool.allocation.as_ref().map_or(0, |allocation| allocation.priority);
+            (priority == 0, priority)
+        };
+        let (mut pinned, plain): (Vec<&Pool>, Vec<&Pool>) =
+            self.configuration.pools.values().partition(|pool| pool.allocation.is_some());
+        pinned.sort_by_key(|pool| (rank(pool), &pool.name));
+        let names = |pools: Vec<&Pool>| pools.into_iter().map(|pool| pool.name.clone()).collect();
+        (self.pinned, self.plain) = (names(pinned), names(plain));
+    }
+
+    /// Decides anew for everybody: who has something first, then who waits, longest first.
+    fn resolve_all(&mut self, now: Timestamp) {
+        let mut order: Vec<_> = self
+            .services
+            .iter()
+            .map(|(service, entry)| {
+                let age = entry.request.as_ref().map(|request| request.age.clone());
+                (entry.desired.is_empty(), entry.since, age, Arc::clone(service))
+            })
+            .collect();
+        order.sort();
+        for (.., service) in order {
+            self.resolve(&service, now);
+        }
+    }
+
+    /// Addresses that strangers on the network use: nobody gets them any more; who has one keeps it.
+    pub fn set_quarantine(&mut self, quarantine: BTreeSet<IpAddr>, now: Timestamp) {
+        let before = std::mem::replace(&mut self.quarantine, quarantine);
+        let (added, removed): (Vec<IpAddr>, Vec<IpAddr>) = (
+            self.quarantine.difference(&before).copied().collect(),
+            before.difference(&self.quarantine).copied().collect(),
+        );
+        for (ip, on) in added.iter().map(|ip| (*ip, true)).chain(removed.iter().map(|ip| (*ip, false))) {
+            if let Some(pool) = self.configuration.pool_of(ip)
+                && let Some(state) = self.pools.get_mut(&pool.name)
+            {
+                state.quarantine(ip, pool, self.addresses.get(&ip), on);
+            }
+            if !on {
+                self.note_freed(ip);
+            }
+        }
+        let waiting: Vec<ServiceRef> = self.refused_conflicts();
+        for service in waiting {
+            self.resolve(&service, now);
+        }
+        self.serve(now);
+    }
+
+    /// Who was refused an address because a stranger used it.
+    fn refused_conflicts(&self) -> Vec<ServiceRef> {
+        let conflict = |refusal: &crate::Refusal| matches!(refusal, crate::Refusal::Conflict(_));
+        let refused =
+            self.services.iter().filter(|(_, entry)| entry.refusal.as_deref().is_some_and(conflict));
+        refused.map(|(service, _)| Arc::clone(service)).collect()
+    }
+}

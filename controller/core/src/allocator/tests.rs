@@ -1,0 +1,431 @@
+//! One rule a test; the invariants over random histories are in `model`.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::request::RequestFault;
+
+pub(crate) fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_000_000 + second).unwrap()
+}
+
+pub(crate) fn key(name: &str) -> ServiceKey {
+    ServiceKey::new("shop", name)
+}
+
+pub(crate) fn ips(texts: &[&str]) -> Vec<IpAddr> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+fn texts(outcome: Outcome<'_>) -> Vec<String> {
+    outcome.addresses.iter().map(ToString::to_string).collect()
+}
+
+/// Pools by name and spec; elder first.
+pub(crate) fn configuration(pools: &[(&str, Value)]) -> Arc<Configuration> {
+    let pools = pools.iter().map(|(name, spec)| {
+        let object = json!({"apiVersion": "metallb.io/v1beta1", "kind": "IPAddressPool",
+            "metadata": {"name": name, "namespace": "metallb-system"}, "spec": spec});
+        Arc::new(serde_json::from_value(object).unwrap())
+    });
+    let objects = rules::Objects { pools: pools.collect(), ..rules::Objects::default() };
+    Arc::new(Configuration::from_objects(&objects).0)
+}
+
+fn addresses(list: &[&str]) -> Value {
+    json!({ "addresses": list })
+}
+
+fn allocator(pools: &[(&str, Value)]) -> Allocator {
+    let mut allocator = Allocator::new();
+    allocator.set_configuration(configuration(pools), at(0));
+    allocator
+}
+
+/// A request of a Service created at `second` with annotations (prefix left out) and more of the spec.
+pub(crate) fn request(second: i64, annotations: &Value, more: &Value) -> Request {
+    let mut spec = json!({"clusterIPs": ["10.96.0.1"], "ports": [{"port": 80}]});
+    spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let annotations: serde_json::Map<String, Value> = annotations
+        .as_object()
+        .unwrap()
+        .iter()
+        .map(|(key, value)| (format!("metallb.io/{key}"), value.clone()))
+        .collect();
+    let service = json!({"metadata": {"name": "x", "namespace": "shop", "annotations": annotations,
+        "labels": {"app": "x"}, "creationTimestamp": at(second).to_string(), "uid": format!("uid-{second}")}, "spec": spec});
+    Request::from_service(&serde_json::from_value(service).unwrap())
+}
+
+fn plain(second: i64) -> Request {
+    request(second, &json!({}), &json!({}))
+}
+
+fn asks(second: i64, ip: &str) -> Request {
+    request(second, &json!({"loadBalancerIPs": ip}), &json!({}))
+}
+
+fn shares(second: i64, key: &str, port: u16) -> Request {
+    request(second, &json!({"allow-shared-ip": key}), &json!({"ports": [{"port": port}]}))
+}
+
+fn dual(second: i64, policy: &str) -> Request {
+    request(
+        second,
+        &json!({}),
+        &json!({"clusterIPs": ["10.96.0.1", "fd00::1"], "ipFamilies": ["IPv4", "IPv6"], "ipFamilyPolicy": policy}),
+    )
+}
+
+/// Assigns and confirms the write, as the controller does when all goes well.
+fn settle(allocator: &mut Allocator, name: &str, request: Request, second: i64) -> Vec<String> {
+    let stored = allocator.services.get(&key(name)).map(|entry| entry.stored.clone()).unwrap_or_default();
+    let given = allocator.assign(&key(name), request, &stored, at(second)).addresses.to_vec();
+    allocator.stored(&key(name), &given, at(second));
+    write_all(allocator, second);
+    texts(allocator.outcome(&key(name)).unwrap())
+}
+
+/// Confirms every outstanding write until nothing changes.
+fn write_all(allocator: &mut Allocator, second: i64) {
+    loop {
+        let changed = allocator.take_changed();
+        if changed.is_empty() {
+            return;
+        }
+        for service in changed {
+            let desired = allocator.outcome(&service).map(|o| o.addresses.to_vec()).unwrap_or_default();
+            allocator.stored(&service, &desired, at(second));
+        }
+    }
+}
+
+fn has(allocator: &Allocator, name: &str) -> Vec<String> {
+    texts(allocator.outcome(&key(name)).unwrap())
+}
+
+fn why(allocator: &Allocator, name: &str) -> String {
+    allocator.outcome(&key(name)).unwrap().refusal.map(ToString::to_string).unwrap_or_default()
+}
+
+#[test]
+fn the_first_service_gets_the_first_address_and_asking_again_changes_nothing() {
+    let mut a = allocator(&[("lan", addresses(&["10.0.0.1-10.0.0.3"]))]);
+    assert_eq!(settle(&mut a, "a", plain(1), 1), ["10.0.0.1"]);
+    assert_eq!(settle(&mut a, "b", plain(2), 2), ["10.0.0.2"]);
+    a.assign(&key("a"), plain(1), &ips(&["10.0.0.1"]), at(3));
+    assert_eq!(a.take_changed(), []);
+}
+
+#[test]
+fn a_full_pool_is_told_and_what_becomes_free_goes_to_the_longest_waiting() {
+    let mut a = allocator(&[("lan", addresses(&["10.0.0.1/32"]))]);
+    settle(&mut a, "a", plain(1), 1);
+    assert_eq!(settle(&mut a, "late", plain(3), 2), Vec::<String>::new());
+    assert_eq!(settle(&mut a, "later", plain(2), 3), Vec::<String>::new());
+    assert_eq!(why(&a, "late"), "no pool can give an address: pool lan: 1 of 1 IPv4 addresses in use");
+    a.forget(&key("a"), at(4));
+    assert_eq!(has(&a, "late"), ["10.0.0.1"], "it waits longest, although it is younger");
+    assert_eq!(has(&a, "later"), Vec::<String>::new());
+}
+
+#[test]
+fn an_address_is_free_only_when_the_write_that_takes_it_away_is_known() {
+    let mut a = allocator(&[("lan", addresses(&["10.0.0.1/32"]))]);
+    settle(&mut a, "a", plain(1), 1);
+    settle(&mut a, "b", plain(2), 2);
+    a.release(&key("a"), &ips(&["10.0.0.1"]), at(3));
+    assert_eq!(has(&a, "b"), Vec::<String>::new());
+    a.stored(&key("a"), &[], at(4));
+    assert_eq!(has(&a, "b"), ["10.0.0.1"]);
+}
+
+#[test]
+fn after_a_write_of_unknown_outcome_both_addresses_are_kept() {
+    let mut a = allocator(&[("lan", addresses(&["10.0.0.1-10.0.0.2"]))]);
+    settle(&mut a, "a", plain(1), 1);
+    a.assign(&key("a"), asks(1, "10.0.0.2"), &ips(&["10.0.0.1"]), at(2));
+    a.uncertain(&key("a"), &ips(&["10.0.0.2"]));
+    assert_eq!(texts(a.assign(&key("b"), plain(2), &[], at(3))), Vec::<String>::new());
+    a.stored(&key("a"), &ips(&["10.0.0.2"]), at(4));
+    assert_eq!(has(&a, "b"), ["10.0.0.1"]);
+}
+
+#[test]
+fn in_a_clash_the_elder_keeps_the_address_whatever_the_order_of_adoption() {
+    for reversed in [false, true] {
+        let mut a = allocator(&[("lan", addresses(&["10.0.0.1-10.0.0.2"]))]);
+        let adoptee = |name: &str, second| Adoptee {
+            service: key(name),
+            request: plain(second),
+            current: ips(&["10.0.0.1"]),
+            pool: None,
+            waiting_since: None,
+        };
+        let mut list = vec![adoptee("old", 1), adoptee("young", 2)];
+        if reversed {
+            list.reverse();
+        }
+        a.adopt(list, at(9));
+        assert_eq!(has(&a, "old"), ["10.0.0.1"]);
+        assert_eq!(has(&a, "young"), ["10.0.0.2"]);
+    }
+}
+
+#[test]
+fn adoption_keeps_everything_before_anything_is_assigned() {
+    let mut a = allocator(&[("lan", addresses(&["10.0.0.1-10.0.0.2"]))]);
+    let adoptee = |name: &str, second, current: &[&str]| Adoptee {
+        service: key(name),
+        request: plain(second),
+        current: ips(current),
+        pool: None,
+        waiting_since: None,
+    };
+    a.adopt(vec![adoptee("old-and-new", 1, &[]), adoptee("young", 2, &["10.0.0.1"])], at(9));
+    assert_eq!(has(&a, "young"), ["10.0.0.1"]);
+    assert_eq!(has(&a, "old-and-new"), ["10.0.0.2"]);
+}
+
+#[test]
+fn a_requested_address_is_given_also_where_auto_assign_is_off() {
+    let mut a = allocator(&[("quiet", json!({"addresses": ["10.0.0.1-10.0.0.9"], "autoAssign": false}))]);
+    assert_eq!(settle(&mut a, "auto", plain(1), 1), Vec::<String>::new());
+    assert_eq!(why(&a, "auto"), "no pool can give an address: pool quiet: autoAssign is off");
+    assert_eq!(settle(&mut a, "asks", asks(2, "10.0.0.5"), 1), ["10.0.0.5"]);
+    let named = request(3, &json!({"address-pool": "quiet"}), &json!({}));
+    assert_eq!(settle(&mut a, "named", named, 1), ["10.0.0.1"]);
+}
+
+#[test]
+fn a_request_that_cannot_be_met_keeps_what_the_service_has() {
+    let mut a = allocator(&[("lan", addresses(&["10.0.0.1-10.0.0.3"]))]);
+    settle(&mut a, "a", plain(1), 1);
+    settle(&mut a, "b", plain(2), 1);
+    for (wish, text) in [
+        (json!({"loadBalancerIPs": "10.0.0.1"}), "10.0.0.1 was asked for, but Service shop/a has it"),
+        (json!({"loadBalancerIPs": "10.9.9.9"}), "10.9.9.9 was asked for, but no IPAddressPool has it"),
+        (json!({"loadBalancerIPs": "10.0.0"}), "which is no IP address"),
+        (json!({"address-pool": "gone"}), "pool gone was asked for, but there is no IPAddressPool"),
+        (json!({"loadBalancerIPs": "10.0.0.3", "address-pool": "gone"}), "but it is in pool lan"),
+    ] {
+        assert_eq!(settle(&mut a, "b", request(2, &wish, &json!({})), 2), ["10.0.0.2"], "{wish}");
+        assert!(why(&a, "b").contains(text), "{wish}: {}", why(&a, "b"));
+    }
+    assert_eq!(settle(&mut a, "b", plain(2), 3), ["10.0.0.2"]);
+    assert_eq!(why(&a, "b"), "");
+}
+
+#[test]
+fn who_asks_for_an_address_gets_it_as_soon_as_it_is_free_and_leaves_the_old_one() {
+    let mut a = allocator(&[("lan", addresses(&["10.0.0.1-10.0.0.2"]))]);
+    settle(&mut a, "a", plain(1), 1);
+    settle(&mut a, "b", plain(2), 1);
+    settle(&mut a, "b", asks(2, "10.0.0.1"), 2);
+    settle(&mut a, "c", plain(3), 3);
+    a.forget(&key("a"), at(3));
+    write_all(&mut a, 3);
+    assert_eq!(has(&a, "b"), ["10.0.0.1"]);
+    assert_eq!(has(&a, "c"), ["10.0.0.2"], "what it left goes to who waits");
+}
+
+#[test]
+fn two_services_that_ask_for_each_others_address_exchange_them() {
+    let mut a = allocator(&[("lan", addresses(&["10.0.0.1-10.0.0.2"]))]);
+    settle(&mut a, "old", plain(1), 1);
+    settle(&mut a, "young", plain(2), 1);
+    settle(&mut a, "stranger", plain(3), 1);
+    settle(&mut a, "old", asks(1, "10.0.0.2"), 2);
+    a.assign(&key("young"), asks(2, "10.0.0.1"), &ips(&["10.0.0.2"]), at(3));
+    assert_eq!(has(&a, "young"), Vec::<String>::new(), "the younger is cleared first");
+    assert_eq!(has(&a, "old"), ["10.0.0.1"], "and the elder moves only then");
+    write_all(&mut a, 4);
+    assert_eq!(has(&a, "old"), ["10.0.0.2"]);
+    assert_eq!(has(&a, "young"), ["10.0.0.1"]);
+    assert_eq!(has(&a, "stranger"), Vec::<String>::new());
+}
+
+#[test]
+fn three_services_in_a_ring_exchange_their_addresses() {
+    let mut a = allocator(&[("lan", addresses(&["10.0.0.1-10.0.0.3"]))]);
+    for (name, second) in [("a", 1), ("b", 2), ("c", 3)] {
+        settle(&mut a, name, plain(second), 1);
+    }
+    settle(&mut a, "a", asks(1, "10.0.0.2"), 2);
+    settle(&mut a, "b", asks(2, "10.0.0.3"), 2);
+    settle(&mut a, "c", asks(3, "10.0.0.1"), 2);
+    write_all(&mut a, 3);
+    assert_eq!([has(&a, "a"), has(&a, "b"), has(&a, "c")], [["10.0.0.2"], ["10.0.0.3"], ["10.0.0.1"]]);
+}
+
+#[test]
+fn an_address_that_its_pool_lost_is_kept_for_the_time_of_grace() {
+    let mut a = allocator(&[("lan", addresses(&["10.0.0.1-10.0.0.2"]))]);
+    settle(&mut a, "a", plain(1), 1);
+    a.set_configuration(configuration(&[("lan", addresses(&["10.0.0.2-10.0.0.3"]))]), at(10));
+    assert_eq!(has(&a, "a"), ["10.0.0.1"]);
+    assert_eq!(why(&a, "a"), "10.0.0.1 is given up: no IPAddressPool has it any more");
+    assert_eq!(a.next_deadline(), Some(at(15)));
+    a.poll(at(14));
+    assert_eq!(has(&a, "a"), ["10.0.0.1"]);
+    a.poll(at(15));
+    assert_eq!(has(&a, "a"), ["10.0.0.2"]);
+    assert_eq!((a.next_deadline(), why(&a, "a")), (None, String::new()));
+}
+
+#[test]
+fn a_range_can_move_from_one_pool_to_another() {
+    let mut a = allocator(&[("one", addresses(&["10.0.0.1/32"]))]);
+    settle(&mut a, "a", plain(1), 1);
+    a.set_configuration(configuration(&[]), at(10));
+    a.set_configuration(configuration(&[("two", addresses(&["10.0.0.0/24"]))]), at(12));
+    assert_eq!((has(&a, "a"), a.next_deadline()), (vec!["10.0.0.1".to_owned()], None));
+    assert_eq!(a.outcome(&key("a")).unwrap().pool, Some("two"));
+}
+
+#[test]
+fn a_pool_with_an_error_takes_nothing_away_and_gives_nothing() {
+    let mut a = allocator(&[("lan", addresses(&["10.0.0.1-10.0.0.2"]))]);
+    settle(&mut a, "a", plain(1), 1);
+    a.set_configuration(configuration(&[("lan", addresses(&["10.0.0.1-10.0.0.2", "10.0.0"]))]), at(10));
+    a.poll(at(100));
+    assert_eq!(has(&a, "a"), ["10.0.0.1"]);
+    assert_eq!(settle(&mut a, "b", plain(2), 100), Vec::<String>::new());
+    assert_eq!(settle(&mut a, "c", asks(3, "10.0.0.2"), 100), Vec::<String>::new());
+    assert!(why(&a, "c").starts_with("pool lan has an error"));
+}
+
+#[test]
+fn sharers_need_equal_keys_and_different_ports() {
+    let mut a = allocator(&[("lan", addresses(&["10.0.0.1-10.0.0.9"]))]);
+    assert_eq!(settle(&mut a, "a", shares(1, "k", 80), 1), ["10.0.0.1"]);
+    assert_eq!(settle(&mut a, "b", shares(2, "k", 443), 1), ["10.0.0.1"]);
+    assert_eq!(settle(&mut a, "c", shares(3, "k", 80), 1), ["10.0.0.2"]);
+    assert_eq!(settle(&mut a, "d", shares(4, "other", 81), 1), ["10.0.0.3"]);
+    assert_eq!(settle(&mut a, "e", plain(5), 1), ["10.0.0.4"]);
+    assert_eq!(a.usage("lan", Family::V4).unwrap().in_use, 4, "a shared address counts once");
+}
+
+#[test]
+fn a_sharer_that_leaves_makes_room_for_one_that_waits() {
+    let mut a = allocator(&[("lan", addresses(&["10.0.0.1/32"]))]);
+    settle(&mut a, "a", shares(1, "k", 80), 1);
+    settle(&mut a, "b", shares(2, "k", 443), 1);
+    assert_eq!(settle(&mut a, "c", shares(3, "k", 80), 1), Vec::<String>::new());
+    a.forget(&key("a"), at(2));
+    assert_eq!(has(&a, "c"), ["10.0.0.1"]);
+}
+
+#[test]
+fn a_sharer_that_takes_a_port_of_another_must_move_and_a_sole_holder_may_change_its_key() {
+    let mut a = allocator(&[("lan", addresses(&["10.0.0.1-10.0.0.2"]))]);
+    settle(&mut a, "a", shares(1, "k", 80), 1);
+    settle(&mut a, "b", shares(2, "k", 443), 1);
+    assert_eq!(settle(&mut a, "a", shares(1, "k", 443), 2), ["10.0.0.2"], "also the elder, since it changed");
+    assert_eq!(settle(&mut a, "b", shares(2, "l", 443), 3), ["10.0.0.1"]);
+}
+
+#[test]
+fn many_holders_of_one_key_are_searched_by_port() {
+    let mut a = allocator(&[("lan", addresses(&["10.0.0.1-10.0.0.40"]))]);
+    for second in 0..40 {
+        settle(&mut a, &format!("s{second}"), shares(second, "k", 80), 1);
+    }
+    assert_eq!(settle(&mut a, "dns", shares(50, "k", 53), 1), ["10.0.0.1"]);
+    assert_eq!(settle(&mut a, "full", shares(51, "k", 80), 1), Vec::<String>::new());
+    a.forget(&key("s20"), at(2));
+    assert_eq!(has(&a, "full"), ["10.0.0.21"]);
+}
+
+#[test]
+fn dual_stack_services_get_both_or_what_their_policy_allows() {
+    let v4 = ("a-v4", addresses(&["10.0.0.0/24"]));
+    let both = ("b-both", addresses(&["10.1.0.0/24", "fc00::/120"]));
+    let mut a = allocator(&[v4.clone(), both]);
+    assert_eq!(settle(&mut a, "prefer", dual(1, "PreferDualStack"), 1), ["10.1.0.0", "fc00::"]);
+    assert_eq!(settle(&mut a, "require", dual(2, "RequireDualStack"), 1), ["10.1.0.1", "fc00::1"]);
+    let mut a = allocator(&[v4]);
+    assert_eq!(settle(&mut a, "prefer", dual(1, "PreferDualStack"), 1), ["10.0.0.0"]);
+    assert_eq!(
+        why(&a, "prefer"),
+        "the IPv6 address is missing, since pool a-v4 cannot give one: it has no IPv6 addresses"
+    );
+    assert_eq!(settle(&mut a, "require", dual(2, "RequireDualStack"), 1), Vec::<String>::new());
+}
+
+#[test]
+fn the_second_family_is_added_from_the_same_pool_when_it_can_be_had() {
+    let mut a = allocator(&[("p", addresses(&["10.0.0.0/24", "fc00::/128"]))]);
+    settle(&mut a, "first", dual(1, "PreferDualStack"), 1);
+    assert_eq!(settle(&mut a, "second", dual(2, "PreferDualStack"), 1), ["10.0.0.1"]);
+    a.forget(&key("first"), at(2));
+    assert_eq!(has(&a, "second"), ["10.0.0.1", "fc00::"]);
+}
+
+#[test]
+fn a_service_that_becomes_single_stack_gives_the_other_family_back() {
+    let mut a = allocator(&[("p", addresses(&["10.0.0.0/24", "fc00::/120"]))]);
+    settle(&mut a, "a", dual(1, "PreferDualStack"), 1);
+    assert_eq!(settle(&mut a, "a", plain(1), 2), ["10.0.0.0"]);
+    assert_eq!(a.usage("p", Family::V6).unwrap().in_use, 0);
+}
+
+#[test]
+fn the_users_order_of_addresses_stays() {
+    let mut a = allocator(&[("p", addresses(&["10.0.0.0/24", "fc00::/120"]))]);
+    let wish = json!({"loadBalancerIPs": "fc00::7,10.0.0.7"});
+    let asks = request(1, &wish, &json!({"clusterIPs": ["10.96.0.1", "fd00::1"]}));
+    assert_eq!(settle(&mut a, "a", asks.clone(), 1), ["fc00::7", "10.0.0.7"]);
+    assert_eq!(settle(&mut a, "a", asks, 2), ["fc00::7", "10.0.0.7"]);
+}
+
+#[test]
+fn pools_for_some_come_first_by_priority_and_admit_only_those() {
+    let pool =
+        |address: &str, allocation: Value| json!({"addresses": [address], "serviceAllocation": allocation});
+    let mut a = allocator(&[
+        ("a-plain", addresses(&["10.0.0.0/24"])),
+        ("b-last", pool("10.1.0.0/24", json!({"namespaces": ["shop"]}))),
+        ("c-first", pool("10.2.0.0/32", json!({"priority": 1, "namespaces": ["shop"]}))),
+        (
+            "d-second",
+            pool("10.3.0.0/32", json!({"priority": 2, "serviceSelectors": [{"matchLabels": {"app": "x"}}]})),
+        ),
+        ("e-others", pool("10.4.0.0/24", json!({"namespaces": ["bank"]}))),
+    ]);
+    let given: Vec<_> = (0..4).flat_map(|n| settle(&mut a, &format!("s{n}"), plain(n), 1)).collect();
+    assert_eq!(given, ["10.2.0.0", "10.3.0.0", "10.1.0.0", "10.1.0.1"]);
+    let other = ServiceKey::new("other", "s");
+    let mut unlabelled = plain(9);
+    unlabelled.labels.clear();
+    assert_eq!(texts(a.assign(&other, unlabelled, &[], at(1))), ["10.0.0.0"]);
+    let refused = request(10, &json!({"address-pool": "e-others"}), &json!({}));
+    settle(&mut a, "named", refused, 1);
+    assert_eq!(why(&a, "named"), "pool e-others was asked for, but: namespace shop not allowed");
+}
+
+#[test]
+fn addresses_under_conflict_are_given_to_nobody_and_left_to_who_has_them() {
+    let mut a = allocator(&[("p", addresses(&["10.0.0.1-10.0.0.3"]))]);
+    settle(&mut a, "a", plain(1), 1);
+    a.set_quarantine(ips(&["10.0.0.1", "10.0.0.2"]).into_iter().collect(), at(2));
+    assert_eq!(has(&a, "a"), ["10.0.0.1"]);
+    assert_eq!(settle(&mut a, "b", plain(2), 3), ["10.0.0.3"]);
+    settle(&mut a, "c", asks(3, "10.0.0.2"), 3);
+    assert!(why(&a, "c").contains("another machine on the network uses it"));
+    a.forget(&key("a"), at(4));
+    assert_eq!(settle(&mut a, "d", plain(4), 5), Vec::<String>::new());
+    a.set_quarantine(BTreeSet::new(), at(6));
+    assert_eq!([has(&a, "c"), has(&a, "d")], [["10.0.0.2"], ["10.0.0.1"]]);
+}
+
+#[test]
+fn a_request_without_cluster_address_gets_nothing() {
+    let mut a = allocator(&[("p", addresses(&["10.0.0.1/32"]))]);
+    settle(&mut a, "a", request(1, &json!({}), &json!({"clusterIPs": []})), 1);
+    let outcome = a.outcome(&key("a")).unwrap();
+    assert_eq!(outcome.refusal, Some(&Refusal::Request(RequestFault::NoClusterIp)));
+    assert!(outcome.addresses.is_empty());
+}

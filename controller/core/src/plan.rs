@@ -1,0 +1,181 @@
+//! What a change would do, without doing it.
+//!
+//! The allocator itself is asked, on a copy of the cluster: adopt what is, change, write everything, let graces end.
+//! So the answer is what the controller would do, order of waiting included.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crds::ServiceKey;
+use k8s_openapi::jiff::Timestamp;
+use rules::Configuration;
+
+use crate::allocator::{Adoptee, Allocator, GRACE};
+
+/// A cluster: its configuration and its Services of ours.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    /// What the configuration objects mean.
+    pub configuration: Arc<Configuration>,
+    /// The Services, with the addresses that they have.
+    pub services: Vec<Adoptee>,
+}
+
+/// What a change would do to one Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Effect {
+    /// Which Service.
+    pub service: ServiceKey,
+    /// The addresses that it has.
+    pub before: Vec<IpAddr>,
+    /// The addresses that it would have.
+    pub after: Vec<IpAddr>,
+    /// What that means.
+    pub kind: EffectKind,
+    /// Why it would not get all that it asks for.
+    pub refusal: Option<String>,
+}
+
+/// What a change means for a Service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum EffectKind {
+    /// It would lose an address and get none for it.
+    Loses,
+    /// It would get another address for one that it has.
+    Moves,
+    /// It would get an address and lose none.
+    Gains,
+    /// It has no address and would have none.
+    Waits,
+    /// Nothing would change.
+    Keeps,
+}
+
+/// What would become of every Service if the cluster became `after`. Worst first.
+pub fn plan(before: &Cluster, after: &Cluster, now: Timestamp) -> Vec<Effect> {
+    let mut allocator = Allocator::new();
+    allocator.set_configuration(Arc::clone(&before.configuration), now);
+    allocator.adopt(before.services.clone(), now);
+    settle(&mut allocator, now);
+
+    let has: BTreeMap<&ServiceKey, &Adoptee> =
+        before.services.iter().map(|adoptee| (&adoptee.service, adoptee)).collect();
+    for gone in
+        before.services.iter().filter(|old| after.services.iter().all(|new| new.service != old.service))
+    {
+        allocator.forget(&gone.service, now);
+    }
+    allocator.set_configuration(Arc::clone(&after.configuration), now);
+    for adoptee in &after.services {
+        let known = allocator.outcome(&adoptee.service).map(|outcome| outcome.addresses.to_vec());
+        let stored = known.unwrap_or_else(|| adoptee.current.clone());
+        allocator.assign(&adoptee.service, adoptee.request.clone(), &stored, now);
+        settle(&mut allocator, now);
+    }
+    let later = now.checked_add(GRACE).unwrap_or(now);
+    allocator.poll(later);
+    settle(&mut allocator, later);
+
+    let mut effects: Vec<Effect> = after
+        .services
+        .iter()
+        .map(|adoptee| {
+            let before = has.get(&adoptee.service).map(|old| old.current.clone()).unwrap_or_default();
+            let outcome = allocator.outcome(&adoptee.service);
+            let after = outcome.map(|outcome| outcome.addresses.to_vec()).unwrap_or_default();
+            Effect {
+                kind: kind(&before, &after),
+                refusal: outcome.and_then(|outcome| outcome.refusal).map(ToString::to_string),
+                service: adoptee.service.clone(),
+                before,
+                after,
+            }
+        })
+        .collect();
+    effects.sort_by(|a, b| (a.kind, &a.service).cmp(&(b.kind, &b.service)));
+    effects
+}
+
+fn kind(before: &[IpAddr], after: &[IpAddr]) -> EffectKind {
+    let lost = before.iter().any(|ip| !after.contains(ip));
+    let gained = after.iter().any(|ip| !before.contains(ip));
+    match (lost, gained) {
+        (true, false) => EffectKind::Loses,
+        (true, true) => EffectKind::Moves,
+        (false, true) => EffectKind::Gains,
+        (false, false) if after.is_empty() => EffectKind::Waits,
+        (false, false) => EffectKind::Keeps,
+    }
+}
+
+/// Does every write at once, until none is due.
+fn settle(allocator: &mut Allocator, now: Timestamp) {
+    loop {
+        let changed = allocator.take_changed();
+        if changed.is_empty() {
+            return;
+        }
+        for service in changed {
+            let addresses = allocator.outcome(&service).map(|outcome| outcome.addresses.to_vec());
+            allocator.stored(&service, &addresses.unwrap_or_default(), now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::allocator::tests::{at, configuration, ips, key, request};
+
+    fn adoptee(name: &str, second: i64, wish: &serde_json::Value, current: &[&str]) -> Adoptee {
+        Adoptee {
+            service: key(name),
+            request: request(second, wish, &json!({})),
+            current: ips(current),
+            pool: None,
+            waiting_since: None,
+        }
+    }
+
+    fn cluster(addresses: &[&str], services: Vec<Adoptee>) -> Cluster {
+        Cluster { configuration: configuration(&[("lan", json!({ "addresses": addresses }))]), services }
+    }
+
+    #[test]
+    fn a_shrunk_pool_says_who_moves_who_loses_and_who_keeps() {
+        let services = vec![
+            adoptee("a", 1, &json!({}), &["10.0.0.1"]),
+            adoptee("b", 2, &json!({}), &["10.0.0.2"]),
+            adoptee("c", 3, &json!({"loadBalancerIPs": "10.0.0.3"}), &["10.0.0.3"]),
+        ];
+        let before = cluster(&["10.0.0.1-10.0.0.3"], services.clone());
+        let effects = plan(&before, &cluster(&["10.0.0.2-10.0.0.2", "10.0.0.4/32"], services), at(9));
+        let said: Vec<_> = effects.iter().map(|e| (e.service.name.as_str(), e.kind)).collect();
+        assert_eq!(said, [("c", EffectKind::Loses), ("a", EffectKind::Moves), ("b", EffectKind::Keeps)]);
+        assert_eq!(effects[1].after, ips(&["10.0.0.4"]));
+        assert!(effects[0].refusal.as_ref().unwrap().contains("no IPAddressPool has it"));
+    }
+
+    #[test]
+    fn a_grown_pool_says_who_gains_and_who_still_waits() {
+        let services = vec![
+            adoptee("a", 1, &json!({}), &["10.0.0.1"]),
+            adoptee("b", 2, &json!({}), &[]),
+            adoptee("c", 3, &json!({}), &[]),
+        ];
+        let before = cluster(&["10.0.0.1/32"], services.clone());
+        let effects = plan(&before, &cluster(&["10.0.0.1-10.0.0.2"], services), at(9));
+        let said: Vec<_> = effects.iter().map(|e| (e.service.name.as_str(), e.kind)).collect();
+        assert_eq!(said, [("b", EffectKind::Gains), ("c", EffectKind::Waits), ("a", EffectKind::Keeps)]);
+    }
+
+    #[test]
+    fn nothing_changed_means_that_everybody_keeps_what_it_has() {
+        let before = cluster(&["10.0.0.0/24"], vec![adoptee("a", 1, &json!({}), &["10.0.0.7"])]);
+        let effects = plan(&before, &before.clone(), at(9));
+        assert_eq!((effects.len(), effects[0].kind), (1, EffectKind::Keeps));
+    }
+}

@@ -1,0 +1,198 @@
+//! Who has an address.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crds::ServiceKey;
+
+use crate::request::{Port, Protocol, Sharing, SharingPair};
+
+/// A Service, shared between the tables that name it.
+pub(crate) type ServiceRef = Arc<ServiceKey>;
+
+/// Why two Services may not have one address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoSharing {
+    /// One of them has no sharing key.
+    NotAsked,
+    /// Their sharing keys differ.
+    KeysDiffer,
+    /// Their pods differ while one of them serves only local ones.
+    BackendsDiffer,
+    /// Both have this port.
+    Port(Protocol, u16),
+}
+
+/// Why `asker` may not join `holder`; none if it may.
+pub(crate) fn no_sharing(holder: &Sharing, asker: &Sharing) -> Option<NoSharing> {
+    let (Some(a), Some(b)) = (&holder.pair, &asker.pair) else { return Some(NoSharing::NotAsked) };
+    if a.key != b.key {
+        return Some(NoSharing::KeysDiffer);
+    }
+    if a.backend != b.backend {
+        return Some(NoSharing::BackendsDiffer);
+    }
+    holder.ports.intersection(&asker.ports).next().map(|(protocol, port)| NoSharing::Port(*protocol, *port))
+}
+
+/// The claims on one address: at least one.
+#[derive(Clone, Debug)]
+pub(crate) enum Usage {
+    /// The usual case, kept small.
+    One(ServiceRef, Arc<Sharing>),
+    /// Several, or one of several that is left.
+    Many(Box<Many>),
+}
+
+/// Claims with what answers in O(log n) whether one more fits.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Many {
+    claims: BTreeMap<ServiceRef, Arc<Sharing>>,
+    ports: BTreeSet<(Port, ServiceRef)>,
+    pairs: BTreeMap<Option<SharingPair>, usize>,
+}
+
+impl Many {
+    fn insert(&mut self, service: &ServiceRef, sharing: &Arc<Sharing>) {
+        self.remove(service);
+        self.ports.extend(sharing.ports.iter().map(|port| (*port, Arc::clone(service))));
+        *self.pairs.entry(sharing.pair.clone()).or_default() += 1;
+        self.claims.insert(Arc::clone(service), Arc::clone(sharing));
+    }
+
+    fn remove(&mut self, service: &ServiceRef) {
+        let Some(sharing) = self.claims.remove(service) else { return };
+        for port in &sharing.ports {
+            self.ports.remove(&(*port, Arc::clone(service)));
+        }
+        if let Some(count) = self.pairs.get_mut(&sharing.pair) {
+            *count -= 1;
+            if *count == 0 {
+                self.pairs.remove(&sharing.pair);
+            }
+        }
+    }
+
+    /// Whether `me` with `sharing` fits beside all others.
+    fn fits(&self, me: &ServiceKey, sharing: &Sharing) -> bool {
+        let mine = self.claims.get(me);
+        if self.claims.len() == usize::from(mine.is_some()) {
+            return true;
+        }
+        let Some(pair) = &sharing.pair else { return false };
+        let own_pair = mine.map(|mine| &mine.pair);
+        let same = self
+            .pairs
+            .iter()
+            .all(|(other, count)| other.as_ref() == Some(pair) || (own_pair == Some(other) && *count == 1));
+        same && sharing.ports.iter().all(|port| {
+            let low = (*port, Arc::new(ServiceKey::new("", "")));
+            let mut users = self.ports.range(low..).take_while(|(used, _)| used == port);
+            users.all(|(_, user)| **user == *me)
+        })
+    }
+}
+
+impl Usage {
+    pub(crate) fn new(service: &ServiceRef, sharing: &Arc<Sharing>) -> Self {
+        Self::One(Arc::clone(service), Arc::clone(sharing))
+    }
+
+    /// Adds the claim of `service`, or changes it.
+    pub(crate) fn claim(&mut self, service: &ServiceRef, sharing: &Arc<Sharing>) {
+        match self {
+            Self::One(only, held) if only == service => *held = Arc::clone(sharing),
+            Self::One(only, held) => {
+                let mut many = Many::default();
+                many.insert(only, held);
+                many.insert(service, sharing);
+                *self = Self::Many(Box::new(many));
+            }
+            Self::Many(many) => many.insert(service, sharing),
+        }
+    }
+
+    /// Removes the claim of `service`; true if none is left.
+    pub(crate) fn unclaim(&mut self, service: &ServiceRef) -> bool {
+        match self {
+            Self::One(only, _) => only == service,
+            Self::Many(many) => {
+                many.remove(service);
+                many.claims.is_empty()
+            }
+        }
+    }
+
+    /// Everyone with a claim.
+    pub(crate) fn claims(&self) -> Vec<(&ServiceRef, &Sharing)> {
+        match self {
+            Self::One(only, sharing) => vec![(only, sharing)],
+            Self::Many(many) => many.claims.iter().map(|(service, sharing)| (service, &**sharing)).collect(),
+        }
+    }
+
+    /// Whether `service` has a claim.
+    pub(crate) fn claims_include(&self, service: &ServiceRef) -> bool {
+        match self {
+            Self::One(only, _) => only == service,
+            Self::Many(many) => many.claims.contains_key(service),
+        }
+    }
+
+    /// Whether `me` with `sharing` fits beside all others.
+    pub(crate) fn fits(&self, me: &ServiceKey, sharing: &Sharing) -> bool {
+        match self {
+            Self::One(only, held) => **only == *me || no_sharing(held, sharing).is_none(),
+            Self::Many(many) => many.fits(me, sharing),
+        }
+    }
+
+    /// The first of the others that `me` does not fit beside, among those that `counts` accepts.
+    pub(crate) fn blocker(
+        &self,
+        me: &ServiceKey,
+        sharing: &Sharing,
+        counts: impl Fn(&ServiceRef) -> bool,
+    ) -> Option<(ServiceRef, NoSharing)> {
+        if self.fits(me, sharing) {
+            return None;
+        }
+        self.claims()
+            .into_iter()
+            .filter(|(other, _)| ***other != *me && counts(other))
+            .find_map(|(other, held)| no_sharing(held, sharing).map(|reason| (Arc::clone(other), reason)))
+    }
+
+    /// Whether a Service of `namespace` other than `me` has a claim.
+    pub(crate) fn other_in_namespace(&self, namespace: &str, me: &ServiceKey) -> bool {
+        match self {
+            Self::One(only, _) => only.namespace == namespace && **only != *me,
+            Self::Many(many) => {
+                let low = ServiceKey::new(namespace, "");
+                let mut members =
+                    many.claims.range(low..).take_while(|(other, _)| other.namespace == namespace);
+                members.any(|(other, _)| **other != *me)
+            }
+        }
+    }
+
+    /// The pair that everybody here has; none if the address cannot be shared.
+    pub(crate) fn pair(&self) -> Option<&SharingPair> {
+        match self {
+            Self::One(_, sharing) => sharing.pair.as_ref(),
+            Self::Many(many) if many.pairs.len() == 1 => many.pairs.keys().next()?.as_ref(),
+            Self::Many(_) => None,
+        }
+    }
+
+    /// Whether any of `ports` is in use.
+    pub(crate) fn uses_any(&self, ports: &BTreeSet<Port>) -> bool {
+        match self {
+            Self::One(_, sharing) => !sharing.ports.is_disjoint(ports),
+            Self::Many(many) => ports.iter().any(|port| {
+                let low = (*port, Arc::new(ServiceKey::new("", "")));
+                many.ports.range(low..).next().is_some_and(|(used, _)| used == port)
+            }),
+        }
+    }
+}

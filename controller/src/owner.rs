@@ -1,0 +1,427 @@
+//! The task that owns the allocator.
+//!
+//! ```text
+//!   stand by ──Lease won──► list anew, adopt ──► lead ──Lease lost──► stand by
+//! ```
+//!
+//! While it leads: marks of the watches and ends of writes come in, the allocator decides, and each Service whose
+//! status is not what it shall be gets one write at a time. A Service's address counts as given up only when a
+//! write or the watch says so, see [`ipam::Allocator`].
+
+mod known;
+mod writes;
+
+use std::collections::{BTreeSet, HashSet};
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crds::ServiceKey;
+use ipam::{Adoptee, Allocator, Request};
+use k8s_openapi::api::core::v1::{ObjectReference, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, ListParams};
+use kube::{Client, Resource as _};
+use rules::{Configuration, Finding, Severity};
+use runtime::admin::Gate;
+use runtime::client::{CallError, bounded};
+use runtime::events::Events;
+use runtime::lease::Leadership;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use self::known::Known;
+use self::writes::{Ended, Unsettled, Writes};
+use crate::dirty::Marks;
+use crate::figures::figures;
+use crate::metrics::Metrics;
+use crate::service::{self, Note, has_leftovers, is_ours, plan, version};
+use crate::statuses::{Facts, StatusWriter};
+use crate::watches::Watches;
+
+/// How long a replica that may be the only one waits for the Lease before it calls itself ready without having it.
+const FIRST_ELECTION: Duration = Duration::from_secs(1);
+
+/// After a failed list at the start of leading.
+const LIST_RETRY: Duration = Duration::from_secs(1);
+
+/// Between a change and the figures that show it: a burst of changes costs one count.
+const FIGURES_PAUSE: Duration = Duration::from_millis(250);
+
+/// The task that owns the allocator.
+pub(crate) struct Owner {
+    pub(crate) client: Client,
+    /// The class of Services that it serves; empty for those without one.
+    pub(crate) class: String,
+    pub(crate) watches: Watches,
+    pub(crate) leadership: Leadership,
+    pub(crate) events: Events,
+    pub(crate) metrics: Metrics,
+    /// Opened once this replica stands by or has adopted.
+    pub(crate) ready: Gate,
+    /// No write of a Service lasts longer.
+    pub(crate) write_bound: Duration,
+}
+
+/// What exists only while this replica leads.
+struct Term<'a> {
+    owner: &'a Owner,
+    allocator: Allocator,
+    known: Known,
+    writes: Writes,
+    statuses: StatusWriter,
+    findings: Vec<Finding>,
+    conflicts: Vec<IpAddr>,
+}
+
+impl Owner {
+    /// Stands by, leads, and stands by again, until `shutdown`.
+    pub(crate) async fn run(self, shutdown: CancellationToken) -> Result<(), Infallible> {
+        shutdown.run_until_cancelled(self.terms()).await;
+        Ok(())
+    }
+
+    async fn terms(&self) -> Infallible {
+        self.watches.ready().await;
+        let mut leadership = self.leadership.clone();
+        let unsettled = Unsettled::default();
+        if tokio::time::timeout(FIRST_ELECTION, leadership.won()).await.is_err() {
+            // A replica that stands by is ready: it would take over at once.
+            self.ready.open();
+        }
+        loop {
+            self.stand_by(&mut leadership).await;
+            tokio::select! {
+                biased;
+                () = leadership.lost() => {}
+                never = self.lead(&unsettled) => match never {},
+            }
+            self.metrics.publish(|snapshot| *snapshot = crate::metrics::Snapshot::default());
+        }
+    }
+
+    /// Waits for the Lease. What the watches mark meanwhile is read from the stores later.
+    async fn stand_by(&self, leadership: &mut Leadership) {
+        let mut won = std::pin::pin!(leadership.won());
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut won => return,
+                () = self.watches.dirty.changed() => drop(self.watches.dirty.take()),
+            }
+        }
+    }
+
+    async fn lead(&self, unsettled: &Unsettled) -> Infallible {
+        // Marked from here on is looked at after the list.
+        self.watches.dirty.take();
+        let (services, listed) = loop {
+            match self.list().await {
+                Ok(services) => break services,
+                Err(error) => {
+                    tracing::warn!(%error, "Services cannot be listed, so nothing is assigned yet; trying again");
+                    tokio::time::sleep(LIST_RETRY).await;
+                }
+            }
+        };
+        let mut term = Term {
+            owner: self,
+            allocator: Allocator::new(),
+            known: Known::new(self.watches.services.clone()),
+            writes: Writes::new(
+                self.client.clone(),
+                self.leadership.clone(),
+                self.metrics.clone(),
+                self.write_bound,
+                unsettled.clone(),
+            ),
+            statuses: StatusWriter::new(self.client.clone(), self.leadership.clone()),
+            findings: Vec::new(),
+            conflicts: Vec::new(),
+        };
+        term.configure();
+        term.adopt(services, listed);
+        self.ready.open();
+        term.run().await
+    }
+
+    /// All Services and the version of the list, from the API itself: what another leader wrote last must be among
+    /// it.
+    async fn list(&self) -> Result<(Vec<Service>, u64), CallError> {
+        const PAGE: u32 = 500;
+        let api: Api<Service> = Api::all(self.client.clone());
+        let mut parameters = ListParams::default().limit(PAGE);
+        let mut services = Vec::new();
+        loop {
+            let page = bounded(api.list(&parameters)).await?;
+            let version = page.metadata.resource_version.and_then(|text| text.parse().ok());
+            services.extend(page.items);
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => parameters = ListParams::default().limit(PAGE).continue_token(&token),
+                None => return Ok((services, version.unwrap_or_default())),
+            }
+        }
+    }
+}
+
+impl Term<'_> {
+    async fn run(&mut self) -> Infallible {
+        let mut figures_due = Some(Instant::now());
+        loop {
+            self.writes.begin();
+            if figures_due.is_some_and(|due| Instant::now() >= due) {
+                figures_due = self.publish();
+            }
+            let deadlines = [self.grace_deadline(), self.writes.next_retry(), figures_due];
+            let deadline = deadlines.into_iter().flatten().min();
+            tokio::select! {
+                () = self.owner.watches.dirty.changed() => {
+                    let marks = self.owner.watches.dirty.take();
+                    self.look(marks);
+                }
+                ended = self.writes.ended() => self.wrote(ended),
+                () = self.statuses.written() => {}
+                () = sleep_until(deadline) => self.allocator.poll(Timestamp::now()),
+            }
+            self.retry();
+            for key in self.allocator.take_changed() {
+                self.review(&key);
+            }
+            figures_due.get_or_insert_with(|| Instant::now() + FIGURES_PAUSE);
+        }
+    }
+
+    fn retry(&mut self) {
+        for (key, verify) in self.writes.due_retries() {
+            if verify {
+                self.writes.verify(&key);
+            } else {
+                self.review(&key);
+            }
+        }
+    }
+
+    /// Tells how things are: metrics at once, statuses as their writer allows. Returns when to call again.
+    fn publish(&mut self) -> Option<Instant> {
+        let figures = figures(&mut self.allocator);
+        let watches = &self.owner.watches;
+        let again = self.statuses.wait().or_else(|| {
+            let state = watches.state();
+            let facts = Facts {
+                namespace: &watches.namespace,
+                objects: &watches.objects(),
+                configuration: self.allocator.configuration(),
+                findings: &self.findings,
+                figures: &figures,
+                conflicts: &self.conflicts,
+                state: state.as_deref(),
+                now: Time(Timestamp::now()),
+            };
+            self.statuses.write(facts.writes())
+        });
+        let refused = self.allocator.refused();
+        let errors = self.findings.iter().filter(|finding| finding.severity == Severity::Error).count();
+        self.owner.metrics.publish(|snapshot| {
+            *snapshot =
+                crate::metrics::Snapshot { pools: figures, refused, leading: true, loaded: true, errors };
+        });
+        again
+    }
+
+    /// The allocator's deadline on the clock of the runtime.
+    fn grace_deadline(&self) -> Option<Instant> {
+        let left = self.allocator.next_deadline()?.duration_since(Timestamp::now());
+        Some(Instant::now() + Duration::try_from(left).unwrap_or_default())
+    }
+
+    /// Judges the configuration anew and puts it in force.
+    fn configure(&mut self) {
+        let (configuration, findings) = Configuration::from_objects(&self.owner.watches.objects());
+        for finding in findings.iter().filter(|finding| !self.findings.contains(finding)) {
+            tracing::warn!(object = %finding.object, %finding, "configuration");
+            let object = ObjectReference {
+                api_version: Some(api_version(finding.object.kind).into()),
+                kind: Some(finding.object.kind.into()),
+                namespace: finding.object.namespace.clone(),
+                name: Some(finding.object.name.clone()),
+                ..ObjectReference::default()
+            };
+            let reason = match finding.severity {
+                Severity::Error => "ConfigurationError",
+                Severity::Warning => "ConfigurationWarning",
+            };
+            self.owner.events.warning(&object, "Judge", reason, finding.to_string());
+        }
+        self.findings = findings;
+        let now = Timestamp::now();
+        self.allocator.set_configuration(Arc::new(configuration), now);
+        let conflicts = self.owner.watches.conflicts();
+        self.conflicts = conflicts.iter().copied().collect();
+        self.allocator.set_quarantine(conflicts, now);
+    }
+
+    /// Takes over what Services have.
+    fn adopt(&mut self, services: Vec<Service>, listed: u64) {
+        let mut adoptees = Vec::new();
+        let mut keys = Vec::with_capacity(services.len());
+        let mut all = HashSet::with_capacity(services.len());
+        for service in services {
+            let key = ServiceKey::of(&service);
+            all.insert(key.clone());
+            if is_ours(&service, &self.owner.class) {
+                adoptees.push(Adoptee {
+                    service: key.clone(),
+                    request: Request::from_service(&service),
+                    current: self.writes.possibly_stored(&key, version(&service), service::stored(&service)),
+                    pool: service::annotated_pool(&service).map(str::to_owned),
+                    waiting_since: service::waiting_since(&service),
+                });
+                keys.push(key);
+            } else if has_leftovers(&service) {
+                let stored = self.writes.possibly_stored(&key, version(&service), service::stored(&service));
+                self.allocator.leaving(&key, &stored);
+                keys.push(key);
+            }
+            self.known.learn(service);
+        }
+        let (count, held) = (adoptees.len(), adoptees.iter().filter(|a| !a.current.is_empty()).count());
+        self.allocator.adopt(adoptees, Timestamp::now());
+        tracing::info!(services = count, with_addresses = held, "adopted");
+        self.allocator.take_changed();
+        for key in keys {
+            self.review(&key);
+        }
+        // What was created since the list is in the store; what the store alone has and is older, is gone.
+        for service in self.owner.watches.services.state() {
+            let key = ServiceKey::of(&service);
+            if !all.contains(&key) && version(&service) > listed {
+                self.look_at(&key);
+            }
+        }
+    }
+
+    fn look(&mut self, marks: Marks) {
+        if marks.configuration {
+            self.configure();
+        }
+        let mut keys: BTreeSet<ServiceKey> = BTreeSet::new();
+        for (key, deleted) in marks.services {
+            if let Some(version) = deleted {
+                self.known.deleted(&key, version);
+            }
+            keys.insert(key);
+        }
+        if marks.all_services {
+            keys.extend(self.owner.watches.services.state().iter().map(|service| ServiceKey::of(service)));
+            // Missing from a store that was filled anew is not yet gone: what this term wrote or listed may be
+            // newer than the store. Each is asked for.
+            for key in self.known.missing() {
+                self.writes.verify(&key);
+            }
+        }
+        for key in keys {
+            self.look_at(&key);
+        }
+    }
+
+    /// Tells the allocator of the Service as it is now.
+    fn look_at(&mut self, key: &ServiceKey) {
+        let now = Timestamp::now();
+        let Some(service) = self.known.get(key) else {
+            self.writes.forget(key);
+            self.allocator.forget(key, now);
+            return;
+        };
+        let stored = self.writes.possibly_stored(key, version(&service), service::stored(&service));
+        if is_ours(&service, &self.owner.class) {
+            self.allocator.assign(key, Request::from_service(&service), &stored, now);
+        } else {
+            self.allocator.release(key, &stored, now);
+        }
+        self.review(key);
+    }
+
+    /// Queues the write that the Service needs, if any.
+    fn review(&mut self, key: &ServiceKey) {
+        let Some(service) = self.known.get(key) else { return };
+        let outcome = if is_ours(&service, &self.owner.class) {
+            match self.allocator.outcome(key) {
+                Some(outcome) => Some(outcome),
+                None => return,
+            }
+        } else if has_leftovers(&service) {
+            None
+        } else {
+            return;
+        };
+        match plan(&service, outcome, Timestamp::now()) {
+            Some(plan) => self.writes.queue(key, plan),
+            None => self.writes.settled(key),
+        }
+    }
+
+    /// A write ended.
+    fn wrote(&mut self, ended: Ended) {
+        let now = Timestamp::now();
+        match ended {
+            Ended::Written { key, service, notes } => {
+                self.tell(&service, notes);
+                let stored = service::stored(&service);
+                self.known.learn(*service);
+                self.allocator.stored(&key, &stored, now);
+                self.review(&key);
+            }
+            // What was there and what was asked for both may be there, unless a later version was seen already.
+            Ended::Unknown { key } => self.look_at(&key),
+            Ended::Refused { key, version: refused } => {
+                // Behind? Then what is known by now may do at once; else later, or when the watch brings it.
+                if self.known.get(&key).is_none_or(|service| version(&service) <= refused) {
+                    self.writes.retry_later(&key, false);
+                }
+                self.look_at(&key);
+            }
+            Ended::Verified { service } => {
+                let key = ServiceKey::of(&service);
+                self.known.learn(*service);
+                self.look_at(&key);
+            }
+            Ended::Gone { key } => {
+                self.known.gone(&key);
+                self.look_at(&key);
+            }
+            Ended::Nothing => {}
+        }
+    }
+
+    fn tell(&self, service: &Service, notes: Vec<Note>) {
+        let object = service.object_ref(&());
+        for note in notes {
+            let key = ServiceKey::of(service);
+            let action = note.action();
+            if note.warning {
+                tracing::warn!(service = %key, reason = note.reason, "{}", note.text);
+                self.owner.events.warning(&object, &action, note.reason, note.text);
+            } else {
+                tracing::info!(service = %key, reason = note.reason, "{}", note.text);
+                self.owner.events.normal(&object, &action, note.reason, note.text);
+            }
+        }
+    }
+}
+
+fn api_version(kind: &str) -> &'static str {
+    match kind {
+        "BGPPeer" => "metallb.io/v1beta2",
+        "PoolPolicy" => "lbstack.dev/v1alpha1",
+        _ => "metallb.io/v1beta1",
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

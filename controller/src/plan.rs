@@ -1,0 +1,180 @@
+//! `lbstack plan`: what changed objects would do to the Services of the cluster. Reads it, writes nothing.
+
+mod overlay;
+
+use std::fmt::Write as _;
+use std::io::Read as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use crds::{ServiceKey, names};
+use ipam::{Adoptee, Cluster, Effect, EffectKind, Request};
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::jiff::Timestamp;
+use kube::Client;
+use kube::api::{Api, ListParams};
+use kube::core::NamespaceResourceScope;
+use rules::{Configuration, Finding, Objects};
+use runtime::client;
+
+use self::overlay::State;
+use crate::service;
+
+/// Arguments of `lbstack plan`.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Args {
+    /// A file with the objects as they would be; - reads standard input. Several may be given.
+    #[arg(short, long = "filename", value_name = "FILE")]
+    pub filename: Vec<PathBuf>,
+
+    /// An object that would be deleted, such as `IPAddressPool/lan` or `Service/shop/web`. Several may be given.
+    #[arg(long, value_name = "KIND/NAME")]
+    pub delete: Vec<String>,
+
+    /// Namespace of the configuration.
+    #[arg(long, env = "POD_NAMESPACE", default_value = names::DEFAULT_NAMESPACE)]
+    pub namespace: String,
+
+    /// The class of Services that the stack serves. Empty: Services without a class.
+    #[arg(long, default_value = "")]
+    pub load_balancer_class: String,
+
+    /// Also list the Services that nothing would change for.
+    #[arg(long)]
+    pub all: bool,
+}
+
+/// Reads the cluster and the changed objects, and prints what would become of the Services.
+///
+/// # Errors
+///
+/// The files or the cluster cannot be read, or an object is of a kind that this does not understand.
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        !(args.filename.is_empty() && args.delete.is_empty()),
+        "nothing to plan: give changed objects with -f FILE, or objects to delete with --delete KIND/NAME"
+    );
+    let client = client::connect().await?;
+    let before = read(&client, &args.namespace).await?;
+    let mut after = before.clone();
+    for file in &args.filename {
+        let text = text(file)?;
+        after.apply(&text, &args.namespace).with_context(|| format!("in {}", file.display()))?;
+    }
+    for target in &args.delete {
+        after.delete(target)?;
+    }
+    let (before, old_findings) = cluster(&before, &args.load_balancer_class);
+    let (after, findings) = cluster(&after, &args.load_balancer_class);
+    let effects = ipam::plan(&before, &after, Timestamp::now());
+    let new: Vec<&Finding> = findings.iter().filter(|finding| !old_findings.contains(finding)).collect();
+    print!("{}", report(&new, &effects, args.all));
+    Ok(())
+}
+
+fn text(file: &PathBuf) -> anyhow::Result<String> {
+    if file.as_os_str() == "-" {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
+        return Ok(text);
+    }
+    std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))
+}
+
+async fn read(client: &Client, namespace: &str) -> anyhow::Result<State> {
+    Ok(State {
+        objects: Objects {
+            pools: list(client, namespace).await?,
+            l2_advertisements: list(client, namespace).await?,
+            bgp_advertisements: list(client, namespace).await?,
+            bgp_peers: list(client, namespace).await?,
+            bfd_profiles: list(client, namespace).await?,
+            communities: list(client, namespace).await?,
+            pool_policies: list(client, namespace).await?,
+            namespaces: all(Api::all(client.clone())).await?,
+        },
+        services: all(Api::all(client.clone())).await?,
+    })
+}
+
+async fn list<K>(client: &Client, namespace: &str) -> anyhow::Result<Vec<Arc<K>>>
+where
+    K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + std::fmt::Debug
+        + serde::de::DeserializeOwned,
+{
+    all(Api::namespaced(client.clone(), namespace)).await
+}
+
+async fn all<K>(api: Api<K>) -> anyhow::Result<Vec<Arc<K>>>
+where
+    K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+{
+    let list = client::bounded(api.list(&ListParams::default())).await;
+    let list = list.with_context(|| format!("cannot list {}", K::plural(&())))?;
+    Ok(list.items.into_iter().map(Arc::new).collect())
+}
+
+fn cluster(state: &State, class: &str) -> (Cluster, Vec<Finding>) {
+    let (configuration, findings) = Configuration::from_objects(&state.objects);
+    let ours = state.services.iter().filter(|service| service::is_ours(service, class));
+    let services = ours.map(|service| adoptee(service)).collect();
+    (Cluster { configuration: Arc::new(configuration), services }, findings)
+}
+
+fn adoptee(service: &Service) -> Adoptee {
+    Adoptee {
+        service: ServiceKey::of(service),
+        request: Request::from_service(service),
+        current: service::stored(service),
+        pool: service::annotated_pool(service).map(str::to_owned),
+        waiting_since: service::waiting_since(service),
+    }
+}
+
+fn report(findings: &[&Finding], effects: &[Effect], all: bool) -> String {
+    let mut text = String::new();
+    for finding in findings {
+        let severity = match finding.severity {
+            rules::Severity::Error => "error",
+            rules::Severity::Warning => "warning",
+        };
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{severity}: {}: {finding}", finding.object);
+    }
+    let list = |addresses: &[std::net::IpAddr]| {
+        if addresses.is_empty() {
+            "nothing".to_owned()
+        } else {
+            addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+        }
+    };
+    for effect in effects.iter().filter(|effect| all || effect.kind != EffectKind::Keeps) {
+        let (word, what) = match effect.kind {
+            EffectKind::Loses => ("loses", format!("{} -> {}", list(&effect.before), list(&effect.after))),
+            EffectKind::Moves => ("moves", format!("{} -> {}", list(&effect.before), list(&effect.after))),
+            EffectKind::Gains => ("gains", list(&effect.after)),
+            EffectKind::Waits => ("waits", String::new()),
+            EffectKind::Keeps => ("keeps", list(&effect.after)),
+        };
+        let _ = write!(text, "{word}  {}  {what}", effect.service);
+        if let Some(refusal) = &effect.refusal {
+            let _ = write!(text, "  ({refusal})");
+        }
+        text.push('\n');
+    }
+    let count = |kind| effects.iter().filter(|effect| effect.kind == kind).count();
+    let _ = writeln!(
+        text,
+        "{} Services: {} lose, {} move, {} gain, {} wait, {} keep their addresses. Nothing was written.",
+        effects.len(),
+        count(EffectKind::Loses),
+        count(EffectKind::Moves),
+        count(EffectKind::Gains),
+        count(EffectKind::Waits),
+        count(EffectKind::Keeps),
+    );
+    text
+}

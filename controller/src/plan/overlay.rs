@@ -1,0 +1,193 @@
+//! The cluster with changed objects laid over it.
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use k8s_openapi::api::core::v1::Service;
+use kube::{Resource, ResourceExt as _};
+use rules::Objects;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+/// Objects of a cluster.
+#[derive(Clone, Debug, Default)]
+pub(super) struct State {
+    pub(super) objects: Objects,
+    pub(super) services: Vec<Arc<Service>>,
+}
+
+/// Kinds that change what Services get.
+const KINDS: &str = "IPAddressPool, L2Advertisement, BGPAdvertisement, BGPPeer, BFDProfile, Community, PoolPolicy, \
+                     Namespace, Service, List";
+
+impl State {
+    /// Lays every object of `text` over the cluster.
+    pub(super) fn apply(&mut self, text: &str, namespace: &str) -> anyhow::Result<()> {
+        let documents: Vec<Value> = serde_saphyr::from_str_multiple::<Value, Vec<Value>>(text)
+            .map_err(|error| anyhow::anyhow!("this is no YAML: {error}"))?;
+        for document in documents.into_iter().filter(|document| !document.is_null()) {
+            self.apply_object(document, namespace)?;
+        }
+        Ok(())
+    }
+
+    fn apply_object(&mut self, object: Value, namespace: &str) -> anyhow::Result<()> {
+        let kind = object["kind"].as_str().unwrap_or_default().to_owned();
+        let objects = &mut self.objects;
+        match kind.as_str() {
+            "List" => {
+                for item in object["items"].as_array().cloned().unwrap_or_default() {
+                    self.apply_object(item, namespace)?;
+                }
+                return Ok(());
+            }
+            "IPAddressPool" => lay(&mut objects.pools, object, Some(namespace)),
+            "L2Advertisement" => lay(&mut objects.l2_advertisements, object, Some(namespace)),
+            "BGPAdvertisement" => lay(&mut objects.bgp_advertisements, object, Some(namespace)),
+            "BGPPeer" => lay(&mut objects.bgp_peers, object, Some(namespace)),
+            "BFDProfile" => lay(&mut objects.bfd_profiles, object, Some(namespace)),
+            "Community" => lay(&mut objects.communities, object, Some(namespace)),
+            "PoolPolicy" => lay(&mut objects.pool_policies, object, Some(namespace)),
+            "Namespace" => lay(&mut objects.namespaces, object, None),
+            "Service" => lay(&mut self.services, object, Some("default")),
+            other => bail!("kind {other:?} is not one that this understands: give {KINDS}"),
+        }
+        .with_context(|| format!("the {kind} cannot be read"))
+    }
+
+    /// Takes the object `KIND/NAME` or `Service/NAMESPACE/NAME` out.
+    pub(super) fn delete(&mut self, target: &str) -> anyhow::Result<()> {
+        let parts: Vec<&str> = target.split('/').collect();
+        let objects = &mut self.objects;
+        let found = match parts.as_slice() {
+            ["IPAddressPool", name] => remove(&mut objects.pools, None, name),
+            ["L2Advertisement", name] => remove(&mut objects.l2_advertisements, None, name),
+            ["BGPAdvertisement", name] => remove(&mut objects.bgp_advertisements, None, name),
+            ["BGPPeer", name] => remove(&mut objects.bgp_peers, None, name),
+            ["BFDProfile", name] => remove(&mut objects.bfd_profiles, None, name),
+            ["Community", name] => remove(&mut objects.communities, None, name),
+            ["PoolPolicy", name] => remove(&mut objects.pool_policies, None, name),
+            ["Namespace", name] => remove(&mut objects.namespaces, None, name),
+            ["Service", namespace, name] => remove(&mut self.services, Some(namespace), name),
+            _ => bail!("--delete {target:?}: write KIND/NAME, or Service/NAMESPACE/NAME; kinds are {KINDS}"),
+        };
+        anyhow::ensure!(found, "--delete {target:?}: the cluster has no such object");
+        Ok(())
+    }
+}
+
+/// Puts the object in the place of the one of its name, which keeps its age, identity and status.
+fn lay<K>(list: &mut Vec<Arc<K>>, mut object: Value, namespace: Option<&str>) -> anyhow::Result<()>
+where
+    K: Resource<DynamicType = ()> + DeserializeOwned + serde::Serialize,
+{
+    if let Some(namespace) = namespace.filter(|_| object["metadata"]["namespace"].is_null()) {
+        object["metadata"]["namespace"] = namespace.into();
+    }
+    let key = (object["metadata"]["namespace"].as_str(), object["metadata"]["name"].as_str());
+    let same = |other: &Arc<K>| key == (other.namespace().as_deref(), other.meta().name.as_deref());
+    let position = list.iter().position(same);
+    if let Some(position) = position {
+        let old = serde_json::to_value(&*list[position])?;
+        for field in ["creationTimestamp", "uid", "resourceVersion"] {
+            object["metadata"][field] = old["metadata"][field].clone();
+        }
+        object["status"] = old["status"].clone();
+        if K::kind(&()) == "Service" {
+            // What the API server fills in and a manifest leaves out.
+            for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+                if object["spec"][field].is_null() {
+                    object["spec"][field] = old["spec"][field].clone();
+                }
+            }
+        }
+    } else if let Some(fields) = object.as_object_mut() {
+        fields.remove("status");
+        if let Some(metadata) = fields.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.remove("creationTimestamp");
+        }
+    }
+    if K::kind(&()) == "Service" {
+        assume_cluster_addresses(&mut object["spec"]);
+    }
+    let new = Arc::new(serde_json::from_value(object)?);
+    match position {
+        Some(position) => list[position] = new,
+        None => list.push(new),
+    }
+    Ok(())
+}
+
+/// A Service that does not exist yet has no cluster addresses; their families are what counts here.
+fn assume_cluster_addresses(spec: &mut Value) {
+    if !spec["clusterIP"].is_null() || !spec["clusterIPs"].is_null() || !spec.is_object() {
+        return;
+    }
+    let dual = spec["ipFamilyPolicy"].as_str().is_some_and(|policy| policy != "SingleStack");
+    let named = spec["ipFamilies"].as_array().cloned().unwrap_or_default();
+    let addresses: Vec<&str> = match named.first().and_then(Value::as_str) {
+        Some("IPv6") if dual => vec!["::", "0.0.0.0"],
+        Some("IPv6") => vec!["::"],
+        _ if dual || named.len() > 1 => vec!["0.0.0.0", "::"],
+        _ => vec!["0.0.0.0"],
+    };
+    spec["clusterIPs"] = addresses.into();
+}
+
+fn remove<K: Resource<DynamicType = ()>>(
+    list: &mut Vec<Arc<K>>,
+    namespace: Option<&str>,
+    name: &str,
+) -> bool {
+    let before = list.len();
+    list.retain(|object| {
+        object.name_any() != name
+            || namespace.is_some_and(|namespace| object.namespace().as_deref() != Some(namespace))
+    });
+    list.len() < before
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_are_laid_over_those_of_their_name_and_new_ones_are_young() {
+        let mut state = State::default();
+        let old = serde_json::json!({"apiVersion": "metallb.io/v1beta1", "kind": "IPAddressPool",
+            "metadata": {"name": "lan", "namespace": "metallb-system", "creationTimestamp": "2024-01-01T00:00:00Z"},
+            "spec": {"addresses": ["10.0.0.0/24"]}});
+        state.objects.pools.push(Arc::new(serde_json::from_value(old).unwrap()));
+        let text = "
+apiVersion: metallb.io/v1beta1
+kind: IPAddressPool
+metadata: {name: lan, namespace: metallb-system}
+spec: {addresses: [10.0.0.0/25]}
+---
+apiVersion: metallb.io/v1beta1
+kind: IPAddressPool
+metadata: {name: new, creationTimestamp: null}
+spec: {addresses: [10.1.0.0/25]}
+---
+";
+        state.apply(text, "metallb-system").unwrap();
+        let pools = &state.objects.pools;
+        assert_eq!(pools.len(), 2);
+        assert_eq!(pools[0].spec.addresses, ["10.0.0.0/25"]);
+        assert!(
+            pools[0].metadata.creation_timestamp.is_some() && pools[1].metadata.creation_timestamp.is_none()
+        );
+        state.delete("IPAddressPool/lan").unwrap();
+        assert_eq!(state.objects.pools[0].name_any(), "new");
+    }
+
+    #[test]
+    fn what_is_not_understood_is_said() {
+        let mut state = State::default();
+        let error = state.apply("kind: Pod\n", "n").unwrap_err().to_string();
+        assert!(error.contains("kind \"Pod\"") && error.contains("IPAddressPool"), "{error}");
+        let error = state.delete("IPAddressPool/x").unwrap_err().to_string();
+        assert!(error.contains("no such object"), "{error}");
+        assert!(state.apply("a: [", "n").is_err());
+    }
+}

@@ -1,0 +1,235 @@
+//! Reading a Service, and planning the one write that brings its status to what it shall be.
+
+use std::net::IpAddr;
+
+use crds::annotations::{DEPRECATED_PREFIX, IP_ALLOCATED_FROM_POOL};
+use crds::conditions::{NewCondition, merge};
+use ipam::{Outcome, Refusal, RequestFault};
+use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
+use serde_json::{Value, json};
+
+/// Our condition on Services.
+pub(crate) const CONDITION: &str = "lbstack.dev/AddressAssigned";
+
+/// A write of one Service's status.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Plan {
+    /// Merge patch of the status subresource.
+    pub(crate) patch: Value,
+    /// The addresses that the Service has after it.
+    pub(crate) addresses: Vec<IpAddr>,
+    /// The version of the Service that it is made for.
+    pub(crate) version: u64,
+    /// What to tell about it once it is done.
+    pub(crate) notes: Vec<Note>,
+}
+
+/// An event to send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Note {
+    pub(crate) warning: bool,
+    pub(crate) reason: &'static str,
+    pub(crate) text: String,
+}
+
+impl Note {
+    /// The action of the event: different for different texts.
+    ///
+    /// Repeats of an event are folded by all but its text, and the first text is what `kubectl describe` goes on to
+    /// show; an address or a reason of ten minutes ago would mislead.
+    pub(crate) fn action(&self) -> String {
+        // FNV-1a: short, and the same in every replica.
+        let hash = self
+            .text
+            .bytes()
+            .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+        format!("Assign-{hash:08x}")
+    }
+}
+
+/// The version of `service`, which grows with each write.
+pub(crate) fn version(service: &Service) -> u64 {
+    service.metadata.resource_version.as_deref().and_then(|text| text.parse().ok()).unwrap_or_default()
+}
+
+/// Whether the Service is one that this controller serves: of the right type and class.
+pub(crate) fn is_ours(service: &Service, class: &str) -> bool {
+    let Some(spec) = &service.spec else { return false };
+    let of_class = match spec.load_balancer_class.as_deref() {
+        None => class.is_empty(),
+        Some(of) => !class.is_empty() && of == class,
+    };
+    spec.type_.as_deref() == Some("LoadBalancer") && of_class && service.metadata.deletion_timestamp.is_none()
+}
+
+/// Whether a Service that is not ours still carries what we wrote.
+///
+/// Only one that is no load balancer any more: of another class it is somebody else's, whatever it carries.
+pub(crate) fn has_leftovers(service: &Service) -> bool {
+    let load_balancer =
+        service.spec.as_ref().is_some_and(|spec| spec.type_.as_deref() == Some("LoadBalancer"));
+    !load_balancer && (annotated_pool(service).is_some() || stored_condition(service).is_some())
+}
+
+/// The pool that the annotation names.
+pub(crate) fn annotated_pool(service: &Service) -> Option<&str> {
+    service.metadata.annotations.as_ref()?.get(IP_ALLOCATED_FROM_POOL).map(String::as_str)
+}
+
+/// The addresses that the status has. Entries without an address are ignored.
+pub(crate) fn stored(service: &Service) -> Vec<IpAddr> {
+    ingress(service).iter().filter_map(|entry| entry.ip.as_deref()?.parse().ok()).collect()
+}
+
+/// Since when the Service waits, if it does.
+pub(crate) fn waiting_since(service: &Service) -> Option<Timestamp> {
+    let condition = stored_condition(service).filter(|condition| condition.status == "False")?;
+    Some(condition.last_transition_time.0)
+}
+
+fn ingress(service: &Service) -> &[LoadBalancerIngress] {
+    let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    status.and_then(|balancer| balancer.ingress.as_deref()).unwrap_or_default()
+}
+
+fn conditions(service: &Service) -> &[Condition] {
+    service.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default()
+}
+
+fn stored_condition(service: &Service) -> Option<&Condition> {
+    conditions(service).iter().find(|condition| condition.type_ == CONDITION)
+}
+
+/// The write that brings `service` to `outcome`; none if it is there. Without an outcome it shall have nothing of
+/// ours.
+pub(crate) fn plan(service: &Service, outcome: Option<Outcome<'_>>, now: Timestamp) -> Option<Plan> {
+    let addresses = outcome.map_or(&[][..], |outcome| outcome.addresses);
+    let pool = outcome.and_then(|outcome| outcome.pool);
+    let condition = outcome.map(condition);
+
+    let moved = stored(service) != addresses;
+    let renamed = annotated_pool(service) != pool;
+    let retold = match (stored_condition(service), &condition) {
+        // A Service that has what it wants needs no word of ours: so taking over from MetalLB writes nothing.
+        (None, Some(condition)) => condition.reason != ASSIGNED,
+        (None, None) => false,
+        (Some(_), None) => true,
+        (Some(old), Some(new)) => {
+            (old.status.as_str(), old.reason.as_str(), old.message.as_str())
+                != (new.status_text(), new.reason, new.message.as_str())
+        }
+    };
+    if !(moved || renamed || retold) {
+        return None;
+    }
+    let mut status = json!({});
+    if moved {
+        status["loadBalancer"] = json!({ "ingress": entries(service, addresses) });
+    }
+    let old = conditions(service);
+    let merged = match &condition {
+        Some(condition) => merge(old, std::slice::from_ref(condition), None, &Time(now)),
+        None => old.iter().filter(|condition| condition.type_ != CONDITION).cloned().collect(),
+    };
+    if merged != old {
+        status["conditions"] = json!(merged);
+    }
+    let mut metadata = json!({ "resourceVersion": service.metadata.resource_version });
+    if renamed {
+        metadata["annotations"] = json!({ IP_ALLOCATED_FROM_POOL: pool });
+    }
+    Some(Plan {
+        patch: json!({ "metadata": metadata, "status": status }),
+        addresses: addresses.to_vec(),
+        version: version(service),
+        notes: notes(service, outcome, retold),
+    })
+}
+
+/// Entries for `addresses`; those that the status has already stay as they are, `ipMode` included.
+fn entries(service: &Service, addresses: &[IpAddr]) -> Option<Vec<LoadBalancerIngress>> {
+    let entry = |ip: &IpAddr| {
+        let old = ingress(service)
+            .iter()
+            .find(|entry| entry.ip.as_deref().and_then(|text| text.parse::<IpAddr>().ok()) == Some(*ip));
+        old.cloned().unwrap_or_else(|| LoadBalancerIngress { ip: Some(ip.to_string()), ..Default::default() })
+    };
+    (!addresses.is_empty()).then(|| addresses.iter().map(entry).collect())
+}
+
+const ASSIGNED: &str = "Assigned";
+
+fn condition(outcome: Outcome<'_>) -> NewCondition {
+    let has = list(outcome.addresses);
+    let (reason, message) = match (outcome.refusal, outcome.pool) {
+        (Some(refusal), _) if has.is_empty() => (refusal.reason(), refusal.to_string()),
+        (Some(refusal), _) => (refusal.reason(), format!("has {has}; {refusal}")),
+        (None, Some(pool)) => (ASSIGNED, format!("{has} from pool {pool}")),
+        (None, None) => (ASSIGNED, has.clone()),
+    };
+    NewCondition { type_: CONDITION, status: Some(!has.is_empty()), reason, message }
+}
+
+fn list(addresses: &[IpAddr]) -> String {
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// What to tell: reasons are MetalLB's (`reference/metallb.md` §3.8).
+fn notes(service: &Service, outcome: Option<Outcome<'_>>, retold: bool) -> Vec<Note> {
+    let before = stored(service);
+    let after = outcome.map_or(&[][..], |outcome| outcome.addresses);
+    let gained: Vec<IpAddr> = after.iter().copied().filter(|ip| !before.contains(ip)).collect();
+    let lost: Vec<IpAddr> = before.iter().copied().filter(|ip| !after.contains(ip)).collect();
+    let mut notes = Vec::new();
+    if !lost.is_empty() {
+        let why = match outcome {
+            None => "the Service is no longer one that lbstack serves",
+            Some(_) if after.is_empty() => "the Service may no longer have it",
+            Some(_) => "replaced by what the Service shall have now",
+        };
+        notes.push(normal("ClearAssignment", format!("{} taken away: {why}", list(&lost))));
+    }
+    if !gained.is_empty() {
+        let pool = outcome.and_then(|outcome| outcome.pool).unwrap_or_default();
+        notes.push(normal("IPAllocated", format!("Assigned {} from pool {pool}", list(&gained))));
+    }
+    if let Some(refusal) = outcome.and_then(|outcome| outcome.refusal).filter(|_| retold) {
+        notes.push(refusal_note(refusal, after.is_empty()));
+    }
+    if !(gained.is_empty() && lost.is_empty()) {
+        notes.extend(deprecated(service));
+    }
+    notes
+}
+
+fn refusal_note(refusal: &Refusal, pending: bool) -> Note {
+    let text = refusal.to_string();
+    match refusal {
+        Refusal::Additional { .. } => normal("AdditionalAssignFailed", text),
+        Refusal::Request(RequestFault::NotEnoughClusterIps) => warning("not enough clusterips", text),
+        Refusal::Request(RequestFault::NoClusterIp) => warning("noclusterIPsIPFamily", text),
+        _ if pending => warning("AllocationFailed", text),
+        _ => warning("LoadBalancerFailed", text),
+    }
+}
+
+fn deprecated(service: &Service) -> impl Iterator<Item = Note> + '_ {
+    let keys = service.metadata.annotations.iter().flatten().map(|(key, _)| key);
+    keys.filter_map(|key| key.strip_prefix(DEPRECATED_PREFIX)).map(|name| {
+        let text = format!("{DEPRECATED_PREFIX}{name} is deprecated: use metallb.io/{name}");
+        warning("deprecatedAnnotation", text)
+    })
+}
+
+fn normal(reason: &'static str, text: String) -> Note {
+    Note { warning: false, reason, text }
+}
+
+fn warning(reason: &'static str, text: String) -> Note {
+    Note { warning: true, reason, text }
+}
+
+#[cfg(test)]
+mod tests;

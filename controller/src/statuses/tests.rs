@@ -1,0 +1,91 @@
+use std::sync::Arc;
+
+use k8s_openapi::jiff::Timestamp;
+
+use super::*;
+
+fn now() -> Time {
+    Time(Timestamp::from_second(1_000_000).unwrap())
+}
+
+fn object<K: serde::de::DeserializeOwned>(kind: &str, name: &str, more: &Value) -> Arc<K> {
+    let mut json = json!({"apiVersion": "metallb.io/v1beta1", "kind": kind,
+        "metadata": {"name": name, "namespace": "metallb-system", "generation": 1}});
+    json_patch::merge(&mut json, more);
+    Arc::new(serde_json::from_value(json).unwrap())
+}
+
+/// The writes for `objects`, in which the pool `lan` has 3 addresses of which 3 are in use.
+fn writes(objects: &Objects, state: Option<&ConfigurationState>, conflicts: &[&str]) -> Vec<Write> {
+    let (configuration, findings) = Configuration::from_objects(objects);
+    let full = PoolFigures { in_use_v4: 3, total_v4: 3, exhausted_v4: true, ..PoolFigures::default() };
+    Facts {
+        namespace: "metallb-system",
+        objects,
+        configuration: &configuration,
+        findings: &findings,
+        figures: &BTreeMap::from([("lan".to_owned(), full)]),
+        conflicts: &conflicts.iter().map(|ip| ip.parse().unwrap()).collect::<Vec<_>>(),
+        state,
+        now: now(),
+    }
+    .writes()
+}
+
+fn lan() -> Arc<IPAddressPool> {
+    object("IPAddressPool", "lan", &json!({"spec": {"addresses": ["10.0.0.1-10.0.0.3"]}}))
+}
+
+fn condition<'a>(write: &'a Write, type_: &str) -> &'a Value {
+    let conditions = write.patch["status"]["conditions"].as_array().unwrap();
+    conditions.iter().find(|condition| condition["type"] == type_).unwrap()
+}
+
+#[test]
+fn a_full_pool_says_so_and_once() {
+    let objects = Objects { pools: vec![lan()], ..Objects::default() };
+    let first = writes(&objects, None, &["10.0.0.2", "10.9.9.9"]);
+    let write = &first[0];
+    assert_eq!(write.patch["status"]["assignedIPv4"], 3);
+    assert_eq!(write.patch["status"]["availableIPv4"], 0);
+    assert_eq!(condition(write, "Exhausted")["status"], "True");
+    assert_eq!(condition(write, "Ready")["status"], "True");
+    let conflict = condition(write, "Conflict")["message"].as_str().unwrap();
+    assert!(conflict.contains("10.0.0.2") && !conflict.contains("10.9.9.9"));
+
+    let mut stored = serde_json::to_value(&*objects.pools[0]).unwrap();
+    json_patch::merge(&mut stored, &write.patch);
+    let objects = Objects { pools: vec![Arc::new(serde_json::from_value(stored).unwrap())], ..objects };
+    let state = writes(&objects, None, &["10.0.0.2", "10.9.9.9"]);
+    assert_eq!(state.iter().map(|write| write.name.as_str()).collect::<Vec<_>>(), [STATE]);
+}
+
+#[test]
+fn an_advertisement_in_order_gets_no_word_and_one_with_an_error_does() {
+    let good: Arc<L2Advertisement> = object("L2Advertisement", "good", &json!({}));
+    let bad: Arc<L2Advertisement> =
+        object("L2Advertisement", "bad", &json!({"spec": {"ipAddressPools": ["a", "a"]}}));
+    let objects = Objects { l2_advertisements: vec![good, bad], ..Objects::default() };
+    let all = writes(&objects, None, &[]);
+    assert_eq!(all.iter().map(|write| write.name.as_str()).collect::<Vec<_>>(), ["bad", STATE]);
+    assert_eq!(condition(&all[0], "Ready")["reason"], "ConfigurationError");
+    let state = &all[1];
+    assert_eq!(state.patch["status"]["result"], "Invalid");
+    assert_eq!(condition(state, "poolReconcilerValid")["status"], "False");
+    assert!(
+        state.patch["status"]["errorSummary"]
+            .as_str()
+            .unwrap()
+            .starts_with("L2Advertisement bad: spec.ipAddressPools")
+    );
+}
+
+#[test]
+fn the_state_is_made_once_and_written_only_on_change() {
+    let first = writes(&Objects::default(), None, &[]);
+    assert!(first[0].create.is_some());
+    let mut stored = json!({"apiVersion": "metallb.io/v1beta1", "kind": "ConfigurationState", "metadata": {"name": STATE}});
+    json_patch::merge(&mut stored, &first[0].patch);
+    let state: ConfigurationState = serde_json::from_value(stored).unwrap();
+    assert_eq!(writes(&Objects::default(), Some(&state), &[]), []);
+}

@@ -1,0 +1,144 @@
+//! What the controller watches.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use crds::{
+    AddressConflict, BFDProfile, BGPAdvertisement, BGPPeer, Community, ConfigurationState, IPAddressPool,
+    L2Advertisement, PoolPolicy,
+};
+use k8s_openapi::api::core::v1::{Namespace, Service};
+use kube::api::Api;
+use kube::core::NamespaceResourceScope;
+use kube::runtime::reflector::Store;
+use kube::runtime::watcher;
+use kube::{Client, Resource};
+use rules::Objects;
+use runtime::reflect::{ready, reflect};
+use runtime::tasks::Tasks;
+use tokio_util::sync::CancellationToken;
+
+use crate::dirty::Dirty;
+use crate::statuses::STATE;
+
+/// Stores of everything that the controller reads, and the marks of what changed in them.
+#[derive(Clone)]
+pub(crate) struct Watches {
+    pub(crate) namespace: String,
+    pub(crate) dirty: Dirty,
+    pub(crate) services: Store<Service>,
+    pools: Store<IPAddressPool>,
+    l2_advertisements: Store<L2Advertisement>,
+    bgp_advertisements: Store<BGPAdvertisement>,
+    bgp_peers: Store<BGPPeer>,
+    bfd_profiles: Store<BFDProfile>,
+    communities: Store<Community>,
+    pool_policies: Store<PoolPolicy>,
+    conflicts: Store<AddressConflict>,
+    states: Store<ConfigurationState>,
+    namespaces: Store<Namespace>,
+}
+
+/// Starts watches of one namespace whose every event marks the configuration.
+struct Starter<'a> {
+    tasks: &'a mut Tasks,
+    client: &'a Client,
+    namespace: &'a str,
+    shutdown: &'a CancellationToken,
+    dirty: &'a Dirty,
+}
+
+impl Starter<'_> {
+    fn start<K>(&mut self) -> Store<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + serde::de::DeserializeOwned
+            + std::fmt::Debug
+            + Send
+            + Sync
+            + 'static,
+    {
+        let mark = self.dirty.clone();
+        let api = Api::namespaced(self.client.clone(), self.namespace);
+        reflect(self.tasks, api, watcher::Config::default(), self.shutdown.clone(), move |_| {
+            mark.configuration();
+        })
+    }
+}
+
+impl Watches {
+    pub(crate) fn start(
+        tasks: &mut Tasks,
+        client: &Client,
+        namespace: &str,
+        shutdown: &CancellationToken,
+    ) -> Self {
+        let dirty = Dirty::default();
+        let config = watcher::Config::default;
+        let mark = dirty.clone();
+        let services = reflect(tasks, Api::all(client.clone()), config(), shutdown.clone(), move |change| {
+            mark.service(&change);
+        });
+        let mark = dirty.clone();
+        let namespaces = reflect(tasks, Api::all(client.clone()), config(), shutdown.clone(), move |_| {
+            mark.configuration();
+        });
+        let mut starter = Starter { tasks, client, namespace, shutdown, dirty: &dirty };
+        Self {
+            namespace: namespace.to_owned(),
+            services,
+            pools: starter.start(),
+            l2_advertisements: starter.start(),
+            bgp_advertisements: starter.start(),
+            bgp_peers: starter.start(),
+            bfd_profiles: starter.start(),
+            communities: starter.start(),
+            pool_policies: starter.start(),
+            conflicts: starter.start(),
+            states: starter.start(),
+            namespaces,
+            dirty,
+        }
+    }
+
+    /// Waits until every store has its first list.
+    pub(crate) async fn ready(&self) {
+        // An error means that the watch's task ended, which ends the process.
+        let _ = ready(&self.services).await;
+        let _ = ready(&self.pools).await;
+        let _ = ready(&self.l2_advertisements).await;
+        let _ = ready(&self.bgp_advertisements).await;
+        let _ = ready(&self.bgp_peers).await;
+        let _ = ready(&self.bfd_profiles).await;
+        let _ = ready(&self.communities).await;
+        let _ = ready(&self.pool_policies).await;
+        let _ = ready(&self.conflicts).await;
+        let _ = ready(&self.states).await;
+        let _ = ready(&self.namespaces).await;
+    }
+
+    /// The objects to judge.
+    pub(crate) fn objects(&self) -> Objects {
+        Objects {
+            pools: self.pools.state(),
+            l2_advertisements: self.l2_advertisements.state(),
+            bgp_advertisements: self.bgp_advertisements.state(),
+            bgp_peers: self.bgp_peers.state(),
+            bfd_profiles: self.bfd_profiles.state(),
+            communities: self.communities.state(),
+            pool_policies: self.pool_policies.state(),
+            namespaces: self.namespaces.state(),
+        }
+    }
+
+    /// Addresses that strangers use.
+    pub(crate) fn conflicts(&self) -> BTreeSet<IpAddr> {
+        self.conflicts.state().iter().filter_map(|conflict| conflict.spec.address.parse().ok()).collect()
+    }
+
+    /// Our `ConfigurationState`.
+    pub(crate) fn state(&self) -> Option<std::sync::Arc<ConfigurationState>> {
+        self.states.find(|state| state.metadata.name.as_deref() == Some(STATE))
+    }
+}

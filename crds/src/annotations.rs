@@ -1,0 +1,54 @@
+//! Annotations on Services, under MetalLB's current prefix and its deprecated twin.
+
+use std::collections::BTreeMap;
+
+/// The current prefix.
+pub const PREFIX: &str = "metallb.io/";
+/// The deprecated prefix, still understood.
+pub const DEPRECATED_PREFIX: &str = "metallb.universe.tf/";
+
+/// Read: the name of the one pool to allocate from.
+pub const ADDRESS_POOL: &str = "address-pool";
+/// Read: a comma-separated list of one or two addresses, at most one per family.
+pub const LOAD_BALANCER_IPS: &str = "loadBalancerIPs";
+/// Read: the sharing key.
+pub const ALLOW_SHARED_IP: &str = "allow-shared-ip";
+/// Written by the controller, current prefix only: the name of the pool in use.
+pub const IP_ALLOCATED_FROM_POOL: &str = "metallb.io/ip-allocated-from-pool";
+/// On a `ServiceL2Status`: in which epoch its node took the address; survives the node and its speakers.
+pub const EPOCH: &str = "lbstack.dev/epoch";
+/// On a speaker's `ConfigurationState`: what it knows of its node's links, as JSON.
+pub const LINKS: &str = "lbstack.dev/links";
+
+/// The value of the annotation `key` (without prefix).
+///
+/// The current prefix wins where it is present, even with an empty value (`reference/metallb.md` §2.1).
+pub fn get<'a>(annotations: Option<&'a BTreeMap<String, String>>, key: &str) -> Option<&'a str> {
+    let annotations = annotations?;
+    [PREFIX, DEPRECATED_PREFIX]
+        .iter()
+        .find_map(|prefix| annotations.get(&format!("{prefix}{key}")))
+        .map(String::as_str)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn annotations(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    }
+
+    #[test]
+    fn the_current_prefix_wins_even_when_empty() {
+        let both = annotations(&[("metallb.io/address-pool", ""), ("metallb.universe.tf/address-pool", "a")]);
+        assert_eq!(get(Some(&both), ADDRESS_POOL), Some(""));
+    }
+
+    #[test]
+    fn the_deprecated_prefix_is_understood() {
+        let old = annotations(&[("metallb.universe.tf/address-pool", "a")]);
+        assert_eq!(get(Some(&old), ADDRESS_POOL), Some("a"));
+        assert_eq!(get(None, ADDRESS_POOL), None);
+    }
+}

@@ -1,0 +1,90 @@
+//! Conditions of a status: one constructor, and the one merge that decides when a transition time moves.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+/// A condition that was just computed; [`merge`] gives it its transition time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewCondition {
+    /// CamelCase type, unique within the list.
+    pub type_: &'static str,
+    /// True, False, or None for Unknown.
+    pub status: Option<bool>,
+    /// CamelCase reason; programs read it.
+    pub reason: &'static str,
+    /// For people: what is so, and what to do about it.
+    pub message: String,
+}
+
+impl NewCondition {
+    /// The text that the API stores for the status.
+    pub fn status_text(&self) -> &'static str {
+        match self.status {
+            Some(true) => "True",
+            Some(false) => "False",
+            None => "Unknown",
+        }
+    }
+}
+
+/// The list to store: each of `new` in its order, then those of `old` that `new` does not name.
+///
+/// The transition time moves to `now` only where the status differs from the stored one
+/// (API conventions, "Typical status properties").
+pub fn merge(
+    old: &[Condition],
+    new: &[NewCondition],
+    observed_generation: Option<i64>,
+    now: &Time,
+) -> Vec<Condition> {
+    let computed = new.iter().map(|condition| {
+        let status = condition.status_text();
+        let unchanged = old.iter().find(|o| o.type_ == condition.type_ && o.status == status);
+        Condition {
+            type_: condition.type_.to_owned(),
+            status: status.to_owned(),
+            reason: condition.reason.to_owned(),
+            message: condition.message.clone(),
+            observed_generation,
+            last_transition_time: unchanged.map_or_else(|| now.clone(), |o| o.last_transition_time.clone()),
+        }
+    });
+    let foreign = old.iter().filter(|o| new.iter().all(|n| n.type_ != o.type_)).cloned();
+    computed.chain(foreign).collect()
+}
+
+/// Whether the condition `type_` is True in `conditions`.
+pub fn is_true(conditions: &[Condition], type_: &str) -> bool {
+    conditions.iter().any(|c| c.type_ == type_ && c.status == "True")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::jiff::Timestamp;
+
+    fn at(second: i64) -> Time {
+        Time(Timestamp::from_second(second).unwrap())
+    }
+
+    fn ready(status: bool, reason: &'static str) -> NewCondition {
+        NewCondition { type_: "Ready", status: Some(status), reason, message: String::new() }
+    }
+
+    #[test]
+    fn the_transition_time_moves_only_when_the_status_flips() {
+        let first = merge(&[], &[ready(false, "Starting")], Some(1), &at(1));
+        let same = merge(&first, &[ready(false, "Waiting")], Some(2), &at(2));
+        assert_eq!(same[0].last_transition_time, at(1));
+        assert_eq!(same[0].reason, "Waiting");
+        let flipped = merge(&same, &[ready(true, "Up")], Some(2), &at(3));
+        assert_eq!(flipped[0].last_transition_time, at(3));
+    }
+
+    #[test]
+    fn conditions_of_others_are_kept() {
+        let stored = merge(&[], &[ready(true, "Up")], None, &at(1));
+        let other = NewCondition { type_: "Other", status: None, reason: "R", message: String::new() };
+        let merged = merge(&stored, &[other], None, &at(2));
+        assert_eq!(merged.iter().map(|c| c.type_.as_str()).collect::<Vec<_>>(), ["Other", "Ready"]);
+    }
+}

@@ -1,0 +1,53 @@
+//! Names that more than one component must agree on, and those that users know from MetalLB.
+
+/// The namespace of the stack unless the user chooses another; MetalLB's own.
+pub const DEFAULT_NAMESPACE: &str = "metallb-system";
+/// The only permitted name of a [`LoadBalancerStack`](crate::LoadBalancerStack).
+pub const STACK: &str = "default";
+
+/// Deployment, ServiceAccount and Role of the controller.
+pub const CONTROLLER: &str = "controller";
+/// DaemonSet, ServiceAccount and Role of the speaker.
+pub const SPEAKER: &str = "speaker";
+/// The operator's Deployment and ServiceAccount; also its server-side-apply field manager.
+pub const OPERATOR: &str = "lbstack-operator";
+/// The key that speakers authenticate their beacons with, made by the operator.
+pub const BEACON_KEY_SECRET: &str = "speaker-beacon-key";
+/// A key that the user may bring, as MetalLB's manual tells; it has precedence over [`BEACON_KEY_SECRET`].
+pub const MEMBERLIST_SECRET: &str = "memberlist";
+/// The entry of both Secrets that holds the key.
+pub const SECRET_KEY: &str = "secretkey";
+/// The Lease that the leading controller holds, in the namespace of the stack.
+pub const CONTROLLER_LEASE: &str = "lbstack-controller";
+/// The Lease that the leading operator holds, in the operator's own namespace.
+pub const OPERATOR_LEASE: &str = "lbstack-operator";
+
+/// On every object that the operator makes; the value is [`OPERATOR`].
+pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// On every object that the operator makes; the value is `lbstack`.
+pub const LABEL_PART_OF: &str = "app.kubernetes.io/part-of";
+/// Value of [`LABEL_PART_OF`].
+pub const PART_OF: &str = "lbstack";
+/// MetalLB's own pod labels: `app: metallb`, `component: controller|speaker`. Scripts select by them.
+pub const LABEL_APP: &str = "app";
+/// See [`LABEL_APP`].
+pub const LABEL_COMPONENT: &str = "component";
+/// Value of [`LABEL_APP`].
+pub const APP: &str = "metallb";
+
+/// On a `ServiceL2Status`: the announcing node.
+pub const LABEL_NODE: &str = "metallb.io/node";
+/// On a `ServiceL2Status`: the Service's name.
+pub const LABEL_SERVICE_NAME: &str = "metallb.io/service-name";
+/// On a `ServiceL2Status`: the Service's namespace.
+pub const LABEL_SERVICE_NAMESPACE: &str = "metallb.io/service-namespace";
+/// On a `ConfigurationState`: which process it is about, `controller` or `speaker`.
+pub const LABEL_COMPONENT_TYPE: &str = "metallb.io/component-type";
+/// On a speaker's `ConfigurationState`: its node.
+pub const LABEL_NODE_NAME: &str = "metallb.io/node-name";
+/// Type of a condition of a speaker's `ConfigurationState`: True while it cannot hear speakers that live.
+pub const CONDITION_BEACONS_BLOCKED: &str = "lbstack.dev/BeaconsBlocked";
+/// A Node with this label announces nothing (Kubernetes' well-known label).
+pub const LABEL_EXCLUDE_NODE: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
+/// On the pods of a workload whose account was made anew: the account's UID.
+pub const ANNOTATION_ACCOUNT: &str = "lbstack.dev/service-account";

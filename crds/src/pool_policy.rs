@@ -1,0 +1,75 @@
+//! `PoolPolicy`: reservations and quotas for an `IPAddressPool`, beside it, so that MetalLB's schema stays as it is.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
+use kube::{CustomResource, KubeSchema};
+use serde::{Deserialize, Serialize};
+
+/// Addresses kept back, and limits for namespaces.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[kube(
+    group = "lbstack.dev",
+    version = "v1alpha1",
+    kind = "PoolPolicy",
+    plural = "poolpolicies",
+    namespaced,
+    status = "PoolPolicyStatus",
+    doc = "PoolPolicy keeps addresses of an IPAddressPool back and limits how many a namespace may have.",
+    derive = "PartialEq",
+    printcolumn(name = "Pool", type_ = "string", json_path = ".spec.pool"),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Ready')].status"
+    )
+)]
+#[serde(rename_all = "camelCase")]
+pub struct PoolPolicySpec {
+    /// Name of the `IPAddressPool`, in the same namespace.
+    #[schemars(length(min = 1, max = 253))]
+    pub pool: String,
+
+    /// Addresses that only a Service gets which asks for them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1024))]
+    pub reserved: Vec<Reservation>,
+
+    /// Limits for namespaces. The lowest that binds a namespace counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub quotas: Vec<NamespaceQuota>,
+}
+
+/// Addresses that are kept back from automatic assignment.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Reservation {
+    /// An address, a prefix or a range.
+    #[schemars(length(min = 1, max = 128))]
+    pub addresses: String,
+    /// What for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub note: Option<String>,
+}
+
+/// A limit of addresses per namespace.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct NamespaceQuota {
+    /// Namespaces that it binds, by label; none means every namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace_selector: Option<LabelSelector>,
+    /// How many distinct addresses of the pool each of them may have.
+    #[schemars(range(min = 0))]
+    pub max_addresses: i32,
+}
+
+/// Whether the policy is in force.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct PoolPolicyStatus {
+    /// `Ready`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+}

@@ -1,0 +1,328 @@
+//! `LoadBalancerStack`: the one resource that a user applies (`docs/design`, stack).
+//!
+//! A field appears here once it works.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Affinity, ResourceRequirements, Toleration, TopologySpreadConstraint};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::names::DEFAULT_NAMESPACE;
+use crate::{NamespaceQuota, Reservation, ServiceAllocation};
+
+mod speaker;
+mod status;
+
+pub use speaker::{
+    BeaconSettings, ConflictDetection, ExcludeLabel, Placement, SpeakerSettings, SpeakerUpdateStrategy,
+    UpdateType,
+};
+pub use status::{ComponentStatus, InventoryEntry, LoadBalancerStackStatus};
+
+/// What the stack shall be.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "lbstack.dev",
+    version = "v1alpha1",
+    kind = "LoadBalancerStack",
+    plural = "loadbalancerstacks",
+    shortname = "lbs",
+    category = "all",
+    status = "LoadBalancerStackStatus",
+    doc = "LoadBalancerStack is the whole load balancing of a cluster: controller, speakers and address pools.",
+    derive = "PartialEq",
+    validation = kube::core::Rule::new("self.metadata.name == 'default'")
+        .message("a cluster has one LoadBalancerStack, and its name is default: set metadata.name to default"),
+    printcolumn(
+        name = "Available",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Available')].status"
+    ),
+    printcolumn(name = "Speakers", type_ = "string", json_path = ".status.speakers"),
+    printcolumn(name = "Controller", type_ = "string", json_path = ".status.controller"),
+    printcolumn(name = "Version", type_ = "string", json_path = ".status.version"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Available')].message",
+        priority = 10
+    )
+)]
+#[serde(rename_all = "camelCase")]
+pub struct LoadBalancerStackSpec {
+    /// Where the stack lives. Made, with the pod-security labels that speakers need, if it does not exist.
+    #[serde(default = "default_namespace")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    #[x_kube(validation = kube::core::Rule::new("self == oldSelf")
+        .message("namespace cannot change: delete the LoadBalancerStack and create it anew"))]
+    pub namespace: String,
+
+    /// Pools of addresses. For each the operator keeps an `IPAddressPool` and an `L2Advertisement` of the same
+    /// name in the stack's namespace; those that users write by hand live beside them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["name".into()]))]
+    pub address_pools: Vec<AddressPool>,
+
+    /// The configuration of MetalLB v0.8 to v0.12, if there is one in the stack's namespace: imported, kept in
+    /// step, and removed with it.
+    #[serde(default)]
+    pub legacy_config_map: LegacyConfigMap,
+
+    /// Image of controller and speaker. The operator's own by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    pub image: Option<String>,
+
+    /// When nodes pull the image; Kubernetes' own default if unset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_pull_policy: Option<ImagePullPolicy>,
+
+    /// Serve the Services of this class. Empty: Services without a class.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 317))]
+    pub load_balancer_class: String,
+
+    /// How much controller and speaker log.
+    #[serde(default)]
+    pub log_level: LogLevel,
+
+    /// The pods that give Services their addresses.
+    #[serde(default)]
+    pub controller: ControllerSettings,
+
+    /// The pods that announce the addresses, one on each node.
+    #[serde(default)]
+    pub speaker: SpeakerSettings,
+}
+
+impl Default for LoadBalancerStackSpec {
+    fn default() -> Self {
+        Self {
+            namespace: default_namespace(),
+            address_pools: Vec::new(),
+            legacy_config_map: LegacyConfigMap::default(),
+            image: None,
+            image_pull_policy: None,
+            load_balancer_class: String::new(),
+            log_level: LogLevel::default(),
+            controller: ControllerSettings::default(),
+            speaker: SpeakerSettings::default(),
+        }
+    }
+}
+
+/// Where the configuration of MetalLB v0.8 to v0.12 is.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct LegacyConfigMap {
+    /// Name of the ConfigMap.
+    #[serde(default = "config")]
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Its entry that holds the text.
+    #[serde(default = "config")]
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
+}
+
+impl Default for LegacyConfigMap {
+    fn default() -> Self {
+        Self { name: config(), key: config() }
+    }
+}
+
+/// A pool given inline.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct AddressPool {
+    /// Name of the pool and of its advertisement.
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub name: String,
+
+    /// Prefixes (`192.168.10.0/24`) and ranges (`192.168.9.1-192.168.9.5`).
+    #[schemars(length(min = 1, max = 1024))]
+    pub addresses: Vec<String>,
+
+    /// Whether Services that ask for no pool and no address may get one from here.
+    #[serde(default = "yes")]
+    pub auto_assign: bool,
+
+    /// Keeps IPv4 addresses that end in .0 and .255 back.
+    #[serde(default, rename = "avoidBuggyIPs")]
+    pub avoid_buggy_ips: bool,
+
+    /// Which Services may get addresses from this pool, and how early it is tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_allocation: Option<ServiceAllocation>,
+
+    /// Addresses that only a Service gets which asks for them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1024))]
+    pub reserved: Vec<Reservation>,
+
+    /// How many addresses a namespace may have. The lowest limit that binds a namespace counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub quotas: Vec<NamespaceQuota>,
+
+    /// How the pool is announced on layer 2.
+    #[serde(default)]
+    pub layer2: Layer2Settings,
+}
+
+/// How an inline pool is announced on layer 2.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Layer2Settings {
+    /// False: the pool has no advertisement of its own.
+    #[serde(default = "yes")]
+    pub enabled: bool,
+
+    /// Interfaces to announce on, by their exact names; none means every interface.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub interfaces: Vec<String>,
+
+    /// Nodes that may announce, by label; any one selector is enough, none means every node.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub node_selectors: Vec<LabelSelector>,
+}
+
+impl Default for Layer2Settings {
+    fn default() -> Self {
+        Self { enabled: true, interfaces: Vec::new(), node_selectors: Vec::new() }
+    }
+}
+
+/// Settings of the controller's pods.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ControllerSettings {
+    /// How many; one leads, the others stand by.
+    #[serde(default = "two")]
+    #[schemars(range(min = 1, max = 16))]
+    pub replicas: i32,
+
+    /// Where and how they run.
+    #[serde(flatten)]
+    pub pod: PodSettings,
+}
+
+impl Default for ControllerSettings {
+    fn default() -> Self {
+        Self { replicas: two(), pod: PodSettings::default() }
+    }
+}
+
+macro_rules! words {
+    ($($type:ident: $($variant:ident),+;)*) => {
+        $(impl $type {
+            /// The word that the API and the processes use for it.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => stringify!($variant),)+
+                }
+            }
+        })*
+    };
+}
+
+words! {
+    UpdateType: RollingUpdate, OnDelete;
+    ExcludeLabel: Auto, Honour, Ignore;
+    Placement: Balanced, Hash;
+    ConflictDetection: Enforce, Warn, Off;
+    ImagePullPolicy: Always, IfNotPresent, Never;
+}
+
+/// Where and how pods run: fields of a pod as Kubernetes defines them.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct PodSettings {
+    /// Requests and limits of the container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+    /// Nodes to run on, by label; added to `kubernetes.io/os: linux`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_selector: BTreeMap<String, String>,
+    /// Taints to tolerate, added to those that the stack tolerates by itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tolerations: Vec<Toleration>,
+    /// Replaces the affinity that the stack sets by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<Affinity>,
+    /// How pods spread over zones and nodes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub topology_spread_constraints: Vec<TopologySpreadConstraint>,
+    /// Replaces the priority class that the stack sets by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority_class_name: Option<String>,
+    /// Added to the pods.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// Added to the pods; those that the stack sets by itself cannot be changed.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// When a node pulls an image.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImagePullPolicy {
+    /// At each start of a container.
+    Always,
+    /// When the node has no copy.
+    IfNotPresent,
+    /// Not at all.
+    Never,
+}
+
+/// How much a process logs.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// Failures that need a person.
+    Error,
+    /// Also what may need one.
+    Warn,
+    /// Also every change of state.
+    #[default]
+    Info,
+    /// Also every decision.
+    Debug,
+    /// Also every packet.
+    Trace,
+}
+
+impl LogLevel {
+    /// The word that the processes take as `--log-level`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+fn default_namespace() -> String {
+    DEFAULT_NAMESPACE.to_owned()
+}
+
+/// MetalLB's name for both the ConfigMap and its entry.
+fn config() -> String {
+    "config".to_owned()
+}
+
+const fn yes() -> bool {
+    true
+}
+
+const fn two() -> i32 {
+    2
+}

@@ -1,0 +1,170 @@
+//! Settings of the speakers.
+
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::PodSettings;
+
+/// Settings of the speaker's pods.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct SpeakerSettings {
+    /// How speakers are replaced when something about them changes.
+    #[serde(default)]
+    pub update_strategy: SpeakerUpdateStrategy,
+
+    /// Interfaces never to announce on: regular expressions on their names. MetalLB's list by default, which leaves
+    /// out what container runtimes and network plugins make.
+    #[serde(default = "excluded_interfaces")]
+    #[schemars(length(max = 64), inner(length(max = 256)))]
+    pub exclude_interfaces: Vec<String>,
+
+    /// What the label `node.kubernetes.io/exclude-from-external-load-balancers` on a node means.
+    #[serde(default)]
+    pub exclude_label: ExcludeLabel,
+
+    /// How speakers notice that one of them is gone.
+    #[serde(default)]
+    pub beacon: BeaconSettings,
+
+    /// How addresses are spread over nodes.
+    #[serde(default)]
+    pub placement: Placement,
+
+    /// What to do when a machine outside of the stack uses an address of the stack.
+    #[serde(default)]
+    pub conflict_detection: ConflictDetection,
+
+    /// Where and how they run.
+    #[serde(flatten)]
+    pub pod: PodSettings,
+}
+
+impl Default for SpeakerSettings {
+    fn default() -> Self {
+        Self {
+            update_strategy: SpeakerUpdateStrategy::default(),
+            exclude_interfaces: excluded_interfaces(),
+            exclude_label: ExcludeLabel::default(),
+            beacon: BeaconSettings::default(),
+            placement: Placement::default(),
+            conflict_detection: ConflictDetection::default(),
+            pod: PodSettings::default(),
+        }
+    }
+}
+
+/// How speakers are replaced. Never two on one node: the old one hands its addresses over first.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct SpeakerUpdateStrategy {
+    /// By themselves, or when somebody deletes their pods.
+    #[serde(default, rename = "type")]
+    pub type_: UpdateType,
+    /// How many may be away at a time, as a number or a percentage of the nodes. 1 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_unavailable: Option<IntOrString>,
+}
+
+/// When a pod is replaced by one of a newer template.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UpdateType {
+    /// One after the other, by themselves.
+    #[default]
+    RollingUpdate,
+    /// When somebody deletes the old one.
+    OnDelete,
+}
+
+/// What the label that excludes a node from load balancing means.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ExcludeLabel {
+    /// Honoured, unless every node carries it, as on a cluster of one node.
+    #[default]
+    Auto,
+    /// A node with it announces nothing.
+    Honour,
+    /// Nothing.
+    Ignore,
+}
+
+/// How speakers notice that one of them is gone.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct BeaconSettings {
+    /// UDP port on every node.
+    #[serde(default = "beacon_port")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: i32,
+    /// Milliseconds between two beacons.
+    #[serde(default = "beacon_interval")]
+    #[schemars(range(min = 20, max = 1000))]
+    pub interval_ms: i32,
+    /// So many intervals without a beacon, and a speaker is taken for dead.
+    #[serde(default = "beacon_misses")]
+    #[schemars(range(min = 2, max = 20))]
+    pub misses: i32,
+}
+
+impl Default for BeaconSettings {
+    fn default() -> Self {
+        Self { port: beacon_port(), interval_ms: beacon_interval(), misses: beacon_misses() }
+    }
+}
+
+/// How addresses are spread over nodes.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Placement {
+    /// No node gets more than its share while others have less; who has an address keeps it.
+    #[default]
+    Balanced,
+    /// MetalLB's hash: a node that comes back takes its addresses back.
+    Hash,
+}
+
+/// What to do when a machine outside of the stack uses an address of the stack.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ConflictDetection {
+    /// The address is not announced, or defended; and it is told.
+    #[default]
+    Enforce,
+    /// The address is announced all the same; and it is told.
+    Warn,
+    /// Nobody looks.
+    Off,
+}
+
+const fn beacon_port() -> i32 {
+    7946
+}
+
+const fn beacon_interval() -> i32 {
+    100
+}
+
+const fn beacon_misses() -> i32 {
+    3
+}
+
+/// MetalLB's list (`reference/metallb.md` §7.3).
+fn excluded_interfaces() -> Vec<String> {
+    const MADE_BY_NETWORK_PLUGINS: [&str; 14] = [
+        "^docker.*",
+        "^cbr.*",
+        "^dummy.*",
+        "^virbr.*",
+        "^lxcbr.*",
+        "^veth.*",
+        "^lo$",
+        "^cali.*",
+        "^tunl.*",
+        "^flannel.*",
+        "^kube-ipvs.*",
+        "^cni.*",
+        "^nodelocaldns.*",
+        "^lxc.*",
+    ];
+    MADE_BY_NETWORK_PLUGINS.map(str::to_owned).into()
+}

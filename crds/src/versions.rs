@@ -1,0 +1,35 @@
+//! Kinds with more than one version.
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+
+/// `stored` with the versions of `older` also served, as deprecated ones.
+pub(crate) fn with_older(
+    mut stored: CustomResourceDefinition,
+    older: CustomResourceDefinition,
+    warning: &str,
+) -> CustomResourceDefinition {
+    let older = deprecate(older, warning).spec.versions.into_iter().map(|mut version| {
+        version.storage = false;
+        version
+    });
+    // Oldest first, as MetalLB lists them.
+    stored.spec.versions.splice(0..0, older);
+    stored
+}
+
+/// The same definition with every version marked as deprecated.
+pub(crate) fn deprecate(mut crd: CustomResourceDefinition, warning: &str) -> CustomResourceDefinition {
+    for version in &mut crd.spec.versions {
+        version.deprecated = Some(true);
+        version.deprecation_warning = Some(warning.to_owned());
+    }
+    crd
+}
+
+/// The same definition under another version name.
+pub(crate) fn renamed(mut crd: CustomResourceDefinition, name: &str) -> CustomResourceDefinition {
+    for version in &mut crd.spec.versions {
+        name.clone_into(&mut version.name);
+    }
+    crd
+}

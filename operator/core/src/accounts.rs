@@ -1,0 +1,54 @@
+//! Accounts of controller and speaker, and their rights.
+
+use crds::names::{CONTROLLER, SPEAKER};
+use k8s_openapi::api::core::v1::ServiceAccount;
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding, RoleRef, Subject};
+
+use crate::rbac::{Process, Scope, rules};
+use crate::{Object, ValidatedStack, meta};
+
+const RBAC_GROUP: &str = "rbac.authorization.k8s.io";
+
+pub(crate) fn objects(stack: &ValidatedStack) -> Vec<Object> {
+    [(Process::Controller, CONTROLLER), (Process::Speaker, SPEAKER)]
+        .into_iter()
+        .flat_map(|(process, name)| of(stack, process, name))
+        .collect()
+}
+
+fn of(stack: &ValidatedStack, process: Process, name: &str) -> [Object; 5] {
+    let cluster_name = format!("lbstack-{name}");
+    let here = || meta::namespaced(stack, name, Some(name));
+    let everywhere = || meta::cluster(stack, &cluster_name, Some(name));
+    let subjects = || Some(vec![subject(&stack.namespace, name)]);
+    [
+        ServiceAccount { metadata: here(), ..ServiceAccount::default() }.into(),
+        ClusterRole {
+            metadata: everywhere(),
+            rules: Some(rules(process, Scope::Cluster)),
+            aggregation_rule: None,
+        }
+        .into(),
+        ClusterRoleBinding {
+            metadata: everywhere(),
+            role_ref: role_ref("ClusterRole", &cluster_name),
+            subjects: subjects(),
+        }
+        .into(),
+        Role { metadata: here(), rules: Some(rules(process, Scope::Namespace)) }.into(),
+        RoleBinding { metadata: here(), role_ref: role_ref("Role", name), subjects: subjects() }.into(),
+    ]
+}
+
+pub(crate) fn subject(namespace: &str, account: &str) -> Subject {
+    Subject {
+        kind: "ServiceAccount".to_owned(),
+        name: account.to_owned(),
+        namespace: Some(namespace.to_owned()),
+        api_group: None,
+    }
+}
+
+pub(crate) fn role_ref(kind: &str, name: &str) -> RoleRef {
+    RoleRef { api_group: RBAC_GROUP.to_owned(), kind: kind.to_owned(), name: name.to_owned() }
+}

@@ -1,0 +1,85 @@
+//! The controller's Deployment and its disruption budget.
+
+use crds::ControllerSettings;
+use crds::names::CONTROLLER;
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
+use k8s_openapi::api::core::v1::{Container, PodSpec, PodTemplateSpec};
+use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use crate::{Object, ValidatedStack, meta, pod};
+
+pub(crate) fn objects(stack: &ValidatedStack) -> Vec<Object> {
+    std::iter::once(deployment(stack).into()).chain(disruption_budget(stack).map(Object::from)).collect()
+}
+
+fn deployment(stack: &ValidatedStack) -> Deployment {
+    let ControllerSettings { replicas, pod: settings } = &stack.controller;
+    let mut args = pod::common_args("controller", stack.log_level.as_str());
+    args.push(format!("--namespace={}", stack.namespace));
+    args.push(format!("--load-balancer-class={}", stack.load_balancer_class));
+    let container = Container {
+        env: Some(vec![
+            pod::from_field("POD_NAME", "metadata.name"),
+            pod::from_field("POD_NAMESPACE", "metadata.namespace"),
+        ]),
+        resources: Some(settings.resources.clone().unwrap_or_else(|| pod::requests("50m", "32Mi"))),
+        security_context: Some(pod::confined(pod::NOBODY, &[])),
+        ..pod::container(CONTROLLER, &stack.image, stack.image_pull_policy, args)
+    };
+    let spec = PodSpec {
+        service_account_name: Some(CONTROLLER.to_owned()),
+        enable_service_links: Some(false),
+        termination_grace_period_seconds: Some(10),
+        priority_class_name: Some(
+            settings.priority_class_name.clone().unwrap_or_else(|| "system-cluster-critical".to_owned()),
+        ),
+        node_selector: Some(pod::node_selector(settings)),
+        tolerations: pod::given(&settings.tolerations),
+        affinity: Some(
+            settings.affinity.clone().unwrap_or_else(|| pod::apart(meta::pod_selector(CONTROLLER))),
+        ),
+        topology_spread_constraints: pod::given(&settings.topology_spread_constraints),
+        security_context: Some(pod::pod_security_context()),
+        containers: vec![container],
+        ..PodSpec::default()
+    };
+    Deployment {
+        metadata: meta::namespaced(stack, CONTROLLER, Some(CONTROLLER)),
+        spec: Some(DeploymentSpec {
+            replicas: Some(*replicas),
+            revision_history_limit: Some(3),
+            selector: pod::selector(CONTROLLER),
+            // One more rather than one less: addresses are given out throughout.
+            strategy: Some(DeploymentStrategy {
+                type_: Some("RollingUpdate".to_owned()),
+                rolling_update: Some(RollingUpdateDeployment {
+                    max_surge: Some(IntOrString::Int(1)),
+                    max_unavailable: Some(IntOrString::Int(0)),
+                }),
+            }),
+            template: PodTemplateSpec {
+                metadata: Some(pod::metadata(CONTROLLER, settings)),
+                spec: Some(spec),
+            },
+            ..DeploymentSpec::default()
+        }),
+        status: None,
+    }
+}
+
+/// A drain takes one controller at a time. On the only node of a cluster that would never end, since the one
+/// that was evicted has nowhere to go: there is no budget then.
+fn disruption_budget(stack: &ValidatedStack) -> Option<PodDisruptionBudget> {
+    (stack.nodes > 1 && stack.controller.replicas > 1).then(|| PodDisruptionBudget {
+        metadata: meta::namespaced(stack, CONTROLLER, Some(CONTROLLER)),
+        spec: Some(PodDisruptionBudgetSpec {
+            max_unavailable: Some(IntOrString::Int(1)),
+            selector: Some(pod::selector(CONTROLLER)),
+            // One that does not work anyway holds up no drain.
+            unhealthy_pod_eviction_policy: Some("AlwaysAllow".to_owned()),
+            ..PodDisruptionBudgetSpec::default()
+        }),
+        status: None,
+    })
+}

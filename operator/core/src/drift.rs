@@ -1,0 +1,247 @@
+//! How an object in the cluster differs from the rendered one, whose doing that is, and what mends it.
+//!
+//! The API server adds defaults, and other parts of Kubernetes write labels, annotations and status. So an object
+//! is as rendered if all that is rendered is in it, and, where the whole object is the operator's
+//! ([`Extent::Whole`]), if nobody else has set anything beside it. The latter is read off the managed fields:
+//! defaults are owned by nobody.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crds::names::OPERATOR;
+use serde_json::Value;
+
+use crate::fields::{Ownership, Path, Step, locate};
+use crate::{Extent, quantity};
+
+/// The difference between an object in the cluster and the rendered one. Empty: there is none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Drift {
+    /// JSON pointers to what is rendered and differs or is missing.
+    pub differs: Vec<String>,
+    /// JSON pointers to what others have set beside it.
+    pub foreign: Vec<String>,
+    /// The field managers of both, other than the operator.
+    pub by: BTreeSet<String>,
+}
+
+impl Drift {
+    /// Whether the object is as rendered.
+    pub fn is_none(&self) -> bool {
+        self.differs.is_empty() && self.foreign.is_empty()
+    }
+}
+
+/// Compares `live` with `desired`.
+pub fn drift(desired: &Value, live: &Value, extent: Extent) -> Drift {
+    let mut differs = Vec::new();
+    // What kind an object is goes without saying: the items of a list do not say it.
+    let says = |name: &str| name != "apiVersion" && name != "kind";
+    for (name, value) in desired.as_object().into_iter().flatten().filter(|(name, _)| says(name)) {
+        compare(value, &live[name.as_str()], &mut vec![name.clone()], &mut differs);
+    }
+    let ownership = Ownership::of(live);
+    // What was rendered once and is no more: an apply takes it out.
+    let stale = ownership.ours.iter().filter(|path| locate(desired, path).is_none());
+    differs.extend(stale.filter_map(|path| locate(live, path)));
+    let mut by: BTreeSet<String> = BTreeSet::new();
+    let foreign = match extent {
+        Extent::Whole => foreign(&ownership, desired, live),
+        Extent::Rendered => BTreeMap::new(),
+    };
+    by.extend(foreign.values().cloned());
+    differs.sort();
+    differs.dedup();
+    for (manager, paths) in &ownership.others {
+        let located = paths.iter().filter_map(|path| locate(live, path));
+        let overlaps =
+            |tokens: &[String]| differs.iter().any(|at| tokens.starts_with(at) || at.starts_with(tokens));
+        if located.filter(|tokens| !tokens.is_empty()).any(|tokens| overlaps(&tokens)) {
+            by.insert(manager.clone());
+        }
+    }
+    // Leftovers of our own patches are nobody's doing.
+    by.remove(OPERATOR);
+    Drift {
+        differs: differs.iter().map(|tokens| pointer(tokens)).collect(),
+        foreign: foreign.into_keys().map(|tokens| pointer(&tokens)).collect(),
+        by,
+    }
+}
+
+/// `live` without what others set, and with what is rendered: what a patch shall make of it.
+pub fn mended(desired: &Value, live: &Value) -> Value {
+    let mut mended = live.clone();
+    // From the back, so that indices stay right.
+    for tokens in foreign(&Ownership::of(live), desired, live).keys().rev() {
+        remove(&mut mended, tokens);
+    }
+    overlay(&mut mended, desired, "");
+    mended
+}
+
+/// What is set by others only and not rendered, by its place; of a subtree in which nothing is ours, its root.
+fn foreign(ownership: &Ownership, desired: &Value, live: &Value) -> BTreeMap<Tokens, String> {
+    // Nothing is known to be ours: the object was never applied, or its managed fields were cleared.
+    if ownership.ours.is_empty() {
+        return BTreeMap::new();
+    }
+    let mut found = BTreeMap::new();
+    for (manager, paths) in &ownership.others {
+        for path in paths.iter().filter(|path| is_content(path) && !ownership.is_ours(path)) {
+            let mut root = path.as_slice();
+            while root.len() > 2 && !ownership.is_ours(&root[..root.len() - 1]) {
+                root = &root[..root.len() - 1];
+            }
+            // What is rendered is compared by its value, whoever set it last.
+            let rendered = locate(desired, root).is_some();
+            if let Some(tokens) = locate(live, root).filter(|_| !rendered) {
+                found.insert(Tokens(tokens), manager.clone());
+            }
+        }
+    }
+    let roots: Vec<Tokens> = found.keys().cloned().collect();
+    found.retain(|tokens, _| !roots.iter().any(|root| root != tokens && tokens.0.starts_with(&root.0)));
+    found
+}
+
+/// The place of a value, ordered so that list items sort by number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Tokens(Vec<String>);
+
+impl Ord for Tokens {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        let number = |token: &String| (token.parse::<usize>().unwrap_or(usize::MAX), token.clone());
+        self.0.iter().map(number).cmp(other.0.iter().map(number))
+    }
+}
+
+impl PartialOrd for Tokens {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl std::ops::Deref for Tokens {
+    type Target = [String];
+
+    fn deref(&self) -> &[String] {
+        &self.0
+    }
+}
+
+/// Everything but metadata, status, and labels and annotations of pods (`kubectl rollout restart` sets one).
+fn is_content(path: &Path) -> bool {
+    let field = |index: usize| match path.get(index) {
+        Some(Step::Field(name)) => name.as_str(),
+        _ => "",
+    };
+    match field(0) {
+        "" | "apiVersion" | "kind" | "metadata" | "status" => false,
+        "spec" => !(path.len() < 2 || field(1) == "template" && field(2) == "metadata"),
+        _ => true,
+    }
+}
+
+/// Collects where `live` lacks something of `desired`.
+fn compare(desired: &Value, live: &Value, at: &mut Vec<String>, differs: &mut Vec<Vec<String>>) {
+    match (desired, live) {
+        (Value::Object(fields), _) => {
+            for (name, value) in fields {
+                at.push(name.clone());
+                compare(value, &live[name.as_str()], at, differs);
+                at.pop();
+            }
+        }
+        (Value::Array(items), Value::Array(_)) if !keys(at.last()).is_empty() => {
+            for item in items {
+                let found = find(live, item, keys(at.last()));
+                at.push(found.map_or_else(|| "-".to_owned(), |index| index.to_string()));
+                compare(item, found.map_or(&Value::Null, |index| &live[index]), at, differs);
+                at.pop();
+            }
+        }
+        (Value::Array(items), Value::Array(others)) if items.len() == others.len() => {
+            for (index, item) in items.iter().enumerate() {
+                at.push(index.to_string());
+                compare(item, &others[index], at, differs);
+                at.pop();
+            }
+        }
+        (Value::Array(items), Value::Null) if items.is_empty() => {}
+        _ if desired == live || same_quantity(desired, live, at) => {}
+        _ => differs.push(at.clone()),
+    }
+}
+
+/// Quantities are stored in a canonical form.
+fn same_quantity(desired: &Value, live: &Value, at: &[String]) -> bool {
+    let parse = |value: &Value| value.as_str().and_then(quantity::parse);
+    at.len() > 1
+        && matches!(at[at.len() - 2].as_str(), "limits" | "requests")
+        && parse(desired).is_some_and(|quantity| parse(live) == Some(quantity))
+}
+
+/// By which fields the items of the list `name` are told apart; none if the list is one value as a whole.
+/// (`x-kubernetes-list-map-keys` of the kinds in the table of [`crate::Kind`].)
+fn keys(name: Option<&String>) -> &'static [&'static str] {
+    match name.map(String::as_str) {
+        Some("containers" | "initContainers" | "volumes" | "env" | "imagePullSecrets") => &["name"],
+        Some("volumeMounts") => &["mountPath"],
+        Some("ports") => &["containerPort", "protocol"],
+        Some("topologySpreadConstraints") => &["topologyKey", "whenUnsatisfiable"],
+        Some("ownerReferences") => &["uid"],
+        _ => &[],
+    }
+}
+
+fn find(live: &Value, item: &Value, keys: &[&str]) -> Option<usize> {
+    let same = |other: &Value| keys.iter().all(|key| other[*key] == item[*key]);
+    live.as_array()?.iter().position(same)
+}
+
+/// Puts `desired` over `target`, as a server-side apply would.
+fn overlay(target: &mut Value, desired: &Value, name: &str) {
+    let keys = keys(Some(&name.to_owned()));
+    match (target, desired) {
+        (Value::Object(target), Value::Object(fields)) => {
+            for (name, value) in fields {
+                overlay(target.entry(name.as_str()).or_insert(Value::Null), value, name);
+            }
+        }
+        (Value::Array(target), Value::Array(items)) if !keys.is_empty() => {
+            for item in items {
+                match target.iter_mut().find(|other| keys.iter().all(|key| other[*key] == item[*key])) {
+                    Some(other) => overlay(other, item, ""),
+                    None => target.push(item.clone()),
+                }
+            }
+        }
+        (target, desired) => *target = desired.clone(),
+    }
+}
+
+fn remove(target: &mut Value, tokens: &[String]) {
+    let Some((last, parents)) = tokens.split_last() else { return };
+    match target.pointer_mut(&pointer(parents)) {
+        Some(Value::Object(fields)) => {
+            fields.remove(last);
+        }
+        Some(Value::Array(items)) => {
+            if let Some(index) = last.parse::<usize>().ok().filter(|index| *index < items.len()) {
+                items.remove(index);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn pointer(tokens: &[String]) -> String {
+    tokens.iter().fold(String::new(), |mut text, token| {
+        text.push('/');
+        text.push_str(&token.replace('~', "~0").replace('/', "~1"));
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,180 @@
+use serde_json::json;
+
+use super::*;
+
+fn desired() -> Value {
+    json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "speaker", "labels": {"app": "x"}},
+        "spec": {"template": {"spec": {"containers": [{"name": "speaker", "image": "i:1", "args": ["a", "b"],
+            "env": [{"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}],
+            "resources": {"limits": {"cpu": "1000m"}}}]}}}})
+}
+
+fn ours() -> Value {
+    json!({"manager": "lbstack-operator", "operation": "Apply", "fieldsV1": {
+        "f:metadata": {"f:labels": {"f:app": {}}},
+        "f:spec": {"f:template": {"f:spec": {"f:containers": {"k:{\"name\":\"speaker\"}": {
+            ".": {}, "f:name": {}, "f:image": {}, "f:args": {},
+            "f:env": {"k:{\"name\":\"NODE\"}": {".": {}, "f:name": {}, "f:valueFrom": {}}},
+            "f:resources": {}}}}}}}})
+}
+
+/// As the API server stores it: defaults added, quantities in canonical form.
+fn live(others: Vec<Value>) -> Value {
+    let mut live = desired();
+    let container = &mut live["spec"]["template"]["spec"]["containers"][0];
+    container["env"][0]["valueFrom"]["fieldRef"]["apiVersion"] = json!("v1");
+    container["resources"]["limits"]["cpu"] = json!("1");
+    container["terminationMessagePath"] = json!("/dev/termination-log");
+    live["spec"]["revisionHistoryLimit"] = json!(10);
+    live["status"] = json!({"numberReady": 3});
+    let mut entries = vec![ours()];
+    entries.extend(others);
+    live["metadata"]["managedFields"] = json!(entries);
+    live
+}
+
+fn edit(fields: &Value) -> Value {
+    json!({"manager": "kubectl-edit", "operation": "Update", "fieldsV1": fields})
+}
+
+fn in_container(fields: &Value) -> Value {
+    edit(
+        &json!({"f:spec": {"f:template": {"f:spec": {"f:containers": {"k:{\"name\":\"speaker\"}": fields}}}}}),
+    )
+}
+
+fn container(live: &mut Value) -> &mut Value {
+    &mut live["spec"]["template"]["spec"]["containers"][0]
+}
+
+#[test]
+fn defaults_canonical_quantities_and_status_are_no_drift() {
+    assert_eq!(drift(&desired(), &live(vec![]), Extent::Whole), Drift::default());
+}
+
+#[test]
+fn foreign_labels_annotations_and_a_rollout_restart_are_no_drift() {
+    let restart = json!({"manager": "kubectl-rollout", "operation": "Update", "fieldsV1": {
+        "f:spec": {"f:template": {"f:metadata": {"f:annotations": {".": {}, "f:kubectl.kubernetes.io/restartedAt": {}}}}},
+        "f:metadata": {"f:annotations": {"f:note": {}}}}});
+    let mut live = live(vec![restart]);
+    live["spec"]["template"]["metadata"] =
+        json!({"annotations": {"kubectl.kubernetes.io/restartedAt": "now"}});
+    live["metadata"]["annotations"] = json!({"note": "x"});
+    assert!(drift(&desired(), &live, Extent::Whole).is_none());
+}
+
+#[test]
+fn an_edited_field_is_drift_and_names_who_did_it() {
+    let mut live = live(vec![in_container(&json!({"f:image": {}}))]);
+    container(&mut live)["image"] = json!("evil:1");
+    let drift = drift(&desired(), &live, Extent::Whole);
+    assert_eq!(drift.differs, ["/spec/template/spec/containers/0/image"]);
+    assert_eq!(drift.by, BTreeSet::from(["kubectl-edit".to_owned()]));
+    assert_eq!(drift.foreign, Vec::<String>::new());
+    assert_eq!(container(&mut mended(&desired(), &live))["image"], "i:1");
+}
+
+#[test]
+fn whatever_others_add_is_taken_out_whole() {
+    let additions = in_container(&json!({
+        "f:env": {"k:{\"name\":\"X\"}": {".": {}, "f:name": {}, "f:value": {}}},
+        "f:lifecycle": {"f:preStop": {"f:exec": {"f:command": {}}}},
+    }));
+    let sidecar = edit(&json!({"f:spec": {"f:template": {"f:spec": {
+        "f:hostPID": {},
+        "f:containers": {"k:{\"name\":\"side\"}": {".": {}, "f:name": {}, "f:image": {}}}}}}}));
+    let mut live = live(vec![additions, sidecar]);
+    container(&mut live)["env"].as_array_mut().unwrap().insert(0, json!({"name": "X", "value": "1"}));
+    container(&mut live)["lifecycle"] = json!({"preStop": {"exec": {"command": ["x"]}}});
+    live["spec"]["template"]["spec"]["hostPID"] = json!(true);
+    live["spec"]["template"]["spec"]["containers"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({"name": "side", "image": "s"}));
+    let found = drift(&desired(), &live, Extent::Whole);
+    assert_eq!(found.differs, Vec::<String>::new());
+    assert_eq!(
+        found.foreign,
+        [
+            "/spec/template/spec/containers/0/env/0",
+            "/spec/template/spec/containers/0/lifecycle",
+            "/spec/template/spec/containers/1",
+            "/spec/template/spec/hostPID",
+        ]
+    );
+    let mended = mended(&desired(), &live);
+    assert_eq!(mended["spec"]["template"]["spec"]["hostPID"], Value::Null);
+    assert_eq!(mended["spec"]["template"]["spec"]["containers"].as_array().unwrap().len(), 1);
+    assert_eq!(mended["spec"]["template"]["spec"]["containers"][0]["env"].as_array().unwrap().len(), 1);
+    assert_eq!(mended["spec"]["revisionHistoryLimit"], 10, "defaults stay");
+}
+
+#[test]
+fn a_variable_turned_from_a_reference_into_a_value_is_turned_back() {
+    let mut live = live(vec![in_container(&json!({"f:env": {"k:{\"name\":\"NODE\"}": {"f:value": {}}}}))]);
+    container(&mut live)["env"][0] = json!({"name": "NODE", "value": "x"});
+    let found = drift(&desired(), &live, Extent::Whole);
+    assert!(!found.differs.is_empty() && found.foreign == ["/spec/template/spec/containers/0/env/0/value"]);
+    let mut mended = mended(&desired(), &live);
+    assert_eq!(container(&mut mended)["env"], desired()["spec"]["template"]["spec"]["containers"][0]["env"]);
+}
+
+#[test]
+fn arguments_are_one_value() {
+    let mut live = live(vec![in_container(&json!({"f:args": {}}))]);
+    container(&mut live)["args"] = json!(["a", "b", "--more"]);
+    assert_eq!(drift(&desired(), &live, Extent::Whole).differs, ["/spec/template/spec/containers/0/args"]);
+}
+
+#[test]
+fn a_missing_label_is_drift_and_an_empty_list_may_be_absent() {
+    let mut without_label = live(vec![]);
+    without_label["metadata"]["labels"] = Value::Null;
+    assert_eq!(drift(&desired(), &without_label, Extent::Rendered).differs, ["/metadata/labels/app"]);
+    assert!(drift(&json!({"rules": []}), &json!({}), Extent::Whole).is_none());
+}
+
+#[test]
+fn without_managed_fields_of_ours_nothing_is_taken_out() {
+    let mut live = live(vec![in_container(&json!({"f:stdin": {}}))]);
+    container(&mut live)["stdin"] = json!(true);
+    live["metadata"]["managedFields"].as_array_mut().unwrap().remove(0);
+    assert!(drift(&desired(), &live, Extent::Whole).is_none());
+}
+
+#[test]
+fn our_own_leftovers_of_a_json_patch_are_taken_out() {
+    let leftover = json!({"manager": "lbstack-operator", "operation": "Update",
+        "fieldsV1": {"f:spec": {"f:minReadySeconds": {}}}});
+    let mut live = live(vec![leftover]);
+    live["spec"]["minReadySeconds"] = json!(5);
+    let found = drift(&desired(), &live, Extent::Whole);
+    assert_eq!(found.foreign, ["/spec/minReadySeconds"]);
+    assert!(found.by.is_empty(), "nobody else did it");
+}
+
+#[test]
+fn what_is_rendered_no_more_is_drift() {
+    let mut desired = desired();
+    desired["spec"]["template"]["spec"]["containers"][0].as_object_mut().unwrap().remove("resources");
+    desired["metadata"]["labels"] = json!({});
+    let drift = drift(&desired, &live(vec![]), Extent::Whole);
+    assert_eq!(drift.differs, ["/metadata/labels/app", "/spec/template/spec/containers/0/resources"]);
+}
+
+#[test]
+fn what_somebody_else_set_to_what_is_rendered_is_no_drift() {
+    let mut live = live(vec![in_container(&json!({"f:image": {}}))]);
+    let fields = &mut live["metadata"]["managedFields"][0]["fieldsV1"];
+    let ours = &mut fields["f:spec"]["f:template"]["f:spec"]["f:containers"]["k:{\"name\":\"speaker\"}"];
+    ours.as_object_mut().unwrap().remove("f:image");
+    assert!(drift(&desired(), &live, Extent::Whole).is_none());
+}
+
+#[test]
+fn an_object_need_not_say_its_kind() {
+    let mut live = live(vec![]);
+    live.as_object_mut().unwrap().retain(|name, _| name != "kind" && name != "apiVersion");
+    assert!(drift(&desired(), &live, Extent::Whole).is_none());
+}

@@ -1,0 +1,106 @@
+//! Who owns which field: `metadata.managedFields` (Kubernetes, "Server-Side Apply", format `FieldsV1`).
+
+use std::collections::BTreeMap;
+
+use crds::names::OPERATOR;
+use serde_json::{Map, Value};
+
+/// One step from a value into it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Step {
+    /// A field of an object (`f:name`).
+    Field(String),
+    /// An item of a list, by its keys (`k:{"name":"speaker"}`).
+    Keys(Map<String, Value>),
+    /// An item of a list, by its value (`v:"a"`).
+    Item(Value),
+}
+
+/// The way from the root of an object to one of its fields.
+pub(crate) type Path = Vec<Step>;
+
+/// The fields of an object by who set them.
+#[derive(Debug, Default)]
+pub(crate) struct Ownership {
+    /// Those that the operator applied.
+    pub(crate) ours: Vec<Path>,
+    /// All others, by field manager.
+    pub(crate) others: BTreeMap<String, Vec<Path>>,
+}
+
+impl Ownership {
+    /// Reads the managed fields of `live`. What cannot be read is owned by nobody.
+    pub(crate) fn of(live: &Value) -> Self {
+        let mut ownership = Self::default();
+        let entries = live["metadata"]["managedFields"].as_array().map_or(&[][..], Vec::as_slice);
+        for entry in entries {
+            // A status is written by those whose business it is.
+            if entry["subresource"] == "status" {
+                continue;
+            }
+            let manager = entry["manager"].as_str().unwrap_or("unknown");
+            // Our patches other than by apply are leftovers to take out: an apply would never drop their fields.
+            let applied = manager == OPERATOR && entry["operation"] == "Apply";
+            let paths = if applied {
+                &mut ownership.ours
+            } else {
+                ownership.others.entry(manager.to_owned()).or_default()
+            };
+            collect(&entry["fieldsV1"], &mut Vec::new(), paths);
+        }
+        ownership
+    }
+
+    /// Whether the operator owns the field at `path` or one below it.
+    pub(crate) fn is_ours(&self, path: &[Step]) -> bool {
+        self.ours.iter().any(|ours| ours.starts_with(path))
+    }
+}
+
+fn collect(node: &Value, at: &mut Path, paths: &mut Vec<Path>) {
+    let Some(node) = node.as_object() else { return };
+    if node.is_empty() || node.contains_key(".") {
+        paths.push(at.clone());
+    }
+    for (name, below) in node {
+        if let Some(step) = step(name) {
+            at.push(step);
+            collect(below, at, paths);
+            at.pop();
+        }
+    }
+}
+
+fn step(name: &str) -> Option<Step> {
+    let (kind, rest) = name.split_once(':')?;
+    match kind {
+        "f" => Some(Step::Field(rest.to_owned())),
+        "k" => Some(Step::Keys(serde_json::from_str(rest).ok()?)),
+        "v" => Some(Step::Item(serde_json::from_str(rest).ok()?)),
+        // Items by index belong to lists that are owned as a whole.
+        _ => None,
+    }
+}
+
+/// The tokens of a JSON pointer to `path` in `live`; none if nothing is there.
+pub(crate) fn locate(live: &Value, path: &[Step]) -> Option<Vec<String>> {
+    let mut at = live;
+    let mut tokens = Vec::with_capacity(path.len());
+    for step in path {
+        let token = match step {
+            Step::Field(name) => name.clone(),
+            Step::Keys(keys) => position(at, |item| keys.iter().all(|(key, value)| &item[key] == value))?,
+            Step::Item(value) => position(at, |item| item == value)?,
+        };
+        at = match at {
+            Value::Array(items) => items.get(token.parse::<usize>().ok()?)?,
+            other => other.get(&token)?,
+        };
+        tokens.push(token);
+    }
+    Some(tokens)
+}
+
+fn position(list: &Value, matches: impl Fn(&Value) -> bool) -> Option<String> {
+    list.as_array()?.iter().position(matches).map(|index| index.to_string())
+}

@@ -1,0 +1,121 @@
+//! The operator's own manifest: what `deploy/install.yaml` is generated from.
+
+use std::collections::BTreeMap;
+
+use crds::ObjectMeta;
+use crds::names::{DEFAULT_NAMESPACE, LABEL_PART_OF, OPERATOR, PART_OF};
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec};
+use k8s_openapi::api::core::v1::{Container, Namespace, PodSpec, PodTemplateSpec, ServiceAccount};
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use serde_json::Value;
+
+use crate::accounts::{role_ref, subject};
+use crate::namespace::pod_security;
+use crate::pod;
+use crate::rbac::{self, Process, Scope};
+
+/// Where the operator lives unless OLM puts it elsewhere.
+pub const NAMESPACE: &str = "lbstack-system";
+/// The image that the generated manifests name.
+pub const IMAGE: &str = concat!("lbstack/lbstack:v", env!("CARGO_PKG_VERSION"));
+/// The variable by which the operator learns the image of controller and speaker.
+pub const RELATED_IMAGE: &str = "RELATED_IMAGE_LBSTACK";
+/// The operator's container.
+const CONTAINER: &str = "operator";
+
+/// The operator's objects, in the order to apply. The definitions of the kinds come before them.
+///
+/// # Errors
+///
+/// An object cannot be serialised.
+pub fn objects(image: &str) -> Result<Vec<Value>, serde_json::Error> {
+    Ok(vec![
+        serde_json::to_value(namespace(NAMESPACE, BTreeMap::new()))?,
+        // So that pools can be applied before the stack. Whoever made it keeps it: it outlives the stack.
+        serde_json::to_value(namespace(DEFAULT_NAMESPACE, pod_security()))?,
+        serde_json::to_value(ServiceAccount { metadata: here(OPERATOR), ..ServiceAccount::default() })?,
+        serde_json::to_value(ClusterRole {
+            metadata: everywhere(OPERATOR),
+            rules: Some(rbac::operator_rules()),
+            aggregation_rule: None,
+        })?,
+        serde_json::to_value(ClusterRoleBinding {
+            metadata: everywhere(OPERATOR),
+            role_ref: role_ref("ClusterRole", OPERATOR),
+            subjects: Some(vec![subject(NAMESPACE, OPERATOR)]),
+        })?,
+        serde_json::to_value(Role {
+            metadata: here(OPERATOR),
+            rules: Some(rbac::rules(Process::Operator, Scope::Namespace)),
+        })?,
+        serde_json::to_value(RoleBinding {
+            metadata: here(OPERATOR),
+            role_ref: role_ref("Role", OPERATOR),
+            subjects: Some(vec![subject(NAMESPACE, OPERATOR)]),
+        })?,
+        serde_json::to_value(deployment(image))?,
+    ])
+}
+
+fn deployment(image: &str) -> Deployment {
+    let selector = BTreeMap::from([("app.kubernetes.io/name".to_owned(), OPERATOR.to_owned())]);
+    let mut args = pod::common_args("operator", "info");
+    args.push("--namespace=$(POD_NAMESPACE)".to_owned());
+    let container = Container {
+        env: Some(vec![
+            pod::from_field("POD_NAME", "metadata.name"),
+            pod::from_field("POD_NAMESPACE", "metadata.namespace"),
+            pod::variable(RELATED_IMAGE, image),
+        ]),
+        resources: Some(pod::requests("20m", "32Mi")),
+        security_context: Some(pod::confined(pod::NOBODY, &[])),
+        ..pod::container(CONTAINER, image, None, args)
+    };
+    let spec = PodSpec {
+        service_account_name: Some(OPERATOR.to_owned()),
+        enable_service_links: Some(false),
+        // A deletion of the stack that is under way is finished within it.
+        termination_grace_period_seconds: Some(30),
+        priority_class_name: Some("system-cluster-critical".to_owned()),
+        node_selector: Some(pod::node_selector(&crds::PodSettings::default())),
+        affinity: Some(pod::apart(selector.clone())),
+        security_context: Some(pod::pod_security_context()),
+        containers: vec![container],
+        ..PodSpec::default()
+    };
+    let mut labels = labels();
+    labels.extend(selector.clone());
+    Deployment {
+        metadata: here(OPERATOR),
+        spec: Some(DeploymentSpec {
+            replicas: Some(1),
+            revision_history_limit: Some(3),
+            selector: LabelSelector { match_labels: Some(selector), ..LabelSelector::default() },
+            template: PodTemplateSpec {
+                metadata: Some(ObjectMeta { labels: Some(labels), ..ObjectMeta::default() }),
+                spec: Some(spec),
+            },
+            ..DeploymentSpec::default()
+        }),
+        status: None,
+    }
+}
+
+fn namespace(name: &str, mut extra: BTreeMap<String, String>) -> Namespace {
+    let mut metadata = everywhere(name);
+    metadata.labels.get_or_insert_default().append(&mut extra);
+    Namespace { metadata, ..Namespace::default() }
+}
+
+fn labels() -> BTreeMap<String, String> {
+    BTreeMap::from([(LABEL_PART_OF.to_owned(), PART_OF.to_owned())])
+}
+
+fn everywhere(name: &str) -> ObjectMeta {
+    ObjectMeta { name: Some(name.to_owned()), labels: Some(labels()), ..ObjectMeta::default() }
+}
+
+fn here(name: &str) -> ObjectMeta {
+    ObjectMeta { namespace: Some(NAMESPACE.to_owned()), ..everywhere(name) }
+}

@@ -1,0 +1,130 @@
+//! The configuration of MetalLB before v0.13, imported: the ConfigMap of v0.8 to v0.12, and the kind `AddressPool`.
+//!
+//! What it says becomes today's objects, which are the operator's as everything else that it renders. A text that
+//! cannot be read at all changes nothing: what was imported last stays.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crds::{LegacyAddressPool, ObjectMeta, Resource};
+use rules::Severity;
+use rules::legacy::{Converted, LineFinding, convert, convert_address_pools};
+
+use crate::validate::Fault;
+use crate::{Key, Object, ValidatedStack, meta};
+
+/// On every imported object: what it was imported from.
+pub const LABEL_IMPORTED_FROM: &str = "lbstack.dev/imported-from";
+/// Value of [`LABEL_IMPORTED_FROM`].
+pub const CONFIG_MAP: &str = "configmap";
+/// Value of [`LABEL_IMPORTED_FROM`].
+pub const ADDRESS_POOL: &str = "addresspool";
+
+/// What there is to import.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// Name and text of the ConfigMap.
+    pub config_map: Option<(String, String)>,
+    /// Every `AddressPool` in the stack's namespace.
+    pub address_pools: Vec<Arc<LegacyAddressPool>>,
+    /// Of which of the two it is not known whether there are any: what was imported from it stays.
+    pub unknown: Vec<&'static str>,
+}
+
+/// What was imported, and what is to be said about it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Imported {
+    from_config_map: Converted,
+    from_address_pools: Converted,
+    pub(crate) faults: Vec<Fault>,
+    /// Something was left out.
+    pub(crate) spoiled: bool,
+    /// From what nothing could be read: what was imported from it stays.
+    pub(crate) stays: Vec<&'static str>,
+}
+
+pub(crate) fn import(sources: &Sources, namespace: &str) -> Imported {
+    let mut imported = Imported { stays: sources.unknown.clone(), ..Imported::default() };
+    if let Some((name, text)) = &sources.config_map {
+        match convert(text, namespace) {
+            Ok((converted, findings)) => {
+                imported.from_config_map = converted;
+                imported.spoiled |= findings.iter().any(|finding| finding.severity == Severity::Error);
+                imported.faults.extend(findings.into_iter().map(|finding| of_line(name, finding)));
+            }
+            Err(unreadable) => {
+                imported.stays.push(CONFIG_MAP);
+                imported.spoiled = true;
+                imported.faults.push(Fault {
+                    field: format!("ConfigMap {name} line {}", unreadable.line),
+                    value: String::new(),
+                    problem: unreadable.problem,
+                    remedy: "correct the text: until then what was imported last stays in force".to_owned(),
+                });
+            }
+        }
+    }
+    let (converted, findings) = convert_address_pools(&sources.address_pools, namespace);
+    imported.from_address_pools = converted;
+    imported.spoiled |= findings.iter().any(|finding| finding.severity == Severity::Error);
+    imported.faults.extend(findings.into_iter().map(|finding| Fault {
+        field: format!("{} {}", finding.object, finding.field),
+        value: finding.value,
+        problem: finding.problem,
+        remedy: finding.remedy,
+    }));
+    imported
+}
+
+fn of_line(name: &str, finding: LineFinding) -> Fault {
+    Fault {
+        field: format!("ConfigMap {name} line {} {}", finding.line, finding.field),
+        value: String::new(),
+        problem: finding.problem,
+        remedy: finding.remedy,
+    }
+}
+
+/// The imported objects, but for those whose name is `taken` by an inline pool, or by an earlier source.
+pub(crate) fn objects(stack: &ValidatedStack, mut taken: BTreeSet<Key>) -> Vec<Object> {
+    let sources =
+        [(CONFIG_MAP, &stack.imported.from_config_map), (ADDRESS_POOL, &stack.imported.from_address_pools)];
+    let mut objects = Vec::new();
+    for (source, converted) in sources {
+        for object in all(stack, source, converted.clone()) {
+            if taken.insert(object.key()) {
+                objects.push(object);
+            }
+        }
+    }
+    objects
+}
+
+fn all(stack: &ValidatedStack, source: &str, converted: Converted) -> Vec<Object> {
+    let Converted { pools, l2_advertisements, bgp_advertisements, bgp_peers, bfd_profiles, communities } =
+        converted;
+    let mut objects = Vec::new();
+    objects.extend(adopt(stack, source, pools));
+    objects.extend(adopt(stack, source, l2_advertisements));
+    objects.extend(adopt(stack, source, bfd_profiles));
+    objects.extend(adopt(stack, source, communities));
+    objects.extend(adopt(stack, source, bgp_peers));
+    objects.extend(adopt(stack, source, bgp_advertisements));
+    objects
+}
+
+/// Makes converted objects the stack's own.
+fn adopt<K: Resource + Into<Object>>(stack: &ValidatedStack, source: &str, objects: Vec<K>) -> Vec<Object> {
+    let adopt = |mut object: K| {
+        let name = object.meta().name.clone().unwrap_or_default();
+        let ObjectMeta { labels, annotations, .. } = std::mem::take(object.meta_mut());
+        let mut metadata = meta::namespaced(stack, &name, None);
+        let own = metadata.labels.get_or_insert_default();
+        own.insert(LABEL_IMPORTED_FROM.to_owned(), source.to_owned());
+        own.extend(labels.into_iter().flatten());
+        metadata.annotations = annotations;
+        *object.meta_mut() = metadata;
+        object.into()
+    };
+    objects.into_iter().map(adopt).collect()
+}

@@ -1,0 +1,32 @@
+//! The namespace of the stack. Never owned by reference: it may hold what is not ours.
+
+use std::collections::BTreeMap;
+
+use crds::ObjectMeta;
+use k8s_openapi::api::core::v1::Namespace;
+
+use crate::{ValidatedStack, meta};
+
+/// Speakers use the network of their node, which pod security allows only where it is off.
+pub const POD_SECURITY: [(&str, &str); 3] = [
+    ("pod-security.kubernetes.io/audit", "privileged"),
+    ("pod-security.kubernetes.io/enforce", "privileged"),
+    ("pod-security.kubernetes.io/warn", "privileged"),
+];
+
+pub(crate) fn pod_security() -> BTreeMap<String, String> {
+    POD_SECURITY.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+pub(crate) fn namespace(stack: &ValidatedStack) -> Namespace {
+    let mut labels = meta::labels(None);
+    labels.append(&mut pod_security());
+    Namespace {
+        metadata: ObjectMeta {
+            name: Some(stack.namespace.clone()),
+            labels: Some(labels),
+            ..ObjectMeta::default()
+        },
+        ..Namespace::default()
+    }
+}

@@ -1,0 +1,157 @@
+//! The speaker's DaemonSet and the key of the speakers.
+
+use std::collections::BTreeMap;
+
+use crds::names::{BEACON_KEY_SECRET, MEMBERLIST_SECRET, SECRET_KEY, SPEAKER};
+use crds::{SpeakerSettings, SpeakerUpdateStrategy, UpdateType};
+use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetSpec, DaemonSetUpdateStrategy, RollingUpdateDaemonSet};
+use k8s_openapi::api::core::v1::{
+    Container, EmptyDirVolumeSource, PodSpec, PodTemplateSpec, Secret, SecretVolumeSource, Toleration,
+    Volume, VolumeMount,
+};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use crate::{Object, ValidatedStack, meta, pod};
+
+const STATE_DIR: &str = "/var/lib/lbstack";
+/// The user's key and the operator's; the speaker prefers the user's.
+const KEYS: [(&str, &str, &str); 2] = [
+    ("memberlist", MEMBERLIST_SECRET, "/etc/lbstack/memberlist"),
+    ("beacon-key", BEACON_KEY_SECRET, "/etc/lbstack/beacon-key"),
+];
+
+pub(crate) fn objects(stack: &ValidatedStack) -> Vec<Object> {
+    vec![key(stack).into(), daemon_set(stack).into()]
+}
+
+fn key(stack: &ValidatedStack) -> Secret {
+    Secret {
+        metadata: meta::namespaced(stack, BEACON_KEY_SECRET, Some(SPEAKER)),
+        type_: Some("Opaque".to_owned()),
+        data: Some(BTreeMap::from([(SECRET_KEY.to_owned(), stack.beacon_key.bytes())])),
+        ..Secret::default()
+    }
+}
+
+fn daemon_set(stack: &ValidatedStack) -> DaemonSet {
+    let SpeakerSettings { pod: settings, update_strategy, .. } = &stack.speaker;
+    let mut tolerations = every_taint();
+    tolerations.extend(settings.tolerations.iter().cloned());
+    let spec = PodSpec {
+        service_account_name: Some(SPEAKER.to_owned()),
+        enable_service_links: Some(false),
+        host_network: Some(true),
+        dns_policy: Some("ClusterFirstWithHostNet".to_owned()),
+        // Long enough to hand every address over to another node.
+        termination_grace_period_seconds: Some(30),
+        priority_class_name: Some(
+            settings.priority_class_name.clone().unwrap_or_else(|| "system-node-critical".to_owned()),
+        ),
+        node_selector: Some(pod::node_selector(settings)),
+        tolerations: Some(tolerations),
+        affinity: settings.affinity.clone(),
+        topology_spread_constraints: pod::given(&settings.topology_spread_constraints),
+        security_context: Some(pod::pod_security_context()),
+        containers: vec![container(stack)],
+        volumes: Some(volumes()),
+        ..PodSpec::default()
+    };
+    DaemonSet {
+        metadata: meta::namespaced(stack, SPEAKER, Some(SPEAKER)),
+        spec: Some(DaemonSetSpec {
+            revision_history_limit: Some(3),
+            selector: pod::selector(SPEAKER),
+            update_strategy: Some(strategy(update_strategy)),
+            template: PodTemplateSpec { metadata: Some(pod::metadata(SPEAKER, settings)), spec: Some(spec) },
+            ..DaemonSetSpec::default()
+        }),
+        status: None,
+    }
+}
+
+/// One node at a time, each handing its addresses over first. Never two speakers on one node.
+fn strategy(wanted: &SpeakerUpdateStrategy) -> DaemonSetUpdateStrategy {
+    let rolling = RollingUpdateDaemonSet {
+        max_surge: Some(IntOrString::Int(0)),
+        max_unavailable: Some(wanted.max_unavailable.clone().unwrap_or(IntOrString::Int(1))),
+    };
+    DaemonSetUpdateStrategy {
+        type_: Some(wanted.type_.as_str().to_owned()),
+        rolling_update: (wanted.type_ == UpdateType::RollingUpdate).then_some(rolling),
+    }
+}
+
+fn container(stack: &ValidatedStack) -> Container {
+    let speaker = &stack.speaker;
+    let mut args = pod::common_args("speaker", stack.log_level.as_str());
+    args.push(format!("--namespace={}", stack.namespace));
+    args.push("--node-name=$(NODE_NAME)".to_owned());
+    args.push(format!("--load-balancer-class={}", stack.load_balancer_class));
+    args.push(format!("--state-dir={STATE_DIR}"));
+    args.push(format!("--beacon-port={}", speaker.beacon.port));
+    args.push(format!("--beacon-interval-ms={}", speaker.beacon.interval_ms));
+    args.push(format!("--beacon-misses={}", speaker.beacon.misses));
+    args.push(format!("--placement={}", speaker.placement.as_str()));
+    args.push(format!("--conflict-detection={}", speaker.conflict_detection.as_str()));
+    args.push(format!("--exclude-label={}", speaker.exclude_label.as_str()));
+    args.push(format!("--exclude-interfaces={}", speaker.exclude_interfaces.join(",")));
+    let shared = pod::container(SPEAKER, &stack.image, stack.image_pull_policy, args);
+    let mut ports = shared.ports.clone().unwrap_or_default();
+    ports.push(pod::port("beacons", speaker.beacon.port, "UDP"));
+    Container {
+        ports: Some(ports),
+        env: Some(vec![
+            pod::from_field("NODE_NAME", "spec.nodeName"),
+            pod::from_field("POD_NAME", "metadata.name"),
+            pod::from_field("POD_NAMESPACE", "metadata.namespace"),
+            pod::from_field("POD_IP", "status.podIP"),
+        ]),
+        resources: Some(speaker.pod.resources.clone().unwrap_or_else(|| pod::requests("50m", "32Mi"))),
+        // Root, since the kernel gives a capability to no other user across exec; and nothing else of root's.
+        security_context: Some(pod::confined(0, &["NET_RAW"])),
+        volume_mounts: Some(mounts()),
+        ..shared
+    }
+}
+
+fn volumes() -> Vec<Volume> {
+    let state = Volume {
+        name: "state".to_owned(),
+        empty_dir: Some(EmptyDirVolumeSource::default()),
+        ..Volume::default()
+    };
+    let keys = KEYS.iter().map(|&(name, secret, _)| Volume {
+        name: name.to_owned(),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(secret.to_owned()),
+            default_mode: Some(0o400),
+            optional: Some(true),
+            items: None,
+        }),
+        ..Volume::default()
+    });
+    std::iter::once(state).chain(keys).collect()
+}
+
+fn mounts() -> Vec<VolumeMount> {
+    let mount = |name: &str, path: &str, read_only: Option<bool>| VolumeMount {
+        name: name.to_owned(),
+        mount_path: path.to_owned(),
+        read_only,
+        ..VolumeMount::default()
+    };
+    let keys = KEYS.iter().map(|&(name, _, path)| mount(name, path, Some(true)));
+    std::iter::once(mount("state", STATE_DIR, None)).chain(keys).collect()
+}
+
+/// A node with whatever taint still has its addresses to announce or to hand over.
+fn every_taint() -> Vec<Toleration> {
+    ["NoSchedule", "NoExecute"]
+        .into_iter()
+        .map(|effect| Toleration {
+            operator: Some("Exists".to_owned()),
+            effect: Some(effect.to_owned()),
+            ..Toleration::default()
+        })
+        .collect()
+}

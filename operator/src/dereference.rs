@@ -1,0 +1,120 @@
+//! What the spec points at, and what only the cluster can tell.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crds::names::{BEACON_KEY_SECRET, CONTROLLER, SECRET_KEY, SPEAKER};
+use crds::{LegacyConfigMap, LoadBalancerStackSpec};
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::DynamicObject;
+use render::health::Workload;
+use render::legacy::{ADDRESS_POOL, CONFIG_MAP, Sources};
+use render::{BeaconKey, Facts, Key, Kind};
+use ring::rand::{SecureRandom as _, SystemRandom};
+
+use crate::api::{Api, Error};
+use crate::apply::json_of;
+use crate::watch::{Caches, Seen};
+
+/// Why the facts are not known.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FactsError {
+    /// Whether there is a key already cannot be told; a new one must not replace it.
+    #[error("Secret {BEACON_KEY_SECRET} cannot be read: {0}")]
+    Secret(Error),
+    /// The system gives no random bytes.
+    #[error("the system gives no random bytes for Secret {BEACON_KEY_SECRET}")]
+    Random,
+}
+
+/// What is remembered of the facts, for when the object that tells is missing.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    beacon_key: Option<BeaconKey>,
+    nodes: i32,
+}
+
+/// Gathers the facts for `spec`.
+pub(crate) async fn facts(
+    api: &Api,
+    caches: &mut Caches,
+    spec: &LoadBalancerStackSpec,
+    image: Option<&String>,
+    known: &mut Known,
+) -> Result<Facts, FactsError> {
+    let namespace = &spec.namespace;
+    let speaker = workload(caches, namespace, Kind::DaemonSet, SPEAKER);
+    let speaker = speaker.map(|live| Workload::daemon_set(&json_of(&live)));
+    if let Some(speaker) = speaker.filter(|speaker| speaker.observed) {
+        known.nodes = speaker.desired;
+    }
+    let beacon_key = beacon_key(api, caches, namespace, &mut known.beacon_key).await?;
+    let legacy = legacy(caches, namespace, &spec.legacy_config_map).await;
+    let renewed_accounts = renewed_accounts(caches, namespace);
+    Ok(Facts { default_image: image.cloned(), beacon_key, nodes: known.nodes, legacy, renewed_accounts })
+}
+
+/// Accounts that are younger than the workload that uses them. At an install both are made in this order, within
+/// the second that the API's times are exact to.
+fn renewed_accounts(caches: &Caches, namespace: &str) -> BTreeMap<&'static str, String> {
+    let renewed = |(kind, name): (Kind, &'static str)| {
+        let account = workload(caches, namespace, Kind::ServiceAccount, name)?.metadata;
+        let user = workload(caches, namespace, kind, name)?.metadata;
+        (account.creation_timestamp? > user.creation_timestamp?).then_some((name, account.uid?))
+    };
+    [(Kind::Deployment, CONTROLLER), (Kind::DaemonSet, SPEAKER)].into_iter().filter_map(renewed).collect()
+}
+
+/// The configuration of older versions of MetalLB. An `AddressPool` that cannot be understood is as good as none:
+/// the schema lets none through.
+async fn legacy(caches: &mut Caches, namespace: &str, from: &LegacyConfigMap) -> Sources {
+    let config_map = caches.config_map(namespace, &from.name).await;
+    let text = config_map.and_then(|map| Some(map.data["data"][&from.key].as_str()?.to_owned()));
+    let address_pools = caches.address_pools(namespace);
+    let address_pools = address_pools.iter().filter_map(|pool| serde_json::from_value(json_of(pool)).ok());
+    let known = [(CONFIG_MAP, caches.knows_config_map()), (ADDRESS_POOL, caches.knows_address_pools())];
+    Sources {
+        config_map: text.map(|text| (from.name.clone(), text)),
+        address_pools: address_pools.map(Arc::new).collect(),
+        unknown: known.into_iter().filter(|(_, known)| !known).map(|(source, _)| source).collect(),
+    }
+}
+
+/// The object as mirrored.
+pub(crate) fn workload(caches: &Caches, namespace: &str, kind: Kind, name: &str) -> Option<DynamicObject> {
+    let key = Key { kind, namespace: Some(namespace.to_owned()), name: name.to_owned() };
+    match caches.get(&key) {
+        Seen::There(object) => Some((*object).clone()),
+        Seen::NotThere => None,
+    }
+}
+
+/// The key in use. A Secret that was deleted comes back with the key that it had, as long as this process knows
+/// it; one that somebody gave another key keeps that.
+async fn beacon_key(
+    api: &Api,
+    caches: &Caches,
+    namespace: &str,
+    known: &mut Option<BeaconKey>,
+) -> Result<BeaconKey, FactsError> {
+    let key =
+        Key { kind: Kind::Secret, namespace: Some(namespace.to_owned()), name: BEACON_KEY_SECRET.to_owned() };
+    let secret = match caches.get(&key) {
+        Seen::There(object) => Some((*object).clone()),
+        Seen::NotThere => api.get(&key).await.map_err(FactsError::Secret)?,
+    };
+    if let Some(stored) = secret.as_ref().and_then(stored) {
+        return Ok(known.insert(stored).clone());
+    }
+    if let Some(known) = known {
+        return Ok(known.clone());
+    }
+    let mut random = [0; 32];
+    SystemRandom::new().fill(&mut random).map_err(|_| FactsError::Random)?;
+    Ok(known.insert(BeaconKey::new(random)).clone())
+}
+
+fn stored(secret: &DynamicObject) -> Option<BeaconKey> {
+    let secret: Secret = serde_json::from_value(json_of(secret)).ok()?;
+    BeaconKey::stored(&secret.data?.get(SECRET_KEY)?.0)
+}

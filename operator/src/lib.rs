@@ -1,0 +1,100 @@
+//! The operator: from the one `LoadBalancerStack` to everything that it stands for, kept in repair.
+//!
+//! Data flows one way. Watches ([`watch`]) mirror the stack and every object of it, and wake the one task that
+//! works ([`work`]). While this process leads, that task reconciles ([`reconcile`]): dereference, validate,
+//! render, apply, prune, status. Everything that judges is pure and lives in the crate `render`; here is what
+//! talks to the API. At rest there is no call but the renewal of the Lease.
+
+mod api;
+mod apply;
+mod definitions;
+mod dereference;
+mod memory;
+mod metrics;
+mod prune;
+mod reconcile;
+mod stack;
+mod status;
+mod teardown;
+mod watch;
+mod work;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use crds::names::{OPERATOR, OPERATOR_LEASE};
+use prometheus_client::registry::Registry;
+use runtime::admin::{self, Readiness};
+use runtime::events::Events;
+use runtime::lease::{Leadership, Settings};
+use runtime::tasks::Tasks;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::Api;
+use crate::metrics::Metrics;
+use crate::reconcile::Reconciler;
+use crate::watch::Caches;
+
+/// What is left of the grace period of a pod once the deletion of a stack was given its share.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// Arguments of `lbstack operator`.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[command(flatten)]
+    common: runtime::args::Common,
+
+    /// The operator's own namespace, where its Lease is.
+    #[arg(long, env = "POD_NAMESPACE", default_value = render::install::NAMESPACE)]
+    namespace: String,
+
+    /// The image of controller and speaker where the stack names none.
+    #[arg(long, env = render::install::RELATED_IMAGE)]
+    image: Option<String>,
+
+    /// The operator's own pod, for events and for the Lease.
+    #[arg(long, env = "POD_NAME")]
+    pod_name: Option<String>,
+}
+
+/// Runs the operator until it is told to stop.
+///
+/// # Errors
+///
+/// The process cannot start, or one of its tasks failed.
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    let Args { common, namespace, image, pod_name } = args;
+    runtime::telemetry::init(&common)?;
+    let client = runtime::client::connect().await?;
+    let asked_to_stop = runtime::shutdown::token().context("cannot listen for signals")?;
+    // Stopped later than the work, so that a deletion under way can be finished while this process still leads.
+    let shutdown = CancellationToken::new();
+    let mut registry = Registry::with_prefix("lbstack_operator");
+    let metrics = Metrics::register(&mut registry);
+    let mut tasks = Tasks::new();
+
+    let changed = Arc::new(Notify::new());
+    let caches = Caches::start(&mut tasks, &client, &shutdown, &changed);
+    let leadership =
+        Leadership::campaign(&mut tasks, &client, lease(&namespace, pod_name.as_deref()), shutdown.clone());
+    let events = Events::start(&mut tasks, client.clone(), OPERATOR, pod_name, shutdown.clone());
+    let api = Api::new(client, leadership.clone());
+    let reconciler = Reconciler::new(api, caches, events, metrics, image);
+    tasks.spawn("work", work::run(reconciler, leadership, changed, asked_to_stop, shutdown.clone()));
+
+    // One that stands by is ready too: there is nothing that it would have to wait for.
+    let readiness = Readiness::new();
+    tasks.spawn("admin", admin::serve(common.admin_address, registry, readiness, shutdown.clone()));
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "started");
+    Ok(tasks.run(shutdown, GRACE).await?)
+}
+
+/// The identity is unique to the process: a pod that restarts must not take its former self for itself.
+fn lease(namespace: &str, pod_name: Option<&str>) -> Settings {
+    let pod = pod_name.unwrap_or(OPERATOR);
+    let start = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let identity = format!("{pod}_{}_{}", std::process::id(), start.as_millis());
+    Settings::new(namespace, OPERATOR_LEASE, identity)
+}

@@ -1,0 +1,198 @@
+//! What the operator remembers of each object between two looks at it. Lost with the process, and not missed.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use kube::ResourceExt as _;
+use kube::api::DynamicObject;
+use render::Key;
+use serde_json::Value;
+
+/// Three reverts by somebody else within this time, and the operator stops changing the object back.
+const WINDOW: Duration = Duration::from_mins(10);
+const REVERTS: usize = 3;
+/// How long to wait after a first failure, and at most.
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+const LAST_RETRY: Duration = Duration::from_mins(2);
+
+/// What is remembered of one object.
+#[derive(Debug, Default)]
+pub(crate) struct Record {
+    /// As our last write left it; newer than the mirror for a moment.
+    written: Option<DynamicObject>,
+    /// What was last wanted.
+    desired: Value,
+    /// Whether that was brought about once: a difference after that is somebody else's doing.
+    achieved: bool,
+    /// When it was last changed back.
+    repairs: VecDeque<Instant>,
+    /// Somebody else insists: left alone until it is as wanted again, or something else is wanted.
+    given_up: bool,
+    failures: u32,
+    last_failure: Option<(String, Instant)>,
+}
+
+/// Whether an object may be changed back now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Go on.
+    Repair,
+    /// Somebody else insists.
+    Yield,
+}
+
+impl Record {
+    /// The newer of what the mirror has and what our last write left.
+    pub(crate) fn newest(&mut self, seen: Option<DynamicObject>) -> Option<DynamicObject> {
+        let seen = seen?;
+        match self.written.take() {
+            Some(written) if written.uid() == seen.uid() && version(&written) > version(&seen) => {
+                self.written = Some(written.clone());
+                Some(written)
+            }
+            _ => Some(seen),
+        }
+    }
+
+    /// Our write went through.
+    pub(crate) fn wrote(&mut self, object: DynamicObject) {
+        self.written = Some(object);
+        self.achieved = true;
+        self.failures = 0;
+        self.last_failure = None;
+    }
+
+    /// `desired` is wanted now. A change of mind starts afresh: earlier quarrels and failures are forgotten.
+    pub(crate) fn want(&mut self, desired: &Value) {
+        if self.desired != *desired {
+            *self = Self { written: self.written.take(), desired: desired.clone(), ..Self::default() };
+        }
+    }
+
+    /// Whether what is wanted was brought about once.
+    pub(crate) fn is_achieved(&self) -> bool {
+        self.achieved
+    }
+
+    /// Asked when the object differs although it was as wanted before: whether to change it back.
+    pub(crate) fn judge(&mut self, now: Instant) -> Verdict {
+        while self.repairs.front().is_some_and(|then| now.duration_since(*then) >= WINDOW) {
+            self.repairs.pop_front();
+        }
+        self.given_up |= self.repairs.len() >= REVERTS;
+        if self.given_up { Verdict::Yield } else { Verdict::Repair }
+    }
+
+    /// The object was changed back. An attempt that failed does not count: nobody reverted it.
+    pub(crate) fn repaired(&mut self, now: Instant) {
+        self.repairs.push_back(now);
+    }
+
+    /// The object is as wanted.
+    pub(crate) fn settled(&mut self) {
+        self.achieved = true;
+        self.given_up = false;
+        self.failures = 0;
+        self.last_failure = None;
+    }
+
+    /// The object could not be written.
+    pub(crate) fn failed(&mut self, error: String, now: Instant, jitter: f64) {
+        self.failures = self.failures.saturating_add(1);
+        self.last_failure = Some((error, now + backoff(self.failures, jitter)));
+    }
+
+    /// The last failure, while it is too early to try again, and for how long it still is.
+    pub(crate) fn is_held(&self, now: Instant) -> Option<(&str, Duration)> {
+        let (error, until) = self.last_failure.as_ref()?;
+        let left = until.checked_duration_since(now)?;
+        (!left.is_zero()).then_some((error.as_str(), left))
+    }
+}
+
+/// What is remembered of all objects.
+pub(crate) type Memory = HashMap<Key, Record>;
+
+/// Doubles with each failure; `jitter` is from 0 to 1.
+fn backoff(failures: u32, jitter: f64) -> Duration {
+    let doubled = FIRST_RETRY.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(LAST_RETRY);
+    doubled.mul_f64(0.75 + jitter.clamp(0.0, 1.0) / 2.0)
+}
+
+/// Resource versions grow; what is no number is older than anything.
+fn version(object: &DynamicObject) -> u128 {
+    object.resource_version().and_then(|version| version.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn object(uid: &str, version: &str) -> DynamicObject {
+        serde_json::from_value(json!({"apiVersion": "v1", "kind": "Secret",
+            "metadata": {"name": "a", "uid": uid, "resourceVersion": version}}))
+        .unwrap()
+    }
+
+    #[test]
+    fn the_fourth_change_within_ten_minutes_is_left_alone_until_somebody_else_puts_it_right() {
+        let (mut record, start) = (Record::default(), Instant::now());
+        let at = |minute: u64| start + Duration::from_secs(60 * minute);
+        record.want(&json!(1));
+        for minute in 0..3 {
+            assert_eq!(record.judge(at(minute)), Verdict::Repair);
+            assert_eq!(record.judge(at(minute)), Verdict::Repair, "only what was done counts");
+            record.repaired(at(minute));
+        }
+        assert_eq!(record.judge(at(3)), Verdict::Yield);
+        assert_eq!(
+            record.judge(at(60)),
+            Verdict::Yield,
+            "the quarrel goes on as long as the object is changed"
+        );
+        record.settled();
+        assert_eq!(record.judge(at(61)), Verdict::Repair);
+    }
+
+    #[test]
+    fn a_change_of_mind_ends_every_quarrel_and_every_wait() {
+        let (mut record, now) = (Record::default(), Instant::now());
+        record.want(&json!(1));
+        while record.judge(now) == Verdict::Repair {
+            record.repaired(now);
+        }
+        record.failed("no".into(), now, 0.5);
+        assert!(record.is_held(now).is_some());
+        record.want(&json!(1));
+        assert_eq!(record.judge(now), Verdict::Yield);
+        record.want(&json!(2));
+        assert_eq!(record.judge(now), Verdict::Repair);
+        assert!(record.is_held(now).is_none());
+    }
+
+    #[test]
+    fn waits_double_up_to_two_minutes() {
+        assert_eq!(backoff(1, 0.5), Duration::from_millis(500));
+        assert_eq!(backoff(3, 0.5), Duration::from_secs(2));
+        assert_eq!(backoff(u32::MAX, 0.5), Duration::from_mins(2));
+        assert!(backoff(2, 0.0) < backoff(2, 1.0));
+    }
+
+    #[test]
+    fn our_own_write_is_believed_until_the_mirror_has_it() {
+        let mut record = Record::default();
+        record.wrote(object("u", "10"));
+        let version = |object: Option<DynamicObject>| object.and_then(|object| object.resource_version());
+        assert_eq!(version(record.newest(Some(object("u", "9")))).as_deref(), Some("10"));
+        assert_eq!(version(record.newest(Some(object("u", "11")))).as_deref(), Some("11"));
+        assert_eq!(
+            version(record.newest(Some(object("u", "9")))).as_deref(),
+            Some("9"),
+            "forgotten once seen"
+        );
+        record.wrote(object("u", "20"));
+        assert_eq!(version(record.newest(Some(object("other", "12")))).as_deref(), Some("12"));
+        assert_eq!(version(record.newest(None)), None);
+    }
+}

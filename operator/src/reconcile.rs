@@ -1,0 +1,356 @@
+//! One look at the stack: a table of contents.
+
+use std::time::{Duration, Instant};
+
+use crds::names::{CONTROLLER, DEFAULT_NAMESPACE, SPEAKER};
+use crds::{ConfigurationState, InventoryEntry, LoadBalancerStack, LoadBalancerStackStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt as _;
+use kube::api::DynamicObject;
+use render::health::{Applied, Observed, Outcome, Workload};
+use render::{Fault, Key, Kind, Manifests, ValidatedStack, health, render, validate};
+use runtime::events::Events;
+use serde_json::Value;
+
+use crate::api::{Api, Error};
+use crate::apply::{Applier, Deed, json_of};
+use crate::definitions::Definitions;
+use crate::dereference::{self, FactsError, Known};
+use crate::memory::Memory;
+use crate::metrics::Metrics;
+use crate::prune::{Made, made, prune};
+use crate::stack::{FINALIZER, Stack};
+use crate::status::{self, TroubledPods};
+use crate::teardown::{self, Progress};
+use crate::watch::Caches;
+
+/// When to look again if nothing happens: a look at rest makes no call.
+const AT_REST: Duration = Duration::from_mins(5);
+/// While pods are not ready, their reasons may change without any object of ours changing.
+const WHILE_UNREADY: Duration = Duration::from_secs(2);
+/// While something is in the way.
+const WHILE_FAILING: Duration = Duration::from_secs(1);
+
+/// Why a look ended early.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReconcileError {
+    /// A call failed that everything else depends on.
+    #[error(transparent)]
+    Api(#[from] Error),
+    /// The facts are not known.
+    #[error(transparent)]
+    Facts(#[from] FactsError),
+}
+
+/// What it takes to look at the stack, and what is remembered between two looks.
+pub(crate) struct Reconciler {
+    api: Api,
+    caches: Caches,
+    events: Events,
+    metrics: Metrics,
+    image: Option<String>,
+    memory: Memory,
+    definitions: Definitions,
+    known: Known,
+    pods: TroubledPods,
+    /// The stack as our last write left it.
+    written: Option<DynamicObject>,
+    /// While the stack is being deleted: until when to wait for what is to go first.
+    deadline: Option<Instant>,
+}
+
+impl Reconciler {
+    pub(crate) fn new(
+        api: Api,
+        caches: Caches,
+        events: Events,
+        metrics: Metrics,
+        image: Option<String>,
+    ) -> Self {
+        Self {
+            api,
+            caches,
+            events,
+            metrics,
+            image,
+            memory: Memory::new(),
+            definitions: Definitions::default(),
+            known: Known::default(),
+            pods: TroubledPods::default(),
+            written: None,
+            deadline: None,
+        }
+    }
+
+    /// Forgets what may have changed while another operator led.
+    pub(crate) fn begin(&mut self) {
+        self.memory.clear();
+        self.definitions = Definitions::default();
+        self.known = Known::default();
+        self.pods = TroubledPods::default();
+        self.written = None;
+        self.deadline = None;
+    }
+
+    /// Whether a deletion is under way.
+    pub(crate) fn is_tearing_down(&self) -> bool {
+        self.deadline.is_some()
+    }
+
+    /// Waits no longer than `patience` from now on for what is to go first.
+    pub(crate) fn hurry(&mut self, patience: Duration) {
+        let latest = Instant::now() + patience;
+        self.deadline = self.deadline.map(|deadline| deadline.min(latest));
+    }
+
+    /// Looks at the stack and does what can be done now. Returns when to look again if nothing happens.
+    pub(crate) async fn reconcile(&mut self) -> Duration {
+        let result = Box::pin(self.look()).await;
+        self.metrics.reconciled(result.is_err());
+        result.unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot reconcile, trying again");
+            WHILE_FAILING
+        })
+    }
+
+    async fn look(&mut self) -> Result<Duration, ReconcileError> {
+        let Some(stack) = self.stack() else {
+            self.no_stack();
+            return Ok(AT_REST);
+        };
+        if stack.is_leaving() {
+            return self.tear_down(&stack).await;
+        }
+        if !stack.has_finalizer() {
+            let finalizers = [stack.object.finalizers(), &[FINALIZER.to_owned()]].concat();
+            self.written = Some(self.api.set_finalizers(&stack.object, &finalizers).await?);
+        }
+        match self.dereference_and_validate(&stack).await? {
+            Ok(validated) => self.bring_about(&stack, &validated).await,
+            Err(faults) => self.keep_what_runs(&stack, &faults).await,
+        }
+    }
+
+    /// Steps 1 and 2: what the spec points at, and whether it can be rendered.
+    async fn dereference_and_validate(
+        &mut self,
+        stack: &Stack,
+    ) -> Result<Result<ValidatedStack, Vec<Fault>>, ReconcileError> {
+        let spec = match &stack.spec {
+            Ok(spec) => spec,
+            Err(fault) => return Ok(Err(vec![fault.clone()])),
+        };
+        let image = self.image.as_ref();
+        let facts =
+            dereference::facts(&self.api, &mut self.caches, &spec.spec, image, &mut self.known).await?;
+        Ok(validate(spec, facts))
+    }
+
+    /// Steps 3 to 6: render, apply, prune, status.
+    async fn bring_about(
+        &mut self,
+        stack: &Stack,
+        validated: &ValidatedStack,
+    ) -> Result<Duration, ReconcileError> {
+        let manifests = render(validated);
+        let wanted: Vec<Key> = manifests.0.iter().map(render::Object::key).collect();
+        self.memory.retain(|key, _| wanted.contains(key));
+        let mut applier = Applier {
+            api: &self.api,
+            caches: &self.caches,
+            memory: &mut self.memory,
+            metrics: &self.metrics,
+            inventory: &stack.status.inventory,
+            deeds: Vec::new(),
+        };
+        let applied = applier.all(manifests).await;
+        let deeds = applier.deeds;
+        self.tell(stack, &deeds);
+        let made = made(&self.api, &self.caches, &stack.uid(), &stack.status.inventory).await?;
+        let surplus =
+            made.into_iter().filter(|made| made.key.kind != Kind::Namespace && !wanted.contains(&made.key));
+        let (kept, surplus): (Vec<Made>, Vec<Made>) =
+            surplus.partition(|made| validated.keeps(&made.key, made.imported_from.as_deref()));
+        let kept: Vec<InventoryEntry> = kept.iter().map(|made| health::entry(&made.key, &made.uid)).collect();
+        let (leaving, removed) = prune(&self.api, surplus).await;
+        for key in removed {
+            self.events.normal(&stack.reference(), "Prune", "Removed", format!("{key} is no longer wanted"));
+        }
+        let validated = Some(validated);
+        let parts = Parts { applied: &applied, kept: &kept, leaving: &leaving, faults: &[], validated };
+        self.conclude(stack, &parts).await
+    }
+
+    /// An invalid spec changes nothing but the status.
+    async fn keep_what_runs(&mut self, stack: &Stack, faults: &[Fault]) -> Result<Duration, ReconcileError> {
+        let parts =
+            Parts { applied: &Manifests(Vec::new()), kept: &[], leaving: &[], faults, validated: None };
+        self.conclude(stack, &parts).await
+    }
+
+    /// Step 6: the status, only on change.
+    async fn conclude(&mut self, stack: &Stack, parts: &Parts<'_>) -> Result<Duration, ReconcileError> {
+        let namespace = namespace_of(stack);
+        let live = |kind, name| {
+            dereference::workload(&self.caches, &namespace, kind, name).map(|object| json_of(&object))
+        };
+        let controller: Option<Value> = live(Kind::Deployment, CONTROLLER);
+        let speaker: Option<Value> = live(Kind::DaemonSet, SPEAKER);
+        let workloads: Vec<Workload> =
+            [controller.as_ref().map(Workload::deployment), speaker.as_ref().map(Workload::daemon_set)]
+                .into_iter()
+                .flatten()
+                .collect();
+        let pods = self.pods.look(&self.api, &namespace, &workloads).await?;
+        let now = Instant::now();
+        let definitions = self.definitions.problems(&self.api, now).await?;
+        let states = self.caches.states(&namespace);
+        let states: Vec<ConfigurationState> =
+            states.iter().filter_map(|state| serde_json::from_value(json_of(state)).ok()).collect();
+        let observed = Observed {
+            generation: stack.object.metadata.generation,
+            version: env!("CARGO_PKG_VERSION"),
+            faults: parts.faults,
+            doubts: parts.validated.map_or(&[], ValidatedStack::doubts),
+            spoiled: parts.validated.is_some_and(ValidatedStack::is_spoiled),
+            states: &states,
+            definitions,
+            applied: parts.applied,
+            kept: parts.kept,
+            leaving: parts.leaving,
+            controller: controller.as_ref(),
+            speaker: speaker.as_ref(),
+            pods,
+        };
+        let status = health::status(&observed, &stack.status, &Time(Timestamp::now()));
+        self.metrics.observed(&status);
+        let unready = workloads.iter().any(|workload| workload.ready < workload.desired) || !pods.is_empty();
+        self.announce(stack, &status);
+        if let Some(written) = status::store(&self.api, stack, &status).await? {
+            self.written = Some(written);
+        }
+        let unsettled = parts.applied.0.iter().any(|applied| !matches!(applied.outcome, Outcome::AsRendered));
+        let next = match (unsettled || !parts.leaving.is_empty(), unready) {
+            (true, _) => WHILE_FAILING,
+            (false, true) => WHILE_UNREADY,
+            (false, false) => AT_REST,
+        };
+        Ok(next.min(self.definitions.next_look(now)))
+    }
+
+    /// The deletion of the stack, one step.
+    async fn tear_down(&mut self, stack: &Stack) -> Result<Duration, ReconcileError> {
+        if !stack.has_finalizer() {
+            return Ok(AT_REST);
+        }
+        let deadline = *self.deadline.get_or_insert_with(|| {
+            tracing::info!("the stack is being deleted");
+            Instant::now() + teardown::PATIENCE
+        });
+        let namespace = namespace_of(stack);
+        match teardown::step(&self.api, &self.caches, stack, &namespace, deadline).await? {
+            Progress::Waiting(what) => {
+                let generation = stack.object.metadata.generation;
+                let status = health::leaving(generation, &what, &stack.status, &Time(Timestamp::now()));
+                if let Some(written) = status::store(&self.api, stack, &status).await? {
+                    self.written = Some(written);
+                }
+                Ok(WHILE_FAILING)
+            }
+            Progress::Done(left) => {
+                for what in left {
+                    self.events.warning(&stack.reference(), "Delete", "LeftBehind", what);
+                }
+                let others = stack.object.finalizers().iter().filter(|finalizer| *finalizer != FINALIZER);
+                let others: Vec<String> = others.cloned().collect();
+                match self.api.set_finalizers(&stack.object, &others).await {
+                    Ok(_) => {}
+                    Err(error) if error.is_not_found() => {}
+                    Err(error) => return Err(error.into()),
+                }
+                tracing::info!("the stack is gone");
+                self.begin();
+                self.metrics.forget();
+                Ok(AT_REST)
+            }
+        }
+    }
+
+    /// The newer of the mirrored stack and what our last write left.
+    fn stack(&mut self) -> Option<Stack> {
+        let seen = self.caches.stack()?;
+        let newer = self.written.take().filter(|written| {
+            let version = |object: &DynamicObject| {
+                object.resource_version().and_then(|version| version.parse::<u128>().ok())
+            };
+            written.uid() == seen.uid() && version(written) > version(&seen)
+        });
+        self.written.clone_from(&newer);
+        Some(Stack::read(newer.unwrap_or_else(|| (*seen).clone())))
+    }
+
+    fn no_stack(&mut self) {
+        if self.caches.knows_stacks() && (self.written.is_some() || self.deadline.is_some()) {
+            self.begin();
+            self.metrics.forget();
+        }
+        self.caches.forget_config_map();
+    }
+
+    /// Events about what was done. Those of one action are folded into a series that keeps its first note, so
+    /// what belongs together is one event, and repairs of different kinds are different actions.
+    fn tell(&self, stack: &Stack, deeds: &[Deed]) {
+        let reference = stack.reference();
+        let list = |keys: Vec<&Key>| keys.into_iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let made = list(deeds.iter().filter_map(Deed::made).collect());
+        if !made.is_empty() {
+            self.events.normal(&reference, "Apply", "Created", format!("made {made}"));
+        }
+        let changed = list(deeds.iter().filter_map(Deed::changed).collect());
+        if !changed.is_empty() {
+            self.events.normal(&reference, "Apply", "Updated", format!("updated {changed}"));
+        }
+        for deed in deeds {
+            if let Deed::Repaired(key, by) = deed {
+                let note = format!("{key} was changed by {by}, and is as the stack wants it again");
+                self.events.warning(&reference, &format!("Repair{}", key.kind), "Repaired", note);
+            }
+        }
+    }
+
+    /// Events about conditions that flip.
+    fn announce(&self, stack: &Stack, status: &LoadBalancerStackStatus) {
+        let reference = stack.reference();
+        for condition in &status.conditions {
+            let old = stack.status.conditions.iter().find(|old| old.type_ == condition.type_);
+            let flipped = old.is_none_or(|old| old.status != condition.status);
+            let note = || condition.message.clone();
+            match (condition.type_.as_str(), condition.status.as_str(), flipped) {
+                ("Available", "True", true) => {
+                    self.events.normal(&reference, "Reconcile", "Available", note());
+                }
+                ("Degraded", "True", true) => {
+                    self.events.warning(&reference, "Reconcile", &condition.reason, note());
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// What a look came to.
+struct Parts<'a> {
+    applied: &'a Manifests<Applied>,
+    kept: &'a [InventoryEntry],
+    leaving: &'a [InventoryEntry],
+    faults: &'a [Fault],
+    validated: Option<&'a ValidatedStack>,
+}
+
+/// The namespace of the stack, even if its spec cannot be understood as a whole.
+fn namespace_of(stack: &Stack) -> String {
+    let understood = stack.spec.as_ref().ok().map(|stack: &LoadBalancerStack| stack.spec.namespace.clone());
+    let written = || stack.object.data["spec"]["namespace"].as_str().map(ToOwned::to_owned);
+    understood.or_else(written).unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned())
+}

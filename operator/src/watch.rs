@@ -1,0 +1,228 @@
+//! Mirrors of the stack and of every object of it.
+//!
+//! Objects are kept as the API has them, managed fields included: who owns which field is what repair goes by.
+//! That is why this is not [`runtime::reflect`], which drops them.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crds::names::{BEACON_KEY_SECRET, STACK};
+use crds::{ConfigurationState, LegacyAddressPool};
+use futures::StreamExt as _;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::{Api, DynamicObject, TypeMeta};
+use kube::core::ApiResource;
+use kube::runtime::reflector::store::Writer;
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::watcher::{self, Event};
+use kube::runtime::{WatchStreamExt as _, watcher as watch};
+use kube::{Client, ResourceExt as _};
+use render::{Key, Kind};
+use runtime::tasks::Tasks;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::stack::stack_resource;
+
+/// How long a look waits for the first list of a mirror that it has just asked for.
+const FIRST_LIST: Duration = Duration::from_secs(1);
+
+/// One mirrored kind.
+struct Cache {
+    resource: ApiResource,
+    store: Store<DynamicObject>,
+    /// The first list is in.
+    filled: Arc<AtomicBool>,
+}
+
+/// All that is mirrored.
+pub(crate) struct Caches {
+    stacks: Cache,
+    owned: BTreeMap<Kind, Cache>,
+    address_pools: Cache,
+    states: Cache,
+    config_map: Option<Followed>,
+    client: Client,
+    shutdown: CancellationToken,
+    changed: Arc<Notify>,
+}
+
+/// The one ConfigMap that a stack names, mirrored while it does.
+struct Followed {
+    namespace: String,
+    name: String,
+    cache: Cache,
+    stop: CancellationToken,
+}
+
+/// What a mirror says about an object.
+pub(crate) enum Seen {
+    /// It is there.
+    There(Arc<DynamicObject>),
+    /// It is not in the mirror: it may not exist, or not carry our labels, or not have arrived yet.
+    NotThere,
+}
+
+impl Caches {
+    /// Starts every watch; `changed` is notified of each event.
+    pub(crate) fn start(
+        tasks: &mut Tasks,
+        client: &Client,
+        shutdown: &CancellationToken,
+        changed: &Arc<Notify>,
+    ) -> Self {
+        let mut start = |resource: ApiResource, config: watcher::Config| {
+            let api = Api::all_with(client.clone(), &resource);
+            let (cache, mirror) = mirror(api, resource, config, shutdown.clone(), Arc::clone(changed));
+            tasks.spawn("watch", async move {
+                mirror.await;
+                Ok::<(), Infallible>(())
+            });
+            cache
+        };
+        let stacks = start(stack_resource(), watcher::Config::default());
+        let owned = Kind::ALL.iter().map(|&kind| (kind, start(kind.api_resource(), config(kind)))).collect();
+        let address_pools = start(ApiResource::erase::<LegacyAddressPool>(&()), watcher::Config::default());
+        let states = start(ApiResource::erase::<ConfigurationState>(&()), watcher::Config::default());
+        let (client, shutdown, changed) = (client.clone(), shutdown.clone(), Arc::clone(changed));
+        Self { stacks, owned, address_pools, states, config_map: None, client, shutdown, changed }
+    }
+
+    /// Every `AddressPool` in `namespace`.
+    pub(crate) fn address_pools(&self, namespace: &str) -> Vec<Arc<DynamicObject>> {
+        within(&self.address_pools, namespace)
+    }
+
+    /// Whether the first list of `AddressPool`s is in.
+    pub(crate) fn knows_address_pools(&self) -> bool {
+        self.address_pools.filled.load(Ordering::Acquire)
+    }
+
+    /// Every `ConfigurationState` in `namespace`.
+    pub(crate) fn states(&self, namespace: &str) -> Vec<Arc<DynamicObject>> {
+        within(&self.states, namespace)
+    }
+
+    /// The ConfigMap `name`, mirrored from the first call on; waits for the mirror to be filled. None: there is none.
+    pub(crate) async fn config_map(&mut self, namespace: &str, name: &str) -> Option<Arc<DynamicObject>> {
+        let same = |followed: &Followed| followed.namespace == namespace && followed.name == name;
+        if !self.config_map.as_ref().is_some_and(same) {
+            self.forget_config_map();
+            self.config_map = Some(self.follow(namespace, name));
+        }
+        let followed = self.config_map.as_ref()?;
+        // A watch that cannot be had yet is tried again; meanwhile nothing is known of the ConfigMap.
+        let _ = tokio::time::timeout(FIRST_LIST, followed.cache.store.wait_until_ready()).await;
+        within(&followed.cache, namespace).first().cloned()
+    }
+
+    /// Whether the mirror of the ConfigMap is filled: whether "none" means that there is none.
+    pub(crate) fn knows_config_map(&self) -> bool {
+        self.config_map.as_ref().is_some_and(|followed| followed.cache.filled.load(Ordering::Acquire))
+    }
+
+    /// Stops mirroring a ConfigMap.
+    pub(crate) fn forget_config_map(&mut self) {
+        if let Some(followed) = self.config_map.take() {
+            followed.stop.cancel();
+        }
+    }
+
+    fn follow(&self, namespace: &str, name: &str) -> Followed {
+        let resource = ApiResource::erase::<ConfigMap>(&());
+        let api = Api::namespaced_with(self.client.clone(), namespace, &resource);
+        let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
+        let stop = self.shutdown.child_token();
+        let (cache, mirror) = mirror(api, resource, config, stop.clone(), Arc::clone(&self.changed));
+        tokio::spawn(mirror);
+        Followed { namespace: namespace.to_owned(), name: name.to_owned(), cache, stop }
+    }
+
+    /// The stack, if there is one. None as long as the first list is not in.
+    pub(crate) fn stack(&self) -> Option<Arc<DynamicObject>> {
+        self.stacks.store.get(&ObjectRef::new_with(STACK, self.stacks.resource.clone()))
+    }
+
+    /// Whether the first list of stacks is in.
+    pub(crate) fn knows_stacks(&self) -> bool {
+        self.stacks.filled.load(Ordering::Acquire)
+    }
+
+    /// What the mirror has of `key`.
+    pub(crate) fn get(&self, key: &Key) -> Seen {
+        let Some(cache) = self.owned.get(&key.kind) else { return Seen::NotThere };
+        let mut reference = ObjectRef::new_with(&key.name, cache.resource.clone());
+        if let Some(namespace) = &key.namespace {
+            reference = reference.within(namespace);
+        }
+        cache.store.get(&reference).map_or(Seen::NotThere, Seen::There)
+    }
+
+    /// Every mirrored object of the stack with the UID `owner`.
+    pub(crate) fn owned_by(&self, owner: &str) -> Vec<(Key, Arc<DynamicObject>)> {
+        let mut found = Vec::new();
+        for (&kind, cache) in &self.owned {
+            for object in cache.store.state() {
+                if object.owner_references().iter().any(|reference| reference.uid == owner) {
+                    let key = Key { kind, namespace: object.namespace(), name: object.name_any() };
+                    found.push((key, object));
+                }
+            }
+        }
+        found
+    }
+}
+
+/// What to watch of a kind: what the operator made, as far as a selector can say so.
+fn config(kind: Kind) -> watcher::Config {
+    match kind {
+        // The stack's namespace may have been made by somebody else, and has no label of ours then.
+        Kind::Namespace => watcher::Config::default(),
+        // The only Secret that the operator may read.
+        Kind::Secret => watcher::Config::default().fields(&format!("metadata.name={BEACON_KEY_SECRET}")),
+        _ => watcher::Config::default().labels(&render::selector()),
+    }
+}
+
+fn within(cache: &Cache, namespace: &str) -> Vec<Arc<DynamicObject>> {
+    cache.store.state_filter(|object: &DynamicObject| object.namespace().as_deref() == Some(namespace))
+}
+
+/// A mirror, and what keeps it up.
+fn mirror(
+    api: Api<DynamicObject>,
+    resource: ApiResource,
+    config: watcher::Config,
+    stop: CancellationToken,
+    changed: Arc<Notify>,
+) -> (Cache, impl Future<Output = ()> + Send + 'static) {
+    let mut writer = Writer::new(resource.clone());
+    let filled = Arc::new(AtomicBool::new(false));
+    let cache = Cache { resource: resource.clone(), store: writer.as_reader(), filled: Arc::clone(&filled) };
+    let keep_up = async move {
+        // The items of a list do not say what they are.
+        let types = TypeMeta { api_version: resource.api_version.clone(), kind: resource.kind.clone() };
+        let events = watch(api, config)
+            .backoff(runtime::reflect::backoff())
+            .modify(move |object: &mut DynamicObject| object.types = Some(types.clone()));
+        let mut events = std::pin::pin!(events.take_until(stop.cancelled_owned()));
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(event) => {
+                    writer.apply_watcher_event(&event);
+                    match event {
+                        Event::InitDone => filled.store(true, Ordering::Release),
+                        Event::Init | Event::InitApply(_) => continue,
+                        Event::Apply(_) | Event::Delete(_) => {}
+                    }
+                    changed.notify_one();
+                }
+                Err(error) => tracing::warn!(kind = resource.kind, %error, "watch failed, trying again"),
+            }
+        }
+    };
+    (cache, keep_up)
+}

@@ -1,0 +1,237 @@
+//! Leader election by a Lease (`coordination.k8s.io/v1`).
+//!
+//! What holds:
+//! - Every write carries the resourceVersion that was read, so of two that want the Lease one gets a conflict.
+//! - Whether a Lease has expired is measured by the local monotonic clock since the last *observed change* of it,
+//!   never by comparing wall clocks (as client-go does).
+//! - A leader counts as leading for [`Settings::renew_deadline`] from the moment *before* it sent its last
+//!   successful renewal. That is shorter than [`Settings::duration`], and what is left is longer than
+//!   [`CALL_TIMEOUT`](crate::client::CALL_TIMEOUT): a leader that was stopped or cut off begins no write after its
+//!   deadline, and those begun before are over when somebody else may lead.
+//!
+//! [`decide`] is pure; [`run`] is the loop around it.
+
+mod decide;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{ObjectMeta, PostParams};
+use kube::{Api, Client};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::client::{CallError, bounded};
+use crate::tasks::Tasks;
+pub use decide::{Decision, Observation, Record, decide};
+
+/// Which Lease, and how long things take.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Namespace of the Lease.
+    pub namespace: String,
+    /// Name of the Lease.
+    pub name: String,
+    /// Who we are; unique to the process.
+    pub identity: String,
+    /// How long others wait after the last renewal that they saw.
+    pub duration: Duration,
+    /// How long we lead after our last renewal; shorter than `duration` by more than one call may take.
+    pub renew_deadline: Duration,
+    /// How often the Lease is renewed, or looked at.
+    pub retry: Duration,
+}
+
+impl Settings {
+    /// The usual times: 15 s, 10 s, 2 s.
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>, identity: impl Into<String>) -> Self {
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+            identity: identity.into(),
+            duration: Duration::from_secs(15),
+            renew_deadline: Duration::from_secs(10),
+            retry: Duration::from_secs(2),
+        }
+    }
+}
+
+/// Whether this process leads. Cheap to clone and to ask.
+#[derive(Clone, Debug)]
+pub struct Leadership {
+    until: watch::Receiver<Option<Instant>>,
+}
+
+impl Leadership {
+    /// Elects for this process in a task of `tasks`. On shutdown the Lease is released.
+    pub fn campaign(
+        tasks: &mut Tasks,
+        client: &Client,
+        settings: Settings,
+        shutdown: CancellationToken,
+    ) -> Self {
+        let (sender, until) = watch::channel(None);
+        let api = Api::namespaced(client.clone(), &settings.namespace);
+        tasks.spawn("leader election", async move {
+            run(&api, &settings, &sender, shutdown).await;
+            Ok::<(), std::convert::Infallible>(())
+        });
+        Self { until }
+    }
+
+    /// Leads forever, or never: for tests and for processes that need no election.
+    pub fn fixed(leads: bool) -> Self {
+        let until = leads.then(|| Instant::now() + Duration::from_hours(24 * 365));
+        Self { until: watch::channel(until).1 }
+    }
+
+    /// Whether a write may begin now. Ask right before each.
+    pub fn is_leading(&self) -> bool {
+        self.until.borrow().is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Waits until this process leads.
+    pub async fn won(&mut self) {
+        while !self.is_leading() {
+            if self.until.changed().await.is_err() {
+                // The election is over (shutdown): nobody will lead here any more.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Waits until this process leads no more.
+    pub async fn lost(&mut self) {
+        loop {
+            let Some(until) = *self.until.borrow_and_update() else { return };
+            tokio::select! {
+                () = tokio::time::sleep_until(until) => if Instant::now() >= until && !self.is_leading() { return },
+                changed = self.until.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+}
+
+/// Elects until `shutdown`, publishing on `leading` until when this process leads. Then releases the Lease.
+async fn run(
+    api: &Api<Lease>,
+    settings: &Settings,
+    leading: &watch::Sender<Option<Instant>>,
+    shutdown: CancellationToken,
+) {
+    let mut observed: Option<Observation> = None;
+    loop {
+        let step = shutdown.run_until_cancelled(step(api, settings, &mut observed));
+        match step.await {
+            Some(Ok(Some(until))) => {
+                let before = leading.send_replace(Some(until));
+                if before.is_none() {
+                    tracing::info!(lease = settings.name, identity = settings.identity, "leading");
+                }
+            }
+            Some(Ok(None)) => lose(leading, settings, "another holds the Lease"),
+            Some(Err(error)) => {
+                tracing::warn!(lease = settings.name, %error, "the Lease could not be read or written");
+                if leading.borrow().is_some_and(|until| Instant::now() >= until) {
+                    lose(leading, settings, "it could not be renewed in time");
+                }
+            }
+            None => break,
+        }
+        if shutdown.run_until_cancelled(tokio::time::sleep(settings.retry)).await.is_none() {
+            break;
+        }
+    }
+    let held = leading.send_replace(None).is_some();
+    if held && let Err(error) = release(api, settings).await {
+        tracing::warn!(lease = settings.name, %error, "the Lease could not be released; it will expire");
+    }
+}
+
+fn lose(leading: &watch::Sender<Option<Instant>>, settings: &Settings, why: &str) {
+    if leading.send_replace(None).is_some() {
+        tracing::warn!(lease = settings.name, why, "no longer leading");
+    }
+}
+
+/// One look at the Lease, and one write if it is ours to write. Returns until when this process leads.
+async fn step(
+    api: &Api<Lease>,
+    settings: &Settings,
+    observed: &mut Option<Observation>,
+) -> Result<Option<Instant>, CallError> {
+    let lease = bounded(api.get_opt(&settings.name)).await?;
+    *observed = Observation::update(observed.take(), lease.as_ref(), Instant::now());
+    let before = Instant::now();
+    let desired = match decide(observed.as_ref(), &settings.identity, before) {
+        Decision::Wait => return Ok(None),
+        Decision::Acquire { transitions } => desired(settings, lease.as_ref(), transitions, Timestamp::now()),
+        Decision::Renew => renewed(settings, lease.as_ref()),
+    };
+    let written = match lease {
+        None => bounded(api.create(&PostParams::default(), &desired)).await,
+        Some(_) => bounded(api.replace(&settings.name, &PostParams::default(), &desired)).await,
+    };
+    match written {
+        Ok(lease) => {
+            *observed = Observation::update(observed.take(), Some(&lease), before);
+            Ok(Some(before + settings.renew_deadline))
+        }
+        // Somebody was faster. Whether that was another holder is seen at the next look.
+        Err(error) if error.is_conflict() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The Lease with us as its holder.
+fn desired(settings: &Settings, current: Option<&Lease>, transitions: i32, now: Timestamp) -> Lease {
+    let metadata = current.map_or_else(
+        || ObjectMeta { name: Some(settings.name.clone()), ..ObjectMeta::default() },
+        |lease| lease.metadata.clone(),
+    );
+    Lease {
+        metadata,
+        spec: Some(LeaseSpec {
+            holder_identity: Some(settings.identity.clone()),
+            lease_duration_seconds: Some(seconds(settings.duration)),
+            acquire_time: Some(MicroTime(now)),
+            renew_time: Some(MicroTime(now)),
+            lease_transitions: Some(transitions),
+            ..LeaseSpec::default()
+        }),
+    }
+}
+
+/// The same Lease, renewed now.
+fn renewed(settings: &Settings, current: Option<&Lease>) -> Lease {
+    let mut lease = current.cloned().unwrap_or_default();
+    let spec = lease.spec.get_or_insert_default();
+    spec.renew_time = Some(MicroTime(Timestamp::now()));
+    spec.lease_duration_seconds = Some(seconds(settings.duration));
+    lease
+}
+
+/// Gives the Lease up, if it is still ours, so that a successor need not wait.
+async fn release(api: &Api<Lease>, settings: &Settings) -> Result<(), CallError> {
+    let Some(mut lease) = bounded(api.get_opt(&settings.name)).await? else { return Ok(()) };
+    let Some(spec) = lease.spec.as_mut() else { return Ok(()) };
+    if spec.holder_identity.as_deref() != Some(settings.identity.as_str()) {
+        return Ok(());
+    }
+    spec.holder_identity = None;
+    spec.lease_duration_seconds = Some(1);
+    spec.renew_time = Some(MicroTime(Timestamp::now()));
+    match bounded(api.replace(&settings.name, &PostParams::default(), &lease)).await {
+        Err(error) if !error.is_conflict() => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn seconds(duration: Duration) -> i32 {
+    i32::try_from(duration.as_secs().max(1)).unwrap_or(i32::MAX)
+}

@@ -1,0 +1,69 @@
+use std::time::Duration;
+
+use super::*;
+
+fn held(holder: Option<&str>, version: &str) -> Lease {
+    let settings = Settings::new("ns", "lease", holder.unwrap_or_default());
+    let mut lease = desired(&settings, None, 3, Timestamp::UNIX_EPOCH);
+    lease.metadata.resource_version = Some(version.to_owned());
+    if holder.is_none() {
+        lease.spec.as_mut().unwrap().holder_identity = None;
+    }
+    lease
+}
+
+fn seen(lease: &Lease, at: Instant) -> Option<Observation> {
+    Observation::update(None, Some(lease), at)
+}
+
+#[test]
+fn a_lease_that_does_not_exist_or_was_released_is_taken_at_once() {
+    let now = Instant::now();
+    assert_eq!(decide(None, "me", now), Decision::Acquire { transitions: 0 });
+    let released = seen(&held(None, "1"), now);
+    assert_eq!(decide(released.as_ref(), "me", now), Decision::Acquire { transitions: 4 });
+}
+
+#[test]
+fn our_own_lease_is_renewed_also_after_it_expired() {
+    let start = Instant::now();
+    let ours = seen(&held(Some("me"), "1"), start);
+    for after in [0, 14, 15, 1000] {
+        assert_eq!(decide(ours.as_ref(), "me", start + Duration::from_secs(after)), Decision::Renew);
+    }
+}
+
+#[test]
+fn anothers_lease_is_left_alone_for_its_whole_duration_since_it_last_changed() {
+    let start = Instant::now();
+    let second = |s| start + Duration::from_secs(s);
+    let theirs = seen(&held(Some("other"), "1"), start);
+    assert_eq!(decide(theirs.as_ref(), "me", second(14)), Decision::Wait);
+    // It is renewed just before it would have expired: the wait begins anew.
+    let renewed = Observation::update(theirs, Some(&held(Some("other"), "2")), second(14));
+    assert_eq!(decide(renewed.as_ref(), "me", second(28)), Decision::Wait);
+    assert_eq!(decide(renewed.as_ref(), "me", second(29)), Decision::Acquire { transitions: 4 });
+    // A look that finds nothing new does not start it again.
+    let same = Observation::update(renewed, Some(&held(Some("other"), "2")), second(28));
+    assert_eq!(decide(same.as_ref(), "me", second(29)), Decision::Acquire { transitions: 4 });
+}
+
+#[test]
+fn a_leader_stops_early_enough_for_a_call_to_end_before_its_lease_does() {
+    let settings = Settings::new("ns", "lease", "me");
+    assert!(settings.renew_deadline + crate::client::CALL_TIMEOUT <= settings.duration);
+    assert!(settings.retry < settings.renew_deadline);
+}
+
+#[tokio::test(start_paused = true)]
+async fn leadership_ends_by_the_clock_even_if_nobody_says_so() {
+    let (sender, until) = watch::channel(Some(Instant::now() + Duration::from_secs(10)));
+    let mut leadership = Leadership { until };
+    assert!(leadership.is_leading());
+    tokio::time::advance(Duration::from_secs(11)).await;
+    assert!(!leadership.is_leading());
+    leadership.lost().await;
+    sender.send_replace(Some(Instant::now() + Duration::from_secs(10)));
+    leadership.won().await;
+    assert!(leadership.is_leading());
+}

@@ -1,0 +1,386 @@
+//! What speakers tell each other, and how it is written and signed.
+//!
+//! ```text
+//!  0      1      2      3      4              8                16               24               32
+//! +------+------+------+------+--------------+----------------+----------------+----------------+
+//! | ver. | for  | kind | flags| key          | sender         | sender's       | receiver's     |
+//! |      | ver. |      |      |              |                | session        | session (echo) |
+//! +------+------+------+------+--------------+----------------+----------------+----------------+
+//! | sequence number           | body …                                | HMAC-SHA256, 16 bytes  |
+//! +---------------------------+---------------------------------------+------------------------+
+//! ```
+//!
+//! *for version* is the oldest version that can read the message: every release writes what the one before it
+//! understands, and passes over what comes after the body that it knows. So a rolling upgrade keeps ownership.
+//!
+//! A message that is not signed by a known key, or is not well-formed, is [`Rejected`] as a whole.
+
+mod key;
+
+use std::net::IpAddr;
+
+use crate::view::GroupId;
+pub use key::{Key, KeyId, Keyring};
+
+/// What this release writes.
+const VERSION: u8 = 1;
+const HEADER: usize = 40;
+const TAG: usize = 16;
+/// No message is longer, so that none is ever fragmented.
+pub const LONGEST: usize = 1_200;
+/// Entries of a list in one message: 1 + 16 + 8 + 1 bytes each at most.
+pub const ENTRIES: usize = 40;
+/// Hardware addresses in a hello; a node with more tells the rest through the API.
+const MACS: usize = 16;
+const KEYS: usize = 4;
+
+/// A node in messages: the first eight bytes of SHA-256 of its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(pub u64);
+
+impl NodeId {
+    /// The id of the node of that name.
+    pub fn of(name: &str) -> Self {
+        let digest = ring::digest::digest(&ring::digest::SHA256, name.as_bytes());
+        let mut first = [0; 8];
+        first.copy_from_slice(&digest.as_ref()[..8]);
+        Self(u64::from_be_bytes(first))
+    }
+}
+
+/// One message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Who says it.
+    pub sender: NodeId,
+    /// The sender's session: random, new with each start.
+    pub session: u64,
+    /// The receiver's session as the sender last heard it; 0 if never.
+    pub echo: u64,
+    /// Grows with each message of a session.
+    pub sequence: u64,
+    /// The state of the sender.
+    pub flags: Flags,
+    /// What it says.
+    pub body: Body,
+}
+
+/// The state of a sender.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flags {
+    /// It is about to stop: nothing should be given to it.
+    pub leaving: bool,
+    /// It has been stopped for a while and answers nothing yet.
+    pub stalled: bool,
+    /// It has a group in common with the receiver and wants to hear of it.
+    pub wanted: bool,
+}
+
+/// A group with an epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Stake {
+    /// The group.
+    pub group: GroupId,
+    /// The epoch.
+    pub epoch: u64,
+}
+
+/// What a message says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// I am here: these are my hardware addresses and the keys that I know.
+    Hello {
+        /// Hardware addresses of the sender.
+        macs: Vec<[u8; 6]>,
+        /// Keys that it accepts.
+        keys: Vec<KeyId>,
+    },
+    /// I live, and what I own adds up to this.
+    Alive {
+        /// [`print`] of all that the sender owns.
+        claims: u64,
+    },
+    /// This has changed: I own, or no longer own.
+    Update(Vec<(Stake, bool)>),
+    /// Tell me all that you own.
+    Request,
+    /// All that I own, in parts.
+    Claims {
+        /// [`print`] of the whole.
+        claims: u64,
+        /// Which part, from 0.
+        part: u16,
+        /// How many parts.
+        parts: u16,
+        /// The part.
+        stakes: Vec<Stake>,
+    },
+    /// I am going to claim these.
+    Intent(Vec<Stake>),
+    /// Do not: I hear the owner; or: not me.
+    Nack(Vec<Stake>),
+    /// Take these over from me now.
+    Leave(Vec<Stake>),
+    /// A kind that this release does not know. It still shows that the sender lives.
+    Unknown,
+}
+
+/// Why bytes are no message for us; the label of a metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, thiserror::Error)]
+pub enum Rejected {
+    /// Too short, too long, or a list that does not fit.
+    #[error("the message is not well-formed")]
+    Malformed,
+    /// Written for later releases only.
+    #[error("the message is of a later version")]
+    Version,
+    /// Signed with a key that we do not have.
+    #[error("the message is signed with an unknown key")]
+    UnknownKey,
+    /// The signature is not right.
+    #[error("the signature is wrong")]
+    Signature,
+}
+
+impl Rejected {
+    /// The label in metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Version => "version",
+            Self::UnknownKey => "unknown_key",
+            Self::Signature => "signature",
+        }
+    }
+}
+
+/// A number that two different sets of stakes do not have in common but by bad luck. It can be kept up to date
+/// by exclusive or.
+pub fn print(stakes: impl IntoIterator<Item = Stake>) -> u64 {
+    stakes.into_iter().map(print_of).fold(0, |sum, print| sum ^ print)
+}
+
+/// The share of one stake in [`print`]: SplitMix64 over its parts.
+pub fn print_of(stake: Stake) -> u64 {
+    fn mix(state: u64, word: u64) -> u64 {
+        let mut z = (state ^ word).wrapping_add(0x9e37_79b9_7f4a_7c15);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+    let octets = match stake.group {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    };
+    let words = octets.chunks_exact(8).map(|word| {
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(word);
+        u64::from_be_bytes(bytes)
+    });
+    mix(words.fold(1, mix), stake.epoch)
+}
+
+impl Message {
+    /// Writes and signs.
+    pub fn seal(&self, key: &Key) -> Vec<u8> {
+        let mut out = Vec::with_capacity(128);
+        out.extend([VERSION, VERSION, self.body.kind(), self.flags.bits()]);
+        out.extend(key.id().0);
+        for word in [self.sender.0, self.session, self.echo, self.sequence] {
+            out.extend(word.to_be_bytes());
+        }
+        self.body.write(&mut out);
+        let tag = key.sign(&out);
+        out.extend(&tag.as_ref()[..TAG]);
+        out
+    }
+
+    /// Signs bytes that are no message, for a fuzzer: they bear the key's name as [`Self::seal`] would write it.
+    pub(crate) fn seal_bytes(unsigned: &[u8], key: &Key) -> Option<Vec<u8>> {
+        let mut out = unsigned.to_vec();
+        out.get_mut(4..8)?.copy_from_slice(&key.id().0);
+        let tag = key.sign(&out);
+        out.extend(&tag.as_ref()[..TAG]);
+        Some(out)
+    }
+
+    /// Checks and reads.
+    pub fn open(bytes: &[u8], keys: &Keyring) -> Result<Self, Rejected> {
+        if bytes.len() < HEADER + TAG || bytes.len() > LONGEST {
+            return Err(Rejected::Malformed);
+        }
+        let (signed, tag) = bytes.split_at(bytes.len() - TAG);
+        let mut reader = Reader(signed);
+        let [_version, readable_by, kind, flags] = reader.take()?;
+        let key = keys.get(KeyId(reader.take()?)).ok_or(Rejected::UnknownKey)?;
+        if !key.verifies(signed, tag) {
+            return Err(Rejected::Signature);
+        }
+        if readable_by > VERSION {
+            return Err(Rejected::Version);
+        }
+        Ok(Self {
+            sender: NodeId(reader.word()?),
+            session: reader.word()?,
+            echo: reader.word()?,
+            sequence: reader.word()?,
+            flags: Flags::from_bits(flags),
+            body: Body::read(kind, &mut reader)?,
+        })
+    }
+}
+
+impl Flags {
+    fn bits(self) -> u8 {
+        u8::from(self.leaving) | u8::from(self.stalled) << 1 | u8::from(self.wanted) << 2
+    }
+
+    fn from_bits(bits: u8) -> Self {
+        Self { leaving: bits & 1 != 0, stalled: bits & 2 != 0, wanted: bits & 4 != 0 }
+    }
+}
+
+impl Body {
+    fn kind(&self) -> u8 {
+        match self {
+            Self::Unknown => 0,
+            Self::Hello { .. } => 1,
+            Self::Alive { .. } => 2,
+            Self::Update(_) => 3,
+            Self::Request => 4,
+            Self::Claims { .. } => 5,
+            Self::Intent(_) => 6,
+            Self::Nack(_) => 7,
+            Self::Leave(_) => 8,
+        }
+    }
+
+    /// The name in metrics.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Hello { .. } => "hello",
+            Self::Alive { .. } => "alive",
+            Self::Update(_) => "update",
+            Self::Request => "request",
+            Self::Claims { .. } => "claims",
+            Self::Intent(_) => "intent",
+            Self::Nack(_) => "nack",
+            Self::Leave(_) => "leave",
+        }
+    }
+
+    fn write(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Unknown | Self::Request => {}
+            Self::Hello { macs, keys } => {
+                list(out, macs, MACS, |out, mac| out.extend(mac));
+                list(out, keys, KEYS, |out, key| out.extend(key.0));
+            }
+            Self::Alive { claims } => out.extend(claims.to_be_bytes()),
+            Self::Update(changes) => list(out, changes, ENTRIES, |out, (stake, held)| {
+                stake.write(out);
+                out.push(u8::from(*held));
+            }),
+            Self::Claims { claims, part, parts, stakes } => {
+                out.extend(claims.to_be_bytes());
+                out.extend(part.to_be_bytes());
+                out.extend(parts.to_be_bytes());
+                list(out, stakes, ENTRIES, |out, stake| stake.write(out));
+            }
+            Self::Intent(stakes) | Self::Nack(stakes) | Self::Leave(stakes) => {
+                list(out, stakes, ENTRIES, |out, stake| stake.write(out));
+            }
+        }
+    }
+
+    fn read(kind: u8, reader: &mut Reader<'_>) -> Result<Self, Rejected> {
+        Ok(match kind {
+            1 => {
+                let macs = reader.list(MACS, Reader::take)?;
+                let keys = reader.list(KEYS, |reader| reader.take().map(KeyId))?;
+                Self::Hello { macs, keys }
+            }
+            2 => Self::Alive { claims: reader.word()? },
+            3 => Self::Update(reader.list(ENTRIES, |reader| {
+                let stake = Stake::read(reader)?;
+                let [held] = reader.take()?;
+                Ok((stake, held != 0))
+            })?),
+            4 => Self::Request,
+            5 => Self::Claims {
+                claims: reader.word()?,
+                part: u16::from_be_bytes(reader.take()?),
+                parts: u16::from_be_bytes(reader.take()?),
+                stakes: reader.list(ENTRIES, Stake::read)?,
+            },
+            6 => Self::Intent(reader.list(ENTRIES, Stake::read)?),
+            7 => Self::Nack(reader.list(ENTRIES, Stake::read)?),
+            8 => Self::Leave(reader.list(ENTRIES, Stake::read)?),
+            _ => Self::Unknown,
+        })
+    }
+}
+
+impl Stake {
+    fn write(&self, out: &mut Vec<u8>) {
+        match self.group {
+            IpAddr::V4(v4) => {
+                out.push(4);
+                out.extend(v4.octets());
+            }
+            IpAddr::V6(v6) => {
+                out.push(6);
+                out.extend(v6.octets());
+            }
+        }
+        out.extend(self.epoch.to_be_bytes());
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, Rejected> {
+        let group = match reader.take()? {
+            [4] => IpAddr::from(reader.take::<4>()?),
+            [6] => IpAddr::from(reader.take::<16>()?),
+            _ => return Err(Rejected::Malformed),
+        };
+        Ok(Self { group, epoch: reader.word()? })
+    }
+}
+
+/// A count in one byte, then the entries; those beyond `most`, which no caller has, are left out.
+fn list<T>(out: &mut Vec<u8>, items: &[T], most: usize, write: impl Fn(&mut Vec<u8>, &T)) {
+    let items = &items[..items.len().min(most)];
+    out.push(u8::try_from(items.len()).unwrap_or(u8::MAX));
+    for item in items {
+        write(out, item);
+    }
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl Reader<'_> {
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], Rejected> {
+        let (first, rest) = self.0.split_first_chunk().ok_or(Rejected::Malformed)?;
+        self.0 = rest;
+        Ok(*first)
+    }
+
+    fn word(&mut self) -> Result<u64, Rejected> {
+        self.take().map(u64::from_be_bytes)
+    }
+
+    fn list<T>(
+        &mut self,
+        most: usize,
+        mut read: impl FnMut(&mut Self) -> Result<T, Rejected>,
+    ) -> Result<Vec<T>, Rejected> {
+        let [count] = self.take()?;
+        if usize::from(count) > most {
+            return Err(Rejected::Malformed);
+        }
+        (0..count).map(|_| read(self)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

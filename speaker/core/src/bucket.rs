@@ -1,0 +1,49 @@
+//! A token bucket, kept as the time at which it would be full again.
+
+use std::time::{Duration, Instant};
+
+/// At most so many per second on average, with a burst.
+#[derive(Clone, Debug)]
+pub(crate) struct Bucket {
+    interval: Duration,
+    burst: Duration,
+    full_at: Option<Instant>,
+}
+
+impl Bucket {
+    /// `burst` tokens, one more each `interval`.
+    pub(crate) fn new(interval: Duration, burst: u32) -> Self {
+        Self { interval, burst: interval.saturating_mul(burst.saturating_sub(1)), full_at: None }
+    }
+
+    /// Takes a token, or says when there will be one.
+    pub(crate) fn take(&mut self, now: Instant) -> Result<(), Instant> {
+        let full_at = self.full_at.map_or(now, |at| at.max(now));
+        if full_at.saturating_duration_since(now) > self.burst {
+            return Err(full_at.checked_sub(self.burst).unwrap_or(now));
+        }
+        self.full_at = full_at.checked_add(self.interval);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_passes_and_then_one_per_interval() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new(Duration::from_millis(5), 3);
+        for _ in 0..3 {
+            bucket.take(start).unwrap();
+        }
+        let next = bucket.take(start).unwrap_err();
+        assert_eq!(next, start + Duration::from_millis(5));
+        bucket.take(next).unwrap();
+        assert!(bucket.take(next).is_err());
+        for _ in 0..3 {
+            bucket.take(start + Duration::from_secs(1)).unwrap();
+        }
+    }
+}

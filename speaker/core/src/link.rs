@@ -1,0 +1,126 @@
+//! The links of this node as far as announcing is concerned.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use smoltcp::wire::EthernetAddress;
+
+/// The kernel's number of a link.
+pub type LinkIndex = u32;
+
+/// A link that is up and that frames may be sent on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// The kernel's number.
+    pub index: LinkIndex,
+    /// The interface's name.
+    pub name: String,
+    /// Its hardware address.
+    pub mac: EthernetAddress,
+    /// Whether it has a broadcast address, so that ARP makes sense.
+    pub broadcast: bool,
+    /// Its link-local address, once duplicate address detection is through; without one no NDP.
+    pub link_local: Option<Ipv6Addr>,
+    /// Its addresses with their prefix lengths.
+    pub subnets: BTreeSet<(IpAddr, u8)>,
+    /// Grows each time that the carrier came (back): then everything is announced anew (checklist C6).
+    pub carrier_ups: u32,
+}
+
+impl Link {
+    /// Whether it speaks the protocol of the address' family.
+    pub(crate) fn speaks_for(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(_) => self.broadcast,
+            IpAddr::V6(_) => self.link_local.is_some(),
+        }
+    }
+}
+
+/// What others may know of a link, by way of the API.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LinkFacts {
+    /// The interface's name.
+    pub name: String,
+    /// Its hardware address.
+    pub mac: [u8; 6],
+    /// Its addresses with their prefix lengths.
+    pub subnets: BTreeSet<(IpAddr, u8)>,
+}
+
+impl LinkFacts {
+    /// Whether one of its subnets contains `address`.
+    pub fn reaches(&self, address: IpAddr) -> bool {
+        self.subnets.iter().any(|(own, length)| same_subnet(*own, address, *length))
+    }
+}
+
+impl From<&Link> for LinkFacts {
+    fn from(link: &Link) -> Self {
+        Self { name: link.name.clone(), mac: link.mac.0, subnets: link.subnets.clone() }
+    }
+}
+
+/// Whether `a` and `b` have the first `length` bits in common.
+pub fn same_subnet(a: IpAddr, b: IpAddr, length: u8) -> bool {
+    match (a, b) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => (bits4(a) ^ bits4(b)).leading_zeros() >= u32::from(length.min(32)),
+        (IpAddr::V6(a), IpAddr::V6(b)) => (bits6(a) ^ bits6(b)).leading_zeros() >= u32::from(length.min(128)),
+        _ => false,
+    }
+}
+
+fn bits4(address: Ipv4Addr) -> u32 {
+    address.into()
+}
+
+fn bits6(address: Ipv6Addr) -> u128 {
+    address.into()
+}
+
+/// On which links an address is announced.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scope {
+    /// On every link.
+    All,
+    /// On those with these names.
+    Named(BTreeSet<String>),
+}
+
+impl Scope {
+    /// Whether a link of this name belongs to it.
+    pub fn covers(&self, name: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Named(names) => names.contains(name),
+        }
+    }
+
+    /// What either covers.
+    #[must_use]
+    pub fn union(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Named(mut a), Self::Named(b)) => {
+                a.extend(b);
+                Self::Named(a)
+            }
+            _ => Self::All,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subnets_are_compared_by_their_prefix_and_family() {
+        let at = |text: &str| text.parse::<IpAddr>().unwrap();
+        assert!(same_subnet(at("10.0.0.1"), at("10.0.0.254"), 24));
+        assert!(!same_subnet(at("10.0.0.1"), at("10.0.1.1"), 24));
+        assert!(same_subnet(at("10.0.0.1"), at("99.0.1.1"), 0));
+        assert!(same_subnet(at("fd00::1"), at("fd00::ffff"), 64));
+        assert!(!same_subnet(at("fd00::1"), at("10.0.0.1"), 0));
+        assert!(same_subnet(at("fd00::1"), at("fd00::1"), 200));
+    }
+}

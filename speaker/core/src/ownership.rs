@@ -1,0 +1,592 @@
+//! Who owns which group, as this speaker decides by what it hears of the others.
+//!
+//! A claim is (group, epoch, node); of two the higher (epoch, node) wins, and the loser stops at once. The epoch
+//! grows with each takeover and handover. It is kept nowhere: a speaker learns the highest by talking before it
+//! claims, and from the API. `docs/design/layer2.md` has the protocol; the phases of a group are drawn at
+//! [`phase`].
+//!
+//! | module | is |
+//! |---|---|
+//! | [`phase`] | the state machine of one group |
+//! | [`decide`] | which event a group meets next: whose turn it is, who succeeds |
+//! | [`peers`] | which messages count, and which speakers live |
+//! | [`receive`] | what messages say |
+//! | [`talk`] | whom to talk with, and what is sent |
+//! | [`wire`] | what probes and other frames say about who has an address; conflicts with strangers |
+//!
+//! No socket, no clock, no chance: the driver brings the time and the session, and carries out [`Output`]s.
+
+mod decide;
+mod peers;
+mod phase;
+mod receive;
+mod talk;
+mod wire;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::beacon::{KeyId, Message, NodeId, Stake, print_of};
+use crate::link::Scope;
+use crate::responder::{Plan, Sighting};
+use crate::view::{GroupId, NodeName, View};
+use peers::{Directory, Liveness, Peer};
+use phase::{Action, Cause, Event, Phase};
+use talk::Outgoing;
+pub use wire::Conflict;
+
+/// How long a starting speaker waits for the others to answer.
+const SETTLE: Duration = Duration::from_secs(1);
+/// How long a starting speaker leaves groups that nobody has ever owned to those that start at the same time: else the
+/// first one that is ready would take them all, and keep them.
+const GATHER: Duration = Duration::from_secs(5);
+/// Between the turns of watchers of a silent owner.
+const STAGGER: Duration = Duration::from_millis(100);
+/// Between the turns of those who could take a group that nobody owns, when the one before does not.
+const VACANCY: Duration = Duration::from_secs(2);
+/// How long a group is let alone after a peer or the wire said that it is taken.
+const REFUSAL: Duration = Duration::from_secs(1);
+/// How often a leaving owner says so.
+const OFFER: Duration = Duration::from_millis(20);
+/// How long it says so.
+const OFFERS: Duration = Duration::from_secs(3);
+/// How many groups are asked about at once: each costs broadcasts. The others wait for their turn.
+const ASKED_AT_ONCE: usize = 512;
+/// The watchers of a group.
+const WATCHERS: usize = 3;
+
+/// What the speaker was told at its start.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The node that this speaker runs on.
+    pub me: NodeName,
+    /// Between two beacons.
+    pub interval: Duration,
+    /// So many intervals without a beacon, and a speaker is silent.
+    pub misses: u32,
+    /// What to do about strangers with our addresses.
+    pub detection: Detection,
+    /// Random, never 0, new with each start.
+    pub session: u64,
+}
+
+/// What to do when a stranger, somebody who is no speaker, has an address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Detection {
+    /// Do not announce it (or defend it, if it is announced already), and tell.
+    #[default]
+    Enforce,
+    /// Announce it all the same, and tell.
+    Warn,
+    /// Do not look.
+    Off,
+}
+
+/// What the driver feeds.
+#[derive(Debug)]
+pub enum Input {
+    /// The API says something new.
+    View(Arc<View>),
+    /// The hardware addresses of this node.
+    Macs(BTreeSet<[u8; 6]>),
+    /// The keys that this speaker accepts.
+    Keys(Vec<KeyId>),
+    /// A message came from this address.
+    Message(IpAddr, Message),
+    /// Somebody answered a probe.
+    Answered(Sighting),
+    /// Nobody answered a probe.
+    Unanswered(IpAddr),
+    /// Somebody claims, on the wire, an address that is announced.
+    Contested(Sighting),
+    /// The process is to stop: hand everything over.
+    Shutdown,
+    /// Nothing but time has passed.
+    Deadline,
+}
+
+/// What the driver is to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// Send a message.
+    Send {
+        /// To this address.
+        address: IpAddr,
+        /// Signed with a key that the receiver accepts: it told these.
+        keys: Vec<KeyId>,
+        /// What.
+        message: Message,
+    },
+    /// Ask the wire who has an address.
+    Probe(IpAddr, Scope, Plan),
+    /// Ask no more.
+    CancelProbe(IpAddr),
+    /// Answer for the group's addresses that [`Ownership::is_announced`], and announce them. May be repeated.
+    Announce(GroupId),
+    /// Answer for the group's addresses no more.
+    Withdraw(GroupId),
+    /// Say once more that an address is ours.
+    Defend(IpAddr),
+}
+
+/// Something that is counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Groups taken because nobody owned them.
+    pub claims: u64,
+    /// Groups taken from a silent owner.
+    pub takeovers: u64,
+    /// Groups taken from an owner that handed them over.
+    pub handovers: u64,
+    /// Groups lost to a better claim.
+    pub outbid: u64,
+    /// Times that a peer fell silent.
+    pub suspicions: u64,
+    /// Times that a peer objected to a claim.
+    pub nacks: u64,
+    /// Times that the wire showed a silent owner to be alive.
+    pub vetoes: u64,
+    /// Times that this speaker was stopped for so long that it asked anew.
+    pub stalls: u64,
+    /// Messages that did not echo our session.
+    pub stale: u64,
+    /// Messages that had been there before.
+    pub replayed: u64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Ownership {
+    settings: Settings,
+    me: NodeId,
+    view: Arc<View>,
+    directory: Directory,
+    macs: BTreeSet<[u8; 6]>,
+    keys: Vec<KeyId>,
+
+    peers: BTreeMap<NodeId, Peer>,
+    /// Peers that were alive when last looked.
+    alive: BTreeSet<NodeId>,
+    /// Peers with which this node shares a group.
+    talk: BTreeSet<NodeId>,
+    talk_changed: bool,
+    /// What peers own, by group.
+    claimed: BTreeMap<GroupId, BTreeMap<NodeId, u64>>,
+    /// Peers that are cut off: who is not heard although it lives, and who said so.
+    blocked: BTreeMap<NodeId, Blocked>,
+
+    groups: BTreeMap<GroupId, State>,
+    /// What this node owns.
+    mine: BTreeMap<GroupId, u64>,
+    print: u64,
+    asking: BTreeSet<GroupId>,
+    /// Groups that wait until fewer are asked about.
+    waiting: BTreeSet<GroupId>,
+    /// Groups to look at.
+    dirty: BTreeSet<GroupId>,
+    timers: BTreeSet<(Instant, GroupId)>,
+    conflicts: BTreeMap<IpAddr, Conflict>,
+    /// The group of each address.
+    group_of: HashMap<IpAddr, GroupId>,
+
+    sequence: u64,
+    outgoing: BTreeMap<NodeId, Outgoing>,
+    next_beacon: Option<Instant>,
+    settling: Option<Instant>,
+    gathering: Option<Instant>,
+    settled: bool,
+    leaving: bool,
+    /// When the driver had to call at the latest.
+    promised: Option<Instant>,
+    outputs: VecDeque<Output>,
+    counts: Counts,
+}
+
+/// Why a peer is not heard although it lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blocked {
+    /// It answers on the wire.
+    Wire,
+    /// This other speaker hears it.
+    HeardBy(NodeId),
+    /// Its pod is ready, and it has never been heard.
+    NeverHeard,
+}
+
+/// What is kept of a group.
+#[derive(Debug, Default)]
+struct State {
+    phase: Phase,
+    /// Addresses that the wire was asked about and that nobody has answered for.
+    pending: BTreeSet<IpAddr>,
+    /// When the phase is over.
+    until: Option<Instant>,
+    /// When to offer it to the successor again.
+    offer: Option<Instant>,
+    /// Successors that refused it.
+    declined: BTreeSet<NodeId>,
+    vacant_since: Option<Instant>,
+    /// The highest epoch that was seen.
+    highest: u64,
+    timer: Option<Instant>,
+}
+
+impl Ownership {
+    /// Of a node that owns nothing yet.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            me: NodeId::of(&settings.me),
+            settings,
+            view: Arc::default(),
+            directory: Directory::default(),
+            macs: BTreeSet::new(),
+            keys: Vec::new(),
+            peers: BTreeMap::new(),
+            alive: BTreeSet::new(),
+            talk: BTreeSet::new(),
+            talk_changed: false,
+            claimed: BTreeMap::new(),
+            blocked: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            mine: BTreeMap::new(),
+            print: 0,
+            asking: BTreeSet::new(),
+            waiting: BTreeSet::new(),
+            dirty: BTreeSet::new(),
+            timers: BTreeSet::new(),
+            conflicts: BTreeMap::new(),
+            group_of: HashMap::new(),
+            sequence: 0,
+            outgoing: BTreeMap::new(),
+            next_beacon: None,
+            settling: None,
+            gathering: None,
+            settled: false,
+            leaving: false,
+            promised: None,
+            outputs: VecDeque::new(),
+            counts: Counts::default(),
+        }
+    }
+
+    /// Takes an input; what is to be done then is in [`Self::poll_output`].
+    pub fn handle(&mut self, now: Instant, input: Input) {
+        self.watch_own_clock(now);
+        match input {
+            Input::View(view) => self.set_view(now, view),
+            Input::Macs(macs) => {
+                self.macs = macs;
+                self.greet_all();
+            }
+            Input::Keys(keys) => {
+                self.keys = keys;
+                self.greet_all();
+            }
+            Input::Message(from, message) => self.receive(now, from, message),
+            Input::Answered(sighting) => self.answered(now, sighting),
+            Input::Unanswered(address) => self.unanswered(now, address),
+            Input::Contested(sighting) => self.contested(now, sighting),
+            Input::Shutdown => {
+                self.leaving = true;
+                self.dirty.extend(self.groups.keys());
+            }
+            Input::Deadline => {}
+        }
+        self.advance(now);
+        self.flush(now);
+        self.promised = self.next_deadline();
+    }
+
+    /// What is to be done next.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When to call [`Self::handle`] again at the latest.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let falls_silent = self.alive.iter().filter_map(|id| self.peers.get(id)?.heard);
+        let patience = self.patience();
+        let falls_silent = falls_silent.filter_map(|heard| heard.checked_add(patience)).min();
+        let timer = self.timers.first().map(|(at, _)| *at);
+        let conflict = self.conflicts.values().filter_map(|conflict| conflict.next).min();
+        let settling = self.settling.filter(|_| !self.settled);
+        [falls_silent, timer, conflict, settling, self.next_beacon].into_iter().flatten().min()
+    }
+
+    /// Groups that this node owns, with their epochs.
+    pub fn owned(&self) -> &BTreeMap<GroupId, u64> {
+        &self.mine
+    }
+
+    /// Addresses that a stranger has.
+    pub fn conflicts(&self) -> &BTreeMap<IpAddr, Conflict> {
+        &self.conflicts
+    }
+
+    /// Whether an address of an owned group is announced: not if a stranger had it first.
+    pub fn is_announced(&self, address: IpAddr) -> bool {
+        self.conflicts.get(&address).is_none_or(|conflict| !conflict.withheld)
+    }
+
+    /// Peers that live and are not heard, and how that is known.
+    pub fn blocked(&self) -> impl Iterator<Item = (NodeName, Blocked)> {
+        self.blocked.iter().filter_map(|(id, why)| Some((self.directory.names.get(id)?.clone(), *why)))
+    }
+
+    /// The name of a node.
+    pub fn name_of(&self, id: NodeId) -> Option<&NodeName> {
+        self.directory.names.get(&id)
+    }
+
+    /// Whether this speaker has looked around and takes part.
+    pub fn is_settled(&self) -> bool {
+        self.settled
+    }
+
+    /// What was counted so far.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// How many peers are heard.
+    pub fn peers_alive(&self) -> usize {
+        self.alive.len()
+    }
+
+    fn patience(&self) -> Duration {
+        self.settings.interval.saturating_mul(self.settings.misses.max(1))
+    }
+
+    /// A speaker whose own loop was late must not trust what it did not hear meanwhile. Late by more than the
+    /// patience of others, it may have lost everything: it answers nothing before it has asked anew.
+    fn watch_own_clock(&mut self, now: Instant) {
+        let Some(promised) = self.promised else { return };
+        let late = now.saturating_duration_since(promised);
+        if late > self.patience() {
+            self.counts.stalls += 1;
+            let claimed: Vec<GroupId> = self.mine.keys().copied().collect();
+            let asking: Vec<GroupId> = self.asking.iter().copied().collect();
+            for peer in self.peers.values_mut() {
+                peer.heard = peer.heard.map(|_| now);
+            }
+            for id in asking.into_iter().chain(claimed) {
+                self.apply(now, id, Event::Stalled);
+            }
+            self.greet_all();
+            self.next_beacon = self.next_beacon.map(|_| now);
+        } else if late > self.settings.interval {
+            // Accuses nobody in this round.
+            let patience = self.settings.interval.saturating_mul(self.settings.misses.saturating_sub(1));
+            let floor = now.checked_sub(patience).unwrap_or(now);
+            for id in &self.alive {
+                if let Some(peer) = self.peers.get_mut(id) {
+                    peer.heard = peer.heard.map(|heard| heard.max(floor));
+                }
+            }
+        }
+    }
+
+    fn set_view(&mut self, now: Instant, view: Arc<View>) {
+        self.settling.get_or_insert_with(|| now.checked_add(SETTLE).unwrap_or(now));
+        self.gathering.get_or_insert_with(|| now.checked_add(GATHER).unwrap_or(now));
+        self.directory.names.clear();
+        self.directory.macs.clear();
+        for (name, speaker) in &view.speakers {
+            let id = NodeId::of(name);
+            self.directory.names.insert(id, name.clone());
+            self.directory.macs.extend(speaker.macs.iter().map(|mac| (*mac, id)));
+        }
+        for (id, peer) in &self.peers {
+            self.directory.macs.extend(peer.macs.iter().map(|mac| (*mac, *id)));
+        }
+        for mac in &self.macs {
+            self.directory.macs.remove(mac);
+        }
+        // What was asked about other addresses is void.
+        let addresses = |view: &View, id: &GroupId| view.groups.get(id).map(|group| group.addresses.clone());
+        let changed = |id: &&GroupId| addresses(&self.view, id) != addresses(&view, id);
+        let void: Vec<GroupId> = self.asking.iter().filter(changed).copied().collect();
+        for id in void {
+            self.apply(now, id, Event::Stalled);
+        }
+        let before = std::mem::replace(&mut self.view, view);
+        let view = Arc::clone(&self.view);
+        self.group_of.clear();
+        for group in view.groups.values() {
+            self.group_of.extend(group.addresses.keys().map(|address| (*address, group.id)));
+        }
+        for (id, group) in &view.groups {
+            let old = before.groups.get(id);
+            if old.is_some_and(|old| Arc::ptr_eq(old, group)) && before.placed.get(id) == view.placed.get(id)
+            {
+                continue;
+            }
+            self.dirty.insert(*id);
+            let state = self.groups.entry(*id).or_default();
+            if let Some((_, epoch)) = &group.last {
+                state.highest = state.highest.max(*epoch);
+            }
+            if old.is_none() {
+                self.inherit(now, *id, &before);
+            }
+        }
+        for id in before.groups.keys().filter(|id| !view.groups.contains_key(id)) {
+            self.dirty.insert(*id);
+        }
+        // Whether a speaker is ready decides about turns everywhere.
+        if before.speakers != view.speakers {
+            self.dirty.extend(view.groups.keys());
+        }
+        self.choose_talk(now);
+    }
+
+    /// A group whose lowest address changed is a new one to the protocol; to its users it is the same. Who owned
+    /// the old one has the new one too.
+    fn inherit(&mut self, now: Instant, id: GroupId, before: &View) {
+        let Some(group) = self.view.groups.get(&id) else { return };
+        let owned = |old: &GroupId| {
+            let old = before.groups.get(old)?;
+            let shared = group.addresses.keys().any(|address| old.addresses.contains_key(address));
+            let epoch = self.mine.get(&old.id)?;
+            shared.then_some(*epoch)
+        };
+        let Some(epoch) = self.mine.keys().filter_map(owned).max() else { return };
+        if group.admits(&self.settings.me) {
+            self.apply(now, id, Event::Invited { epoch });
+        }
+    }
+
+    /// Everything that time brings.
+    fn advance(&mut self, now: Instant) {
+        self.notice_liveness(now);
+        self.settle(now);
+        self.beacon(now);
+        self.reprobe(now);
+        while let Some((at, id)) = self.timers.first().copied()
+            && at <= now
+        {
+            self.timers.remove(&(at, id));
+            if let Some(state) = self.groups.get_mut(&id) {
+                state.timer = None;
+            }
+            self.dirty.insert(id);
+        }
+        while let Some(id) = self.dirty.pop_first() {
+            self.look_at(now, id);
+        }
+    }
+
+    fn settle(&mut self, now: Instant) {
+        let Some(until) = self.settling.filter(|_| !self.settled) else { return };
+        let heard = |id: &NodeId| self.peers.get(id).is_some_and(|peer| peer.heard.is_some());
+        let me = &self.settings.me;
+        let mut others = self.view.speakers.iter().filter(|(name, s)| s.ready && *name != me);
+        if now >= until || others.all(|(name, _)| heard(&NodeId::of(name))) {
+            self.settled = true;
+            self.dirty.extend(self.groups.keys());
+            self.talk_changed = true;
+        }
+    }
+
+    /// Notices who fell silent and who is heard again.
+    fn notice_liveness(&mut self, now: Instant) {
+        let patience = self.patience();
+        let changed: Vec<(NodeId, bool)> = self
+            .peers
+            .iter()
+            .map(|(id, peer)| (*id, peer.liveness(now, patience) == Liveness::Alive))
+            .filter(|(id, alive)| self.alive.contains(id) != *alive)
+            .collect();
+        for (id, alive) in changed {
+            if alive {
+                self.alive.insert(id);
+                self.blocked.remove(&id);
+            } else {
+                self.alive.remove(&id);
+                self.counts.suspicions += 1;
+            }
+            self.dirty.extend(self.view.groups.keys());
+        }
+    }
+
+    fn liveness(&self, now: Instant, id: NodeId) -> Liveness {
+        self.peers.get(&id).map_or(Liveness::Unheard, |peer| peer.liveness(now, self.patience()))
+    }
+
+    /// Lets a group meet an event, and does what follows.
+    fn apply(&mut self, now: Instant, id: GroupId, event: Event) {
+        let state = self.groups.entry(id).or_default();
+        let before = state.phase;
+        let (after, actions) = before.on(event);
+        state.phase = after;
+        if before == after && actions.is_empty() {
+            return;
+        }
+        state.until = None;
+        state.offer = None;
+        match after {
+            Phase::Refused => {
+                let pause =
+                    if event == Event::Outbid { self.settings.interval.saturating_mul(3) } else { REFUSAL };
+                state.until = now.checked_add(pause);
+            }
+            Phase::Leaving { .. } => {
+                state.until = now.checked_add(OFFERS);
+                state.offer = Some(now);
+            }
+            Phase::Owning { epoch } => {
+                state.highest = state.highest.max(epoch);
+                state.vacant_since = None;
+            }
+            Phase::Idle => state.declined.clear(),
+            Phase::Asking { .. } => {}
+        }
+        self.count(before, event);
+        for action in actions {
+            match action {
+                Action::Ask => self.ask(now, id),
+                Action::StopAsking => self.stop_asking(id),
+                Action::Announce => self.take(id),
+                Action::Withdraw => self.give_up(id),
+            }
+        }
+        self.dirty.insert(id);
+    }
+
+    fn count(&mut self, before: Phase, event: Event) {
+        match (before, event) {
+            (Phase::Asking { cause: Cause::Vacancy, .. }, Event::Quiet) => self.counts.claims += 1,
+            (Phase::Asking { cause: Cause::Takeover(_), .. }, Event::Quiet) => self.counts.takeovers += 1,
+            (_, Event::Invited { .. }) => self.counts.handovers += 1,
+            (Phase::Owning { .. }, Event::Outbid) => self.counts.outbid += 1,
+            (Phase::Asking { .. }, Event::Nacked) => self.counts.nacks += 1,
+            _ => {}
+        }
+    }
+
+    /// The group is ours from now on.
+    fn take(&mut self, id: GroupId) {
+        let Some(epoch) = self.groups.get(&id).and_then(|state| state.phase.claimed()) else { return };
+        self.end_asking(id);
+        let stake = Stake { group: id, epoch };
+        if let Some(before) = self.mine.insert(id, epoch) {
+            self.print ^= print_of(Stake { group: id, epoch: before });
+        }
+        self.print ^= print_of(stake);
+        self.outputs.push_back(Output::Announce(id));
+        self.tell_all(stake, true);
+    }
+
+    fn give_up(&mut self, id: GroupId) {
+        let Some(epoch) = self.mine.remove(&id) else { return };
+        let stake = Stake { group: id, epoch };
+        self.print ^= print_of(stake);
+        self.outputs.push_back(Output::Withdraw(id));
+        self.tell_all(stake, false);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,311 @@
+//! Which event a group meets next: whether it is this node's turn, whether it must go and to whom.
+
+use std::time::{Duration, Instant};
+
+use super::peers::Liveness;
+use super::phase::{Cause, Event, Phase};
+use super::{OFFER, Ownership, STAGGER, State, VACANCY, WATCHERS};
+use crate::beacon::{NodeId, Stake};
+use crate::placement::Placement;
+use crate::view::{Group, GroupId};
+
+/// What there is to do about a group.
+enum Next {
+    /// It meets this event.
+    Event(Event),
+    /// Nothing before that time; or nothing until something else happens.
+    Wait(Option<Instant>),
+}
+
+/// Whose turn it is to take a group that nobody owns.
+enum Turn {
+    /// This node's.
+    Mine,
+    /// This node's once so many others, which are alive, have let theirs pass.
+    After(u32),
+    /// Somebody's that cannot be heard: the API decides.
+    Unknown,
+}
+
+impl Ownership {
+    /// Lets a group meet whatever events are due.
+    pub(super) fn look_at(&mut self, now: Instant, id: GroupId) {
+        // Few transitions follow from one another; the bound is for a mistake in the rules.
+        for _ in 0..8 {
+            match self.next(now, id) {
+                Next::Event(event) => self.apply(now, id, event),
+                Next::Wait(timer) => {
+                    self.set_timer(id, timer);
+                    break;
+                }
+            }
+        }
+        // What `apply` marked was looked at.
+        self.dirty.remove(&id);
+        let forgettable = |state: &State| state.phase == Phase::Idle && state.timer.is_none();
+        if !self.view.groups.contains_key(&id) && self.groups.get(&id).is_some_and(forgettable) {
+            self.groups.remove(&id);
+        }
+    }
+
+    fn set_timer(&mut self, id: GroupId, timer: Option<Instant>) {
+        let Some(state) = self.groups.get_mut(&id) else { return };
+        if state.timer == timer {
+            return;
+        }
+        if let Some(old) = std::mem::replace(&mut state.timer, timer) {
+            self.timers.remove(&(old, id));
+        }
+        if let Some(at) = timer {
+            self.timers.insert((at, id));
+        }
+    }
+
+    fn next(&mut self, now: Instant, id: GroupId) -> Next {
+        let Some(state) = self.groups.get(&id) else { return Next::Wait(None) };
+        let phase = state.phase;
+        let group = self.view.groups.get(&id).cloned();
+        let group = group.as_deref().filter(|group| !group.candidates.is_empty());
+        match phase {
+            Phase::Idle => match group {
+                Some(group) => self.turn(now, group),
+                None => Next::Wait(None),
+            },
+            Phase::Refused => match state.until {
+                Some(at) if now < at => Next::Wait(Some(at)),
+                _ => Next::Event(Event::Due),
+            },
+            Phase::Asking { cause, epoch } => self.go_on_asking(now, id, group, cause, epoch),
+            Phase::Owning { epoch } => self.keep(now, id, group, epoch),
+            Phase::Leaving { epoch, to } => self.leave(now, id, group, epoch, to),
+        }
+    }
+
+    /// The best claim of a peer to the group.
+    pub(super) fn best_claim(&self, id: GroupId) -> Option<(u64, NodeId)> {
+        self.claimed.get(&id)?.iter().map(|(node, epoch)| (*epoch, *node)).max()
+    }
+
+    fn is_outbid(&self, id: GroupId, epoch: u64) -> bool {
+        self.best_claim(id).is_some_and(|claim| claim > (epoch, self.me))
+    }
+
+    /// Whether this node may own the group at all.
+    fn may_own(&self, group: &Group) -> bool {
+        !self.leaving && group.admits(&self.settings.me)
+    }
+
+    fn go_on_asking(
+        &self,
+        now: Instant,
+        id: GroupId,
+        group: Option<&Group>,
+        cause: Cause,
+        epoch: u64,
+    ) -> Next {
+        let Some(group) = group else { return Next::Event(Event::Gone) };
+        if !self.may_own(group) {
+            return Next::Event(Event::Unwanted { successor: None });
+        }
+        let claim = self.best_claim(id);
+        let taken = match cause {
+            // Whoever is heard and has a claim has the group.
+            Cause::Vacancy => claim.is_some_and(|(_, node)| self.liveness(now, node) == Liveness::Alive),
+            Cause::Takeover(owner) => claim.is_some_and(|(theirs, node)| {
+                self.liveness(now, node) == Liveness::Alive && (node == owner || theirs >= epoch)
+            }),
+            Cause::Recheck => self.is_outbid(id, epoch),
+        };
+        if taken { Next::Event(Event::Outbid) } else { Next::Wait(None) }
+    }
+
+    fn keep(&self, now: Instant, id: GroupId, group: Option<&Group>, epoch: u64) -> Next {
+        if self.is_outbid(id, epoch) {
+            return Next::Event(Event::Outbid);
+        }
+        let Some(group) = group else { return Next::Event(Event::Gone) };
+        let successor = self.successor(now, group);
+        let unwanted = if !self.may_own(group) {
+            true
+        } else if self.view.placement == Placement::Hash {
+            // MetalLB's function is not sticky.
+            self.placed(group).is_some_and(|node| node != self.me && successor == Some(node))
+        } else {
+            successor.is_some_and(|successor| self.is_cut_off(group, successor))
+        };
+        if unwanted { Next::Event(Event::Unwanted { successor }) } else { Next::Wait(None) }
+    }
+
+    fn leave(&mut self, now: Instant, id: GroupId, group: Option<&Group>, epoch: u64, to: NodeId) -> Next {
+        let keep = self.keep(now, id, group, epoch);
+        let Next::Event(Event::Unwanted { successor }) = keep else {
+            return match keep {
+                Next::Event(event) => Next::Event(event),
+                Next::Wait(_) => Next::Event(Event::Wanted),
+            };
+        };
+        if successor != Some(to) {
+            return Next::Event(Event::Unwanted { successor });
+        }
+        let Some(state) = self.groups.get_mut(&id) else { return Next::Wait(None) };
+        if state.until.is_none_or(|at| at <= now) {
+            return Next::Event(Event::Due);
+        }
+        if state.offer.is_none_or(|at| at <= now) {
+            state.offer = now.checked_add(OFFER);
+            self.outgoing.entry(to).or_default().leaves.push(Stake { group: id, epoch });
+        }
+        Next::Wait(self.groups.get(&id).and_then(|state| state.offer.min(state.until)))
+    }
+
+    /// Whether this node has no link on the subnet of the group's addresses any more, and `other` has.
+    fn is_cut_off(&self, group: &Group, other: NodeId) -> bool {
+        let remote = |id: NodeId| {
+            group
+                .candidates
+                .iter()
+                .find(|candidate| candidate.id == id)
+                .map(|candidate| candidate.tier.remote)
+        };
+        remote(self.me) == Some(true) && remote(other) == Some(false)
+    }
+
+    fn placed(&self, group: &Group) -> Option<NodeId> {
+        self.view.placed.get(&group.id).map(|name| NodeId::of(name))
+    }
+
+    /// Who gets a group that this node must give away: somebody who is heard and has not refused it. During a
+    /// rolling upgrade those already upgraded come first, so that a group moves once; then who the placement
+    /// names, then the order of candidates.
+    fn successor(&self, now: Instant, group: &Group) -> Option<NodeId> {
+        let declined = self.groups.get(&group.id).map(|state| &state.declined);
+        let placed = self.placed(group);
+        let fit = |id: &NodeId| {
+            *id != self.me
+                && self.liveness(now, *id) == Liveness::Alive
+                && self.peers.get(id).is_some_and(|p| !p.flags.leaving && !p.flags.stalled)
+                && declined.is_none_or(|declined| !declined.contains(id))
+        };
+        let candidates = group.candidates.iter().enumerate();
+        candidates
+            .map(|(rank, candidate)| (rank, candidate.id, candidate))
+            .filter(|(_, id, _)| fit(id))
+            .min_by_key(|(rank, id, candidate)| {
+                let generation = self.view.speakers.get(&candidate.node).map_or(0, |s| s.generation);
+                (std::cmp::Reverse(generation), placed != Some(*id), *rank)
+            })
+            .map(|(_, id, _)| id)
+    }
+
+    /// Whether it is this node's turn to take a group that is not its own.
+    fn turn(&mut self, now: Instant, group: &Group) -> Next {
+        if !self.settled || !self.may_own(group) {
+            return Next::Wait(None);
+        }
+        let highest = self.groups.get(&group.id).map_or(0, |state| state.highest);
+        if let Some((epoch, owner)) = self.best_claim(group.id) {
+            match self.liveness(now, owner) {
+                Liveness::Alive => {
+                    self.set_vacant_since(group.id, None);
+                    return Next::Wait(None);
+                }
+                Liveness::Silent(since) => {
+                    if let Some(rank) = self.rank(group, owner) {
+                        let at = since.checked_add(STAGGER.saturating_mul(rank)).unwrap_or(now);
+                        if now < at {
+                            return Next::Wait(Some(at));
+                        }
+                        let epoch = highest.max(epoch).saturating_add(1);
+                        return self.unless_too_many(group.id, Event::Silent { epoch, owner });
+                    }
+                    let still_candidate =
+                        self.directory.names.get(&owner).is_some_and(|name| group.admits(name));
+                    if still_candidate {
+                        // Its watchers act, or the API says that it is gone.
+                        return Next::Wait(None);
+                    }
+                }
+                Liveness::Unheard => {}
+            }
+        }
+        if let Some(until) = self.gathering.filter(|until| now < *until)
+            && group.last.is_none()
+            && self.view.speakers.values().any(|speaker| !speaker.ready)
+        {
+            return Next::Wait(Some(until));
+        }
+        let mine_before = group.last.as_ref().is_some_and(|(node, _)| *node == self.settings.me);
+        let epoch = if mine_before { highest.max(1) } else { highest.saturating_add(1) };
+        match self.whose_turn(now, group) {
+            Turn::Unknown => {
+                self.set_vacant_since(group.id, None);
+                Next::Wait(None)
+            }
+            Turn::Mine => self.unless_too_many(group.id, Event::Vacant { epoch }),
+            Turn::After(others) => {
+                let since = self.set_vacant_since(group.id, Some(now)).unwrap_or(now);
+                let at = since.checked_add(VACANCY.saturating_mul(others)).unwrap_or(now);
+                if now < at {
+                    return Next::Wait(Some(at));
+                }
+                let epoch = highest.saturating_add(1);
+                self.unless_too_many(group.id, Event::Vacant { epoch })
+            }
+        }
+    }
+
+    fn unless_too_many(&mut self, id: GroupId, event: Event) -> Next {
+        if self.asking.len() < super::ASKED_AT_ONCE {
+            return Next::Event(event);
+        }
+        self.waiting.insert(id);
+        Next::Wait(None)
+    }
+
+    /// Notes since when nobody owns a group, unless that is known already; or that somebody does.
+    fn set_vacant_since(&mut self, id: GroupId, now: Option<Instant>) -> Option<Instant> {
+        let state = self.groups.get_mut(&id)?;
+        state.vacant_since = now.map(|now| state.vacant_since.unwrap_or(now));
+        state.vacant_since
+    }
+
+    /// This node's number among the watchers of a group: the first three candidates without the owner.
+    fn rank(&self, group: &Group, owner: NodeId) -> Option<u32> {
+        let watchers = group.candidates.iter().map(|candidate| candidate.id).filter(|id| *id != owner);
+        let rank = watchers.take(WATCHERS).position(|id| id == self.me)?;
+        u32::try_from(rank).ok()
+    }
+
+    /// Who owned the group last goes first, then who the placement names, then the candidates in order.
+    fn whose_turn(&self, now: Instant, group: &Group) -> Turn {
+        let sticky = self.view.placement != Placement::Hash;
+        let last = group.last.as_ref().map(|(node, _)| node).filter(|node| sticky && group.admits(node));
+        let order = last
+            .map(|node| NodeId::of(node))
+            .into_iter()
+            .chain(self.placed(group))
+            .chain(group.candidates.iter().map(|candidate| candidate.id));
+        let mut passed: Vec<NodeId> = Vec::new();
+        for id in order {
+            if id == self.me {
+                let others = u32::try_from(passed.len()).unwrap_or(u32::MAX);
+                return if others == 0 { Turn::Mine } else { Turn::After(others) };
+            }
+            if passed.contains(&id) {
+                continue;
+            }
+            match self.liveness(now, id) {
+                Liveness::Alive if self.peers.get(&id).is_some_and(|peer| peer.flags.leaving) => {}
+                Liveness::Alive => passed.push(id),
+                Liveness::Silent(_) => {}
+                Liveness::Unheard => return Turn::Unknown,
+            }
+        }
+        Turn::Unknown
+    }
+
+    /// How long a leaving speaker lets its successors have.
+    pub const fn handover_time() -> Duration {
+        super::OFFERS
+    }
+}

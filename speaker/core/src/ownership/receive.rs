@@ -1,0 +1,259 @@
+//! What the messages of other speakers say.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Instant;
+
+use super::peers::{Freshness, Parts, Peer};
+use super::phase::{Cause, Event, Phase};
+use super::{Blocked, Ownership};
+use crate::beacon::{Body, Message, NodeId, Stake};
+use crate::view::GroupId;
+
+/// Speakers that are talked with although the API does not show them yet.
+const PEERS: usize = 8_192;
+
+impl Ownership {
+    pub(super) fn receive(&mut self, now: Instant, from: IpAddr, message: Message) {
+        let id = message.sender;
+        if id == self.me || (self.peers.len() >= PEERS && !self.peers.contains_key(&id)) {
+            return;
+        }
+        let peer = self.peers.entry(id).or_insert_with(|| Peer::new(now, Some(from)));
+        peer.address = peer.address.or(Some(from));
+        match peer.judge(now, self.settings.session, &message) {
+            Freshness::Fresh => {}
+            Freshness::NewSession => {
+                self.replace_claims(now, id, BTreeMap::new());
+                // So that the other side knows that it is known: it may be waiting to settle.
+                self.outgoing.entry(id).or_default().alive = true;
+            }
+            Freshness::Stale => {
+                self.counts.stale += 1;
+                // The answer tells our session, and echoes theirs, so that what they say next counts.
+                self.answer_stale(now, &message);
+                return;
+            }
+            Freshness::Replayed => {
+                self.counts.replayed += 1;
+                return;
+            }
+        }
+        self.notice_liveness(now);
+        match message.body {
+            Body::Hello { macs, keys } => self.greeted(id, macs, keys),
+            Body::Alive { claims } => self.compare(now, id, claims),
+            Body::Update(changes) => {
+                for (stake, held) in changes {
+                    self.note_claim(now, id, stake, held);
+                }
+            }
+            Body::Request => self.outgoing.entry(id).or_default().claims = true,
+            Body::Claims { claims, part, parts, stakes } => {
+                self.assemble(now, id, claims, part, parts, stakes);
+            }
+            Body::Intent(stakes) => {
+                for stake in stakes {
+                    self.intended(now, id, stake);
+                }
+            }
+            Body::Nack(stakes) => {
+                for stake in stakes {
+                    self.nacked(now, id, stake);
+                }
+            }
+            Body::Leave(stakes) => {
+                for stake in stakes {
+                    self.offered(now, id, stake);
+                }
+            }
+            Body::Unknown => {}
+        }
+    }
+
+    /// Greets somebody who does not know our session. If it is not known either, its session is echoed in this
+    /// one message; what is sent all the time echoes only sessions that have proved to be current.
+    fn answer_stale(&mut self, now: Instant, message: &Message) {
+        let Some(peer) = self.peers.get(&message.sender) else { return };
+        let recently = |at: Instant| now.saturating_duration_since(at) < super::OFFER;
+        if peer.echo() == message.session {
+            self.greet(now, message.sender);
+        } else if !peer.echoed.is_some_and(recently) {
+            self.echo_once(now, message.sender, message.session);
+        }
+    }
+
+    fn greeted(&mut self, id: NodeId, macs: Vec<[u8; 6]>, keys: Vec<crate::beacon::KeyId>) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        for mac in &peer.macs {
+            self.directory.macs.remove(mac);
+        }
+        peer.macs = macs.into_iter().collect::<BTreeSet<_>>();
+        peer.keys = keys;
+        let own = &self.macs;
+        self.directory.macs.extend(peer.macs.iter().filter(|mac| !own.contains(*mac)).map(|mac| (*mac, id)));
+    }
+
+    /// Asks for all claims if what is known of them does not add up.
+    fn compare(&mut self, now: Instant, id: NodeId, claims: u64) {
+        let interval = self.settings.interval;
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let recently = peer.requested.is_some_and(|at| now.saturating_duration_since(at) < interval / 2);
+        if peer.print != claims && !recently {
+            peer.requested = Some(now);
+            self.outgoing.entry(id).or_default().request = true;
+        }
+    }
+
+    fn assemble(&mut self, now: Instant, id: NodeId, claims: u64, part: u16, parts: u16, stakes: Vec<Stake>) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if part >= parts {
+            return;
+        }
+        let assembly = match peer.parts.take() {
+            Some(assembly) if assembly.claims == claims => peer.parts.insert(assembly),
+            _ => peer.parts.insert(Parts { claims, parts: BTreeMap::new() }),
+        };
+        assembly.parts.insert(part, stakes);
+        if assembly.parts.len() < usize::from(parts) {
+            return;
+        }
+        let Some(assembly) = peer.parts.take() else { return };
+        let all: BTreeMap<GroupId, u64> =
+            assembly.parts.into_values().flatten().map(|stake| (stake.group, stake.epoch)).collect();
+        self.replace_claims(now, id, all);
+    }
+
+    /// Replaces what is known of a peer's claims.
+    pub(super) fn replace_claims(&mut self, now: Instant, id: NodeId, claims: BTreeMap<GroupId, u64>) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.parts = None;
+        let gone: Vec<Stake> = peer
+            .claims
+            .iter()
+            .filter(|(group, _)| !claims.contains_key(group))
+            .map(|(group, epoch)| Stake { group: *group, epoch: *epoch })
+            .collect();
+        for stake in gone {
+            self.note_claim(now, id, stake, false);
+        }
+        for (group, epoch) in claims {
+            self.note_claim(now, id, Stake { group, epoch }, true);
+        }
+    }
+
+    fn note_claim(&mut self, now: Instant, id: NodeId, stake: Stake, held: bool) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let unchanged = peer.claims.get(&stake.group) == held.then_some(&stake.epoch);
+        peer.set_claim(stake, held);
+        if !held {
+            self.unclaim(stake.group, id);
+            return;
+        }
+        self.claimed.entry(stake.group).or_default().insert(id, stake.epoch);
+        if !unchanged {
+            self.dirty.insert(stake.group);
+            self.talk_changed = true;
+        }
+        let Some(state) = self.groups.get_mut(&stake.group) else { return };
+        state.highest = state.highest.max(stake.epoch);
+        let Some(epoch) = state.phase.claimed() else { return };
+        if (stake.epoch, id) > (epoch, self.me) {
+            self.apply(now, stake.group, Event::Outbid);
+        } else {
+            // It does not know of the better claim yet.
+            let better = Stake { group: stake.group, epoch };
+            self.outgoing.entry(id).or_default().updates.push((better, true));
+        }
+    }
+
+    pub(super) fn unclaim(&mut self, group: GroupId, id: NodeId) {
+        if let Some(claims) = self.claimed.get_mut(&group) {
+            claims.remove(&id);
+            if claims.is_empty() {
+                self.claimed.remove(&group);
+            }
+            self.dirty.insert(group);
+            self.talk_changed = true;
+        }
+    }
+
+    /// A peer is going to claim a group because it does not hear its owner.
+    fn intended(&mut self, now: Instant, id: NodeId, stake: Stake) {
+        let Some(state) = self.groups.get(&stake.group) else { return };
+        match state.phase {
+            Phase::Owning { epoch } | Phase::Leaving { epoch, .. } => {
+                let outgoing = self.outgoing.entry(id).or_default();
+                outgoing.nacks.push(stake);
+                outgoing.updates.push((Stake { group: stake.group, epoch }, true));
+                return;
+            }
+            Phase::Asking { epoch, cause: Cause::Recheck } => {
+                // We were away, they are not: it is theirs.
+                if stake.epoch > epoch {
+                    self.apply(now, stake.group, Event::Outbid);
+                }
+                return;
+            }
+            Phase::Asking { epoch, .. } => {
+                if (stake.epoch, id) > (epoch, self.me) {
+                    self.apply(now, stake.group, Event::Outbid);
+                } else {
+                    let ours = Stake { group: stake.group, epoch };
+                    self.outgoing.entry(id).or_default().intents.push(ours);
+                }
+            }
+            Phase::Idle | Phase::Refused => {}
+        }
+        // Beacons do not reach everybody at the same moment: only who has heard the owner in the last one and a
+        // half intervals contradicts.
+        let recent = self.settings.interval * 3 / 2;
+        let heard = |node| {
+            self.peers
+                .get(&node)
+                .and_then(|peer| peer.heard)
+                .is_some_and(|at| now.saturating_duration_since(at) <= recent)
+        };
+        let hears_owner = self.best_claim(stake.group).is_some_and(|(_, owner)| owner != id && heard(owner));
+        if hears_owner {
+            self.outgoing.entry(id).or_default().nacks.push(stake);
+        }
+    }
+
+    fn nacked(&mut self, now: Instant, id: NodeId, stake: Stake) {
+        let Some(state) = self.groups.get_mut(&stake.group) else { return };
+        match state.phase {
+            Phase::Asking { epoch, cause } if epoch == stake.epoch => {
+                if let Cause::Takeover(owner) = cause {
+                    self.blocked.insert(owner, Blocked::HeardBy(id));
+                }
+                self.apply(now, stake.group, Event::Nacked);
+            }
+            Phase::Leaving { to, epoch } if to == id && epoch == stake.epoch => {
+                state.declined.insert(id);
+                self.dirty.insert(stake.group);
+            }
+            Phase::Asking { .. }
+            | Phase::Leaving { .. }
+            | Phase::Owning { .. }
+            | Phase::Idle
+            | Phase::Refused => {}
+        }
+    }
+
+    /// The owner hands a group to this node: it skips the probe, since the owner still answers.
+    fn offered(&mut self, now: Instant, id: NodeId, stake: Stake) {
+        let admitted = self.view.groups.get(&stake.group).is_some_and(|g| g.admits(&self.settings.me));
+        let state = self.groups.get(&stake.group);
+        if let Some(epoch) = state.and_then(|state| state.phase.claimed()) {
+            // It was taken already, and the owner has not heard so.
+            let ours = Stake { group: stake.group, epoch };
+            self.outgoing.entry(id).or_default().updates.push((ours, true));
+        } else if !admitted || self.leaving || self.is_fenced() || !self.settled {
+            self.outgoing.entry(id).or_default().nacks.push(stake);
+        } else {
+            let highest = state.map_or(0, |state| state.highest).max(stake.epoch);
+            self.apply(now, stake.group, Event::Invited { epoch: highest.saturating_add(1) });
+        }
+    }
+}

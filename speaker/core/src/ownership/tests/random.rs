@@ -1,0 +1,132 @@
+//! Random stories: faults of all kinds at random times, then quiet. At rest every group has exactly one owner.
+//!
+//! `LBSTACK_SIMULATION_SEED=n` replays one story; `LBSTACK_SIMULATION_COUNT=n` runs that many.
+
+use super::super::*;
+use super::world::{Chance, World, group};
+use crate::placement::Placement;
+
+/// How many stories the suite runs.
+const COUNT: u64 = 10_000;
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
+#[test]
+fn at_rest_every_group_has_exactly_one_owner_whatever_has_happened() {
+    if let Some(seed) = number("LBSTACK_SIMULATION_SEED") {
+        return story(seed);
+    }
+    let count = number("LBSTACK_SIMULATION_COUNT").unwrap_or(COUNT);
+    let first = number("LBSTACK_SIMULATION_FIRST").unwrap_or(0);
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+    std::thread::scope(|scope| {
+        for thread in 0..threads {
+            scope.spawn(move || {
+                for seed in (first + thread..first + count).step_by(usize::try_from(threads).unwrap()) {
+                    let told = std::panic::catch_unwind(|| story(seed));
+                    assert!(told.is_ok(), "replay with LBSTACK_SIMULATION_SEED={seed}");
+                }
+            });
+        }
+    });
+}
+
+fn story(seed: u64) {
+    let mut chance = Chance(seed);
+    let nodes = 2 + usize::try_from(chance.below(4)).unwrap();
+    let groups = 1 + u8::try_from(chance.below(3)).unwrap();
+    let placement = if chance.one_in(5) { Placement::Hash } else { Placement::Balanced };
+    let mut world = World::placing(seed ^ 0xabcd, nodes, groups, placement);
+    world.lag = Duration::from_millis([0, 20, 300][usize::try_from(chance.below(3)).unwrap()]);
+    world.loss = [0, 0, 20, 150][usize::try_from(chance.below(4)).unwrap()];
+    world.duplication = [0, 50][usize::try_from(chance.below(2)).unwrap()];
+    for node in 0..nodes {
+        if node == 0 || !chance.one_in(4) {
+            world.start(node);
+            world.pass(Duration::from_millis(chance.below(500)));
+        }
+    }
+    world.pass(Duration::from_millis(chance.below(2_500)));
+    for _ in 0..=chance.below(5) {
+        fault(&mut world, &mut chance);
+        world.pass(Duration::from_millis(chance.below(1_000)));
+    }
+    // Everything that was cut is whole again.
+    world.deaf.clear();
+    world.wire_cut.clear();
+    world.loss = 0;
+    for node in 0..world.len() {
+        world.exclude(node, false);
+        if !world.is_up(node) {
+            world.unready(node);
+        }
+    }
+    // Longer than any stall, than the longest wait for a turn, and than the refusals on the way.
+    world.pass(Duration::from_secs(12));
+    let up = (0..world.len()).filter(|node| world.is_up(*node) && !world.is_stopping(*node)).count();
+    let history = world.history.len();
+    for id in world.groups() {
+        let owners = world.owners(id);
+        assert_eq!(owners.len(), usize::from(up > 0), "{id} is owned by {owners:?}\n{}", world.describe());
+    }
+    world.pass(Duration::from_secs(3));
+    assert_eq!(world.history.len(), history, "something still moves\n{}", world.describe());
+}
+
+fn fault(world: &mut World, chance: &mut Chance) {
+    let all: Vec<usize> = (0..world.len()).collect();
+    let Some(node) = chance.pick(&all) else { return };
+    let other = chance.pick(&all).unwrap_or(node);
+    match chance.below(11) {
+        0 => {
+            world.kill(node);
+            if chance.one_in(2) {
+                world.unready(node);
+            }
+        }
+        1 if !world.is_up(node) => world.start(node),
+        1 => {
+            world.kill(node);
+            world.pass(Duration::from_millis(chance.below(800)));
+            world.start(node);
+        }
+        2 => {
+            if world.is_up(node) && !world.is_stopping(node) {
+                world.shut_down(node);
+            }
+        }
+        3 => world.stall(node, Duration::from_millis(chance.below(2_000))),
+        4 => {
+            world.deaf.insert((node, other));
+        }
+        5 => {
+            world.deaf.insert((node, other));
+            world.wire_cut.insert((node, other));
+        }
+        6 => {
+            let side: Vec<usize> = all.iter().copied().filter(|_| chance.one_in(2)).collect();
+            world.cut(&side, true);
+        }
+        7 => {
+            world.deaf.clear();
+            world.wire_cut.clear();
+        }
+        8 => {
+            let yes = !chance.one_in(3);
+            world.exclude(node, yes);
+        }
+        9 => {
+            let id = group(1 + u8::try_from(chance.below(4)).unwrap());
+            let yes = !world.groups().contains(&id);
+            world.add_group(id, yes);
+        }
+        _ => {
+            for other in all {
+                world.deaf.insert((node, other));
+                world.deaf.insert((other, node));
+            }
+        }
+    }
+}

@@ -1,0 +1,308 @@
+use super::super::*;
+use super::world::{INTERVAL, World, group};
+use crate::placement::Placement;
+
+fn owners(world: &World) -> Vec<usize> {
+    world.groups().into_iter().map(|id| world.owner(id)).collect()
+}
+
+#[test]
+fn every_group_gets_one_owner_and_no_node_more_than_its_share() {
+    let world = World::settled(1, 3, 6);
+    let owners = owners(&world);
+    for node in 0..3 {
+        assert_eq!(owners.iter().filter(|owner| **owner == node).count(), 2, "{owners:?}");
+    }
+}
+
+#[test]
+fn speakers_that_become_ready_one_after_the_other_share_what_was_there_before() {
+    for seed in 0..20 {
+        let mut world = World::new(seed, 3, 6);
+        world.expect(0..3);
+        for node in 0..3 {
+            world.start(node);
+            world.pass(Duration::from_millis(1_200));
+        }
+        world.pass(Duration::from_secs(8));
+        let owners = owners(&world);
+        for node in 0..3 {
+            assert_eq!(owners.iter().filter(|owner| **owner == node).count(), 2, "seed {seed}: {owners:?}");
+        }
+    }
+}
+
+#[test]
+fn speakers_that_start_at_the_same_moment_all_hear_each_other() {
+    for seed in 0..20 {
+        let world = World::settled(seed, 4, 1);
+        for node in 0..4 {
+            assert_eq!(world.speaker(node).peers_alive(), 3, "seed {seed}: node{node}");
+            assert_eq!(world.speaker(node).blocked().count(), 0);
+        }
+    }
+}
+
+#[test]
+fn a_single_node_owns_everything() {
+    let world = World::settled(2, 1, 3);
+    assert_eq!(owners(&world), [0; 3]);
+}
+
+#[test]
+fn a_dead_owner_is_followed_within_half_a_second_and_only_its_groups_move() {
+    for seed in 0..50 {
+        let mut world = World::settled(seed, 4, 8);
+        let before = owners(&world);
+        let killed = world.now;
+        world.kill(before[0]);
+        world.pass(Duration::from_secs(3));
+        for (id, old) in world.groups().into_iter().zip(&before) {
+            if *old == before[0] {
+                let gap = world.longest_gap(id, killed);
+                assert!(gap < Duration::from_millis(400), "seed {seed}: {gap:?}");
+            } else {
+                assert_eq!(world.owner(id), *old, "seed {seed}: {id} moved");
+            }
+            assert!(world.longest_overlap(id, killed) == Duration::ZERO, "seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn the_second_watcher_follows_when_owner_and_first_watcher_die_together() {
+    for seed in 0..20 {
+        let mut world = World::settled(seed, 4, 1);
+        let first = world.owner(group(1));
+        world.kill(first);
+        world.pass(Duration::from_secs(2));
+        let second = world.owner(group(1));
+        let mut world = World::settled(seed, 4, 1);
+        let killed = world.now;
+        world.kill(first);
+        world.kill(second);
+        world.pass(Duration::from_secs(2));
+        assert!(world.longest_gap(group(1), killed) < Duration::from_millis(550), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_node_that_joins_or_comes_back_takes_nothing_away() {
+    let mut world = World::new(3, 4, 8);
+    for node in 0..3 {
+        world.start(node);
+    }
+    world.pass(Duration::from_secs(5));
+    let before = owners(&world);
+    let history = world.history.len();
+    world.start(3);
+    world.pass(Duration::from_secs(20));
+    assert_eq!(owners(&world), before);
+    assert_eq!(world.history.len(), history);
+}
+
+#[test]
+fn a_shut_down_owner_hands_over_without_a_gap() {
+    for seed in 0..50 {
+        let mut world = World::settled(seed, 3, 6);
+        let leaver = world.owner(group(1));
+        let begun = world.now;
+        world.shut_down(leaver);
+        world.pass(Duration::from_secs(5));
+        assert!(!world.is_up(leaver), "seed {seed}: still up");
+        for id in world.groups() {
+            assert_ne!(world.owner(id), leaver);
+            assert_eq!(world.longest_gap(id, begun), Duration::ZERO, "seed {seed}: {id}");
+            let overlap = world.longest_overlap(id, begun);
+            assert!(overlap <= INTERVAL, "seed {seed}: {overlap:?}");
+        }
+    }
+}
+
+#[test]
+fn an_excluded_owner_hands_over_without_a_gap_and_gets_nothing_back() {
+    for seed in 0..50 {
+        let mut world = World::settled(seed, 3, 6);
+        let leaver = world.owner(group(1));
+        let begun = world.now;
+        world.exclude(leaver, true);
+        world.pass(Duration::from_secs(5));
+        for id in world.groups() {
+            assert_ne!(world.owner(id), leaver, "seed {seed}");
+            assert_eq!(world.longest_gap(id, begun), Duration::ZERO, "seed {seed}: {id}");
+        }
+        let after = owners(&world);
+        world.exclude(leaver, false);
+        world.pass(Duration::from_secs(20));
+        assert_eq!(owners(&world), after, "seed {seed}");
+    }
+}
+
+#[test]
+fn during_a_rolling_upgrade_the_last_to_go_hands_to_who_is_upgraded() {
+    let mut world = World::settled(5, 3, 6);
+    for node in 0..3 {
+        let begun = world.now;
+        world.shut_down(node);
+        world.pass(Duration::from_secs(4));
+        world.start_generation(node, 2);
+        world.pass(Duration::from_secs(4));
+        for id in world.groups() {
+            assert_eq!(world.longest_gap(id, begun), Duration::ZERO, "{id} when node{node} went");
+        }
+    }
+    let moves =
+        world.history.iter().filter(|(at, _, _, yes)| *yes && *at > Duration::from_secs(1_006)).count();
+    // Each group moves once when its first owner goes, and those that went to another old node once more.
+    assert!(moves <= 6 + 2, "{moves}");
+}
+
+#[test]
+fn a_stopped_owner_says_nothing_when_it_wakes_to_find_another() {
+    for seed in 0..50 {
+        let mut world = World::settled(seed, 3, 3);
+        let stalled = world.owner(group(1));
+        world.stall(stalled, Duration::from_secs(5));
+        world.pass(Duration::from_secs(3));
+        let woken = world.now + Duration::from_secs(2);
+        world.pass(Duration::from_secs(10));
+        for id in world.groups() {
+            assert_ne!(world.owner(id), stalled, "seed {seed}");
+            assert_eq!(world.longest_overlap(id, woken), Duration::ZERO, "seed {seed}");
+        }
+        assert_eq!(world.speaker(stalled).counts().stalls, 1);
+    }
+}
+
+#[test]
+fn who_hears_an_owner_keeps_others_from_taking_over() {
+    let mut world = World::settled(7, 4, 1);
+    let owner = world.owner(group(1));
+    // One watcher does not hear the owner; the wire between them is cut too.
+    let watcher = (0..4).find(|node| *node != owner).unwrap();
+    world.deaf.insert((owner, watcher));
+    world.wire_cut.insert((watcher, owner));
+    world.pass(Duration::from_secs(10));
+    assert_eq!(world.owner(group(1)), owner);
+    let history = world.history.len();
+    world.deaf.clear();
+    world.pass(Duration::from_secs(3));
+    assert_eq!(world.history.len(), history);
+    assert_eq!(world.speaker(watcher).blocked().count(), 0);
+}
+
+#[test]
+fn an_owner_that_answers_on_the_wire_is_not_followed_though_its_beacons_are_lost() {
+    for seed in 0..20 {
+        let mut world = World::settled(seed, 3, 3);
+        let owner = world.owner(group(1));
+        let begun = world.now;
+        for other in 0..3 {
+            world.deaf.insert((owner, other));
+        }
+        world.pass(Duration::from_secs(10));
+        assert_eq!(world.owner(group(1)), owner, "seed {seed}");
+        assert_eq!(world.longest_overlap(group(1), begun), Duration::ZERO, "seed {seed}");
+        let told = (0..3).filter(|node| *node != owner).flat_map(|node| world.speaker(node).blocked());
+        assert!(told.into_iter().next().is_some(), "seed {seed}: nobody tells");
+    }
+}
+
+#[test]
+fn blocked_beacons_from_the_start_give_a_warning_and_one_owner_each() {
+    for seed in 0..20 {
+        let mut world = World::new(seed, 3, 6);
+        for a in 0..3 {
+            for b in 0..3 {
+                world.deaf.insert((a, b));
+            }
+        }
+        for node in 0..3 {
+            world.start(node);
+        }
+        world.pass(Duration::from_secs(15));
+        for id in world.groups() {
+            world.owner(id);
+        }
+        assert!(world.speaker(0).blocked().all(|(_, why)| why == Blocked::NeverHeard));
+        assert_eq!(world.speaker(0).blocked().count(), 2, "seed {seed}");
+    }
+}
+
+#[test]
+fn after_a_partition_the_higher_claim_stays_within_one_interval() {
+    for seed in 0..50 {
+        let mut world = World::settled(seed, 4, 4);
+        world.cut(&[0, 1], true);
+        world.pass(Duration::from_secs(5));
+        world.cut(&[0, 1], false);
+        let healed = world.now;
+        world.pass(Duration::from_secs(5));
+        for id in world.groups() {
+            world.owner(id);
+            let overlap = world.longest_overlap(id, healed);
+            assert!(overlap <= INTERVAL + Duration::from_millis(20), "seed {seed}: {overlap:?}");
+        }
+    }
+}
+
+#[test]
+fn kernels_that_answer_for_every_address_do_not_keep_it_from_being_owned() {
+    for seed in 0..20 {
+        let mut world = World::new(seed, 3, 3);
+        world.kernels = (0..3).collect();
+        for node in 0..3 {
+            world.start(node);
+        }
+        world.pass(Duration::from_secs(10));
+        for id in world.groups() {
+            world.owner(id);
+        }
+    }
+}
+
+#[test]
+fn hash_placement_follows_the_hash_and_moves_without_a_gap() {
+    let mut world = World::placing(9, 4, 8, Placement::Hash);
+    for node in 0..3 {
+        world.start(node);
+    }
+    world.pass(Duration::from_secs(5));
+    let begun = world.now;
+    world.start(3);
+    world.pass(Duration::from_secs(10));
+    let mut moved = 0;
+    for id in world.groups() {
+        let mut best: Vec<usize> = (0..4).collect();
+        best.sort_by_key(|node| crate::placement::rendezvous(id, &super::world::name(*node)));
+        assert_eq!(world.owner(id), best[0], "{id}");
+        assert_eq!(world.longest_gap(id, begun), Duration::ZERO, "{id}");
+        moved += usize::from(best[0] == 3);
+    }
+    assert!(moved > 0);
+}
+
+#[test]
+fn a_group_that_goes_is_withdrawn_and_one_that_comes_is_claimed() {
+    let mut world = World::settled(11, 3, 1);
+    world.add_group(group(1), false);
+    world.pass(Duration::from_secs(1));
+    assert!(world.owners(group(1)).is_empty());
+    world.add_group(group(2), true);
+    world.pass(Duration::from_secs(2));
+    world.owner(group(2));
+}
+
+#[test]
+fn a_restarted_owner_leaves_the_group_where_it_went() {
+    for seed in 0..20 {
+        let mut world = World::settled(seed, 3, 3);
+        let owner = world.owner(group(1));
+        world.kill(owner);
+        world.pass(Duration::from_secs(1));
+        let next = world.owner(group(1));
+        world.start(owner);
+        world.pass(Duration::from_secs(10));
+        assert_eq!(world.owner(group(1)), next, "seed {seed}");
+    }
+}

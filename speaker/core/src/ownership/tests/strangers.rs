@@ -1,0 +1,153 @@
+//! One speaker and what others say on the wire.
+
+use super::super::*;
+use super::world::{INTERVAL, address, group, mac, name};
+use crate::placement::Placement;
+use crate::view::{Candidate, Group, Speaker, Tier};
+use smoltcp::wire::EthernetAddress;
+
+const STRANGER: [u8; 6] = [2, 0, 0, 0, 0x66, 0x66];
+
+struct Bench {
+    speaker: Ownership,
+    now: Instant,
+    announced: bool,
+}
+
+impl Bench {
+    /// Node 0 of `nodes`, the first in turn for one group; the others are ready and silent.
+    fn new(detection: Detection, nodes: usize) -> Self {
+        let settings = Settings { me: name(0), interval: INTERVAL, misses: 3, detection, session: 1 };
+        let mut bench = Self { speaker: Ownership::new(settings), now: Instant::now(), announced: false };
+        let candidates: Vec<Candidate> =
+            (0..nodes).map(|node| Candidate::new(name(node), Tier::default())).collect();
+        let id = group(1);
+        let owned = Group {
+            id,
+            hashed: id,
+            addresses: [(id, Scope::All)].into(),
+            services: BTreeSet::new(),
+            candidates,
+            idle: None,
+            last: None,
+        };
+        let speaker = |node| Speaker {
+            address: Some(address(node)),
+            ready: true,
+            generation: 1,
+            macs: [mac(node)].into(),
+        };
+        let view = View {
+            speakers: (0..nodes).map(|node| (name(node), speaker(node))).collect(),
+            groups: [(id, Arc::new(owned))].into(),
+            placed: [(id, name(0))].into(),
+            placement: Placement::Balanced,
+            advertised: BTreeMap::new(),
+        };
+        bench.feed(Input::View(Arc::new(view)));
+        bench.pass(SETTLE);
+        bench
+    }
+
+    fn feed(&mut self, input: Input) -> Vec<Output> {
+        self.speaker.handle(self.now, input);
+        let outputs: Vec<Output> = std::iter::from_fn(|| self.speaker.poll_output()).collect();
+        for output in &outputs {
+            match output {
+                Output::Announce(_) => self.announced = self.speaker.is_announced(group(1)),
+                Output::Withdraw(_) => self.announced = false,
+                _ => {}
+            }
+        }
+        outputs
+    }
+
+    fn pass(&mut self, time: Duration) -> Vec<Output> {
+        let end = self.now + time;
+        let mut outputs = Vec::new();
+        while let Some(at) = self.speaker.next_deadline().filter(|at| *at <= end) {
+            self.now = at.max(self.now);
+            outputs.extend(self.feed(Input::Deadline));
+        }
+        self.now = end;
+        outputs
+    }
+
+    fn seen(&self, mac: [u8; 6], probing: bool) -> Sighting {
+        Sighting { address: group(1), mac: EthernetAddress(mac), link: 1, probing }
+    }
+}
+
+fn probes(outputs: &[Output]) -> usize {
+    outputs.iter().filter(|output| matches!(output, Output::Probe(..))).count()
+}
+
+#[test]
+fn an_address_that_a_stranger_has_is_owned_and_not_announced_until_the_stranger_goes() {
+    let mut bench = Bench::new(Detection::Enforce, 1);
+    bench.feed(Input::Answered(bench.seen(STRANGER, false)));
+    assert!(bench.speaker.owned().contains_key(&group(1)) && !bench.announced);
+    assert_eq!(bench.speaker.conflicts()[&group(1)].sighting.mac.0, STRANGER);
+
+    assert_eq!(probes(&bench.pass(Duration::from_secs(59))), 0);
+    assert_eq!(probes(&bench.pass(Duration::from_secs(2))), 1);
+    bench.feed(Input::Answered(bench.seen(STRANGER, false)));
+    assert!(!bench.announced);
+    assert_eq!(probes(&bench.pass(Duration::from_secs(61))), 1);
+    bench.feed(Input::Unanswered(group(1)));
+    assert!(bench.announced);
+    assert!(bench.speaker.conflicts().is_empty());
+}
+
+#[test]
+fn b3_d12_a_stranger_that_probes_at_the_same_time_is_one_that_has_it() {
+    let mut bench = Bench::new(Detection::Enforce, 1);
+    bench.feed(Input::Answered(bench.seen(STRANGER, true)));
+    assert!(!bench.announced);
+    assert_eq!(bench.speaker.conflicts().len(), 1);
+}
+
+#[test]
+fn a_warning_announces_all_the_same_and_off_does_not_look() {
+    let mut bench = Bench::new(Detection::Warn, 1);
+    bench.feed(Input::Answered(bench.seen(STRANGER, false)));
+    assert!(bench.announced);
+    assert_eq!(bench.speaker.conflicts().len(), 1);
+
+    let mut bench = Bench::new(Detection::Off, 1);
+    assert!(bench.announced, "claimed without a probe");
+    assert_eq!(bench.feed(Input::Contested(bench.seen(STRANGER, false))), []);
+    assert!(bench.speaker.conflicts().is_empty());
+}
+
+#[test]
+fn b6_b8_a_stranger_that_comes_later_is_told_of_and_defended_against() {
+    let mut bench = Bench::new(Detection::Enforce, 1);
+    bench.feed(Input::Unanswered(group(1)));
+    assert!(bench.announced);
+    let outputs = bench.feed(Input::Contested(bench.seen(STRANGER, false)));
+    assert_eq!(outputs, [Output::Defend(group(1))]);
+    assert!(bench.announced && bench.speaker.is_announced(group(1)));
+    assert_eq!(bench.speaker.conflicts().len(), 1);
+    bench.pass(Duration::from_secs(61));
+    bench.feed(Input::Unanswered(group(1)));
+    assert!(bench.speaker.conflicts().is_empty());
+}
+
+#[test]
+fn an_address_that_another_speaker_answers_for_is_let_alone_and_asked_about_again() {
+    let mut bench = Bench::new(Detection::Enforce, 2);
+    bench.feed(Input::Answered(bench.seen(mac(1), false)));
+    assert!(bench.speaker.owned().is_empty());
+    assert!(bench.speaker.conflicts().is_empty(), "a speaker is no stranger");
+    assert_eq!(probes(&bench.pass(REFUSAL - Duration::from_millis(1))), 0);
+    assert_eq!(probes(&bench.pass(Duration::from_millis(10))), 1);
+}
+
+#[test]
+fn of_two_speakers_that_cannot_talk_and_probe_at_once_the_higher_goes_on() {
+    let mut bench = Bench::new(Detection::Enforce, 2);
+    bench.feed(Input::Answered(bench.seen(mac(1), true)));
+    let higher = NodeId::of(&name(0)) > NodeId::of(&name(1));
+    assert_eq!(bench.announced, higher);
+}

@@ -1,0 +1,643 @@
+//! A virtual cluster: speakers, the network between them, the wire, an API whose views lag.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+
+use super::super::*;
+use crate::placement::{self, Placement};
+use crate::view::{Candidate, Group, Speaker, Tier};
+
+pub(super) const INTERVAL: Duration = Duration::from_millis(100);
+
+/// SplitMix64.
+pub(super) struct Chance(pub(super) u64);
+
+impl Chance {
+    pub(super) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound.max(1)
+    }
+
+    pub(super) fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+
+    pub(super) fn pick<T: Copy>(&mut self, items: &[T]) -> Option<T> {
+        items.get(usize::try_from(self.below(items.len() as u64)).unwrap()).copied()
+    }
+}
+
+pub(super) fn name(node: usize) -> NodeName {
+    format!("node{node}").into()
+}
+
+pub(super) fn address(node: usize) -> IpAddr {
+    IpAddr::V4([192, 168, 0, u8::try_from(node + 1).unwrap()].into())
+}
+
+pub(super) fn mac(node: usize) -> [u8; 6] {
+    [2, 0, 0, 0, 0, u8::try_from(node + 1).unwrap()]
+}
+
+pub(super) fn group(number: u8) -> GroupId {
+    IpAddr::V4([10, 0, 0, number].into())
+}
+
+/// What the API holds; each part reaches each node at its own time.
+#[derive(Clone, Debug, Default)]
+struct Api {
+    ready: BTreeMap<usize, u64>,
+    /// Pods that are there and not ready yet.
+    starting: BTreeSet<usize>,
+    excluded: BTreeSet<usize>,
+    groups: BTreeSet<GroupId>,
+    last: BTreeMap<GroupId, (usize, u64)>,
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    Ready(usize, Option<u64>),
+    Excluded(usize, bool),
+    Group(GroupId, bool),
+    Last(GroupId, usize, u64),
+}
+
+impl Api {
+    fn apply(&mut self, change: &Change) {
+        match change {
+            Change::Ready(node, Some(generation)) => {
+                self.starting.remove(node);
+                self.ready.insert(*node, *generation);
+            }
+            Change::Ready(node, None) => drop(self.ready.remove(node)),
+            Change::Excluded(node, true) => drop(self.excluded.insert(*node)),
+            Change::Excluded(node, false) => drop(self.excluded.remove(node)),
+            Change::Group(group, true) => drop(self.groups.insert(*group)),
+            Change::Group(group, false) => {
+                self.groups.remove(group);
+                self.last.remove(group);
+            }
+            Change::Last(group, node, epoch) => {
+                if self.last.get(group).is_none_or(|(_, known)| known < epoch) {
+                    self.last.insert(*group, (*node, *epoch));
+                }
+            }
+        }
+    }
+
+    fn view(&self, placement: Placement) -> View {
+        let speaker = |(node, generation): (&usize, &u64)| {
+            let speaker = Speaker {
+                address: Some(address(*node)),
+                ready: true,
+                generation: *generation,
+                macs: [mac(*node)].into(),
+            };
+            (name(*node), speaker)
+        };
+        let starting = self.starting.iter().filter(|node| !self.ready.contains_key(node)).map(|node| {
+            let (name, ready) = speaker((node, &1));
+            (name, Speaker { ready: false, ..ready })
+        });
+        let candidates: Vec<Candidate> = self
+            .ready
+            .keys()
+            .filter(|node| !self.excluded.contains(node))
+            .map(|node| Candidate::new(name(*node), Tier::default()))
+            .collect();
+        let group = |id: &GroupId| {
+            let mut candidates = candidates.clone();
+            placement::order(*id, &mut candidates);
+            let group = Group {
+                id: *id,
+                hashed: *id,
+                addresses: [(*id, Scope::All)].into(),
+                services: BTreeSet::new(),
+                candidates,
+                idle: None,
+                last: self.last.get(id).map(|(node, epoch)| (name(*node), *epoch)),
+            };
+            (*id, Arc::new(group))
+        };
+        let groups: BTreeMap<GroupId, Arc<Group>> = self.groups.iter().map(group).collect();
+        let placed = placement.place(&groups);
+        View {
+            speakers: self.ready.iter().map(speaker).chain(starting).collect(),
+            groups,
+            placed,
+            placement,
+            advertised: BTreeMap::new(),
+        }
+    }
+}
+
+enum Happening {
+    Wake(usize),
+    Deliver { to: usize, from: usize, message: Message },
+    Api { to: usize, change: Change },
+    Probed { node: usize, life: u32, address: IpAddr, round: u32, plan: Plan },
+    Resume(usize),
+}
+
+struct Scheduled {
+    at: Duration,
+    order: u64,
+    what: Happening,
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.order) == (other.at, other.order)
+    }
+}
+impl Eq for Scheduled {}
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Scheduled {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.order).cmp(&(other.at, other.order))
+    }
+}
+
+#[derive(Default)]
+struct Node {
+    speaker: Option<Ownership>,
+    /// Counts starts, so that what an earlier life began does not reach a later one.
+    life: u32,
+    api: Api,
+    announced: BTreeSet<GroupId>,
+    probing: BTreeSet<IpAddr>,
+    stalled: bool,
+    waiting: VecDeque<Happening>,
+    wake: Option<Duration>,
+    stopping: bool,
+}
+
+pub(super) struct World {
+    start: Instant,
+    pub(super) now: Duration,
+    pub(super) chance: Chance,
+    nodes: Vec<Node>,
+    api: Api,
+    placement: Placement,
+    queue: BinaryHeap<Reverse<Scheduled>>,
+    order: u64,
+    /// Directed pairs between which beacons are lost.
+    pub(super) deaf: BTreeSet<(usize, usize)>,
+    /// Directed pairs between which frames are lost.
+    pub(super) wire_cut: BTreeSet<(usize, usize)>,
+    /// Beacons lost, of 1000.
+    pub(super) loss: u64,
+    /// Beacons that come twice, of 1000.
+    pub(super) duplication: u64,
+    /// Nodes whose kernels answer for every address.
+    pub(super) kernels: BTreeSet<usize>,
+    /// The longest time that a change in the API takes to reach a node.
+    pub(super) lag: Duration,
+    /// Who announced what, and when that changed.
+    pub(super) history: Vec<(Duration, usize, GroupId, bool)>,
+    log: Vec<String>,
+    /// When the last change of each kind reaches each node.
+    arrivals: BTreeMap<(usize, u8), Duration>,
+}
+
+impl World {
+    pub(super) fn new(seed: u64, nodes: usize, groups: u8) -> Self {
+        Self::placing(seed, nodes, groups, Placement::Balanced)
+    }
+
+    pub(super) fn placing(seed: u64, nodes: usize, groups: u8, placement: Placement) -> Self {
+        let mut world = Self {
+            start: Instant::now(),
+            now: Duration::from_secs(1_000),
+            chance: Chance(seed),
+            nodes: (0..nodes).map(|_| Node::default()).collect(),
+            api: Api::default(),
+            placement,
+            queue: BinaryHeap::new(),
+            order: 0,
+            deaf: BTreeSet::new(),
+            wire_cut: BTreeSet::new(),
+            loss: 0,
+            duplication: 0,
+            kernels: BTreeSet::new(),
+            lag: Duration::from_millis(20),
+            history: Vec::new(),
+            log: Vec::new(),
+            arrivals: BTreeMap::new(),
+        };
+        for number in 1..=groups {
+            world.api.apply(&Change::Group(group(number), true));
+        }
+        world
+    }
+
+    /// A cluster in which all nodes have been started and everything is at rest.
+    pub(super) fn settled(seed: u64, nodes: usize, groups: u8) -> Self {
+        let mut world = Self::new(seed, nodes, groups);
+        for node in 0..nodes {
+            world.api.apply(&Change::Ready(node, Some(1)));
+        }
+        for node in 0..nodes {
+            world.start(node);
+        }
+        world.pass(Duration::from_secs(5));
+        world
+    }
+
+    /// The pods of these nodes are there, and not ready yet.
+    pub(super) fn expect(&mut self, nodes: std::ops::Range<usize>) {
+        self.api.starting.extend(nodes);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    fn instant(&self) -> Instant {
+        self.start + self.now
+    }
+
+    fn schedule(&mut self, after: Duration, what: Happening) {
+        self.order += 1;
+        let scheduled = Scheduled { at: self.now + after, order: self.order, what };
+        self.queue.push(Reverse(scheduled));
+    }
+
+    /// Changes the API; every node hears of it in its own time.
+    fn change(&mut self, change: Change) {
+        self.note(format!("API {change:?}"));
+        self.api.apply(&change);
+        let lag = u64::try_from(self.lag.as_millis()).unwrap();
+        // Changes of one kind of object come in their order, those of different kinds do not.
+        let kind = match &change {
+            Change::Ready(..) => 0,
+            Change::Excluded(..) => 1,
+            Change::Group(..) => 2,
+            Change::Last(..) => 3,
+        };
+        for to in 0..self.nodes.len() {
+            let at = self.now + Duration::from_millis(self.chance.below(lag + 1));
+            let earlier = self.arrivals.entry((to, kind)).or_default();
+            *earlier = at.max(*earlier);
+            let after = *earlier - self.now;
+            self.schedule(after, Happening::Api { to, change: change.clone() });
+        }
+    }
+
+    pub(super) fn start(&mut self, node: usize) {
+        self.start_generation(node, 1);
+    }
+
+    pub(super) fn start_generation(&mut self, node: usize, generation: u64) {
+        self.note(format!("start node{node}"));
+        let settings = Settings {
+            me: name(node),
+            interval: INTERVAL,
+            misses: 3,
+            detection: Detection::Enforce,
+            session: self.chance.next() | 1,
+        };
+        let api = self.api.clone();
+        let state = &mut self.nodes[node];
+        *state = Node { life: state.life + 1, api, ..Node::default() };
+        state.speaker = Some(Ownership::new(settings));
+        self.feed(node, Input::Macs([mac(node)].into()));
+        // A pod becomes ready only once its process is.
+        self.change(Change::Ready(node, Some(generation)));
+        let mut own = self.api.clone();
+        own.ready.insert(node, generation);
+        self.nodes[node].api = own;
+        self.feed_view(node);
+    }
+
+    /// Power off: it says nothing any more. The API learns of it late.
+    pub(super) fn kill(&mut self, node: usize) {
+        self.note(format!("kill node{node}"));
+        let state = &mut self.nodes[node];
+        let announced = std::mem::take(&mut state.announced);
+        *state = Node { life: state.life + 1, ..Node::default() };
+        for group in announced {
+            self.history.push((self.now, node, group, false));
+        }
+    }
+
+    pub(super) fn unready(&mut self, node: usize) {
+        self.change(Change::Ready(node, None));
+    }
+
+    pub(super) fn shut_down(&mut self, node: usize) {
+        self.note(format!("shut down node{node}"));
+        self.nodes[node].stopping = true;
+        self.unready(node);
+        self.feed(node, Input::Shutdown);
+    }
+
+    pub(super) fn exclude(&mut self, node: usize, yes: bool) {
+        self.change(Change::Excluded(node, yes));
+    }
+
+    pub(super) fn add_group(&mut self, id: GroupId, yes: bool) {
+        self.change(Change::Group(id, yes));
+    }
+
+    /// SIGSTOP, and SIGCONT after `time`.
+    pub(super) fn stall(&mut self, node: usize, time: Duration) {
+        if self.nodes[node].speaker.is_some() && !self.nodes[node].stalled {
+            self.note(format!("stall node{node} for {time:?}"));
+            self.nodes[node].stalled = true;
+            self.schedule(time, Happening::Resume(node));
+        }
+    }
+
+    /// Cuts both the beacons and the wire between two sets of nodes.
+    pub(super) fn cut(&mut self, side: &[usize], yes: bool) {
+        self.note(format!("cut {side:?} {yes}"));
+        for a in 0..self.nodes.len() {
+            for b in (0..self.nodes.len()).filter(|b| side.contains(&a) != side.contains(b)) {
+                if yes {
+                    self.deaf.insert((a, b));
+                    self.wire_cut.insert((a, b));
+                } else {
+                    self.deaf.remove(&(a, b));
+                    self.wire_cut.remove(&(a, b));
+                }
+            }
+        }
+    }
+
+    pub(super) fn is_up(&self, node: usize) -> bool {
+        self.nodes[node].speaker.is_some()
+    }
+
+    pub(super) fn is_stopping(&self, node: usize) -> bool {
+        self.nodes[node].stopping
+    }
+
+    pub(super) fn speaker(&self, node: usize) -> &Ownership {
+        self.nodes[node].speaker.as_ref().unwrap()
+    }
+
+    /// Who announces a group.
+    pub(super) fn owners(&self, id: GroupId) -> Vec<usize> {
+        (0..self.nodes.len()).filter(|node| self.nodes[*node].announced.contains(&id)).collect()
+    }
+
+    pub(super) fn owner(&self, id: GroupId) -> usize {
+        let owners = self.owners(id);
+        assert_eq!(owners.len(), 1, "owners of {id}: {owners:?}");
+        owners[0]
+    }
+
+    pub(super) fn groups(&self) -> Vec<GroupId> {
+        self.api.groups.iter().copied().collect()
+    }
+
+    pub(super) fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        while let Some(Reverse(next)) = self.queue.peek()
+            && next.at <= end
+        {
+            let Some(Reverse(Scheduled { at, what, .. })) = self.queue.pop() else { return };
+            self.now = at;
+            self.happen(what);
+        }
+        self.now = end;
+    }
+
+    fn happen(&mut self, what: Happening) {
+        let node = match &what {
+            Happening::Wake(node) | Happening::Resume(node) | Happening::Probed { node, .. } => *node,
+            Happening::Deliver { to, .. } | Happening::Api { to, .. } => *to,
+        };
+        if self.nodes[node].stalled && !matches!(what, Happening::Resume(_)) {
+            // What comes to a stopped process waits in its sockets.
+            if !matches!(what, Happening::Wake(_)) {
+                self.nodes[node].waiting.push_back(what);
+            }
+            return;
+        }
+        match what {
+            Happening::Wake(node) => {
+                if self.nodes[node].wake == Some(self.now) {
+                    self.feed(node, Input::Deadline);
+                }
+            }
+            Happening::Resume(node) => {
+                self.nodes[node].stalled = false;
+                // As the driver: time first, then what was received.
+                self.feed(node, Input::Deadline);
+                for waiting in std::mem::take(&mut self.nodes[node].waiting) {
+                    self.happen(waiting);
+                }
+            }
+            Happening::Deliver { to, from, message } => {
+                self.feed(to, Input::Message(address(from), message));
+            }
+            Happening::Api { to, change } => {
+                self.nodes[to].api.apply(&change);
+                self.feed_view(to);
+            }
+            Happening::Probed { node, life, address, round, plan } => {
+                self.probe(node, life, address, round, plan);
+            }
+        }
+    }
+
+    fn feed_view(&mut self, node: usize) {
+        let view = self.nodes[node].api.view(self.placement);
+        self.feed(node, Input::View(Arc::new(view)));
+    }
+
+    fn feed(&mut self, node: usize, input: Input) {
+        let now = self.instant();
+        let Some(speaker) = &mut self.nodes[node].speaker else { return };
+        speaker.handle(now, input);
+        let outputs: Vec<Output> = std::iter::from_fn(|| speaker.poll_output()).collect();
+        for output in outputs {
+            self.carry_out(node, output);
+        }
+        let Some(speaker) = &self.nodes[node].speaker else { return };
+        let wake = speaker.next_deadline().map(|at| (at - self.start).max(self.now));
+        if wake != self.nodes[node].wake {
+            self.nodes[node].wake = wake;
+            if let Some(at) = wake {
+                self.schedule(at - self.now, Happening::Wake(node));
+            }
+        }
+        if self.nodes[node].stopping
+            && self.nodes[node].speaker.as_ref().is_some_and(|speaker| speaker.owned().is_empty())
+        {
+            self.kill(node);
+        }
+    }
+
+    fn carry_out(&mut self, node: usize, output: Output) {
+        if matches!(output, Output::Announce(_) | Output::Withdraw(_) | Output::Probe(..)) {
+            self.note(format!("node{node} {output:?}"));
+        }
+        match output {
+            Output::Send { address: to, message, .. } => self.send(node, to, message),
+            Output::Probe(address, _, plan) => {
+                self.nodes[node].probing.insert(address);
+                let life = self.nodes[node].life;
+                self.schedule(plan.wait / 2, Happening::Probed { node, life, address, round: 0, plan });
+            }
+            Output::CancelProbe(address) => drop(self.nodes[node].probing.remove(&address)),
+            Output::Announce(id) => {
+                self.nodes[node].probing.remove(&id);
+                if self.nodes[node].announced.insert(id) {
+                    self.history.push((self.now, node, id, true));
+                    let epoch = self.speaker(node).owned()[&id];
+                    self.change(Change::Last(id, node, epoch));
+                }
+            }
+            Output::Withdraw(id) => {
+                if self.nodes[node].announced.remove(&id) {
+                    self.history.push((self.now, node, id, false));
+                }
+            }
+            Output::Defend(_) => {}
+        }
+    }
+
+    fn send(&mut self, from: usize, to: IpAddr, message: Message) {
+        let Some(to) = (0..self.nodes.len()).find(|node| address(*node) == to) else { return };
+        if self.deaf.contains(&(from, to)) || self.chance.below(1_000) < self.loss {
+            return;
+        }
+        let copies = if self.chance.below(1_000) < self.duplication { 2 } else { 1 };
+        for _ in 0..copies {
+            let delay = Duration::from_micros(100 + self.chance.below(5_000));
+            self.schedule(delay, Happening::Deliver { to, from, message: message.clone() });
+        }
+    }
+
+    /// One question of a probe, and the answer if anybody who can be reached has the address.
+    fn probe(&mut self, node: usize, life: u32, address: IpAddr, round: u32, plan: Plan) {
+        if self.nodes[node].life != life || !self.nodes[node].probing.contains(&address) {
+            return;
+        }
+        let answers = (0..self.nodes.len()).find(|other| {
+            *other != node
+                && !self.nodes[*other].stalled
+                && (self.nodes[*other].announced.contains(&address) || self.kernels.contains(other))
+                && !self.wire_cut.contains(&(node, *other))
+                && !self.wire_cut.contains(&(*other, node))
+        });
+        if let Some(other) = answers {
+            self.nodes[node].probing.remove(&address);
+            let mac = smoltcp::wire::EthernetAddress(mac(other));
+            let sighting = Sighting { address, mac, link: 1, probing: false };
+            self.feed(node, Input::Answered(sighting));
+        } else if round + 1 < plan.count {
+            let what = Happening::Probed { node, life, address, round: round + 1, plan };
+            self.schedule(plan.wait, what);
+        } else {
+            self.nodes[node].probing.remove(&address);
+            // The last answer could come until the wait is over; nobody answers in this model after half of it.
+            self.feed(node, Input::Unanswered(address));
+        }
+    }
+
+    /// For the message of a failed story: what happened, and where everybody stands.
+    pub(super) fn describe(&self) -> String {
+        use std::fmt::Write as _;
+        let mut text = String::new();
+        for line in &self.log {
+            let _ = writeln!(text, "{line}");
+        }
+        for (number, node) in self.nodes.iter().enumerate() {
+            let _ = write!(text, "node{number} {}", NodeId::of(&name(number)).0 % 1_000);
+            let Some(speaker) = &node.speaker else {
+                let _ = writeln!(text, " is down");
+                continue;
+            };
+            let _ = writeln!(text, " stalled {} stopping {}", node.stalled, node.stopping);
+            for (id, state) in &speaker.groups {
+                let last = speaker.view.groups.get(id).map(|group| &group.last);
+                let claimed = speaker.claimed.get(id);
+                let _ = writeln!(
+                    text,
+                    "  {id} {state:?} last {last:?} placed {:?} claimed {claimed:?}",
+                    speaker.view.placed.get(id)
+                );
+            }
+            for (id, peer) in &speaker.peers {
+                let liveness = speaker.liveness(self.instant(), *id);
+                let _ = writeln!(
+                    text,
+                    "  peer {} {liveness:?} {:?} talk {}",
+                    id.0 % 1_000,
+                    peer.flags,
+                    speaker.talk.contains(id)
+                );
+            }
+        }
+        text
+    }
+
+    fn note(&mut self, what: String) {
+        self.log.push(format!("{:?} {what}", self.now));
+    }
+
+    /// The longest time for which two nodes announced `id` at once.
+    pub(super) fn longest_overlap(&self, id: GroupId, since: Duration) -> Duration {
+        let (mut held, mut begun, mut longest) = (BTreeSet::new(), None, Duration::ZERO);
+        for (at, node, group, yes) in &self.history {
+            if *group != id {
+                continue;
+            }
+            if *yes {
+                held.insert(*node)
+            } else {
+                held.remove(node)
+            };
+            match (held.len() > 1, begun) {
+                (true, None) => begun = Some(*at),
+                (false, Some(from)) => {
+                    if *at > since {
+                        longest = longest.max(*at - since.max(from));
+                    }
+                    begun = None;
+                }
+                _ => {}
+            }
+        }
+        longest.max(begun.map_or(Duration::ZERO, |from| self.now - since.max(from)))
+    }
+
+    /// The longest time for which nobody announced `id` after it was announced first.
+    pub(super) fn longest_gap(&self, id: GroupId, since: Duration) -> Duration {
+        let (mut held, mut empty_from, mut longest) = (BTreeSet::new(), None, Duration::ZERO);
+        for (at, node, group, yes) in &self.history {
+            if *group != id {
+                continue;
+            }
+            if *yes {
+                if let Some(from) = empty_from.take()
+                    && *at > since
+                {
+                    longest = longest.max(*at - since.max(from));
+                }
+                held.insert(*node);
+            } else {
+                held.remove(node);
+                if held.is_empty() {
+                    empty_from = Some(*at);
+                }
+            }
+        }
+        longest.max(empty_from.map_or(Duration::ZERO, |from| self.now - since.max(from)))
+    }
+}

@@ -1,0 +1,251 @@
+//! What the wire says about who has an address, and what to do about strangers who have one of ours.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use super::peers::Liveness;
+use super::phase::{Cause, Event, Phase};
+use super::{Blocked, Detection, Output, Ownership};
+use crate::beacon::{NodeId, Stake};
+use crate::link::Scope;
+use crate::responder::{Plan, Sighting};
+use crate::view::GroupId;
+
+/// How often the wire is asked whether a stranger is still there.
+const REPROBE: Duration = Duration::from_secs(60);
+
+/// A stranger has an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    /// Where it was seen last.
+    pub sighting: Sighting,
+    /// When it was first seen.
+    pub first: Instant,
+    /// When it was last seen.
+    pub last: Instant,
+    /// The address is not announced because of it.
+    pub withheld: bool,
+    scope: Scope,
+    /// When to ask again; none while the wire is being asked.
+    pub(super) next: Option<Instant>,
+}
+
+impl Ownership {
+    /// Asks the wire about the addresses of a group, and tells the other watchers what this node is about to do.
+    pub(super) fn ask(&mut self, now: Instant, id: GroupId) {
+        let (Some(group), Some(state)) = (self.view.groups.get(&id).cloned(), self.groups.get_mut(&id))
+        else {
+            return;
+        };
+        let Phase::Asking { epoch, cause } = state.phase else { return };
+        let plan = match cause {
+            // Only an address that nobody has had yet is worth the long wait.
+            Cause::Vacancy if epoch <= 1 => Plan::FIRST_CLAIM,
+            Cause::Vacancy | Cause::Takeover(_) | Cause::Recheck => Plan::TAKEOVER,
+        };
+        self.asking.insert(id);
+        state.pending = group.addresses.keys().copied().collect();
+        if self.settings.detection == Detection::Off && cause == Cause::Vacancy {
+            state.pending.clear();
+        }
+        for address in &state.pending {
+            if let Some(scope) = group.addresses.get(address) {
+                self.outputs.push_back(Output::Probe(*address, scope.clone(), plan));
+            }
+        }
+        if cause != Cause::Recheck {
+            for peer in self.talk.iter().filter(|peer| self.alive.contains(peer)) {
+                self.outgoing.entry(*peer).or_default().intents.push(Stake { group: id, epoch });
+            }
+        }
+        self.resolve(now, id);
+    }
+
+    /// If the wire has answered about all addresses, nobody has the group.
+    fn resolve(&mut self, now: Instant, id: GroupId) {
+        let asking = |state: &&super::State| matches!(state.phase, Phase::Asking { .. });
+        if self.groups.get(&id).filter(asking).is_some_and(|state| state.pending.is_empty()) {
+            self.apply(now, id, Event::Quiet);
+        }
+    }
+
+    pub(super) fn stop_asking(&mut self, id: GroupId) {
+        if let Some(group) = self.view.groups.get(&id) {
+            self.outputs.extend(group.addresses.keys().map(|address| Output::CancelProbe(*address)));
+        }
+        self.end_asking(id);
+    }
+
+    pub(super) fn end_asking(&mut self, id: GroupId) {
+        self.asking.remove(&id);
+        if let Some(state) = self.groups.get_mut(&id) {
+            state.pending.clear();
+        }
+        if self.asking.len() < super::ASKED_AT_ONCE {
+            self.dirty.append(&mut self.waiting);
+        }
+    }
+
+    /// Whether something of ours is silent until the wire has been asked anew.
+    pub(super) fn is_fenced(&self) -> bool {
+        let recheck = |id: &GroupId| {
+            let phase = self.groups.get(id).map(|state| state.phase);
+            matches!(phase, Some(Phase::Asking { cause: Cause::Recheck, .. }))
+        };
+        self.asking.iter().any(recheck)
+    }
+
+    /// The group that is being asked about and has this address.
+    fn asked_group(&self, address: IpAddr) -> Option<GroupId> {
+        let id = self.group_of.get(&address)?;
+        self.groups.get(id)?.pending.contains(&address).then_some(*id)
+    }
+
+    pub(super) fn unanswered(&mut self, now: Instant, address: IpAddr) {
+        if let Some(conflict) = self.conflicts.get(&address)
+            && conflict.next.is_none()
+        {
+            self.conflict_over(address);
+        }
+        if let Some(id) = self.asked_group(address) {
+            if let Some(state) = self.groups.get_mut(&id) {
+                state.pending.remove(&address);
+            }
+            self.resolve(now, id);
+        }
+    }
+
+    /// The stranger is gone: the address is announced, if the group is ours.
+    fn conflict_over(&mut self, address: IpAddr) {
+        self.conflicts.remove(&address);
+        self.outputs.push_back(Output::CancelProbe(address));
+        if let Some(id) = self.group_of.get(&address).filter(|id| self.mine.contains_key(id)) {
+            self.outputs.push_back(Output::Announce(*id));
+        }
+    }
+
+    pub(super) fn answered(&mut self, now: Instant, sighting: Sighting) {
+        let address = sighting.address;
+        let speaker = self.directory.macs.get(&sighting.mac.0).copied();
+        let Some(id) = self.asked_group(address) else {
+            if speaker.is_none() {
+                self.note_conflict(now, sighting, None);
+            } else if self.conflicts.contains_key(&address) {
+                self.conflict_over(address);
+            }
+            return;
+        };
+        match speaker {
+            Some(node) if sighting.probing => {
+                // Two of us are at it at the same time. Who hears the other's intent knows who goes first; if
+                // they cannot talk, the higher one does.
+                if self.liveness(now, node) != Liveness::Alive && node > self.me {
+                    self.apply(now, id, Event::Taken);
+                    return;
+                }
+            }
+            Some(node) if !self.answers_by_its_kernel(now, id, node) => {
+                self.veto(id, node);
+                self.apply(now, id, Event::Taken);
+                return;
+            }
+            Some(_) => {}
+            None => {
+                let scope =
+                    self.view.groups.get(&id).and_then(|group| group.addresses.get(&address)).cloned();
+                self.note_conflict(now, sighting, scope);
+            }
+        }
+        if let Some(state) = self.groups.get_mut(&id) {
+            state.pending.remove(&address);
+        }
+        self.resolve(now, id);
+    }
+
+    /// Whether a node answers for an address that its speaker, which is heard, does not own. Then its kernel does, as
+    /// where kube-proxy puts the addresses on every node in its ipvs mode and strictARP is off. That must not keep the
+    /// address from being announced at all. After a stall what peers own is not known yet, so there it is not asked.
+    fn answers_by_its_kernel(&self, now: Instant, id: GroupId, node: NodeId) -> bool {
+        let phase = self.groups.get(&id).map(|state| state.phase);
+        let rechecks = matches!(phase, Some(Phase::Asking { cause: Cause::Recheck, .. }));
+        let owns = self.peers.get(&node).is_some_and(|peer| peer.claims.contains_key(&id));
+        !rechecks && !owns && self.liveness(now, node) == Liveness::Alive
+    }
+
+    /// The wire shows that a node lives whose beacons do not arrive.
+    fn veto(&mut self, id: GroupId, node: NodeId) {
+        let phase = self.groups.get(&id).map(|state| state.phase);
+        if let Some(Phase::Asking { cause: Cause::Takeover(owner), .. }) = phase
+            && owner == node
+        {
+            self.counts.vetoes += 1;
+            self.blocked.insert(owner, Blocked::Wire);
+        }
+    }
+
+    /// A stranger has the address. With a scope it was found before the address was announced.
+    fn note_conflict(&mut self, now: Instant, sighting: Sighting, found: Option<Scope>) {
+        let next = now.checked_add(REPROBE);
+        let withheld = found.is_some() && self.settings.detection == Detection::Enforce;
+        if let Some(known) = self.conflicts.get_mut(&sighting.address) {
+            *known = Conflict {
+                sighting,
+                first: known.first,
+                last: now,
+                withheld: known.withheld || withheld,
+                scope: found.unwrap_or_else(|| known.scope.clone()),
+                next,
+            };
+            return;
+        }
+        if self.settings.detection == Detection::Off {
+            return;
+        }
+        let scope = found.or_else(|| {
+            let mut groups = self.view.groups.values();
+            groups.find_map(|group| group.addresses.get(&sighting.address)).cloned()
+        });
+        let scope = scope.unwrap_or(Scope::All);
+        let conflict = Conflict { sighting, first: now, last: now, withheld, scope, next };
+        self.conflicts.insert(sighting.address, conflict);
+    }
+
+    /// Somebody claims, on the wire, an address that this node announces.
+    pub(super) fn contested(&mut self, now: Instant, sighting: Sighting) {
+        let owned = self.group_of.get(&sighting.address).and_then(|id| self.mine.get_key_value(id));
+        let Some((id, epoch)) = owned.map(|(id, epoch)| (*id, *epoch)) else { return };
+        match self.directory.macs.get(&sighting.mac.0).copied() {
+            Some(node) if self.liveness(now, node) == Liveness::Alive => {
+                // It learns of our claim, or we of its better one; during a handover both happens anyway.
+                let ours = Stake { group: id, epoch };
+                let outgoing = self.outgoing.entry(node).or_default();
+                outgoing.updates.push((ours, true));
+                outgoing.request = true;
+            }
+            Some(node) => {
+                // Two speakers that cannot talk. What the API knows of epochs decides, else the higher one stays.
+                let last = self.view.groups.get(&id).and_then(|group| group.last.clone());
+                let theirs = last.filter(|(name, _)| NodeId::of(name) == node).map_or(epoch, |(_, e)| e);
+                if (theirs, node) > (epoch, self.me) {
+                    self.apply(now, id, Event::Outbid);
+                }
+            }
+            None if self.settings.detection == Detection::Off => {}
+            None => {
+                self.note_conflict(now, sighting, None);
+                self.outputs.push_back(Output::Defend(sighting.address));
+            }
+        }
+    }
+
+    /// Asks again whether strangers are still there.
+    pub(super) fn reprobe(&mut self, now: Instant) {
+        for (address, conflict) in &mut self.conflicts {
+            if conflict.next.is_some_and(|at| at <= now) {
+                conflict.next = None;
+                let scope = conflict.scope.clone();
+                self.outputs.push_back(Output::Probe(*address, scope, Plan::FIRST_CLAIM));
+            }
+        }
+    }
+}

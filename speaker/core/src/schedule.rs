@@ -1,0 +1,191 @@
+//! When an address is announced without having been asked for, on one link.
+//!
+//! ```text
+//!          claim    +50 ms  +200 ms  +1.1 s  +2.2 s  +5 s     then every 60 s
+//! wave       0         1        2       3       4      5           6 …
+//! ```
+//!
+//! The early waves make up for lost frames; 1.1 s because a Linux before 4.11 ignores a changed address for one
+//! second; the refresh keeps switches and routers from forgetting a silent address (checklist C2, C3).
+//! A token bucket limits the frames per second (C4). Where more is due than it lets through, first waves go
+//! before later ones, and those before refreshes.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use crate::bucket::Bucket;
+
+const WAVES: [Duration; 6] = [
+    Duration::ZERO,
+    Duration::from_millis(50),
+    Duration::from_millis(200),
+    Duration::from_millis(1_100),
+    Duration::from_millis(2_200),
+    Duration::from_secs(5),
+];
+const REFRESH: Duration = Duration::from_secs(60);
+/// 200 frames per second and link.
+const FRAME_INTERVAL: Duration = Duration::from_millis(5);
+const BURST: u32 = 40;
+
+/// Which of the two frames of a wave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Form {
+    /// ARP request, or the advertisement to all nodes.
+    First,
+    /// ARP reply, or (first wave only) the advertisement to all routers.
+    Second,
+}
+
+/// One frame that is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Due {
+    pub(crate) address: IpAddr,
+    pub(crate) form: Form,
+    /// Which announcement of the address it belongs to; a later one makes this one void.
+    generation: u64,
+    wave: usize,
+    started: Instant,
+}
+
+/// The announcements that are under way on one link.
+#[derive(Debug)]
+pub(crate) struct Schedule {
+    timers: BinaryHeap<Reverse<(Instant, Due)>>,
+    /// By urgency: first form and second form of first waves, later waves, refreshes.
+    ready: [VecDeque<Due>; 4],
+    bucket: Bucket,
+    blocked_until: Option<Instant>,
+}
+
+impl Schedule {
+    pub(crate) fn new() -> Self {
+        Self {
+            timers: BinaryHeap::new(),
+            ready: Default::default(),
+            bucket: Bucket::new(FRAME_INTERVAL, BURST),
+            blocked_until: None,
+        }
+    }
+
+    /// Begins with wave 0. Whatever an older `generation` of the address has left is passed over.
+    pub(crate) fn start(&mut self, now: Instant, address: IpAddr, generation: u64) {
+        self.enqueue(Due { address, form: Form::First, generation, wave: 0, started: now });
+    }
+
+    fn enqueue(&mut self, due: Due) {
+        let urgency = match (due.wave, due.form) {
+            (0, Form::First) => 0,
+            (0, Form::Second) => 1,
+            (1..=5, _) => 2,
+            _ => 3,
+        };
+        self.ready[urgency].push_back(due);
+    }
+
+    /// The next frame to send now. `generation` tells the current generation of an announced address.
+    pub(crate) fn pop(&mut self, now: Instant, generation: impl Fn(&IpAddr) -> Option<u64>) -> Option<Due> {
+        while let Some(Reverse((at, _))) = self.timers.peek()
+            && *at <= now
+            && let Some(Reverse((_, due))) = self.timers.pop()
+        {
+            self.enqueue(due);
+        }
+        self.blocked_until = None;
+        for urgency in 0..self.ready.len() {
+            while let Some(due) = self.ready[urgency].front().copied() {
+                if generation(&due.address) != Some(due.generation) {
+                    self.ready[urgency].pop_front();
+                    continue;
+                }
+                if let Err(at) = self.bucket.take(now) {
+                    self.blocked_until = Some(at);
+                    return None;
+                }
+                self.ready[urgency].pop_front();
+                self.follow(now, due);
+                return Some(due);
+            }
+        }
+        None
+    }
+
+    /// Schedules what comes after `due`: the other form at once, else the next wave.
+    fn follow(&mut self, now: Instant, due: Due) {
+        let both_forms = if due.address.is_ipv4() { due.wave < WAVES.len() } else { due.wave == 0 };
+        if both_forms && due.form == Form::First {
+            return self.enqueue(Due { form: Form::Second, ..due });
+        }
+        let wave = due.wave.saturating_add(1);
+        let at = match WAVES.get(wave) {
+            Some(after) => due.started.checked_add(*after),
+            None => now.checked_add(REFRESH),
+        };
+        if let Some(at) = at {
+            self.timers.push(Reverse((at, Due { form: Form::First, wave, ..due })));
+        }
+    }
+
+    /// When [`Self::pop`] may have something again, provided that it was emptied before.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        match self.blocked_until {
+            Some(at) => Some(at),
+            None => self.timers.peek().map(|Reverse((at, _))| *at),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(schedule: &mut Schedule, start: Instant, until: Duration) -> Vec<(u128, Due)> {
+        let mut sent = Vec::new();
+        let mut now = start;
+        loop {
+            while let Some(due) = schedule.pop(now, |_| Some(1)) {
+                sent.push(((now - start).as_millis(), due));
+            }
+            match schedule.next_deadline() {
+                Some(at) if at <= start + until => now = at.max(now),
+                _ => return sent,
+            }
+        }
+    }
+
+    #[test]
+    fn both_forms_go_out_in_six_waves_and_then_a_refresh_every_minute() {
+        let (start, mut schedule) = (Instant::now(), Schedule::new());
+        schedule.start(start, "10.0.0.1".parse().unwrap(), 1);
+        let times: Vec<u128> =
+            run(&mut schedule, start, Duration::from_secs(130)).iter().map(|s| s.0).collect();
+        let waves = [0, 0, 50, 50, 200, 200, 1_100, 1_100, 2_200, 2_200, 5_000, 5_000];
+        assert_eq!(times[..12], waves);
+        assert_eq!(times[12..], [65_000, 125_000]);
+    }
+
+    #[test]
+    fn a_thousand_addresses_keep_to_two_hundred_frames_a_second_and_first_waves_go_first() {
+        let (start, mut schedule) = (Instant::now(), Schedule::new());
+        for n in 0..1_000_u32 {
+            schedule.start(start, IpAddr::V4((0x0a00_0000 + n).into()), 1);
+        }
+        let sent = run(&mut schedule, start, Duration::from_secs(5));
+        assert!(sent.len() <= 200 * 5 + BURST as usize, "{}", sent.len());
+        assert!(sent[..1_000].iter().all(|(_, due)| due.wave == 0 && due.form == Form::First));
+    }
+
+    #[test]
+    fn what_an_older_announcement_left_is_passed_over_and_costs_nothing() {
+        let (start, mut schedule) = (Instant::now(), Schedule::new());
+        let address: IpAddr = "fd00::1".parse().unwrap();
+        schedule.start(start, address, 1);
+        schedule.start(start, address, 2);
+        let due = schedule.pop(start, |_| Some(2)).unwrap();
+        assert_eq!(due.generation, 2);
+        assert_eq!(schedule.pop(start, |_| None), None);
+        assert_eq!(schedule.next_deadline(), None);
+    }
+}

@@ -1,0 +1,11 @@
+//! Beacons as they come from the network, and as if they had been signed.
+#![no_main]
+
+use announce::fuzz::Beacons;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    let mut speaker = Beacons::new();
+    speaker.raw(bytes);
+    speaker.signed(bytes);
+});

@@ -1,0 +1,9 @@
+//! Frames as they come from a link.
+#![no_main]
+
+use announce::fuzz::Frames;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    assert!(Frames::new().frame(bytes) <= 1);
+});

@@ -1,0 +1,438 @@
+//! The driver: one thread that owns [`Responder`] and [`Ownership`] and carries outputs of one to the other.
+//!
+//! | task | does | ends |
+//! |---|---|---|
+//! | driver | waits for a view, links, a frame or a deadline; hands it on; carries out what comes of it | with the process |
+//! | beacons | waits for messages of other speakers, checks them, hands them to the driver | with the driver |
+//! | receiver, one per link and protocol | waits for frames and hands them to the driver, never waiting for it | when the driver closes the link, or the link is gone |
+//!
+//! They share a thread of their own, with a runtime of its own, so that nothing that the rest of the process does
+//! (reading thousands of objects, say) delays an answer. Whatever the driver publishes is written to the API by
+//! [`status`](crate::status), never from here.
+
+mod beacons;
+mod ports;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use announce::beacon::Keyring;
+use announce::link::{Link, LinkIndex, Scope};
+use announce::ownership::{self, Conflict, Counts, Ownership};
+use announce::responder::{self, Purpose, Responder};
+use announce::view::{GroupId, NodeName, View};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::{Metrics, PerAddress};
+use beacons::{Beacons, Heard};
+use ports::Ports;
+
+/// Frames that wait for the driver; more are dropped and counted.
+const QUEUE: usize = 4_096;
+
+/// A received frame, as much of it as matters.
+pub(crate) struct Received {
+    at: Instant,
+    link: LinkIndex,
+    len: usize,
+    bytes: [u8; ports::LONGEST],
+}
+
+/// What the driver tells the rest of the process.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Published {
+    /// The view that it acts on.
+    pub(crate) view: Arc<View>,
+    /// There has been a view.
+    pub(crate) view_known: bool,
+    /// It has looked around, and takes part.
+    pub(crate) settled: bool,
+    /// The groups that this node owns, with their epochs.
+    pub(crate) owned: BTreeMap<GroupId, u64>,
+    /// Addresses that a stranger has.
+    pub(crate) conflicts: BTreeMap<IpAddr, Conflict>,
+    /// Speakers that live and are not heard.
+    pub(crate) blocked: Vec<(NodeName, String)>,
+}
+
+/// What the driver is made of.
+pub(crate) struct Driver {
+    pub(crate) ownership: ownership::Settings,
+    /// Where beacons are received.
+    pub(crate) beacons: SocketAddr,
+    pub(crate) keys: watch::Receiver<Keyring>,
+    pub(crate) views: watch::Receiver<Option<Arc<View>>>,
+    pub(crate) links: watch::Receiver<Vec<Link>>,
+    pub(crate) published: watch::Sender<Published>,
+    pub(crate) metrics: Metrics,
+    pub(crate) shutdown: CancellationToken,
+}
+
+/// Why the driver ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The thread or its runtime could not be made.
+    #[error("cannot start the driver: {0}")]
+    Start(#[source] std::io::Error),
+    /// The beacon port cannot be listened on.
+    #[error("cannot listen for beacons on UDP {address} (--beacon-port): {source}")]
+    Beacons {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It ended without a reason: it panicked.
+    #[error("the driver has ended unexpectedly")]
+    Lost,
+}
+
+impl Driver {
+    /// Runs the driver in a thread of its own until the process stops.
+    pub(crate) async fn run(self) -> Result<(), Error> {
+        let (ended, end) = tokio::sync::oneshot::channel();
+        std::thread::Builder::new()
+            .name("driver".into())
+            .spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                let result = runtime.map_err(Error::Start).and_then(|runtime| {
+                    tokio::task::LocalSet::new().block_on(&runtime, async { State::new(self)?.run().await })
+                });
+                // Nobody listens when the process has ended meanwhile.
+                let _ = ended.send(result);
+            })
+            .map_err(Error::Start)?;
+        end.await.map_err(|_| Error::Lost)?
+    }
+}
+
+struct State {
+    driver: Driver,
+    view: Arc<View>,
+    ownership: Ownership,
+    responder: Responder,
+    ports: Ports,
+    frames: mpsc::Receiver<Received>,
+    beacons: Beacons,
+    heard: mpsc::Receiver<Heard>,
+    counters: PerAddress,
+    /// What the responder was told to announce.
+    announced: BTreeMap<GroupId, BTreeMap<IpAddr, Scope>>,
+    view_known: bool,
+    changed: bool,
+    /// What was told of speakers that are not heard.
+    blocked: usize,
+    counts: Counts,
+    alive: usize,
+    /// How many requests were answered.
+    answers: u64,
+}
+
+impl State {
+    fn new(driver: Driver) -> Result<Self, Error> {
+        let (sender, frames) = mpsc::channel(QUEUE);
+        let (messages, heard) = mpsc::channel(QUEUE);
+        let beacons = Beacons::open(driver.beacons, driver.keys.clone(), messages, driver.metrics.clone())
+            .map_err(|source| Error::Beacons { address: driver.beacons, source })?;
+        Ok(Self {
+            view: Arc::default(),
+            ownership: Ownership::new(driver.ownership.clone()),
+            responder: Responder::new(driver.ownership.session),
+            ports: Ports::new(sender, driver.metrics.clone()),
+            frames,
+            beacons,
+            heard,
+            counters: PerAddress::new(driver.metrics.clone()),
+            announced: BTreeMap::new(),
+            view_known: false,
+            changed: false,
+            blocked: 0,
+            counts: Counts::default(),
+            alive: 0,
+            answers: 0,
+            driver,
+        })
+    }
+
+    async fn run(mut self) -> Result<(), Error> {
+        let links = self.driver.links.borrow_and_update().clone();
+        self.set_links(Instant::now(), links);
+        self.set_keys(Instant::now());
+        let shutdown = self.driver.shutdown.clone();
+        let mut leave_by: Option<Instant> = None;
+        loop {
+            let deadline = self.next_deadline();
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled(), if leave_by.is_none() => {
+                    let now = Instant::now();
+                    leave_by = now.checked_add(Ownership::handover_time());
+                    self.tell_ownership(now, ownership::Input::Shutdown);
+                }
+                // Before anything that was received: a speaker that was stopped must notice that first.
+                () = sleep_until(deadline) => self.deadline(Instant::now()),
+                Some(heard) = self.heard.recv() => {
+                    let now = Instant::now();
+                    self.catch_up(now);
+                    self.tell_ownership(now, ownership::Input::Message(heard.from, heard.message));
+                }
+                Some(frame) = self.frames.recv() => self.frames_came(frame),
+                Ok(()) = self.driver.views.changed() => self.view_changed(Instant::now()),
+                Ok(()) = self.driver.links.changed() => {
+                    let links = self.driver.links.borrow_and_update().clone();
+                    self.set_links(Instant::now(), links);
+                }
+                Ok(()) = self.driver.keys.changed() => self.set_keys(Instant::now()),
+                () = sleep_until(leave_by) => return Ok(()),
+            }
+            if self.changed || self.notices() {
+                self.publish();
+            }
+            self.count();
+            if leave_by.is_some() && self.ownership.owned().is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let deadlines =
+            [self.responder.next_deadline(), self.ownership.next_deadline(), self.ports.next_deadline()];
+        deadlines.into_iter().flatten().min()
+    }
+
+    fn frames_came(&mut self, first: Received) {
+        let now = Instant::now();
+        self.catch_up(now);
+        let mut next = Some(first);
+        while let Some(Received { at, link, len, bytes }) = next {
+            let frame = bytes.get(..len).unwrap_or(&bytes);
+            let answers = self.answers;
+            self.tell_responder(now, responder::Input::Frame(link, frame));
+            self.carry_out(now);
+            if self.answers != answers {
+                self.driver.metrics.answer_latency.0.observe(at.elapsed().as_secs_f64());
+            }
+            next = self.frames.try_recv().ok();
+        }
+    }
+
+    /// Time first, then what was received: a speaker that was stopped must not answer before it has noticed.
+    fn catch_up(&mut self, now: Instant) {
+        if self.ownership.next_deadline().is_some_and(|at| at <= now) {
+            self.deadline(now);
+        }
+    }
+
+    fn deadline(&mut self, now: Instant) {
+        self.ports.retry(now);
+        self.tell_ownership(now, ownership::Input::Deadline);
+        self.tell_responder(now, responder::Input::Deadline);
+        self.carry_out(now);
+    }
+
+    fn set_keys(&mut self, now: Instant) {
+        let ids = self.driver.keys.borrow_and_update().ids();
+        self.tell_ownership(now, ownership::Input::Keys(ids));
+    }
+
+    fn set_links(&mut self, now: Instant, links: Vec<Link>) {
+        self.ports.set(now, &links);
+        let macs = links.iter().map(|link| link.mac.0).collect();
+        self.tell_responder(now, responder::Input::Links(links));
+        self.tell_ownership(now, ownership::Input::Macs(macs));
+    }
+
+    fn view_changed(&mut self, now: Instant) {
+        let Some(view) = self.driver.views.borrow_and_update().clone() else { return };
+        self.view = Arc::clone(&view);
+        self.view_known = true;
+        self.tell_ownership(now, ownership::Input::View(view));
+        // Groups that stay may have got other addresses or links.
+        let stay: Vec<GroupId> = self.announced.keys().copied().collect();
+        for id in stay {
+            self.announce(now, id);
+        }
+        self.carry_out(now);
+        self.changed = true;
+    }
+
+    fn tell_ownership(&mut self, now: Instant, input: ownership::Input) {
+        self.ownership.handle(now, input);
+        self.carry_out(now);
+    }
+
+    fn tell_responder(&mut self, now: Instant, input: responder::Input<'_>) {
+        if let Err(reason) = self.responder.handle(now, input) {
+            self.driver.metrics.dropped(reason);
+        }
+    }
+
+    /// Does what both machines ask for, until neither asks for anything.
+    fn carry_out(&mut self, now: Instant) {
+        loop {
+            if let Some(output) = self.ownership.poll_output() {
+                self.decided(now, output);
+            } else if let Some(output) = self.responder.poll_output() {
+                self.wire(now, output);
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn wire(&mut self, now: Instant, output: responder::Output) {
+        match output {
+            responder::Output::Transmit { link, frame, address, purpose } => {
+                self.ports.send(link, &frame);
+                match purpose {
+                    Purpose::Answer => {
+                        let counters = self.counters.of(address);
+                        counters.requests.inc();
+                        counters.responses.inc();
+                        self.answers = self.answers.wrapping_add(1);
+                    }
+                    Purpose::Gratuitous => {
+                        self.counters.of(address).gratuitous.inc();
+                    }
+                    Purpose::Probe | Purpose::Defence => {}
+                }
+            }
+            responder::Output::Join(link, group) => self.ports.join(link, group),
+            responder::Output::Leave(link, group) => self.ports.leave(link, group),
+            responder::Output::Contested(sighting) => {
+                self.changed = true;
+                self.ownership.handle(now, ownership::Input::Contested(sighting));
+            }
+            responder::Output::Answered(sighting) => {
+                self.changed = true;
+                self.ownership.handle(now, ownership::Input::Answered(sighting));
+            }
+            responder::Output::Unanswered(address) => {
+                self.changed = true;
+                self.ownership.handle(now, ownership::Input::Unanswered(address));
+            }
+        }
+    }
+
+    fn decided(&mut self, now: Instant, output: ownership::Output) {
+        match output {
+            ownership::Output::Send { address, keys, message } => self.beacons.send(address, &keys, &message),
+            ownership::Output::Probe(address, scope, plan) => {
+                self.tell_responder(now, responder::Input::Probe(address, scope, plan));
+            }
+            ownership::Output::CancelProbe(address) => {
+                self.tell_responder(now, responder::Input::CancelProbe(address));
+            }
+            ownership::Output::Defend(address) => {
+                self.tell_responder(now, responder::Input::Defend(address));
+            }
+            ownership::Output::Announce(id) => {
+                if self.announced.insert(id, BTreeMap::new()).is_none() {
+                    let epoch = self.ownership.owned().get(&id);
+                    tracing::info!(group = %id, epoch, "owns the addresses of this group from now on");
+                }
+                self.announce(now, id);
+                self.changed = true;
+            }
+            ownership::Output::Withdraw(id) => {
+                for address in self.announced.remove(&id).unwrap_or_default().into_keys() {
+                    self.withdraw(now, address);
+                }
+                tracing::info!(group = %id, "no longer owns the addresses of this group");
+                self.changed = true;
+            }
+        }
+    }
+
+    fn withdraw(&mut self, now: Instant, address: IpAddr) {
+        self.tell_responder(now, responder::Input::Withdraw(address));
+        self.counters.forget(address);
+    }
+
+    /// Brings the responder in line with the addresses that an owned group has now.
+    fn announce(&mut self, now: Instant, id: GroupId) {
+        let mut wanted = self.view.groups.get(&id).map(|group| group.addresses.clone()).unwrap_or_default();
+        wanted.retain(|address, _| self.ownership.is_announced(*address));
+        let Some(told) = self.announced.insert(id, wanted.clone()) else { return };
+        for address in told.keys().filter(|address| !wanted.contains_key(address)) {
+            self.withdraw(now, *address);
+        }
+        for (address, scope) in wanted {
+            if told.get(&address) != Some(&scope) {
+                self.tell_responder(now, responder::Input::Announce(address, scope));
+            }
+        }
+    }
+
+    fn publish(&mut self) {
+        self.changed = false;
+        let owned = self.ownership.owned().clone();
+        self.driver.metrics.conflicts(self.ownership.conflicts().len());
+        self.driver.metrics.counted(self.counts, self.ownership.peers_alive(), self.blocked);
+        self.driver.metrics.owned_groups.set(i64::try_from(owned.len()).unwrap_or(i64::MAX));
+        let blocked: Vec<(NodeName, String)> =
+            self.ownership.blocked().map(|(node, why)| (node, self.explain(why))).collect();
+        let conflicts = self.ownership.conflicts().clone();
+        let published = Published {
+            view: Arc::clone(&self.view),
+            view_known: self.view_known,
+            settled: self.ownership.is_settled(),
+            owned,
+            conflicts,
+            blocked,
+        };
+        self.driver.published.send_if_modified(|known| {
+            let changed = *known != published;
+            *known = published;
+            changed
+        });
+    }
+
+    /// Whether something changed that no output tells of.
+    fn notices(&mut self) -> bool {
+        let blocked = self.ownership.blocked().count();
+        let settled = self.ownership.is_settled();
+        let known = self.driver.published.borrow().settled;
+        let changed = blocked != self.blocked || settled != known;
+        self.blocked = blocked;
+        changed
+    }
+
+    /// Brings the metrics up to date when a beacon is due, which is often enough.
+    fn count(&mut self) {
+        let (counts, alive) = (self.ownership.counts(), self.ownership.peers_alive());
+        if counts != self.counts || alive != self.alive {
+            if counts.stalls > self.counts.stalls {
+                tracing::warn!(
+                    "this speaker did not run for a while (no processor time, or stopped): it asks anew who has \
+                     its addresses before it answers for them"
+                );
+            }
+            self.counts = counts;
+            self.alive = alive;
+            self.driver.metrics.counted(counts, alive, self.blocked);
+        }
+    }
+
+    fn explain(&self, why: ownership::Blocked) -> String {
+        match why {
+            ownership::Blocked::Wire => "it answers on the wire".into(),
+            ownership::Blocked::HeardBy(id) => match self.ownership.name_of(id) {
+                Some(name) => format!("the speaker of {name} hears it"),
+                None => "another speaker hears it".into(),
+            },
+            ownership::Blocked::NeverHeard => "its pod is ready".into(),
+        }
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,187 @@
+//! The sockets of the driver: per link one for ARP, one for NDP, and one that holds multicast groups.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv6Addr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use announce::frame::Frame;
+use announce::link::{Link, LinkIndex};
+use socket2::{Domain, Socket, Type};
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+
+use super::Received;
+use crate::metrics::Metrics;
+use crate::packet::{PacketSocket, Protocol};
+
+/// As much of a received frame as is read: neighbour discovery with all the options that anybody sends.
+pub(crate) const LONGEST: usize = 256;
+/// A socket that cannot be opened is tried again after this time: links come before their addresses do.
+const RETRY: Duration = Duration::from_secs(1);
+
+pub(crate) struct Ports {
+    ports: BTreeMap<LinkIndex, Port>,
+    frames: mpsc::Sender<Received>,
+    metrics: Metrics,
+}
+
+struct Port {
+    link: Link,
+    sockets: BTreeMap<Protocol, Open>,
+    groups: Groups,
+    retry: Option<Instant>,
+}
+
+struct Open {
+    socket: Rc<PacketSocket>,
+    receiver: AbortHandle,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.receiver.abort();
+    }
+}
+
+impl Ports {
+    pub(crate) fn new(frames: mpsc::Sender<Received>, metrics: Metrics) -> Self {
+        Self { ports: BTreeMap::new(), frames, metrics }
+    }
+
+    /// Opens sockets on links that are new and closes those of links that are gone.
+    pub(crate) fn set(&mut self, now: Instant, links: &[Link]) {
+        self.ports.retain(|index, _| links.iter().any(|link| link.index == *index));
+        for link in links {
+            let port = self.ports.entry(link.index).or_insert_with(|| Port {
+                link: link.clone(),
+                sockets: BTreeMap::new(),
+                groups: Groups::default(),
+                retry: None,
+            });
+            port.link = link.clone();
+            port.open(now, &self.frames, &self.metrics);
+        }
+    }
+
+    /// Tries again what could not be opened.
+    pub(crate) fn retry(&mut self, now: Instant) {
+        for port in self.ports.values_mut().filter(|port| port.retry.is_some_and(|at| at <= now)) {
+            port.open(now, &self.frames, &self.metrics);
+        }
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.ports.values().filter_map(|port| port.retry).min()
+    }
+
+    pub(crate) fn send(&self, link: LinkIndex, frame: &Frame) {
+        let bytes = frame.as_bytes();
+        let protocol = if bytes.get(12..14) == Some(&[0x08, 0x06]) { Protocol::Arp } else { Protocol::Ndp };
+        let open = self.ports.get(&link).and_then(|port| port.sockets.get(&protocol));
+        // A full send queue and a link that is just going down are alike: the schedule says it again.
+        if open.is_none_or(|open| open.socket.send(bytes).is_err()) {
+            self.metrics.send_errors.inc();
+        }
+    }
+
+    pub(crate) fn join(&mut self, link: LinkIndex, group: Ipv6Addr) {
+        if let Some(port) = self.ports.get_mut(&link)
+            && let Err(error) = port.groups.join(link, group)
+        {
+            tracing::warn!(interface = port.link.name, %group, %error, "cannot join a multicast group");
+        }
+    }
+
+    pub(crate) fn leave(&mut self, link: LinkIndex, group: Ipv6Addr) {
+        if let Some(port) = self.ports.get_mut(&link) {
+            port.groups.leave(link, group);
+        }
+    }
+}
+
+impl Port {
+    /// Opens the sockets that the link needs and that are not open.
+    fn open(&mut self, now: Instant, frames: &mpsc::Sender<Received>, metrics: &Metrics) {
+        self.retry = None;
+        self.sockets.retain(|_, open| !open.receiver.is_finished());
+        let wanted = [
+            self.link.broadcast.then_some(Protocol::Arp),
+            self.link.link_local.is_some().then_some(Protocol::Ndp),
+        ];
+        for protocol in wanted.into_iter().flatten() {
+            if self.sockets.contains_key(&protocol) {
+                continue;
+            }
+            match PacketSocket::open(self.link.index, protocol) {
+                Ok(socket) => {
+                    let socket = Rc::new(socket);
+                    let task = receive(self.link.index, Rc::clone(&socket), frames.clone(), metrics.clone());
+                    let receiver = tokio::task::spawn_local(task).abort_handle();
+                    self.sockets.insert(protocol, Open { socket, receiver });
+                }
+                Err(error) => {
+                    let interface = &self.link.name;
+                    tracing::warn!(interface, ?protocol, %error, "cannot open a packet socket, trying again");
+                    self.retry = now.checked_add(RETRY);
+                }
+            }
+        }
+    }
+}
+
+/// Reads frames until the socket fails; a link that goes down fails its sockets once, and they live on.
+async fn receive(
+    link: LinkIndex,
+    socket: Rc<PacketSocket>,
+    frames: mpsc::Sender<Received>,
+    metrics: Metrics,
+) {
+    loop {
+        let mut bytes = [0; LONGEST];
+        match socket.receive(&mut bytes).await {
+            Ok(len) => {
+                if frames.try_send(Received { at: Instant::now(), link, len, bytes }).is_err() {
+                    metrics.overrun.inc();
+                }
+            }
+            Err(error) if error.raw_os_error() == Some(libc::ENETDOWN) => {}
+            Err(error) => {
+                tracing::warn!(link, %error, "a packet socket has failed");
+                return;
+            }
+        }
+    }
+}
+
+/// Multicast groups held by sockets: the kernel opens the link's filter and reports by MLD, which snooping
+/// switches need (checklist D1). A socket holds only so many groups, as `net.core.optmem_max` says; then there
+/// is another one.
+#[derive(Default)]
+struct Groups {
+    sockets: Vec<(Socket, BTreeSet<Ipv6Addr>)>,
+}
+
+impl Groups {
+    fn join(&mut self, link: LinkIndex, group: Ipv6Addr) -> std::io::Result<()> {
+        if let Some((socket, held)) = self.sockets.last_mut()
+            && socket.join_multicast_v6(&group, link).is_ok()
+        {
+            held.insert(group);
+            return Ok(());
+        }
+        let socket = Socket::new(Domain::IPV6, Type::DGRAM, None)?;
+        socket.join_multicast_v6(&group, link)?;
+        self.sockets.push((socket, BTreeSet::from([group])));
+        Ok(())
+    }
+
+    fn leave(&mut self, link: LinkIndex, group: Ipv6Addr) {
+        for (socket, held) in self.sockets.iter_mut().filter(|(_, held)| held.contains(&group)) {
+            // Fails only where the link is gone, and the membership with it.
+            let _ = socket.leave_multicast_v6(&group, link);
+            held.remove(&group);
+        }
+        self.sockets.retain(|(_, held)| !held.is_empty());
+    }
+}

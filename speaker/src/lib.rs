@@ -1,0 +1,126 @@
+//! The speaker: announces the addresses of Services on layer 2.
+//!
+//! ```text
+//! API ──watches──► view ──watch channel──► driver thread (Ownership, Responder) ◄──► packet sockets, beacons
+//! netlink ─links─────────────────────────►      │
+//!                                               └──watch channel──► status (ServiceL2Status, events)
+//! ```
+//!
+//! Announced addresses stay announced while the API server is away: the driver acts on the last view.
+
+mod args;
+mod driver;
+mod keys;
+mod links;
+mod metrics;
+mod packet;
+mod snapshot;
+mod status;
+mod watches;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use announce::view::{NodeName, Settings};
+use anyhow::Context as _;
+use prometheus_client::registry::Registry;
+use runtime::admin::{self, Readiness};
+use runtime::events::Events;
+use runtime::tasks::Tasks;
+use tokio::sync::{Notify, watch};
+
+pub use args::Args;
+use driver::{Driver, Published};
+use metrics::Metrics;
+use snapshot::Snapshot;
+use watches::Stores;
+
+/// How long tasks have to stop once they are asked to.
+const GRACE: Duration = Duration::from_secs(5);
+/// What users see as the source of our events.
+const COMPONENT: &str = "lbstack-speaker";
+
+/// Runs the speaker until it is told to stop.
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    runtime::telemetry::init(&args.common)?;
+    let shutdown = runtime::shutdown::token()?;
+    let me: NodeName = args.node_name.as_str().into();
+    let settings = Settings {
+        me: me.clone(),
+        class: args.class(),
+        placement: args.placement.into(),
+        exclude_label: args.exclude_label.into(),
+    };
+    let excluded = args.excluded().context("--exclude-interfaces has an invalid regular expression")?;
+    let client = runtime::client::connect().await?;
+
+    let mut tasks = Tasks::new();
+    let mut registry = Registry::default();
+    let metrics = Metrics::default();
+    metrics.register(&mut registry);
+    let readiness = Readiness::new();
+    let first_view = readiness.gate("the first lists");
+    tasks.spawn("admin", admin::serve(args.common.admin_address, registry, readiness, shutdown.clone()));
+
+    let links = links::start(&mut tasks, excluded, shutdown.clone()).await?;
+    let changed = Arc::new(Notify::new());
+    let stores = Stores::start(&mut tasks, &client, &args.namespace, &changed, &shutdown);
+    let (views, mut view) = watch::channel(None);
+    let (findings, found) = watch::channel(Vec::new());
+    let keep = watches::keep_view(
+        stores.clone(),
+        settings,
+        Snapshot::read(&args.state_dir),
+        links.clone(),
+        views,
+        findings,
+        changed,
+        shutdown.clone(),
+    );
+    tasks.spawn("view", keep);
+
+    let keys = keys::start(&mut tasks, &args.key_dirs, shutdown.clone());
+    let (published, publications) = watch::channel(Published::default());
+    let driver = Driver {
+        ownership: args.ownership(seed()),
+        beacons: args.beacon_address(),
+        keys,
+        views: view.clone(),
+        links: links.clone(),
+        published,
+        metrics: metrics.clone(),
+        shutdown: shutdown.clone(),
+    };
+    tasks.spawn("driver", driver.run());
+
+    let keep = snapshot::keep(
+        args.state_dir.clone(),
+        stores.clone(),
+        publications.clone(),
+        view.clone(),
+        shutdown.clone(),
+    );
+    tasks.spawn("snapshot", keep);
+
+    let pod = args.pod_name.clone();
+    let events = Events::start(&mut tasks, client.clone(), COMPONENT, pod.clone(), shutdown.clone());
+    let status = status::Writer::new(&client, &args.namespace, &me, pod, stores, events, metrics);
+    tasks.spawn("status", status.run(publications, links, found, shutdown.clone()));
+
+    let stop = shutdown.clone();
+    tasks.spawn("readiness", async move {
+        if let Some(Ok(_)) = stop.run_until_cancelled(view.wait_for(Option::is_some)).await {
+            first_view.open();
+            tracing::info!("the first lists are in");
+        }
+        stop.cancelled().await;
+        Ok::<(), std::convert::Infallible>(())
+    });
+    Ok(tasks.run(shutdown, GRACE).await?)
+}
+
+/// Differs with each start: the standard library's hasher is seeded by the system.
+fn seed() -> u64 {
+    use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+    RandomState::new().build_hasher().finish().max(1)
+}

@@ -1,0 +1,176 @@
+//! The links of this node, by netlink: listed at start, and again whenever the kernel says that something about
+//! links or addresses changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
+
+use announce::EthernetAddress;
+use announce::link::{Link, LinkIndex};
+use futures::{StreamExt as _, TryStreamExt as _};
+use regex::RegexSet;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage, State};
+use rtnetlink::{Handle, MulticastGroup, new_multicast_connection};
+use runtime::tasks::Tasks;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// One event seldom comes alone; this long after the first, the links are listed again.
+const SETTLE: Duration = Duration::from_millis(5);
+
+/// Why the links are not known.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// No netlink socket.
+    #[error("cannot open a netlink socket: {0}")]
+    Socket(#[source] std::io::Error),
+    /// The kernel did not list links or addresses.
+    #[error("cannot list this node's links: {0}")]
+    List(#[from] rtnetlink::Error),
+    /// The netlink connection is gone.
+    #[error("the netlink connection has ended")]
+    Ended,
+}
+
+/// Lists the links and starts the task that keeps the list up to date.
+pub(crate) async fn start(
+    tasks: &mut Tasks,
+    excluded: RegexSet,
+    shutdown: CancellationToken,
+) -> Result<watch::Receiver<Vec<Link>>, Error> {
+    let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
+    let (connection, handle, mut events) = new_multicast_connection(&groups).map_err(Error::Socket)?;
+    let end = shutdown.clone();
+    tasks.spawn("netlink", async move {
+        end.run_until_cancelled(connection).await;
+        Ok::<(), std::convert::Infallible>(())
+    });
+    let (sender, receiver) = watch::channel(list(&handle, &excluded).await?);
+    log(&[], &receiver.borrow());
+    tasks.spawn("links", async move {
+        while let Some(event) = shutdown.run_until_cancelled(events.next()).await {
+            if event.is_none() {
+                // The connection's task may have heard of the shutdown first.
+                return if shutdown.is_cancelled() { Ok(()) } else { Err(Error::Ended) };
+            }
+            tokio::time::sleep(SETTLE).await;
+            while events.try_recv().is_ok() {}
+            let links = list(&handle, &excluded).await?;
+            sender.send_if_modified(|known| {
+                let changed = *known != links;
+                if changed {
+                    log(known, &links);
+                    *known = links;
+                }
+                changed
+            });
+        }
+        Ok::<(), Error>(())
+    });
+    Ok(receiver)
+}
+
+fn log(old: &[Link], new: &[Link]) {
+    for link in new.iter().filter(|link| !old.contains(link)) {
+        tracing::info!(
+            interface = link.name,
+            mac = %link.mac,
+            subnets = ?link.subnets,
+            link_local = ?link.link_local,
+            "may announce on this interface"
+        );
+    }
+    for link in old.iter().filter(|link| new.iter().all(|other| other.index != link.index)) {
+        tracing::info!(interface = link.name, "no longer announces on this interface");
+    }
+}
+
+async fn list(handle: &Handle, excluded: &RegexSet) -> Result<Vec<Link>, Error> {
+    let links: Vec<LinkMessage> = handle.link().get().execute().try_collect().await?;
+    let addresses: Vec<AddressMessage> = handle.address().get().execute().try_collect().await?;
+    let mut addresses_of: BTreeMap<LinkIndex, Vec<AddressMessage>> = BTreeMap::new();
+    for address in addresses {
+        addresses_of.entry(address.header.index).or_default().push(address);
+    }
+    let none = Vec::new();
+    let mut links: Vec<Link> = links
+        .iter()
+        .filter_map(|link| read_link(link, addresses_of.get(&link.header.index).unwrap_or(&none), excluded))
+        .collect();
+    links.sort_by_key(|link| link.index);
+    Ok(links)
+}
+
+/// A link that may be announced on: up with carrier, not excluded, not part of a bond or bridge, with a hardware
+/// address (`reference/metallb.md` §5.4).
+fn read_link(message: &LinkMessage, addresses: &[AddressMessage], excluded: &RegexSet) -> Option<Link> {
+    let flags = message.header.flags;
+    let (mut name, mut mac, mut carrier_ups, mut enslaved, mut operational) = (None, None, 0, false, true);
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(text) => name = Some(text.clone()),
+            LinkAttribute::Address(bytes) => {
+                mac = <[u8; 6]>::try_from(bytes.as_slice()).ok().map(EthernetAddress);
+            }
+            LinkAttribute::CarrierUpCount(count) => carrier_ups = *count,
+            LinkAttribute::Controller(index) => enslaved = *index != 0,
+            LinkAttribute::OperState(state) => {
+                operational = matches!(state, State::Up | State::Unknown);
+            }
+            _ => {}
+        }
+    }
+    let name = name?;
+    let usable = flags.contains(LinkFlags::Up)
+        && flags.contains(LinkFlags::LowerUp)
+        && !flags.contains(LinkFlags::Noarp)
+        && !flags.contains(LinkFlags::Loopback)
+        && operational
+        && !enslaved
+        && !excluded.is_match(&name);
+    if !usable {
+        return None;
+    }
+    let (mut subnets, mut link_local) = (BTreeSet::new(), None);
+    for address in addresses {
+        let Some((ip, length)) = read_address(address) else { continue };
+        match ip {
+            IpAddr::V6(v6) if is_link_local(v6) => link_local = link_local.or(Some(v6)),
+            _ => {
+                subnets.insert((ip, length));
+            }
+        }
+    }
+    Some(Link {
+        index: message.header.index,
+        name,
+        mac: mac.filter(EthernetAddress::is_unicast)?,
+        broadcast: flags.contains(LinkFlags::Broadcast),
+        link_local,
+        subnets,
+        carrier_ups,
+    })
+}
+
+fn is_link_local(address: Ipv6Addr) -> bool {
+    address.segments()[0] & 0xffc0 == 0xfe80
+}
+
+/// An address that is in use: its duplicate address detection has ended well.
+fn read_address(message: &AddressMessage) -> Option<(IpAddr, u8)> {
+    let (mut local, mut address, mut tentative) = (None, None, false);
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(ip) => local = Some(*ip),
+            AddressAttribute::Address(ip) => address = Some(*ip),
+            AddressAttribute::Flags(flags) => {
+                tentative |= flags.intersects(AddressFlags::Tentative | AddressFlags::Dadfailed);
+            }
+            _ => {}
+        }
+    }
+    tentative |= message.header.flags.contains(AddressHeaderFlags::Tentative);
+    let ip = local.or(address)?;
+    (!tentative).then_some((ip, message.header.prefix_len))
+}

@@ -1,0 +1,221 @@
+//! Metrics: MetalLB's names (`reference/metallb.md` §3.9) and our own.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::AtomicU64;
+
+use announce::beacon::Rejected;
+use announce::frame::Dropped;
+use announce::ownership::Counts;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+/// MetalLB's counters have no `_total` at their end, which the text format demands of a counter: so to the
+/// endpoint they are gauges. `rate()` does not mind.
+type Count = Gauge<u64, AtomicU64>;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Ip {
+    ip: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Announcement {
+    service: String,
+    protocol: &'static str,
+    node: String,
+    ip: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Cause {
+    cause: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PeerState {
+    state: &'static str,
+}
+
+/// All metrics of the speaker.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Metrics {
+    requests_received: Family<Ip, Count>,
+    responses_sent: Family<Ip, Count>,
+    gratuitous_sent: Family<Ip, Count>,
+    announced: Family<Announcement, Gauge>,
+    dropped: Family<Reason, Counter>,
+    rejected: Family<Reason, Counter>,
+    pub(crate) send_errors: Counter,
+    pub(crate) overrun: Counter,
+    pub(crate) beacon_errors: Counter,
+    pub(crate) owned_groups: Gauge,
+    taken: Family<Cause, Count>,
+    lost: Count,
+    suspicions: Count,
+    nacks: Count,
+    vetoes: Count,
+    stalls: Count,
+    not_fresh: Family<Reason, Count>,
+    peers: Family<PeerState, Gauge>,
+    conflicts: Gauge,
+    pub(crate) answer_latency: AnswerLatency,
+}
+
+/// Time from the receipt of a request to its answer.
+#[derive(Clone, Debug)]
+pub(crate) struct AnswerLatency(pub(crate) Histogram);
+
+impl Default for AnswerLatency {
+    fn default() -> Self {
+        // From what a busy loop takes to what a client would notice.
+        Self(Histogram::new(exponential_buckets(5e-6, 4.0, 9)))
+    }
+}
+
+/// The counters of one address, looked up once.
+#[derive(Clone, Debug)]
+pub(crate) struct OfAddress {
+    pub(crate) requests: Count,
+    pub(crate) responses: Count,
+    pub(crate) gratuitous: Count,
+}
+
+impl Metrics {
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        let layer2 = registry.sub_registry_with_prefix("metallb_layer2");
+        let requests = "Requests for an address that this node announces";
+        layer2.register("requests_received", requests, self.requests_received.clone());
+        layer2.register("responses_sent", "Answers to such requests", self.responses_sent.clone());
+        let gratuitous = "Frames sent without a request, to announce an address";
+        layer2.register("gratuitous_sent", gratuitous, self.gratuitous_sent.clone());
+        let announced = "1 for each address of a Service that this node announces";
+        registry.register("metallb_speaker_announced", announced, self.announced.clone());
+        let speaker = registry.sub_registry_with_prefix("lbstack_speaker");
+        speaker.register("frames_dropped", "Received frames that were not understood", self.dropped.clone());
+        speaker.register("beacons_rejected", "Beacons that were not accepted", self.rejected.clone());
+        speaker.register("send_errors", "Frames that could not be sent", self.send_errors.clone());
+        speaker.register("beacon_errors", "Beacons that could not be sent", self.beacon_errors.clone());
+        let overrun = "Received frames and beacons that came faster than they were handled";
+        speaker.register("overrun", overrun, self.overrun.clone());
+        let owned = "Groups of addresses that this node owns";
+        speaker.register("owned_groups", owned, self.owned_groups.clone());
+        let taken = "Groups taken, by cause: vacant, silent owner, handover";
+        speaker.register("groups_taken", taken, self.taken.clone());
+        speaker.register("groups_lost", "Groups lost to a better claim", self.lost.clone());
+        speaker.register("suspicions", "Times that a speaker fell silent", self.suspicions.clone());
+        let nacks = "Times that another speaker objected to a takeover";
+        speaker.register("nacks", nacks, self.nacks.clone());
+        let vetoes = "Times that a silent owner answered on the wire";
+        speaker.register("vetoes", vetoes, self.vetoes.clone());
+        let stalls = "Times that this speaker was stopped for so long that it asked anew";
+        speaker.register("stalls", stalls, self.stalls.clone());
+        let not_fresh = "Verified beacons that do not count: of an old session, or repeated";
+        speaker.register("beacons_not_fresh", not_fresh, self.not_fresh.clone());
+        speaker.register(
+            "peers",
+            "Other speakers: heard, or not heard although they live",
+            self.peers.clone(),
+        );
+        speaker.register("conflicts", "Addresses that a stranger has", self.conflicts.clone());
+        let latency = "Time from the receipt of a request to its answer";
+        speaker.register_with_unit("answer_latency", latency, Unit::Seconds, self.answer_latency.0.clone());
+    }
+
+    pub(crate) fn dropped(&self, reason: Dropped) {
+        // Every frame of one's own comes back on some links; that is nothing to count.
+        if reason != Dropped::Own {
+            self.dropped.get_or_create(&Reason { reason: reason.label() }).inc();
+        }
+    }
+
+    /// What the ownership machine has counted so far.
+    pub(crate) fn counted(&self, counts: Counts, alive: usize, blocked: usize) {
+        let by_cause =
+            [("vacant", counts.claims), ("silent_owner", counts.takeovers), ("handover", counts.handovers)];
+        for (cause, count) in by_cause {
+            self.taken.get_or_create(&Cause { cause }).set(count);
+        }
+        for (reason, count) in [("stale", counts.stale), ("replayed", counts.replayed)] {
+            self.not_fresh.get_or_create(&Reason { reason }).set(count);
+        }
+        self.lost.set(counts.outbid);
+        self.suspicions.set(counts.suspicions);
+        self.nacks.set(counts.nacks);
+        self.vetoes.set(counts.vetoes);
+        self.stalls.set(counts.stalls);
+        for (state, count) in [("heard", alive), ("blocked", blocked)] {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            self.peers.get_or_create(&PeerState { state }).set(count);
+        }
+    }
+
+    pub(crate) fn conflicts(&self, count: usize) {
+        self.conflicts.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn rejected(&self, reason: Rejected) {
+        self.rejected.get_or_create(&Reason { reason: reason.label() }).inc();
+    }
+
+    /// Forgets the counters of an address that is no longer announced.
+    pub(crate) fn forget(&self, address: IpAddr) {
+        let label = Ip { ip: address.to_string() };
+        self.requests_received.remove(&label);
+        self.responses_sent.remove(&label);
+        self.gratuitous_sent.remove(&label);
+    }
+
+    pub(crate) fn announced(&self, service: &str, node: &str, ip: IpAddr, yes: bool) {
+        let label = Announcement {
+            service: service.to_owned(),
+            protocol: "layer2",
+            node: node.to_owned(),
+            ip: ip.to_string(),
+        };
+        if yes {
+            self.announced.get_or_create(&label).set(1);
+        } else {
+            self.announced.remove(&label);
+        }
+    }
+}
+
+/// Counters by address, for the packet path: one look-up in a map, no lock.
+#[derive(Debug)]
+pub(crate) struct PerAddress {
+    metrics: Metrics,
+    known: HashMap<IpAddr, OfAddress>,
+}
+
+impl PerAddress {
+    pub(crate) fn new(metrics: Metrics) -> Self {
+        Self { metrics, known: HashMap::new() }
+    }
+
+    pub(crate) fn of(&mut self, address: IpAddr) -> &OfAddress {
+        self.known.entry(address).or_insert_with(|| {
+            let label = Ip { ip: address.to_string() };
+            OfAddress {
+                requests: self.metrics.requests_received.get_or_create_owned(&label),
+                responses: self.metrics.responses_sent.get_or_create_owned(&label),
+                gratuitous: self.metrics.gratuitous_sent.get_or_create_owned(&label),
+            }
+        })
+    }
+
+    pub(crate) fn forget(&mut self, address: IpAddr) {
+        if self.known.remove(&address).is_some() {
+            self.metrics.forget(address);
+        }
+    }
+}

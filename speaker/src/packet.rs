@@ -1,0 +1,132 @@
+//! Packet sockets: whole Ethernet frames, one socket per link and protocol. The only unsafe code is here.
+
+#![allow(unsafe_code)]
+
+use std::io::{self, Read as _};
+use std::mem::size_of;
+
+use announce::link::LinkIndex;
+use socket2::{Domain, SockAddr, SockAddrStorage, SockFilter, Socket, Type};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Which frames a socket is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Protocol {
+    /// ARP requests and replies.
+    Arp,
+    /// Neighbour solicitations and advertisements.
+    Ndp,
+}
+
+impl Protocol {
+    fn ethertype(self) -> u16 {
+        match self {
+            Self::Arp => 0x0806,
+            Self::Ndp => 0x86dd,
+        }
+    }
+
+    fn filter(self) -> &'static [SockFilter] {
+        match self {
+            Self::Arp => &ARP,
+            Self::Ndp => &NDP,
+        }
+    }
+}
+
+/// `SKF_AD_OFF + SKF_AD_PKTTYPE`: where a filter finds what the kernel thinks of the packet's direction.
+const PACKET_TYPE: u32 = 0xffff_f004;
+/// For another host; also what is tagged for a VLAN that has no device here, broadcasts included.
+const OTHER_HOST: u32 = 3;
+/// Our own, on its way out.
+const OUTGOING: u32 = 4;
+
+const LOAD_HALF: u16 = 0x28;
+const LOAD_BYTE: u16 = 0x30;
+const JUMP_EQUAL: u16 = 0x15;
+const RETURN: u16 = 0x06;
+const WHOLE: u32 = 0x4_0000;
+
+const fn op(code: u16, jt: u8, jf: u8, k: u32) -> SockFilter {
+    SockFilter::new(code, jt, jf, k)
+}
+
+/// Classic BPF; jumps are relative to the next instruction, offsets to the Ethernet header.
+static ARP: [SockFilter; 7] = [
+    op(LOAD_BYTE, 0, 0, PACKET_TYPE),
+    op(JUMP_EQUAL, 4, 0, OTHER_HOST),
+    op(JUMP_EQUAL, 3, 0, OUTGOING),
+    op(LOAD_HALF, 0, 0, 12),
+    op(JUMP_EQUAL, 0, 1, 0x0806),
+    op(RETURN, 0, 0, WHOLE),
+    op(RETURN, 0, 0, 0),
+];
+
+/// Next header ICMPv6, hop limit 255, type 135 or 136. All other IPv6 traffic of the node stays in the kernel.
+static NDP: [SockFilter; 14] = [
+    op(LOAD_BYTE, 0, 0, PACKET_TYPE),
+    op(JUMP_EQUAL, 11, 0, OTHER_HOST),
+    op(JUMP_EQUAL, 10, 0, OUTGOING),
+    op(LOAD_HALF, 0, 0, 12),
+    op(JUMP_EQUAL, 0, 8, 0x86dd),
+    op(LOAD_BYTE, 0, 0, 20),
+    op(JUMP_EQUAL, 0, 6, 58),
+    op(LOAD_BYTE, 0, 0, 21),
+    op(JUMP_EQUAL, 0, 4, 255),
+    op(LOAD_BYTE, 0, 0, 54),
+    op(JUMP_EQUAL, 1, 0, 135),
+    op(JUMP_EQUAL, 0, 1, 136),
+    op(RETURN, 0, 0, WHOLE),
+    op(RETURN, 0, 0, 0),
+];
+
+/// A packet socket on one link.
+#[derive(Debug)]
+pub(crate) struct PacketSocket {
+    socket: AsyncFd<Socket>,
+}
+
+impl PacketSocket {
+    /// Opens one. The protocol is none at first, then the filter is attached, then the link and the protocol are
+    /// bound: no frame slips in unfiltered.
+    pub(crate) fn open(link: LinkIndex, protocol: Protocol) -> io::Result<Self> {
+        let kind = Type::RAW.cloexec().nonblocking();
+        let socket = Socket::new(Domain::PACKET, kind, Some(socket2::Protocol::from(0)))?;
+        socket.attach_filter(protocol.filter())?;
+        socket.bind(&address(link, protocol)?)?;
+        // SAFETY: `Socket` owns its descriptor and gives out the same one for as long as it lives.
+        let socket = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?;
+        Ok(Self { socket })
+    }
+
+    /// Waits for a frame and returns its length; what does not fit is cut off.
+    pub(crate) async fn receive(&self, frame: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let mut guard = self.socket.readable().await?;
+            if let Ok(result) = guard.try_io(|socket| socket.get_ref().read(frame)) {
+                return result;
+            }
+        }
+    }
+
+    /// Sends a frame now or not at all.
+    pub(crate) fn send(&self, frame: &[u8]) -> io::Result<()> {
+        self.socket.get_ref().send(frame).map(|_| ())
+    }
+}
+
+fn address(link: LinkIndex, protocol: Protocol) -> io::Result<SockAddr> {
+    let index = i32::try_from(link).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let family = u16::try_from(libc::AF_PACKET).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let len = libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>())
+        .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let mut storage = SockAddrStorage::zeroed();
+    // SAFETY: `sockaddr_ll` is the address type of `AF_PACKET`, and all zeros are a valid one.
+    let link = unsafe { storage.view_as::<libc::sockaddr_ll>() };
+    link.sll_family = family;
+    link.sll_protocol = protocol.ethertype().to_be();
+    link.sll_ifindex = index;
+    // SAFETY: the storage holds a `sockaddr_ll`, which is `len` bytes long.
+    Ok(unsafe { SockAddr::new(storage, len) })
+}

@@ -1,0 +1,202 @@
+//! What a restarted speaker needs while the API server is away: the objects that its last view was made of, and
+//! what it owned. One file, in a directory that outlives the container (an emptyDir), replaced by rename.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use announce::link::Link;
+use announce::view::{GroupId, Settings, View};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::driver::Published;
+use crate::watches::{Cached, Stores};
+
+const FILE: &str = "snapshot.json";
+/// Of the format. A file of another release is passed over: then the speaker waits for the API server.
+const VERSION: u32 = 1;
+/// Changes are gathered for so long before they are written.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// The file's content.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Snapshot {
+    version: u32,
+    /// The groups that this node owned, with their epochs.
+    claims: BTreeMap<IpAddr, u64>,
+    objects: Cached,
+}
+
+impl Snapshot {
+    /// Reads the file; none if there is none, or none that can be read.
+    pub(crate) fn read(directory: &Path) -> Option<Self> {
+        let path = directory.join(FILE);
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                if error.kind() != io::ErrorKind::NotFound {
+                    tracing::warn!(path = %path.display(), %error, "cannot read the snapshot");
+                }
+                return None;
+            }
+        };
+        match serde_json::from_slice::<Self>(&bytes) {
+            Ok(snapshot) if snapshot.version == VERSION => Some(snapshot),
+            Ok(snapshot) => {
+                tracing::info!(version = snapshot.version, "the snapshot is of another release");
+                None
+            }
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "the snapshot is damaged");
+                None
+            }
+        }
+    }
+
+    /// The view that it stands for.
+    pub(crate) fn view(&self, settings: &Settings, links: &[Link]) -> View {
+        let (mut view, _) = self.objects.view(settings, links, None);
+        view.remember(&settings.me, &self.claims);
+        view
+    }
+
+    fn write(directory: &Path, bytes: &[u8]) -> io::Result<()> {
+        let new = directory.join("snapshot.json.new");
+        std::fs::write(&new, bytes)?;
+        std::fs::rename(&new, directory.join(FILE))
+    }
+}
+
+/// Writes the file whenever the view or what this node owns has changed.
+pub(crate) async fn keep(
+    directory: PathBuf,
+    stores: Stores,
+    mut published: watch::Receiver<Published>,
+    mut views: watch::Receiver<Option<Arc<View>>>,
+    shutdown: CancellationToken,
+) -> Result<(), Infallible> {
+    let mut complained = false;
+    // The stores hold nothing worth keeping before the first lists are in.
+    let ready = shutdown.run_until_cancelled(stores.ready()).await;
+    if !matches!(ready, Some(Ok(()))) {
+        shutdown.cancelled().await;
+        return Ok(());
+    }
+    loop {
+        let begun = std::time::Instant::now();
+        let claims: BTreeMap<GroupId, u64> = published.borrow_and_update().owned.clone();
+        views.mark_unchanged();
+        let result = tokio::task::block_in_place(|| {
+            let snapshot = Snapshot { version: VERSION, claims, objects: stores.cached() };
+            let bytes = serde_json::to_vec(&snapshot).map_err(io::Error::from)?;
+            Snapshot::write(&directory, &bytes)
+        });
+        if let Err(error) = result
+            && !std::mem::replace(&mut complained, true)
+        {
+            let path = directory.display();
+            tracing::warn!(%path, %error, "cannot write the snapshot (--state-dir); a restart needs the API server");
+        }
+        let next = async {
+            tokio::select! {
+                Ok(()) = published.changed() => {}
+                Ok(()) = views.changed() => {}
+                else => std::future::pending().await,
+            }
+            tokio::time::sleep(SETTLE.max(begun.elapsed() * 20)).await;
+        };
+        if shutdown.run_until_cancelled(next).await.is_none() {
+            return Ok(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use announce::EthernetAddress;
+    use announce::placement::Placement;
+    use announce::view::ExcludeLabel;
+    use serde_json::json;
+
+    fn settings() -> Settings {
+        Settings {
+            me: "node1".into(),
+            class: None,
+            placement: Placement::Balanced,
+            exclude_label: ExcludeLabel::Auto,
+        }
+    }
+
+    fn objects() -> Cached {
+        serde_json::from_value(json!({
+            "services": [{
+                "metadata": {"name": "web", "namespace": "default"},
+                "spec": {"type": "LoadBalancer"},
+                "status": {"loadBalancer": {"ingress": [{"ip": "10.0.0.5"}]}},
+            }],
+            "slices": [{
+                "addressType": "IPv4",
+                "metadata": {
+                    "name": "web-1", "namespace": "default",
+                    "labels": {"kubernetes.io/service-name": "web"},
+                },
+                "endpoints": [{"addresses": [], "nodeName": "node1"}],
+            }],
+            "nodes": [{"metadata": {"name": "node1"}}],
+            "pods": [{
+                "metadata": {"name": "speaker-1"},
+                "spec": {"nodeName": "node1", "containers": []},
+                "status": {"podIP": "192.168.0.1", "conditions": [{"type": "Ready", "status": "True"}]},
+            }],
+            "pools": [{
+                "apiVersion": "metallb.io/v1beta1", "kind": "IPAddressPool",
+                "metadata": {"name": "lan"}, "spec": {"addresses": ["10.0.0.0/24"]},
+            }],
+            "l2_advertisements": [{
+                "apiVersion": "metallb.io/v1beta1", "kind": "L2Advertisement", "metadata": {"name": "lan"},
+            }],
+            "statuses": [],
+            "states": [],
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn what_was_owned_is_known_again_from_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let claims = BTreeMap::from([("10.0.0.5".parse().unwrap(), 7)]);
+        let snapshot = Snapshot { version: VERSION, claims, objects: objects() };
+        Snapshot::write(directory.path(), &serde_json::to_vec(&snapshot).unwrap()).unwrap();
+        let eth0 = Link {
+            index: 2,
+            name: "eth0".into(),
+            mac: EthernetAddress([2, 0, 0, 0, 0, 1]),
+            broadcast: true,
+            link_local: None,
+            subnets: std::collections::BTreeSet::from([("10.0.0.1".parse().unwrap(), 24)]),
+            carrier_ups: 0,
+        };
+        let view = Snapshot::read(directory.path()).unwrap().view(&settings(), &[eth0]);
+        let group = &view.groups[&"10.0.0.5".parse().unwrap()];
+        assert_eq!(group.last, Some(("node1".into(), 7)));
+        assert!(group.admits("node1"));
+    }
+
+    #[test]
+    fn no_file_a_damaged_one_and_one_of_another_release_are_passed_over() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(Snapshot::read(directory.path()).is_none());
+        Snapshot::write(directory.path(), b"{").unwrap();
+        assert!(Snapshot::read(directory.path()).is_none());
+        let other = Snapshot { version: VERSION + 1, claims: BTreeMap::new(), objects: objects() };
+        Snapshot::write(directory.path(), &serde_json::to_vec(&other).unwrap()).unwrap();
+        assert!(Snapshot::read(directory.path()).is_none());
+    }
+}

@@ -1,0 +1,276 @@
+//! A `ServiceL2Status` per Service and owner, an event when the owner changes, a metric.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use announce::link::Scope;
+use announce::view::{Idle, NodeName};
+use crds::annotations::EPOCH;
+use crds::names::{LABEL_NODE, LABEL_SERVICE_NAME, LABEL_SERVICE_NAMESPACE};
+use crds::{AnnouncingInterface, ObjectMeta, ResourceExt as _, ServiceKey, ServiceL2Status};
+use crds::{ServiceL2StatusSpec, ServiceL2StatusStatus};
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client};
+use runtime::client::{CallError, bounded};
+use runtime::events::Events;
+use serde_json::json;
+
+use super::FIELD_MANAGER;
+use crate::driver::Published;
+use crate::metrics::Metrics;
+use crate::watches::Stores;
+
+/// What a Service's object is to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Wanted {
+    interfaces: BTreeSet<String>,
+    epoch: u64,
+    addresses: BTreeSet<IpAddr>,
+}
+
+/// Keeps the objects, events and metrics about announced Services.
+pub(super) struct Announcements {
+    api: Api<ServiceL2Status>,
+    namespace: String,
+    me: NodeName,
+    stores: Stores,
+    events: Events,
+    metrics: Metrics,
+    /// What was announced when last looked, for events and metrics.
+    told: BTreeMap<ServiceKey, Wanted>,
+    /// What was told of Services that nobody announces.
+    idle: BTreeMap<ServiceKey, Idle>,
+}
+
+impl Announcements {
+    pub(super) fn new(
+        client: Client,
+        namespace: &str,
+        me: NodeName,
+        stores: Stores,
+        events: Events,
+        metrics: Metrics,
+    ) -> Self {
+        let api = Api::namespaced(client, namespace);
+        Self {
+            api,
+            namespace: namespace.to_owned(),
+            me,
+            stores,
+            events,
+            metrics,
+            told: BTreeMap::new(),
+            idle: BTreeMap::new(),
+        }
+    }
+
+    /// Tells and writes what has changed.
+    pub(super) async fn write(
+        &mut self,
+        published: &Published,
+        owner: Option<&OwnerReference>,
+    ) -> Result<(), CallError> {
+        let wanted = wanted(published);
+        self.tell(&wanted);
+        self.tell_idle(published);
+        self.correct_all(&wanted, published, owner).await
+    }
+
+    /// Events and metrics of what has changed.
+    fn tell(&mut self, wanted: &BTreeMap<ServiceKey, Wanted>) {
+        for (service, what) in &self.told {
+            let stays = wanted.get(service).map(|w| &w.addresses);
+            for ip in what.addresses.iter().filter(|ip| stays.is_none_or(|stays| !stays.contains(ip))) {
+                self.metrics.announced(&service.to_string(), &self.me, *ip, false);
+            }
+        }
+        for (service, what) in wanted {
+            for ip in &what.addresses {
+                self.metrics.announced(&service.to_string(), &self.me, *ip, true);
+            }
+            if !self.told.contains_key(service) {
+                let note = format!("announcing from node \"{}\" with protocol \"layer2\"", self.me);
+                self.events.normal(&reference(service), "Announce", "nodeAssigned", note);
+            }
+        }
+        self.told.clone_from(wanted);
+    }
+
+    /// One warning on each Service that nobody announces, by the first of all ready speakers. That there is no
+    /// endpoint is no fault, and Kubernetes shows it.
+    fn tell_idle(&mut self, published: &Published) {
+        let mut ready = published.view.speakers.iter().filter(|(_, speaker)| speaker.ready);
+        let speaks = ready.next().is_some_and(|(name, _)| *name == self.me);
+        let mut idle = BTreeMap::new();
+        for group in published.view.groups.values().filter(|_| speaks) {
+            let Some(why) = group.idle.filter(|why| *why != Idle::NoEndpoints) else { continue };
+            for service in &group.services {
+                if self.idle.get(service) != Some(&why) {
+                    let note = format!("no node announces the Service's addresses: {}", why.message());
+                    self.events.warning(&reference(service), "Announce", "announceFailed", note);
+                }
+                idle.insert(service.clone(), why);
+            }
+        }
+        self.idle = idle;
+    }
+
+    /// Brings the objects of this node in line with `wanted`, and removes what other nodes left of its Services.
+    async fn correct_all(
+        &self,
+        wanted: &BTreeMap<ServiceKey, Wanted>,
+        published: &Published,
+        owner: Option<&OwnerReference>,
+    ) -> Result<(), CallError> {
+        let mut mine: BTreeMap<ServiceKey, ServiceL2Status> = BTreeMap::new();
+        let mut stale: Vec<String> = Vec::new();
+        for object in self.stores.statuses.state() {
+            let Some((service, node)) = subject(&object) else { continue };
+            if *node == *self.me && !mine.contains_key(&service) && wanted.contains_key(&service) {
+                mine.insert(service, (*object).clone());
+            } else if *node == *self.me {
+                // What this node owned last is remembered until it has looked around and may own it again.
+                if published.settled {
+                    stale.push(object.name_any());
+                }
+            } else if wanted.contains_key(&service) {
+                stale.push(object.name_any());
+            }
+        }
+        for (service, what) in wanted {
+            match mine.get(service) {
+                Some(object) => self.correct(service, what, object).await?,
+                None => self.create(service, what, owner).await?,
+            }
+        }
+        for name in stale {
+            match bounded(self.api.delete(&name, &DeleteParams::default())).await {
+                Err(error) if !error.is_not_found() => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn create(
+        &self,
+        service: &ServiceKey,
+        what: &Wanted,
+        owner: Option<&OwnerReference>,
+    ) -> Result<(), CallError> {
+        let name = name(service, &self.me);
+        let mut object = ServiceL2Status::new(&name, ServiceL2StatusSpec {});
+        object.metadata = ObjectMeta {
+            name: Some(name.clone()),
+            namespace: Some(self.namespace.clone()),
+            labels: Some(BTreeMap::from([
+                (LABEL_NODE.into(), self.me.to_string()),
+                (LABEL_SERVICE_NAME.into(), service.name.clone()),
+                (LABEL_SERVICE_NAMESPACE.into(), service.namespace.clone()),
+            ])),
+            annotations: Some(BTreeMap::from([(EPOCH.into(), what.epoch.to_string())])),
+            owner_references: owner.map(|owner| vec![owner.clone()]),
+            ..ObjectMeta::default()
+        };
+        match bounded(self.api.create(&PostParams::default(), &object)).await {
+            Ok(_) => {}
+            Err(error) if error.is_conflict() => {}
+            Err(error) => return Err(error),
+        }
+        self.patch_status(&name, service, what).await
+    }
+
+    async fn correct(
+        &self,
+        service: &ServiceKey,
+        what: &Wanted,
+        object: &ServiceL2Status,
+    ) -> Result<(), CallError> {
+        let name = object.name_any();
+        let epoch = object.annotations().get(EPOCH).and_then(|text| text.parse().ok()).unwrap_or(0);
+        if epoch != what.epoch {
+            let patch = json!({"metadata": {"annotations": {EPOCH: what.epoch.to_string()}}});
+            bounded(self.api.patch(&name, &PatchParams::default(), &Patch::Merge(patch))).await?;
+        }
+        if object.status.as_ref() != Some(&self.status(service, what)) {
+            self.patch_status(&name, service, what).await?;
+        }
+        Ok(())
+    }
+
+    async fn patch_status(&self, name: &str, service: &ServiceKey, what: &Wanted) -> Result<(), CallError> {
+        let patch = json!({
+            "apiVersion": "metallb.io/v1beta1",
+            "kind": "ServiceL2Status",
+            "status": self.status(service, what),
+        });
+        let params = PatchParams::apply(FIELD_MANAGER).force();
+        bounded(self.api.patch_status(name, &params, &Patch::Apply(patch))).await.map(|_| ())
+    }
+
+    fn status(&self, service: &ServiceKey, what: &Wanted) -> ServiceL2StatusStatus {
+        let interfaces: Vec<AnnouncingInterface> =
+            what.interfaces.iter().map(|name| AnnouncingInterface { name: Some(name.clone()) }).collect();
+        ServiceL2StatusStatus {
+            node: Some(self.me.to_string()),
+            service_name: Some(service.name.clone()),
+            service_namespace: Some(service.namespace.clone()),
+            interfaces: (!interfaces.is_empty()).then_some(interfaces),
+        }
+    }
+}
+
+fn wanted(published: &Published) -> BTreeMap<ServiceKey, Wanted> {
+    let mut wanted = BTreeMap::new();
+    for (id, epoch) in &published.owned {
+        let Some(group) = published.view.groups.get(id) else { continue };
+        let mut interfaces = BTreeSet::new();
+        let everywhere = group.addresses.values().any(|scope| *scope == Scope::All);
+        for scope in group.addresses.values().filter(|_| !everywhere) {
+            if let Scope::Named(names) = scope {
+                interfaces.extend(names.iter().cloned());
+            }
+        }
+        let announced = |address: &&IpAddr| published.conflicts.get(address).is_none_or(|c| !c.withheld);
+        let addresses: BTreeSet<IpAddr> = group.addresses.keys().filter(announced).copied().collect();
+        for service in &group.services {
+            let (interfaces, addresses) = (interfaces.clone(), addresses.clone());
+            wanted.insert(service.clone(), Wanted { interfaces, epoch: *epoch, addresses });
+        }
+    }
+    wanted
+}
+
+/// Which Service and node an object is about.
+fn subject(object: &ServiceL2Status) -> Option<(ServiceKey, &str)> {
+    let labels = object.metadata.labels.as_ref()?;
+    let service = ServiceKey::new(
+        labels.get(LABEL_SERVICE_NAMESPACE)?.clone(),
+        labels.get(LABEL_SERVICE_NAME)?.clone(),
+    );
+    Some((service, labels.get(LABEL_NODE)?))
+}
+
+/// One name per Service and node, so that a write can be repeated.
+fn name(service: &ServiceKey, node: &str) -> String {
+    use std::fmt::Write as _;
+    let print = announce::digest(&[service.namespace.as_bytes(), service.name.as_bytes(), node.as_bytes()]);
+    let mut name = String::from("l2-");
+    for byte in &print[..8] {
+        // Writing to a string cannot fail.
+        let _ = write!(name, "{byte:02x}");
+    }
+    name
+}
+
+pub(super) fn reference(service: &ServiceKey) -> ObjectReference {
+    ObjectReference {
+        api_version: Some("v1".into()),
+        kind: Some("Service".into()),
+        namespace: Some(service.namespace.clone()),
+        name: Some(service.name.clone()),
+        ..ObjectReference::default()
+    }
+}

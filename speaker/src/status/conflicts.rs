@@ -1,0 +1,153 @@
+//! An `AddressConflict` for each address that a stranger has. The controller hands such an address to nobody.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Instant;
+
+use announce::link::Link;
+use announce::ownership::Conflict;
+use announce::view::NodeName;
+use crds::{AddressConflict, AddressConflictSpec, ResourceExt as _, ServiceKey};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::{Api, Client};
+use runtime::client::{CallError, bounded};
+use runtime::events::Events;
+use serde_json::json;
+
+use super::FIELD_MANAGER;
+use super::announcements::reference;
+use crate::driver::Published;
+use crate::watches::Stores;
+
+/// Keeps the objects and events about strangers.
+pub(super) struct Conflicts {
+    api: Api<AddressConflict>,
+    me: NodeName,
+    stores: Stores,
+    events: Events,
+    told: BTreeSet<IpAddr>,
+}
+
+impl Conflicts {
+    pub(super) fn new(client: Client, namespace: &str, me: NodeName, stores: Stores, events: Events) -> Self {
+        Self { api: Api::namespaced(client, namespace), me, stores, events, told: BTreeSet::new() }
+    }
+
+    pub(super) async fn write(
+        &mut self,
+        published: &Published,
+        links: &[Link],
+        owner: Option<&OwnerReference>,
+    ) -> Result<(), CallError> {
+        self.tell(published, links);
+        let mut stored: BTreeMap<String, AddressConflict> = BTreeMap::new();
+        for object in self.stores.conflicts.state() {
+            stored.insert(object.name_any(), (*object).clone());
+        }
+        for (address, conflict) in &published.conflicts {
+            let name = AddressConflict::name_for(*address);
+            let spec = self.spec(*address, conflict, links);
+            if stored.remove(&name).is_some_and(|object| says_the_same(&object.spec, &spec)) {
+                continue;
+            }
+            let mut object = json!({
+                "apiVersion": "lbstack.dev/v1alpha1",
+                "kind": "AddressConflict",
+                "metadata": {"name": name},
+                "spec": spec,
+            });
+            if let Some(owner) = owner {
+                object["metadata"]["ownerReferences"] = json!([owner]);
+            }
+            let params = PatchParams::apply(FIELD_MANAGER).force();
+            bounded(self.api.patch(&name, &params, &Patch::Apply(object))).await?;
+        }
+        for (name, object) in stored {
+            if self.is_over(&object, published) {
+                match bounded(self.api.delete(&name, &DeleteParams::default())).await {
+                    Err(error) if !error.is_not_found() => return Err(error),
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Ours to remove: this node wrote it and sees the stranger no more, or this node announces the address and
+    /// has asked the wire.
+    fn is_over(&self, object: &AddressConflict, published: &Published) -> bool {
+        let owned = || {
+            let address = object.spec.address.parse::<IpAddr>().ok();
+            let groups = published.owned.keys().filter_map(|id| published.view.groups.get(id));
+            address.is_some_and(|address| groups.into_iter().any(|g| g.addresses.contains_key(&address)))
+        };
+        published.settled && (object.spec.node == *self.me || owned())
+    }
+
+    fn spec(&self, address: IpAddr, conflict: &Conflict, links: &[Link]) -> AddressConflictSpec {
+        AddressConflictSpec {
+            address: address.to_string(),
+            mac: mac(conflict),
+            node: self.me.to_string(),
+            interface: interface(conflict, links),
+            first_seen: wall_clock(conflict.first),
+            last_seen: wall_clock(conflict.last),
+        }
+    }
+
+    /// One warning per conflict on each Service with the address.
+    fn tell(&mut self, published: &Published, links: &[Link]) {
+        for (address, conflict) in &published.conflicts {
+            if !self.told.insert(*address) {
+                continue;
+            }
+            let what = if conflict.withheld { "it is not announced" } else { "it is announced all the same" };
+            let note = format!(
+                "a machine with the hardware address {} on interface {} of node {} uses {address}, which no \
+                 speaker has given to it; {what} until that machine is gone",
+                mac(conflict),
+                interface(conflict, links),
+                self.me
+            );
+            tracing::warn!(%address, "{note}");
+            for service in services_with(*address, published) {
+                self.events.warning(&reference(service), "Announce", "addressConflict", note.clone());
+            }
+        }
+        self.told.retain(|address| published.conflicts.contains_key(address));
+    }
+}
+
+fn services_with(address: IpAddr, published: &Published) -> impl Iterator<Item = &ServiceKey> {
+    let groups = published.view.groups.values().filter(move |g| g.addresses.contains_key(&address));
+    groups.flat_map(|group| &group.services)
+}
+
+fn mac(conflict: &Conflict) -> String {
+    let [a, b, c, d, e, f] = conflict.sighting.mac.0;
+    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+}
+
+fn interface(conflict: &Conflict, links: &[Link]) -> String {
+    let link = links.iter().find(|link| link.index == conflict.sighting.link);
+    link.map_or_else(|| conflict.sighting.link.to_string(), |link| link.name.clone())
+}
+
+/// When a moment of the monotonic clock was, for people.
+fn wall_clock(at: Instant) -> Option<Time> {
+    let ago = at.elapsed();
+    let seconds = i64::try_from(ago.as_secs()).ok()?;
+    let now = Timestamp::now().as_second();
+    Timestamp::from_second(now.checked_sub(seconds)?).ok().map(Time)
+}
+
+/// Whether nothing has changed but the time, and that by less than a minute.
+fn says_the_same(stored: &AddressConflictSpec, new: &AddressConflictSpec) -> bool {
+    let second = |time: &Option<Time>| time.as_ref().map_or(0, |time| time.0.as_second());
+    let untimed = |spec: &AddressConflictSpec| {
+        (spec.address.clone(), spec.mac.clone(), spec.node.clone(), spec.interface.clone())
+    };
+    untimed(stored) == untimed(new) && (second(&stored.last_seen) - second(&new.last_seen)).abs() < 60
+}

@@ -1,0 +1,223 @@
+//! The speaker's `ConfigurationState`: whether it could use the configuration, which speakers it cannot hear, and,
+//! in an annotation that the other speakers read, the links of its node.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use announce::link::{Link, LinkFacts};
+use announce::view::NodeName;
+use crds::annotations::LINKS;
+use crds::conditions::{NewCondition, merge};
+use crds::names::{CONDITION_BEACONS_BLOCKED, LABEL_COMPONENT_TYPE, LABEL_NODE_NAME, SPEAKER};
+use crds::{ConfigurationResult, ConfigurationState, ConfigurationStateStatus, ResourceExt as _};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::{Api, Client};
+use rules::{Finding, Severity};
+use runtime::client::{CallError, bounded};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::FIELD_MANAGER;
+use crate::driver::Published;
+use crate::watches::Stores;
+
+/// A link in the annotation.
+#[derive(Serialize, Deserialize)]
+struct Entry {
+    name: String,
+    mac: String,
+    subnets: Vec<ipnet::IpNet>,
+}
+
+/// Keeps this node's object, and removes those of nodes that are no more.
+pub(super) struct State {
+    api: Api<ConfigurationState>,
+    me: NodeName,
+    stores: Stores,
+}
+
+impl State {
+    pub(super) fn new(client: Client, namespace: &str, me: NodeName, stores: Stores) -> Self {
+        Self { api: Api::namespaced(client, namespace), me, stores }
+    }
+
+    pub(super) async fn write(
+        &self,
+        published: &Published,
+        links: &[Link],
+        findings: &[Finding],
+        owner: Option<&OwnerReference>,
+    ) -> Result<(), CallError> {
+        let name = format!("speaker-{}", self.me);
+        let stored = self.stores.states.state().into_iter().find(|object| object.name_any() == name);
+        let annotation = encode(links);
+        let known = stored.as_ref().and_then(|object| object.annotations().get(LINKS));
+        if known != Some(&annotation) {
+            let mut object = json!({
+                "apiVersion": "metallb.io/v1beta1",
+                "kind": "ConfigurationState",
+                "metadata": {
+                    "name": name,
+                    "labels": {LABEL_COMPONENT_TYPE: SPEAKER, LABEL_NODE_NAME: &*self.me},
+                    "annotations": {LINKS: annotation},
+                },
+            });
+            if let Some(owner) = owner {
+                object["metadata"]["ownerReferences"] = json!([owner]);
+            }
+            let params = PatchParams::apply(FIELD_MANAGER).force();
+            bounded(self.api.patch(&name, &params, &Patch::Apply(object))).await?;
+        }
+        let old = stored.and_then(|object| object.status.clone()).unwrap_or_default();
+        let new = status(&old, published, findings);
+        if old != new {
+            let patch = json!({
+                "apiVersion": "metallb.io/v1beta1",
+                "kind": "ConfigurationState",
+                "status": new,
+            });
+            let params = PatchParams::apply(FIELD_MANAGER).force();
+            bounded(self.api.patch_status(&name, &params, &Patch::Apply(patch))).await?;
+        }
+        self.tidy(published).await
+    }
+
+    /// Of all ready speakers the first by name removes what nodes have left that are no more.
+    async fn tidy(&self, published: &Published) -> Result<(), CallError> {
+        let mut ready = published.view.speakers.iter().filter(|(_, speaker)| speaker.ready);
+        if ready.next().is_none_or(|(name, _)| *name != self.me) {
+            return Ok(());
+        }
+        let nodes: BTreeSet<String> = self.stores.nodes.state().iter().map(|node| node.name_any()).collect();
+        for object in self.stores.states.state() {
+            let node = object.labels().get(LABEL_NODE_NAME);
+            if node.is_some_and(|node| !nodes.contains(node)) {
+                match bounded(self.api.delete(&object.name_any(), &DeleteParams::default())).await {
+                    Err(error) if !error.is_not_found() => return Err(error),
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn status(
+    old: &ConfigurationStateStatus,
+    published: &Published,
+    findings: &[Finding],
+) -> ConfigurationStateStatus {
+    let errors: Vec<String> = findings
+        .iter()
+        .filter(|finding| finding.severity == Severity::Error)
+        .map(|finding| format!("{}: {finding}", finding.object))
+        .collect();
+    let valid = NewCondition {
+        type_: "configReconcilerValid",
+        status: Some(errors.is_empty()),
+        reason: if errors.is_empty() { "Reconciled" } else { "ConfigurationError" },
+        message: errors.join("\n"),
+    };
+    let unheard: Vec<String> =
+        published.blocked.iter().map(|(node, why)| format!("{node} ({why})")).collect();
+    let blocked = NewCondition {
+        type_: CONDITION_BEACONS_BLOCKED,
+        status: Some(!unheard.is_empty()),
+        reason: if unheard.is_empty() { "AllHeard" } else { "NotHeard" },
+        message: if unheard.is_empty() {
+            String::new()
+        } else {
+            format!(
+                "no beacons arrive from the speakers of {}; let UDP port 7946 (speaker.beacon.port) pass between \
+                 the nodes. Until then a node that dies is followed only when the API says so",
+                unheard.join(", ")
+            )
+        },
+    };
+    let now = Time(Timestamp::now());
+    ConfigurationStateStatus {
+        result: Some(if errors.is_empty() {
+            ConfigurationResult::Valid
+        } else {
+            ConfigurationResult::Invalid
+        }),
+        error_summary: (!errors.is_empty()).then(|| errors.join("\n")),
+        conditions: merge(&old.conditions, &[valid, blocked], None, &now),
+    }
+}
+
+fn encode(links: &[Link]) -> String {
+    let entries: Vec<Entry> = links
+        .iter()
+        .map(|link| {
+            let [a, b, c, d, e, f] = link.mac.0;
+            let subnet = |(ip, length): &(IpAddr, u8)| ipnet::IpNet::new(*ip, *length).ok();
+            Entry {
+                name: link.name.clone(),
+                mac: format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"),
+                subnets: link.subnets.iter().filter_map(subnet).collect(),
+            }
+        })
+        .collect();
+    serde_json::to_string(&entries).unwrap_or_default()
+}
+
+/// The links that a speaker tells of in its object; none if it tells nothing that can be read.
+pub(crate) fn decode(object: &ConfigurationState) -> Option<(NodeName, Vec<LinkFacts>)> {
+    let node = object.labels().get(LABEL_NODE_NAME)?;
+    let entries: Vec<Entry> = serde_json::from_str(object.annotations().get(LINKS)?).ok()?;
+    let facts = entries.into_iter().map(|entry| {
+        Some(LinkFacts {
+            name: entry.name,
+            mac: parse_mac(&entry.mac)?,
+            subnets: entry.subnets.iter().map(|net| (net.addr(), net.prefix_len())).collect(),
+        })
+    });
+    Some((node.as_str().into(), facts.collect::<Option<Vec<_>>>()?))
+}
+
+fn parse_mac(text: &str) -> Option<[u8; 6]> {
+    let bytes: Option<Vec<u8>> = text.split(':').map(|part| u8::from_str_radix(part, 16).ok()).collect();
+    bytes?.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use announce::EthernetAddress;
+
+    #[test]
+    fn links_survive_the_annotation() {
+        let link = Link {
+            index: 2,
+            name: "eth0".into(),
+            mac: EthernetAddress([2, 0, 10, 77, 0, 11]),
+            broadcast: true,
+            link_local: None,
+            subnets: [("10.77.0.11".parse().unwrap(), 24), ("fd00::11".parse().unwrap(), 64)].into(),
+            carrier_ups: 1,
+        };
+        let mut object = ConfigurationState::new("speaker-node1", crds::ConfigurationStateSpec {});
+        object.labels_mut().insert(LABEL_NODE_NAME.into(), "node1".into());
+        object.annotations_mut().insert(LINKS.into(), encode(std::slice::from_ref(&link)));
+        let (node, facts) = decode(&object).unwrap();
+        assert_eq!(&*node, "node1");
+        assert_eq!(facts, [LinkFacts::from(&link)]);
+        object.annotations_mut().insert(LINKS.into(), "[{]".into());
+        assert!(decode(&object).is_none());
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_once_and_the_time_of_a_condition_stays() {
+        let mut published = Published::default();
+        let good = status(&ConfigurationStateStatus::default(), &published, &[]);
+        assert_eq!(good.result, Some(ConfigurationResult::Valid));
+        assert_eq!(status(&good, &published, &[]), good);
+        published.blocked.push(("node2".into(), "it answers on the wire".into()));
+        let bad = status(&good, &published, &[]);
+        assert!(crds::conditions::is_true(&bad.conditions, CONDITION_BEACONS_BLOCKED));
+        assert!(bad.conditions[1].message.contains("node2 (it answers on the wire)"));
+    }
+}

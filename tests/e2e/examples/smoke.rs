@@ -1,0 +1,71 @@
+//! What a user waits for, on a real cluster: `cargo xtask bench smoke`.
+//!
+//! Prints the time from `kubectl apply` of the stack to Available, from a Service to its first answer at a client
+//! outside, ARP answers beside the kernel's own for a local address on the same link, and the memory of the processes.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "all of this is tests: what is not as expected is a panic"
+)]
+
+use std::time::{Duration, Instant};
+
+use e2e::Bed;
+use testbed::Options;
+
+const ROUNDS: u32 = 20;
+const QUESTIONS: u32 = 2_000;
+const SERVED: Duration = Duration::from_secs(60);
+
+fn main() {
+    let bed = Bed::installed(Options::default());
+    let start = Instant::now();
+    bed.stack_up();
+    println!("stack applied to Available with every speaker ready: {:.1} s", start.elapsed().as_secs_f64());
+    bed.pool("bench", "192.168.33.60-192.168.33.60");
+    bed.web();
+    let mut times: Vec<Duration> = (0..ROUNDS)
+        .map(|_| {
+            // Every 5 ms a datagram: a TCP client that asked too early would wait for its own next try.
+            let traffic = bed.traffic("192.168.33.60");
+            let service = bed.service("bench", "bench", "");
+            bed.served("http://192.168.33.60/", SERVED);
+            let seen = bed.seen(traffic);
+            bed.delete(&service);
+            seen.longest_silence()
+        })
+        .collect();
+    times.sort();
+    let (median, longest) = (times[times.len() / 2], times[times.len() - 1]);
+    println!(
+        "Service applied (kubectl included) to first answer, {ROUNDS} rounds: p50 {median:.2?}, max {longest:.2?}"
+    );
+    bed.service("bench", "bench", "");
+    bed.served("http://192.168.33.60/", SERVED);
+    let owner = bed.announcer("default", "bench");
+    let own = bed.cluster.host(&owner).unwrap().v4.into();
+    for (who, address) in [("speaker", "192.168.33.60".parse().unwrap()), ("kernel ", own)] {
+        let answers = bed.cluster.client().arping(address, QUESTIONS).unwrap();
+        let micros = |value: Option<u64>| value.map_or("-".to_owned(), |us| us.to_string());
+        println!("ARP by the {who}: p50 {} µs, p99 {} µs", micros(answers.p50_us), micros(answers.p99_us));
+    }
+    for command in ["operator", "controller", "speaker"] {
+        println!("RSS of {command}: {:.1} MB", resident(command));
+    }
+}
+
+/// The largest resident set of our processes of this kind, in megabytes.
+fn resident(command: &str) -> f64 {
+    let of = |entry: std::fs::DirEntry| {
+        let line = std::fs::read(entry.path().join("cmdline")).ok()?;
+        if !line.starts_with(format!("/lbstack\0{command}\0").as_bytes()) {
+            return None;
+        }
+        let status = std::fs::read_to_string(entry.path().join("status")).ok()?;
+        let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        kilobytes.split_whitespace().next()?.parse::<f64>().ok()
+    };
+    let largest = std::fs::read_dir("/proc").unwrap().flatten().filter_map(of).fold(0.0, f64::max);
+    largest / 1024.0
+}

@@ -1,0 +1,334 @@
+//! Real speakers on one LAN, against a real API server without kubelets: nodes, pods, Services and endpoints are
+//! written by the test. So a speaker can be killed, stopped, cut off and started again within milliseconds, and the
+//! kernel of a client machine is the judge of what they say on the wire.
+
+mod objects;
+
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use testbed::{Cluster, Guest, LanOptions, Mac, Options, Protocol, Running, Signal, Traffic, until};
+
+pub use objects::NAMESPACE;
+
+/// Controllers that would take nodes without kubelets, their pods and hand-made endpoints for dead.
+const WITHOUT: &str = "--controllers=*,-node-lifecycle-controller,-taint-eviction-controller,\
+                       -pod-garbage-collector-controller,-endpointslice-controller";
+/// A speaker is up and has looked around within this time, on a busy machine too.
+const UP: Duration = Duration::from_secs(60);
+/// The first node's host number; the nodes' own names count from 1.
+const FIRST: u32 = 11;
+/// Where the test's web server listens.
+const PORT: u16 = 8080;
+
+/// Speakers on a LAN.
+pub struct Rig {
+    /// The API server and the LAN.
+    pub cluster: Cluster,
+    /// The nodes.
+    pub nodes: Vec<Node>,
+    binary: PathBuf,
+    directory: PathBuf,
+    arguments: Vec<String>,
+}
+
+/// A node: a machine with a web server, and a speaker if it runs.
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// The machine.
+    pub guest: Guest,
+    speaker: Option<Running>,
+    _web: Running,
+}
+
+/// Many answers to one question: what a client saw in one round.
+#[derive(Clone, Copy, Debug)]
+pub struct Round {
+    /// The longest time that the client was not served.
+    pub silence: Duration,
+    /// Requests that were not answered.
+    pub lost: u64,
+}
+
+impl Rig {
+    /// Brings up `nodes` nodes with a running speaker each. `binary` is `lbstack`, statically linked or not.
+    pub fn up(id: &str, nodes: usize, lan: LanOptions, binary: &Path, arguments: &[&str]) -> Self {
+        let cluster = Cluster::up(Options {
+            id: id.into(),
+            nodes: 0,
+            control_plane_only: true,
+            lan,
+            controller_manager_flags: vec![WITHOUT.into()],
+            ..Options::default()
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
+        let directory = std::env::temp_dir().join(format!("lbstack-rig-{id}"));
+        let _ = fs::remove_dir_all(&directory);
+        fs::create_dir_all(directory.join("keys")).unwrap();
+        fs::write(directory.join("keys/secretkey"), "the key of a test").unwrap();
+        let server = format!("https://{}:6443", cluster.control_plane().v4);
+        let kubeconfig = fs::read_to_string(cluster.kubeconfig()).unwrap();
+        let kubeconfig = kubeconfig.replace(&cluster.api_url(), &server);
+        fs::write(directory.join("kubeconfig"), kubeconfig).unwrap();
+        objects::prepare(&cluster);
+        let mut rig = Self {
+            cluster,
+            nodes: Vec::new(),
+            binary: binary.into(),
+            directory,
+            arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
+        };
+        for number in 0..nodes {
+            rig.add_node(number);
+        }
+        for number in 0..nodes {
+            rig.start(number);
+        }
+        rig.all_ready();
+        rig
+    }
+
+    fn add_node(&mut self, number: usize) {
+        let name = format!("node{}", number + 1);
+        let guest = self.cluster.lan().guest(&name, FIRST + u32::try_from(number).unwrap()).unwrap();
+        // The addresses of Services are on the loopback interface of every node, where kube-proxy's rules would be; the
+        // kernel must not answer for them.
+        for (key, value) in [("arp_ignore", "1"), ("arp_announce", "2")] {
+            guest.host.run(["sysctl", "-qw", &format!("net.ipv4.conf.all.{key}={value}")]).unwrap();
+        }
+        let web = self.cluster.lan().tool("web").display().to_string();
+        let mut command = Command::new(&web);
+        command.args(["--http-port", &PORT.to_string(), "--name", &name]);
+        let web = guest.host.namespace.spawn(command.stdout(Stdio::null()).stderr(Stdio::null())).unwrap();
+        objects::node(&self.cluster, &name, guest.host.v4);
+        self.nodes.push(Node { name, guest, speaker: None, _web: web });
+    }
+
+    /// Starts the speaker of a node. Its pod is as ready as it was before.
+    pub fn start(&mut self, number: usize) {
+        let log = fs::File::options().create(true).append(true).open(self.log(number)).unwrap();
+        let state = self.directory.join(format!("state{number}"));
+        fs::create_dir_all(&state).unwrap();
+        let node = &mut self.nodes[number];
+        let mut command = Command::new(&self.binary);
+        command
+            .args(["speaker", "--log-format", "text", "--log-level", "info", "--namespace", NAMESPACE])
+            .args(["--node-name", &node.name])
+            .arg("--state-dir")
+            .arg(state)
+            .arg("--key-dirs")
+            .arg(self.directory.join("keys"))
+            .args(&self.arguments)
+            .env("KUBECONFIG", self.directory.join("kubeconfig"))
+            .env("POD_NAME", format!("speaker-{}", node.name))
+            .env("POD_IP", node.guest.host.v4.to_string())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log);
+        node.speaker = Some(node.guest.host.namespace.spawn(&mut command).unwrap());
+    }
+
+    /// Where a speaker writes its log.
+    pub fn log(&self, number: usize) -> PathBuf {
+        self.directory.join(format!("speaker{}.log", number + 1))
+    }
+
+    /// Writes another key for beacons, as the kubelet does when a Secret has changed.
+    pub fn change_key(&self, key: &str) {
+        fs::write(self.directory.join("keys/secretkey"), key).unwrap();
+    }
+
+    /// Whether the speaker of a node runs.
+    pub fn runs(&self, number: usize) -> bool {
+        self.nodes[number].speaker.is_some()
+    }
+
+    /// Sends a signal to a speaker.
+    pub fn signal(&self, number: usize, signal: Signal) {
+        self.nodes[number].speaker.as_ref().unwrap().signal(signal).unwrap();
+    }
+
+    /// Kills a speaker, as a crash would.
+    pub fn kill(&mut self, number: usize) {
+        let speaker = self.nodes[number].speaker.take().unwrap();
+        // That it ended by a signal is what was wanted.
+        let _ = speaker.end(Signal::SIGKILL);
+    }
+
+    /// Asks a speaker to stop, and waits until it has.
+    pub fn terminate(&mut self, number: usize) -> Duration {
+        let begun = Instant::now();
+        self.nodes[number].speaker.take().unwrap().end(Signal::SIGTERM).unwrap();
+        begun.elapsed()
+    }
+
+    /// Power off: the cable is dead and the speaker gone, at once.
+    pub fn power_off(&mut self, number: usize) {
+        self.nodes[number].guest.cable(false).unwrap();
+        self.kill(number);
+    }
+
+    /// Power on, and the speaker started.
+    pub fn power_on(&mut self, number: usize) {
+        self.nodes[number].guest.cable(true).unwrap();
+        self.start(number);
+    }
+
+    /// Writes into the API whether the pod of a node's speaker is ready.
+    pub fn ready(&self, number: usize, yes: bool) {
+        let node = &self.nodes[number];
+        objects::pod_ready(&self.cluster, &node.name, node.guest.host.v4, yes);
+    }
+
+    /// Waits until every speaker that runs is ready and hears all others that run.
+    pub fn all_ready(&self) {
+        let running: Vec<usize> = (0..self.nodes.len()).filter(|number| self.runs(*number)).collect();
+        for number in &running {
+            let others = running.len() - 1;
+            let heard = format!("lbstack_speaker_peers{{state=\"heard\"}} {others}\n");
+            until(UP, &format!("{} to be ready and hear {others} others", self.nodes[*number].name), || {
+                let ready = self.admin(*number, "readyz")?;
+                let metrics = self.admin(*number, "metrics")?;
+                // Speakers talk only where they share a group; without groups there is nobody to hear.
+                if ready == "ok\n" && (metrics.contains(&heard) || !metrics.contains("state=\"heard\"")) {
+                    Ok(())
+                } else {
+                    Err(ready)
+                }
+            })
+            .unwrap();
+        }
+    }
+
+    /// What a speaker's admin endpoint says.
+    pub fn admin(&self, number: usize, path: &str) -> Result<String, String> {
+        let host = &self.nodes[number].guest.host;
+        host.curl(&format!("http://{}:7472/{path}", host.v4)).map_err(|error| error.to_string())
+    }
+
+    /// The value of a metric of a speaker, labels included in its name.
+    pub fn metric(&self, number: usize, name: &str) -> f64 {
+        let metrics = self.admin(number, "metrics").unwrap();
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.and_then(|value| value.parse().ok()).unwrap_or(0.0)
+    }
+
+    /// Resident memory of a speaker, in MB.
+    pub fn memory(&self, number: usize) -> f64 {
+        let status = self.proc(number, "status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
+        kilobytes.unwrap_or(0.0) / 1024.0
+    }
+
+    /// Processor time that a speaker has used.
+    pub fn processor_time(&self, number: usize) -> Duration {
+        // After the name in parentheses; utime and stime in hundredths of a second (proc(5)).
+        let stat = self.proc(number, "stat");
+        let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+        let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+        Duration::from_millis(ticks * 10)
+    }
+
+    fn proc(&self, number: usize, file: &str) -> String {
+        let pid = self.nodes[number].speaker.as_ref().unwrap().pid();
+        fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap()
+    }
+
+    /// A Service with these addresses, reachable behind every node.
+    pub fn service(&self, name: &str, addresses: &[IpAddr]) {
+        for node in &self.nodes {
+            for address in addresses {
+                let bits = if address.is_ipv4() { 32 } else { 128 };
+                let address = format!("{address}/{bits}");
+                // Left over from an earlier Service it is as good.
+                let _ = node.guest.host.output(["ip", "address", "add", &address, "dev", "lo"]);
+            }
+        }
+        objects::service(&self.cluster, name, addresses);
+    }
+
+    /// Many Services, quickly: with one IPv4 address each, counted from `first`.
+    pub fn services(&self, count: u32, first: std::net::Ipv4Addr) {
+        objects::services(&self.cluster, count, first);
+    }
+
+    /// Takes a Service away.
+    pub fn remove_service(&self, name: &str) {
+        self.cluster.kubectl(["delete", "service,endpointslice", name]).unwrap();
+    }
+
+    /// Every hardware address that answers the client for an address.
+    pub fn who_has(&self, address: IpAddr) -> Vec<Mac> {
+        self.cluster.client().who_has(address, Duration::from_millis(150)).unwrap()
+    }
+
+    /// The node that answers for an address, once it is exactly one.
+    pub fn owner(&self, address: IpAddr) -> usize {
+        until(UP, &format!("one owner of {address}"), || match self.who_has(address)[..] {
+            [mac] => {
+                let is_mine = |node: &Node| node.guest.host.mac == mac;
+                self.nodes.iter().position(is_mine).ok_or_else(|| format!("{mac} is no node's"))
+            }
+            ref others => Err(format!("{others:?} answer")),
+        })
+        .unwrap()
+    }
+
+    /// Waits until nobody answers for an address.
+    pub fn nobody_has(&self, address: IpAddr) {
+        until(UP, &format!("nobody to have {address}"), || match self.who_has(address)[..] {
+            [] => Ok(()),
+            ref others => Err(format!("{others:?} answer")),
+        })
+        .unwrap();
+    }
+
+    /// Requests of the client, every 5 ms. A cold client asks who has the address before each.
+    pub fn traffic(&self, address: IpAddr, cold: bool) -> Traffic {
+        let to = SocketAddr::new(address, PORT);
+        self.cluster.client().traffic(Protocol::Http, to, Duration::from_millis(5), cold).unwrap()
+    }
+
+    /// What the client sees while `fault` happens and for `after` it.
+    pub fn round(
+        &mut self,
+        address: IpAddr,
+        cold: bool,
+        after: Duration,
+        fault: impl FnOnce(&mut Self),
+    ) -> Round {
+        let traffic = self.traffic(address, cold);
+        // The client's first requests find the way.
+        std::thread::sleep(Duration::from_millis(300));
+        fault(self);
+        std::thread::sleep(after);
+        let report = traffic.stop().unwrap();
+        Round { silence: report.longest_silence(), lost: report.lost }
+    }
+
+    /// The last lines of every speaker's log.
+    pub fn logs(&self) -> String {
+        let tail = |number| {
+            let text = fs::read_to_string(self.log(number)).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().collect();
+            let from = lines.len().saturating_sub(25);
+            format!("--- {}\n{}\n", self.nodes[number].name, lines[from..].join("\n"))
+        };
+        (0..self.nodes.len()).map(tail).collect()
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.logs());
+        } else {
+            let _ = fs::remove_dir_all(&self.directory);
+        }
+    }
+}

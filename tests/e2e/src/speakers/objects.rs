@@ -1,0 +1,138 @@
+//! The objects that kubelets, schedulers and users would write.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use testbed::{Cluster, until};
+
+/// Where the speakers' pods and the configuration are.
+pub const NAMESPACE: &str = crds::names::DEFAULT_NAMESPACE;
+
+/// Definitions, namespace, one pool with an advertisement over everything.
+pub(super) fn prepare(cluster: &Cluster) {
+    let mut items: Vec<Value> =
+        crds::all().into_iter().map(|crd| serde_json::to_value(crd).unwrap()).collect();
+    items.push(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}));
+    apply(cluster, &items);
+    until(Duration::from_secs(30), "the pool to be taken", || {
+        let pool = json!({
+            "apiVersion": "metallb.io/v1beta1", "kind": "IPAddressPool",
+            "metadata": {"name": "all", "namespace": NAMESPACE},
+            "spec": {"addresses": ["10.0.0.0/8", "192.168.0.0/16", "fd00::/8"]},
+        });
+        let advertisement = json!({
+            "apiVersion": "metallb.io/v1beta1", "kind": "L2Advertisement",
+            "metadata": {"name": "all", "namespace": NAMESPACE},
+        });
+        try_apply(cluster, &[pool, advertisement])?;
+        let account = ["--namespace", NAMESPACE, "get", "serviceaccount", "default"];
+        cluster.kubectl(account).map(drop).map_err(|error| error.to_string())
+    })
+    .unwrap();
+}
+
+pub(super) fn node(cluster: &Cluster, name: &str, address: Ipv4Addr) {
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}});
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "name": format!("speaker-{name}"), "namespace": NAMESPACE,
+            "labels": {"app": "metallb", "component": "speaker"},
+        },
+        "spec": {
+            "nodeName": name,
+            "tolerations": [{"operator": "Exists"}],
+            "containers": [{"name": "speaker", "image": "none"}],
+        },
+    });
+    apply(cluster, &[node, pod]);
+    pod_ready(cluster, name, address, true);
+}
+
+pub(super) fn pod_ready(cluster: &Cluster, node: &str, address: Ipv4Addr, yes: bool) {
+    let status = json!({"status": {
+        "phase": "Running", "podIP": address, "podIPs": [{"ip": address}],
+        "conditions": [{"type": "Ready", "status": if yes { "True" } else { "False" }}],
+    }});
+    let pod = format!("speaker-{node}");
+    let patch = status.to_string();
+    cluster
+        .kubectl(["--namespace", NAMESPACE, "patch", "pod", &pod, "--subresource=status", "--patch", &patch])
+        .unwrap_or_else(|error| panic!("{error}"));
+}
+
+fn service_object(name: &str, addresses: &[IpAddr]) -> [Value; 2] {
+    let families: Vec<&str> =
+        addresses.iter().map(|address| if address.is_ipv4() { "IPv4" } else { "IPv6" }).collect();
+    let policy = if families.len() > 1 { "RequireDualStack" } else { "SingleStack" };
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {
+            "type": "LoadBalancer", "ports": [{"port": 80}],
+            "allocateLoadBalancerNodePorts": false,
+            "ipFamilies": families, "ipFamilyPolicy": policy,
+        },
+    });
+    let slice = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {
+            "name": name, "namespace": "default",
+            "labels": {"kubernetes.io/service-name": name},
+        },
+        "addressType": "IPv4", "ports": [{"port": 80}],
+        "endpoints": [{"addresses": ["10.99.0.1"], "conditions": {"ready": true}, "nodeName": "node1"}],
+    });
+    [service, slice]
+}
+
+fn ingress(addresses: &[IpAddr]) -> String {
+    let ingress: Vec<Value> = addresses.iter().map(|ip| json!({"ip": ip})).collect();
+    json!({"status": {"loadBalancer": {"ingress": ingress}}}).to_string()
+}
+
+pub(super) fn service(cluster: &Cluster, name: &str, addresses: &[IpAddr]) {
+    apply(cluster, &service_object(name, addresses));
+    let patch = ingress(addresses);
+    cluster
+        .kubectl(["patch", "service", name, "--subresource=status", "--type=merge", "--patch", &patch])
+        .unwrap_or_else(|error| panic!("{error}"));
+}
+
+pub(super) fn services(cluster: &Cluster, count: u32, first: Ipv4Addr) {
+    let address = |n: u32| IpAddr::V4(Ipv4Addr::from(u32::from(first) + n));
+    let numbers: Vec<u32> = (0..count).collect();
+    for chunk in numbers.chunks(500) {
+        let objects: Vec<Value> =
+            chunk.iter().flat_map(|n| service_object(&format!("many{n}"), &[address(*n)])).collect();
+        apply(cluster, &objects);
+        // Server-side apply takes the status of many objects in one call.
+        let statuses: Vec<Value> = chunk
+            .iter()
+            .map(|n| {
+                json!({
+                    "apiVersion": "v1", "kind": "Service",
+                    "metadata": {"name": format!("many{n}"), "namespace": "default"},
+                    "status": {"loadBalancer": {"ingress": [{"ip": address(*n)}]}},
+                })
+            })
+            .collect();
+        let list = json!({"apiVersion": "v1", "kind": "List", "items": statuses}).to_string();
+        let file = std::env::temp_dir().join(format!("lbstack-statuses-{}", cluster.id()));
+        std::fs::write(&file, list).unwrap();
+        let path = file.display().to_string();
+        let apply = ["apply", "--server-side", "--force-conflicts", "--subresource=status", "--filename"];
+        cluster.kubectl(apply.into_iter().chain([path.as_str()])).unwrap_or_else(|error| panic!("{error}"));
+        let _ = std::fs::remove_file(&file);
+    }
+}
+
+fn apply(cluster: &Cluster, objects: &[Value]) {
+    try_apply(cluster, objects).unwrap_or_else(|error| panic!("{error}"));
+}
+
+fn try_apply(cluster: &Cluster, objects: &[Value]) -> Result<(), String> {
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
+    cluster.apply(&list.to_string()).map(drop).map_err(|error| error.to_string())
+}

@@ -1,0 +1,309 @@
+//! Real speakers in network namespaces, the kernel of a client as their judge.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "all of this is tests: what is not as expected is a panic"
+)]
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use e2e::speakers::{NAMESPACE, Rig};
+use libtest_mimic::{Arguments, Failed, Trial};
+use testbed::{Block, Frames, LanOptions, Mac, Multicast, Signal, until};
+
+const SOON: Duration = Duration::from_secs(20);
+/// Of a machine that does other things too; `cargo xtask bench failover` has the figures.
+const MOVED: Duration = Duration::from_millis(900);
+/// Long enough for a takeover to be over, and for the client to see it.
+const WATCHED: Duration = Duration::from_secs(2);
+
+static RIG: Mutex<Option<Rig>> = Mutex::new(None);
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // They share a network.
+    arguments.test_threads = Some(1);
+    let tests: Vec<(&'static str, fn(&mut Rig))> = vec![
+        ("an_address_of_each_family_is_answered_for_by_one_node", answered_by_one),
+        ("a_killed_owner_is_followed", a_killed_owner_is_followed),
+        ("a_node_without_power_is_followed", a_node_without_power_is_followed),
+        ("an_owner_that_is_asked_to_stop_loses_no_request", sigterm_loses_nothing),
+        ("an_excluded_node_hands_over_and_loses_no_request", a_label_loses_nothing),
+        ("a_stopped_owner_says_nothing_when_it_goes_on", a_stopped_owner_is_silent_later),
+        ("an_owner_is_not_followed_while_the_wire_shows_it_alive", blocked_beacons_move_nothing),
+        ("one_watcher_that_hears_nothing_moves_nothing", one_way_loss_moves_nothing),
+        ("a_pulled_cable_moves_the_address", a_pulled_cable_moves),
+        ("a_changed_key_moves_nothing", a_changed_key_moves_nothing),
+        ("a_stranger_keeps_an_address_from_being_announced_until_it_goes", a_stranger_comes_and_goes),
+        ("a_speaker_that_restarts_without_an_api_server_goes_on", restarts_without_api),
+    ];
+    let mut trials: Vec<Trial> =
+        tests.into_iter().map(|(name, test)| Trial::test(name, move || on_rig(test))).collect();
+    trials.push(Trial::test("a_snooping_switch_lets_solicitations_through", snooping));
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    drop(RIG.lock().unwrap_or_else(PoisonError::into_inner).take());
+    conclusion.exit_code()
+}
+
+fn binary() -> PathBuf {
+    let given = std::env::var_os("LBSTACK_TEST_BINARY").map(PathBuf::from);
+    given.unwrap_or_else(|| testbed::target_directory().join("debug/lbstack"))
+}
+
+fn v4() -> IpAddr {
+    "192.168.33.200".parse().unwrap()
+}
+
+fn v6() -> IpAddr {
+    "fd00:33::200".parse().unwrap()
+}
+
+fn on_rig(test: fn(&mut Rig)) -> Result<(), Failed> {
+    let mut shared = RIG.lock().unwrap_or_else(PoisonError::into_inner);
+    let rig = shared.get_or_insert_with(|| {
+        let rig = Rig::up("netns", 3, LanOptions::default(), &binary(), &[]);
+        rig.service("web", &[v4(), v6()]);
+        rig
+    });
+    // A test before may have left somebody down.
+    for number in 0..rig.nodes.len() {
+        if !rig.runs(number) {
+            rig.power_on(number);
+            rig.ready(number, true);
+        }
+    }
+    rig.all_ready();
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(rig)));
+    result.map_err(|panic| {
+        eprintln!("{}", rig.logs());
+        let text = panic.downcast_ref::<String>().cloned();
+        text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+            .unwrap_or_default()
+            .into()
+    })
+}
+
+fn answered_by_one(rig: &mut Rig) {
+    let owner = rig.owner(v4());
+    assert_eq!(rig.owner(v6()), owner, "both families of a Service are on one node");
+    for address in [v4(), v6()] {
+        let client = rig.cluster.client();
+        client.forget_neighbours().unwrap();
+        let url = format!("http://{}/", std::net::SocketAddr::new(address, 8080));
+        assert!(client.curl(&url).unwrap().contains(&rig.nodes[owner].name));
+        assert_eq!(client.neighbour(address).unwrap(), Some(rig.nodes[owner].guest.host.mac));
+    }
+    until(SOON, "the status to name the owner", || {
+        let list = rig.cluster.get(["servicel2statuses", "--namespace", NAMESPACE]);
+        let list = list.map_err(|error| error.to_string())?;
+        let node = list["items"][0]["status"]["node"].as_str().unwrap_or_default().to_owned();
+        if node == rig.nodes[owner].name { Ok(()) } else { Err(list.to_string()) }
+    })
+    .unwrap();
+}
+
+/// Runs a fault for both families, for a client with warm and with cold neighbour entries.
+fn followed(rig: &mut Rig, fault: fn(&mut Rig, usize), mend: fn(&mut Rig, usize)) {
+    for (address, cold) in [(v4(), false), (v6(), false), (v4(), true)] {
+        let owner = rig.owner(address);
+        let round = rig.round(address, cold, WATCHED, |rig| fault(rig, owner));
+        assert!(round.silence < MOVED, "{address}, cold {cold}: {round:?}");
+        assert_ne!(rig.owner(address), owner);
+        mend(rig, owner);
+        rig.all_ready();
+    }
+}
+
+fn a_killed_owner_is_followed(rig: &mut Rig) {
+    followed(rig, Rig::kill, Rig::start);
+}
+
+fn a_node_without_power_is_followed(rig: &mut Rig) {
+    followed(rig, Rig::power_off, Rig::power_on);
+}
+
+fn sigterm_loses_nothing(rig: &mut Rig) {
+    for address in [v4(), v6()] {
+        let owner = rig.owner(address);
+        let round = rig.round(address, true, WATCHED, |rig| {
+            rig.terminate(owner);
+        });
+        assert_eq!(round.lost, 0, "{address}: {round:?}");
+        assert_ne!(rig.owner(address), owner);
+        rig.start(owner);
+        rig.all_ready();
+    }
+}
+
+const EXCLUDE: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
+
+fn a_label_loses_nothing(rig: &mut Rig) {
+    let owner = rig.owner(v4());
+    let name = rig.nodes[owner].name.clone();
+    let round = rig.round(v4(), true, WATCHED, |rig| {
+        rig.cluster.kubectl(["label", "node", &name, &format!("{EXCLUDE}=")]).unwrap();
+    });
+    assert_eq!(round.lost, 0, "{round:?}");
+    let next = rig.owner(v4());
+    assert_ne!(next, owner);
+    rig.cluster.kubectl(["label", "node", &name, &format!("{EXCLUDE}-")]).unwrap();
+    std::thread::sleep(WATCHED);
+    assert_eq!(rig.owner(v4()), next, "who may own it again takes nothing away");
+}
+
+fn a_stopped_owner_is_silent_later(rig: &mut Rig) {
+    let owner = rig.owner(v4());
+    let round = rig.round(v4(), false, WATCHED, |rig| rig.signal(owner, Signal::SIGSTOP));
+    assert!(round.silence < MOVED, "{round:?}");
+    let next = rig.owner(v4());
+    assert_ne!(next, owner);
+    rig.signal(owner, Signal::SIGCONT);
+    for _ in 0..10 {
+        assert_eq!(rig.who_has(v4()), [rig.nodes[next].guest.host.mac]);
+    }
+    rig.all_ready();
+    assert!(rig.metric(owner, "lbstack_speaker_stalls") >= 1.0);
+}
+
+fn blocked_beacons_move_nothing(rig: &mut Rig) {
+    let owner = rig.owner(v4());
+    let name = rig.nodes[owner].name.clone();
+    let lan = rig.cluster.lan().clone();
+    let fault =
+        lan.block(Block { from: Some(&name), to: None, frames: Frames::Udp(7946), one_way: true }).unwrap();
+    let conditions = ["configurationstates", "--namespace", NAMESPACE];
+    until(SOON, "somebody to tell that beacons are blocked", || {
+        let states = rig.cluster.get(conditions).map_err(|error| error.to_string())?.to_string();
+        if states.contains(&format!("beacons arrive from the speakers of {name}")) {
+            Ok(())
+        } else {
+            Err(states)
+        }
+    })
+    .unwrap();
+    for _ in 0..10 {
+        assert_eq!(rig.who_has(v4()), [rig.nodes[owner].guest.host.mac]);
+    }
+    fault.heal().unwrap();
+    rig.all_ready();
+    until(SOON, "the warning to go", || {
+        let states = rig.cluster.get(conditions).map_err(|error| error.to_string())?.to_string();
+        if states.contains("beacons arrive from") { Err(states) } else { Ok(()) }
+    })
+    .unwrap();
+    assert_eq!(rig.owner(v4()), owner);
+}
+
+fn one_way_loss_moves_nothing(rig: &mut Rig) {
+    let owner = rig.owner(v4());
+    let watcher = (owner + 1) % rig.nodes.len();
+    let lan = rig.cluster.lan().clone();
+    let (from, to) = (rig.nodes[owner].name.clone(), rig.nodes[watcher].name.clone());
+    let fault =
+        lan.block(Block { from: Some(&from), to: Some(&to), frames: Frames::All, one_way: true }).unwrap();
+    let round = rig.round(v4(), false, WATCHED, |_| {});
+    assert_eq!(round.lost, 0, "{round:?}");
+    assert_eq!(rig.owner(v4()), owner);
+    fault.heal().unwrap();
+    rig.all_ready();
+}
+
+fn a_pulled_cable_moves(rig: &mut Rig) {
+    let owner = rig.owner(v4());
+    let round = rig.round(v4(), false, WATCHED, |rig| rig.nodes[owner].guest.cable(false).unwrap());
+    assert!(round.silence < MOVED, "{round:?}");
+    let next = rig.owner(v4());
+    assert_ne!(next, owner);
+    rig.nodes[owner].guest.cable(true).unwrap();
+    for _ in 0..10 {
+        assert_eq!(rig.who_has(v4()), [rig.nodes[next].guest.host.mac]);
+    }
+    rig.all_ready();
+}
+
+fn a_changed_key_moves_nothing(rig: &mut Rig) {
+    let owner = rig.owner(v4());
+    rig.change_key("another key");
+    let round = rig.round(v4(), false, Duration::from_secs(8), |_| {});
+    assert_eq!(round.lost, 0, "{round:?}");
+    assert_eq!(rig.owner(v4()), owner);
+    for number in 0..rig.nodes.len() {
+        assert!(rig.metric(number, "lbstack_speaker_peers{state=\"heard\"}") >= 2.0);
+    }
+}
+
+fn a_stranger_comes_and_goes(rig: &mut Rig) {
+    let address: IpAddr = "192.168.33.210".parse().unwrap();
+    let mac = Mac([2, 0, 0, 0, 0x66, 0x66]);
+    let stranger = rig.cluster.lan().stranger(&[address], mac).unwrap();
+    rig.service("taken", &[address]);
+    until(SOON, "an AddressConflict", || {
+        let object = rig.cluster.get(["addressconflicts", "--namespace", NAMESPACE, "192.168.33.210"]);
+        let object = object.map_err(|error| error.to_string())?;
+        if object["spec"]["mac"] == mac.to_string() { Ok(()) } else { Err(object.to_string()) }
+    })
+    .unwrap();
+    assert_eq!(rig.who_has(address), [mac]);
+    drop(stranger);
+    // The speaker asks again every minute.
+    until(Duration::from_secs(90), "the address to be announced", || match rig.who_has(address)[..] {
+        [owner] if owner != mac => Ok(()),
+        ref others => Err(format!("{others:?} answer")),
+    })
+    .unwrap();
+    until(SOON, "the AddressConflict to go", || {
+        let list = rig.cluster.get(["addressconflicts", "--namespace", NAMESPACE]);
+        let list = list.map_err(|error| error.to_string())?;
+        if list["items"].as_array().is_some_and(Vec::is_empty) { Ok(()) } else { Err(list.to_string()) }
+    })
+    .unwrap();
+    rig.remove_service("taken");
+    rig.nobody_has(address);
+}
+
+fn restarts_without_api(rig: &mut Rig) {
+    // What is known is written a second after it has changed.
+    std::thread::sleep(WATCHED);
+    let owner = rig.owner(v4());
+    rig.cluster.api().stop().unwrap();
+    let round = rig.round(v4(), false, WATCHED, |rig| rig.kill(owner));
+    assert!(round.silence < MOVED, "without an API server: {round:?}");
+    let next = rig.owner(v4());
+    rig.start(owner);
+    // The one that restarted serves again: when all others go, it has the address.
+    let others: Vec<usize> = (0..rig.nodes.len()).filter(|number| *number != owner).collect();
+    until(SOON, "the restarted speaker to be ready", || rig.admin(owner, "readyz").map(drop)).unwrap();
+    until(SOON, "the restarted speaker to hear the others", || {
+        let heard = rig.metric(owner, "lbstack_speaker_peers{state=\"heard\"}");
+        if heard >= 2.0 { Ok(()) } else { Err(format!("it hears {heard}")) }
+    })
+    .unwrap();
+    assert_eq!(rig.owner(v4()), next);
+    for number in others {
+        rig.kill(number);
+    }
+    assert_eq!(rig.owner(v4()), owner);
+    rig.cluster.api().start().unwrap();
+}
+
+/// With a querier, a snooping switch forwards what is for a group only to who has reported it.
+fn snooping() -> Result<(), Failed> {
+    drop(RIG.lock().unwrap_or_else(PoisonError::into_inner).take());
+    let lan = LanOptions { multicast: Multicast { snooping: true, querier: true }, ..LanOptions::default() };
+    let rig = Rig::up("netns-snoop", 2, lan, &binary(), &[]);
+    // Until the querier has been heard, the bridge floods.
+    std::thread::sleep(Duration::from_secs(12));
+    rig.service("web", &[v6()]);
+    let owner = rig.owner(v6());
+    let client = rig.cluster.client();
+    client.forget_neighbours().unwrap();
+    assert!(client.curl("http://[fd00:33::200]:8080/").unwrap().contains(&rig.nodes[owner].name));
+    let groups = rig.cluster.lan().gateway().run(["bridge", "mdb", "show"])?;
+    assert!(groups.contains("ff02::1:ff00:200"), "{groups}");
+    Ok(())
+}

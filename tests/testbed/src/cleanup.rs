@@ -1,0 +1,307 @@
+//! Taking a testbed away: complete, however it ended, and as often as one likes.
+//!
+//! Nothing is ended by its name. What belongs to a testbed is told by four marks, each enough by itself: the process is
+//! recorded (pid and start time), is in one of its network namespaces, or is in one of its control groups; the
+//! mount, socket or file is below its directory.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use nix::mount::{MntFlags, umount2};
+use nix::sys::signal::Signal;
+
+use crate::cgroup;
+use crate::error::{Attempt, Error, Result};
+use crate::paths::Paths;
+use crate::process::{ProcessId, recorded, run, until};
+
+/// Takes the testbed with this id away, whoever made it and whether or not it is complete. Does nothing when there
+/// is none. Returns whether anything was left of it.
+pub fn down(id: &str) -> Result<bool> {
+    crate::plan::check_id(id)?;
+    let paths = Paths::new(id);
+    let _lock = Lock::take(&paths)?;
+    clear(&paths)
+}
+
+/// One process at a time builds or clears the testbed of an id.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    path: PathBuf,
+    _file: File,
+}
+
+impl Lock {
+    pub(crate) fn take(paths: &Paths) -> Result<Self> {
+        let path = paths.lock();
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).attempt(|| format!("making {}", parent.display()))?;
+        }
+        loop {
+            let file = File::create(&path).attempt(|| format!("opening {}", path.display()))?;
+            file.lock().attempt(|| format!("locking {}", path.display()))?;
+            // Who held it before us may have removed it, and then a third may lock the new one.
+            let ours = file.metadata().attempt(|| format!("looking at {}", path.display()))?.ino();
+            if fs::metadata(&path).is_ok_and(|now| now.ino() == ours) {
+                return Ok(Self { path, _file: file });
+            }
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+        // The last testbed takes the common directory with it.
+        if let Some(parent) = self.path.parent() {
+            let _ = fs::remove_dir(parent);
+        }
+    }
+}
+
+/// As [`down`], with the lock held.
+pub(crate) fn clear(paths: &Paths) -> Result<bool> {
+    let group = format!("/{}", paths.prefix());
+    let namespaces = paths.namespaces();
+    let groups_there = cgroup::trees()?.iter().any(|tree| tree.join(paths.prefix()).exists());
+    let existed = paths.root().exists() || !namespaces.is_empty() || groups_there;
+
+    // The shims' sockets are in a directory that all of this machine's containerds share; their names are in files
+    // that go with the mounts.
+    let sockets = shim_sockets(paths.root());
+    end_all(|| {
+        let mut all = recorded_processes(paths);
+        all.extend(cgroup::processes(&group)?);
+        all.extend(processes_in_namespaces(&paths.namespaces()));
+        Ok(all)
+    })?;
+    for socket in sockets {
+        let _ = fs::remove_file(socket);
+    }
+    unmount_below(paths.root())?;
+    cgroup::remove(&group)?;
+    for namespace in paths.namespaces() {
+        if let Some(name) = namespace.file_name() {
+            run(Command::new("ip").arg("netns").arg("delete").arg(name))?;
+        }
+    }
+    remove_traces(paths);
+    remove_tree(paths.root())?;
+    Ok(existed)
+}
+
+/// Kills what `find` finds until it finds nothing. More than once, because a process may have had a child while we
+/// were looking.
+pub(crate) fn end_all(find: impl Fn() -> Result<Vec<ProcessId>>) -> Result<()> {
+    let spared = ourselves();
+    let victims = || -> Result<Vec<ProcessId>> {
+        Ok(find()?.into_iter().filter(|process| !spared.contains(&process.pid)).collect())
+    };
+    until(Duration::from_secs(20), "the end of the testbed's processes", || {
+        let alive = victims().map_err(|error| error.to_string())?;
+        if alive.is_empty() {
+            return Ok(());
+        }
+        for process in &alive {
+            // It may have ended since; if it may not be killed, the time limit says so.
+            let _ = process.signal(Signal::SIGKILL);
+        }
+        let described: Vec<String> = alive.iter().map(|process| describe(*process)).collect();
+        Err(format!("still there: {}", described.join(", ")))
+    })
+}
+
+fn describe(process: ProcessId) -> String {
+    let line = fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap_or_default();
+    let words = String::from_utf8_lossy(&line).replace('\0', " ");
+    format!("{} ({})", process.pid, words.trim())
+}
+
+/// This process and those that wait for it: `down` may be called from a shell inside of the testbed.
+fn ourselves() -> HashSet<u32> {
+    let mut line = HashSet::new();
+    let mut pid = std::process::id();
+    while pid > 1 && line.insert(pid) {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
+        pid = parent.unwrap_or(0);
+    }
+    line
+}
+
+fn recorded_processes(paths: &Paths) -> Vec<ProcessId> {
+    let records = fs::read_dir(paths.processes()).into_iter().flatten().flatten();
+    records.filter_map(|record| recorded(&record.path())).filter(|process| process.is_alive()).collect()
+}
+
+/// Every process whose network namespace is one of these.
+pub(crate) fn processes_in_namespaces(namespaces: &[PathBuf]) -> Vec<ProcessId> {
+    let identity = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
+    let wanted: HashSet<(u64, u64)> = namespaces.iter().filter_map(|path| identity(path)).collect();
+    let own = identity(Path::new("/proc/1/ns/net"));
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| {
+        identity(Path::new(&format!("/proc/{pid}/ns/net")))
+            // A file left in place of a namespace that is gone has the identity of an ordinary file; the
+            // machine's own namespace is never ours, whatever a stray mount says.
+            .is_some_and(|namespace| wanted.contains(&namespace) && Some(namespace) != own)
+    })
+    .filter_map(ProcessId::of)
+    .collect()
+}
+
+/// The sockets of containerd's shims, as noted in each container's directory.
+fn shim_sockets(root: &Path) -> Vec<PathBuf> {
+    let directories =
+        |path: PathBuf| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+    directories(root.join("nodes"))
+        .flat_map(|node| directories(node.join("containerd/state/io.containerd.runtime.v2.task/k8s.io")))
+        .filter_map(|container| fs::read_to_string(container.join("address")).ok())
+        .filter_map(|address| Some(PathBuf::from(address.trim().strip_prefix("unix://")?)))
+        .filter(|socket| socket.starts_with("/run/containerd/s"))
+        .collect()
+}
+
+/// Unmounts everything below a directory, the innermost first.
+pub(crate) fn unmount_below(root: &Path) -> Result<()> {
+    // A second round for what was mounted over something else.
+    for _ in 0..3 {
+        let mut mounts = mounts_below(root)?;
+        if mounts.is_empty() {
+            return Ok(());
+        }
+        mounts.reverse();
+        for mount in mounts {
+            umount2(&mount, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
+                .attempt(|| format!("unmounting {}", mount.display()))?;
+        }
+    }
+    Ok(())
+}
+
+fn mounts_below(root: &Path) -> Result<Vec<PathBuf>> {
+    let mounts =
+        fs::read_to_string("/proc/self/mountinfo").attempt(|| "reading /proc/self/mountinfo".into())?;
+    Ok(mount_points(&mounts).into_iter().filter(|mount| mount.starts_with(root)).collect())
+}
+
+/// The mount points in the order in which they were mounted. Blanks and the like are written in octal.
+fn mount_points(mountinfo: &str) -> Vec<PathBuf> {
+    let written = mountinfo.lines().filter_map(|line| line.split(' ').nth(4));
+    written
+        .map(|path| path.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\").into())
+        .collect()
+}
+
+/// Removes what components write outside of the testbed's directory, having no option for the place.
+fn remove_traces(paths: &Paths) {
+    // The kubelet's links to container logs.
+    for link in fs::read_dir("/var/log/containers").into_iter().flatten().flatten() {
+        if fs::read_link(link.path()).is_ok_and(|target| target.starts_with(paths.root())) {
+            let _ = fs::remove_file(link.path());
+        }
+    }
+    // libcni's results: NETWORK-CONTAINER-INTERFACE for our network, and one for the loopback of the same container.
+    let ours = paths.namespace_name("");
+    let results: Vec<PathBuf> = fs::read_dir("/var/lib/cni/results")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
+    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let containers: HashSet<String> = results
+        .iter()
+        .map(|path| name(path))
+        .filter(|name| name.starts_with(&ours))
+        .filter_map(|name| Some(name.rsplit('-').nth(1)?.to_owned()))
+        .collect();
+    for result in results {
+        let name = name(&result);
+        let of_ours = name.rsplit('-').nth(1).is_some_and(|container| containers.contains(container));
+        if name.starts_with(&ours) || (name.starts_with("cni-loopback-") && of_ours) {
+            let _ = fs::remove_file(result);
+        }
+    }
+    // Directories that are empty now; one with something in it is somebody else's and stays.
+    for directory in ["/var/lib/cni/results", "/var/lib/cni", "/var/log/containers"] {
+        let _ = fs::remove_dir(directory);
+    }
+    // Every kubelet of the machine opens its socket for device plugins here, whatever its root directory is. A socket that
+    // nobody listens at is left over.
+    let plugins = Path::new("/var/lib/kubelet/device-plugins");
+    let socket = plugins.join("kubelet.sock");
+    if std::os::unix::net::UnixStream::connect(&socket).is_err() {
+        let _ = fs::remove_file(socket);
+        let _ = fs::remove_dir(plugins);
+        let _ = fs::remove_dir("/var/lib/kubelet");
+    }
+}
+
+/// Removes a directory with all in it, unless something is mounted there.
+pub(crate) fn remove_tree(root: &Path) -> Result<()> {
+    if let Some(mount) = mounts_below(root)?.first() {
+        return Err(Error::Prerequisite {
+            problem: format!("{} is still mounted", mount.display()),
+            remedy: format!("unmount it (`umount {}`) and call down again", mount.display()),
+        });
+    }
+    match fs::remove_dir_all(root) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).attempt(|| format!("removing {}", root.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_points_are_read_with_their_blanks() {
+        let mountinfo = "\
+30 1 8:1 / / rw - ext4 /dev/vda rw
+31 30 0:5 / /a/b\\040c rw - tmpfs tmpfs rw";
+        assert_eq!(mount_points(mountinfo), [Path::new("/"), Path::new("/a/b c")]);
+    }
+
+    #[test]
+    fn we_and_our_parents_are_spared() {
+        let spared = ourselves();
+        assert!(spared.contains(&std::process::id()));
+        assert!(spared.len() > 1, "{spared:?}");
+    }
+
+    #[test]
+    fn the_sockets_of_shims_are_read_from_the_containers_directories() {
+        let root = tempfile::tempdir().unwrap();
+        let tasks = root.path().join("nodes/node1/containerd/state/io.containerd.runtime.v2.task/k8s.io");
+        for (container, address) in [("a", "unix:///run/containerd/s/1234"), ("b", "unix:///etc/passwd")] {
+            fs::create_dir_all(tasks.join(container)).unwrap();
+            fs::write(tasks.join(container).join("address"), address).unwrap();
+        }
+        assert_eq!(shim_sockets(root.path()), [Path::new("/run/containerd/s/1234")]);
+    }
+
+    #[test]
+    fn a_process_in_the_machines_own_namespace_is_never_found() {
+        let own = PathBuf::from("/proc/1/ns/net");
+        assert!(processes_in_namespaces(&[own]).is_empty());
+    }
+
+    #[test]
+    fn a_tree_is_removed_and_one_that_is_not_there_too() {
+        let root = tempfile::tempdir().unwrap();
+        let tree = root.path().join("tree");
+        fs::create_dir_all(tree.join("x/y")).unwrap();
+        remove_tree(&tree).unwrap();
+        remove_tree(&tree).unwrap();
+        assert!(!tree.exists());
+    }
+}

@@ -1,0 +1,109 @@
+//! The ways to the API server: kubeconfigs, kubectl, and what it has noted.
+
+use std::ffi::OsStr;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::cluster::Cluster;
+use crate::control_plane::{self, outside_url};
+use crate::error::{Attempt, Error, Result};
+use crate::pki::{Authority, Identity};
+use crate::process::run;
+
+impl Cluster {
+    /// The administrator's kubeconfig: works on this machine, in no namespace.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.paths.admin_kubeconfig()
+    }
+
+    /// A kubeconfig for somebody else, with a client certificate of their own.
+    pub fn kubeconfig_for(&self, identity: &Identity) -> Result<PathBuf> {
+        let path = self.paths.kubeconfig(&format!("{}.outside", identity.user.replace('/', "_")));
+        let authority = Authority::open(&self.paths.pki())?;
+        control_plane::kubeconfig(&authority, identity, &outside_url(self.state.api_port), &path)?;
+        Ok(path)
+    }
+
+    /// The administrator's kubeconfig for use on the LAN, where 127.0.0.1 is another machine.
+    pub fn kubeconfig_inside(&self) -> Result<PathBuf> {
+        let path = self.paths.kubeconfig("admin.inside");
+        if !path.exists() {
+            let authority = Authority::open(&self.paths.pki())?;
+            let url = control_plane::inside_url(&self.state.plan);
+            control_plane::kubeconfig(&authority, &Identity::admin(), &url, &path)?;
+        }
+        Ok(path)
+    }
+
+    /// Where the API server is reached from this machine.
+    pub fn api_url(&self) -> String {
+        outside_url(self.state.api_port)
+    }
+
+    /// The audit log: one JSON object in each line for each request that was answered, at level Metadata. An entry comes at
+    /// most a second late.
+    pub fn audit_log(&self) -> PathBuf {
+        self.paths.audit_log()
+    }
+
+    /// The directory of the processes' logs.
+    pub fn logs(&self) -> PathBuf {
+        self.paths.logs()
+    }
+
+    /// A kubectl of the cluster's own version that is set up for it.
+    pub fn kubectl_command(&self) -> Command {
+        let mut command = Command::new(self.state.binaries.join("kubectl"));
+        command
+            .arg("--kubeconfig")
+            .arg(self.kubeconfig())
+            // What it remembers of one cluster must not be used for another at the same port.
+            .arg("--cache-dir")
+            .arg(self.paths.root().join("kubectl-cache"));
+        command
+    }
+
+    /// Runs kubectl and returns what it prints; its failure is an error.
+    pub fn kubectl<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Result<String> {
+        run(self.kubectl_command().args(arguments).stdin(Stdio::null()))
+    }
+
+    /// `kubectl get … -o json`.
+    pub fn get<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Result<Value> {
+        let mut command = self.kubectl_command();
+        let text = run(command.arg("get").args(["-o", "json"]).args(arguments).stdin(Stdio::null()))?;
+        serde_json::from_str(&text).attempt(|| "reading what kubectl has printed".into())
+    }
+
+    /// `kubectl apply -f -` of YAML or JSON.
+    pub fn apply(&self, manifests: &str) -> Result<String> {
+        self.feed_kubectl(&["apply", "-f", "-"], manifests)
+    }
+
+    fn feed_kubectl(&self, arguments: &[&str], manifests: &str) -> Result<String> {
+        let mut command = self.kubectl_command();
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let attempted = || format!("running kubectl {}", arguments.join(" "));
+        let mut child = command.spawn().attempt(attempted)?;
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(manifests.as_bytes()).attempt(attempted)?;
+        }
+        let output = child.wait_with_output().attempt(attempted)?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        Err(Error::Command {
+            command: format!("kubectl {}", arguments.join(" ")),
+            status: output.status.to_string(),
+            output: format!("{}given:\n{manifests}", String::from_utf8_lossy(&output.stderr)),
+        })
+    }
+
+    /// `kubectl delete -f -` of YAML or JSON: waits until the objects are gone. Those that are not there are no error.
+    pub fn delete(&self, manifests: &str) -> Result<String> {
+        self.feed_kubectl(&["delete", "--ignore-not-found", "-f", "-"], manifests)
+    }
+}

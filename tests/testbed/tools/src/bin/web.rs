@@ -1,0 +1,87 @@
+//! A server that says who it is and who asked: HTTP, and an echo by UDP.
+//!
+//! The answer is two lines, `name NAME` and `client ADDRESS`; by UDP a third one with what was sent. It listens on all
+//! addresses of both families.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::thread;
+use std::time::Duration;
+
+use testbed_tools::flags::Flags;
+
+fn main() -> io::Result<()> {
+    let mut flags = Flags::read("web", "[--http-port 8080] [--udp-port 8080] [--name NAME]");
+    let http: u16 = flags.get("http-port", 8080);
+    let udp: u16 = flags.get("udp-port", 8080);
+    let name: String = flags.optional("name").unwrap_or_else(own_name);
+    flags.end();
+
+    let socket = UdpSocket::bind(any(udp))?;
+    let listener = TcpListener::bind(any(http))?;
+    let echoing = name.clone();
+    thread::spawn(move || echo(&socket, &echoing));
+    for stream in listener.incoming() {
+        let Ok(stream) = stream else { continue };
+        let name = name.clone();
+        // One that goes away in the middle is its own loss.
+        thread::spawn(move || drop(serve(stream, &name)));
+    }
+    Ok(())
+}
+
+fn any(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))
+}
+
+/// The pod's name: Kubernetes makes it the host's name, or tells it in the environment of a pod in the host's network.
+fn own_name() -> String {
+    std::env::var("POD_NAME")
+        .or_else(|_| std::fs::read_to_string("/proc/sys/kernel/hostname").map(|name| name.trim().to_owned()))
+        .unwrap_or_else(|_| "unknown".into())
+}
+
+/// An IPv4 client of a socket for both families, as IPv4.
+fn plain(address: SocketAddr) -> IpAddr {
+    address.ip().to_canonical()
+}
+
+fn echo(socket: &UdpSocket, name: &str) {
+    let mut buffer = [0; 2048];
+    while let Ok((length, client)) = socket.recv_from(&mut buffer) {
+        let mut answer = format!("name {name}\nclient {}\n", plain(client)).into_bytes();
+        answer.extend_from_slice(&buffer[..length]);
+        // The client may be unreachable by now.
+        let _ = socket.send_to(&answer, client);
+    }
+}
+
+fn serve(stream: TcpStream, name: &str) -> io::Result<()> {
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    stream.set_nodelay(true)?;
+    let client = plain(stream.peer_addr()?);
+    let mut writer = stream.try_clone()?;
+    let mut reader = BufReader::new(stream);
+    loop {
+        let mut close = false;
+        let mut line = String::new();
+        // The request line, then headers up to the empty line. Bodies are not for us.
+        while line != "\r\n" && line != "\n" {
+            line.clear();
+            if reader.read_line(&mut line)? == 0 {
+                return Ok(());
+            }
+            close |= line.to_ascii_lowercase().starts_with("connection: close");
+        }
+        let body = format!("name {name}\nclient {client}\n");
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: {}\r\n\r\n{body}",
+            body.len(),
+            if close { "close" } else { "keep-alive" },
+        );
+        writer.write_all(answer.as_bytes())?;
+        if close {
+            return Ok(());
+        }
+    }
+}

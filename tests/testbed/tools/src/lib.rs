@@ -1,0 +1,6 @@
+//! What the tools share.
+
+pub mod flags;
+pub mod neighbour;
+pub mod silence;
+pub mod sys;

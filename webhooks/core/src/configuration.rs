@@ -1,0 +1,168 @@
+//! The judged configuration.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use rangemap::RangeInclusiveMap;
+
+use crate::advertisement::{self, L2Advertisement};
+use crate::bgp::{self, BfdProfile, BgpAdvertisement, BgpContext, BgpPeer, CommunityValue};
+use crate::finding::{Finding, ObjectRef, Report};
+use crate::objects::{Objects, elder_first};
+use crate::policy;
+use crate::pool::{self, Pool};
+use crate::range::{Family, IpRange, bits};
+
+/// What all valid objects together mean.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Configuration {
+    /// The pools by name. No two have an address in common.
+    pub pools: BTreeMap<String, Pool>,
+    /// The layer-2 advertisements, by age of their objects.
+    pub l2_advertisements: Vec<L2Advertisement>,
+    /// The BGP advertisements, by age of their objects.
+    pub bgp_advertisements: Vec<BgpAdvertisement>,
+    /// The BGP peers, by age of their objects.
+    pub bgp_peers: Vec<BgpPeer>,
+    /// The BFD profiles by name.
+    pub bfd_profiles: BTreeMap<String, BfdProfile>,
+    /// Names of BGP communities.
+    pub communities: BTreeMap<String, CommunityValue>,
+    /// Pools that were left out because of an error, with what can be read of their addresses. Nobody gets an
+    /// address from them; nobody who has one loses it because of the error.
+    pub left_out: BTreeMap<String, Vec<IpRange>>,
+    index: Index,
+}
+
+/// Which pool has which addresses, per family.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Index {
+    v4: RangeInclusiveMap<u128, Arc<str>>,
+    v6: RangeInclusiveMap<u128, Arc<str>>,
+}
+
+impl Index {
+    fn of(&self, family: Family) -> &RangeInclusiveMap<u128, Arc<str>> {
+        match family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
+        }
+    }
+
+    fn of_mut(&mut self, family: Family) -> &mut RangeInclusiveMap<u128, Arc<str>> {
+        match family {
+            Family::V4 => &mut self.v4,
+            Family::V6 => &mut self.v6,
+        }
+    }
+}
+
+impl Configuration {
+    /// Judges `objects`: of two that clash the younger is left out, an invalid one is left out, the rest works.
+    pub fn from_objects(objects: &Objects) -> (Self, Vec<Finding>) {
+        let mut findings = Vec::new();
+        let mut configuration = Self::default();
+        for object in elder_first(&objects.pools) {
+            let mut report = Report::new(ObjectRef::of("IPAddressPool", &*object), &mut findings);
+            if let Some(pool) = pool::judge(&object, objects, &mut report) {
+                configuration.admit_pool(pool, &mut report);
+            }
+            if report.failed() {
+                let name = object.metadata.name.clone().unwrap_or_default();
+                configuration.left_out.insert(name, pool::readable_ranges(&object));
+            }
+        }
+        for object in elder_first(&objects.l2_advertisements) {
+            let mut report = Report::new(ObjectRef::of("L2Advertisement", &*object), &mut findings);
+            configuration.l2_advertisements.extend(advertisement::judge(
+                &object,
+                &configuration.pools,
+                &mut report,
+            ));
+        }
+        configuration.l2_advertisements = advertisement::collapse(configuration.l2_advertisements);
+        for object in elder_first(&objects.pool_policies) {
+            let mut report = Report::new(ObjectRef::of("PoolPolicy", &*object), &mut findings);
+            policy::apply(&object, &mut configuration.pools, objects, &mut report);
+        }
+        configuration.judge_bgp(objects, &mut findings);
+        (configuration, findings)
+    }
+
+    fn judge_bgp(&mut self, objects: &Objects, findings: &mut Vec<Finding>) {
+        for object in elder_first(&objects.bfd_profiles) {
+            let mut report = Report::new(ObjectRef::of("BFDProfile", &*object), findings);
+            let profile = bgp::judge_bfd_profile(&object, &mut report);
+            self.bfd_profiles.extend(profile.map(|profile| (profile.name.clone(), profile)));
+        }
+        for object in elder_first(&objects.bgp_peers) {
+            let mut report = Report::new(ObjectRef::of("BGPPeer", &*object), findings);
+            if let Some(peer) = bgp::judge_peer(&object, &self.bfd_profiles, &mut report) {
+                bgp::warn_of_differences(&peer, &self.bgp_peers, &mut report);
+                self.bgp_peers.push(peer);
+            }
+        }
+        let mut communities = BTreeMap::new();
+        for object in elder_first(&objects.communities) {
+            let this = ObjectRef::of("Community", &*object);
+            let mut report = Report::new(this.clone(), findings);
+            let names = bgp::judge_community(&object, &communities, &mut report);
+            if !report.failed() {
+                communities.extend(names.into_iter().map(|(name, value)| (name, (value, this.clone()))));
+            }
+        }
+        let context = BgpContext { pools: &self.pools, peers: &self.bgp_peers, communities: &communities };
+        for object in elder_first(&objects.bgp_advertisements) {
+            let mut report = Report::new(ObjectRef::of("BGPAdvertisement", &*object), findings);
+            let Some(new) = bgp::judge_advertisement(&object, &context, &mut report) else { continue };
+            bgp::local_pref_clash(&new, &self.bgp_advertisements, &self.pools, &mut report);
+            bgp::echo_with_ipv6(&new, &context, &self.bfd_profiles, &mut report);
+            if !report.failed() {
+                self.bgp_advertisements.push(new);
+            }
+        }
+        self.communities = communities.into_iter().map(|(name, (value, _))| (name, value)).collect();
+    }
+
+    /// The pool that has `ip`.
+    pub fn pool_of(&self, ip: IpAddr) -> Option<&Pool> {
+        let name = self.index.of(Family::of(ip)).get(&bits(ip))?;
+        self.pools.get(&**name)
+    }
+
+    /// Takes `pool` in unless it has addresses of an elder pool.
+    fn admit_pool(&mut self, pool: Pool, report: &mut Report<'_>) {
+        let mut elders: Vec<Arc<str>> = Vec::new();
+        for range in &pool.ranges {
+            let (first, last) = range.bits();
+            for (_, elder) in self.index.of(range.family()).overlapping(&(first..=last)) {
+                if !elders.contains(elder) {
+                    elders.push(Arc::clone(elder));
+                    let other = ObjectRef { name: elder.to_string(), ..report.object().clone() };
+                    report.clash(
+                        "spec.addresses",
+                        range.to_string(),
+                        format!("overlaps with addresses of the older pool {elder:?}"),
+                        "give each address to one pool only; this pool is left out until then",
+                        other,
+                    );
+                }
+            }
+        }
+        if report.failed() {
+            return;
+        }
+        let name: Arc<str> = pool.name.as_str().into();
+        for range in &pool.ranges {
+            let (first, last) = range.bits();
+            self.index.of_mut(range.family()).insert(first..=last, Arc::clone(&name));
+        }
+        self.pools.insert(pool.name.clone(), pool);
+    }
+}
+
+#[cfg(test)]
+mod bgp_tests;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,202 @@
+#![expect(clippy::needless_pass_by_value, reason = "literals read better where they stand")]
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::finding::Severity;
+
+fn pool_json(name: &str, created: &str, spec: Value) -> Arc<crds::IPAddressPool> {
+    let object = json!({
+        "apiVersion": "metallb.io/v1beta1", "kind": "IPAddressPool",
+        "metadata": {"name": name, "namespace": "metallb-system", "creationTimestamp": created, "labels": {"pool": name}},
+        "spec": spec,
+    });
+    Arc::new(serde_json::from_value(object).unwrap())
+}
+
+fn pool(name: &str, created_minute: u8, addresses: &[&str]) -> Arc<crds::IPAddressPool> {
+    pool_json(name, &format!("2024-01-01T00:{created_minute:02}:00Z"), json!({"addresses": addresses}))
+}
+
+fn advertisement(name: &str, spec: Value) -> Arc<crds::L2Advertisement> {
+    let object = json!({
+        "apiVersion": "metallb.io/v1beta1", "kind": "L2Advertisement",
+        "metadata": {"name": name, "namespace": "metallb-system"}, "spec": spec,
+    });
+    Arc::new(serde_json::from_value(object).unwrap())
+}
+
+fn judge(objects: &Objects) -> (Configuration, Vec<Finding>) {
+    Configuration::from_objects(objects)
+}
+
+fn names(configuration: &Configuration) -> Vec<&str> {
+    configuration.pools.keys().map(String::as_str).collect()
+}
+
+#[test]
+fn of_two_pools_that_overlap_the_younger_is_left_out_and_the_rest_works() {
+    let objects = Objects {
+        pools: vec![
+            pool("young", 2, &["10.0.0.128/25"]),
+            pool("old", 1, &["10.0.0.0/24"]),
+            pool("apart", 3, &["10.0.1.0/24"]),
+        ],
+        ..Objects::default()
+    };
+    let (configuration, findings) = judge(&objects);
+    assert_eq!(names(&configuration), ["apart", "old"]);
+    assert_eq!(findings.len(), 1);
+    assert_eq!(findings[0].object.name, "young");
+    assert_eq!(findings[0].other.as_ref().unwrap().name, "old");
+    assert_eq!(configuration.pool_of("10.0.0.200".parse().unwrap()).unwrap().name, "old");
+    assert!(configuration.pool_of("10.0.2.1".parse().unwrap()).is_none());
+}
+
+#[test]
+fn of_two_pools_of_one_age_the_first_by_name_stays() {
+    let objects = Objects {
+        pools: vec![pool("b", 1, &["10.0.0.0/24"]), pool("a", 1, &["10.0.0.0/24"])],
+        ..Objects::default()
+    };
+    assert_eq!(names(&judge(&objects).0), ["a"]);
+}
+
+#[test]
+fn a_pool_that_is_about_to_be_created_is_the_youngest() {
+    let mut new = (*pool("a", 1, &["10.0.0.0/24"])).clone();
+    new.metadata.creation_timestamp = None;
+    let objects =
+        Objects { pools: vec![Arc::new(new), pool("b", 9, &["10.0.0.0/24"])], ..Objects::default() };
+    assert_eq!(names(&judge(&objects).0), ["b"]);
+}
+
+#[test]
+fn all_faults_of_a_pool_are_reported_together() {
+    let spec = json!({
+        "addresses": ["10.0.0.5", "10.1.0.0/24", "10.1.0.7/32"],
+        "serviceAllocation": {
+            "namespaces": ["a", "a"],
+            "namespaceSelectors": [{"matchLabels": {"x": "y"}}, {"matchLabels": {"x": "y"}}],
+            "serviceSelectors": [{"matchExpressions": [{"key": "k", "operator": "Near", "values": ["v"]}]}],
+        },
+    });
+    let objects =
+        Objects { pools: vec![pool_json("bad", "2024-01-01T00:00:00Z", spec)], ..Objects::default() };
+    let (configuration, findings) = judge(&objects);
+    assert!(configuration.pools.is_empty());
+    let fields: Vec<&str> = findings.iter().map(|f| f.field.as_str()).collect();
+    assert_eq!(
+        fields,
+        [
+            "spec.addresses[0]",
+            "spec.addresses[2]",
+            "spec.serviceAllocation.namespaces",
+            "spec.serviceAllocation.namespaceSelectors[1]",
+            "spec.serviceAllocation.serviceSelectors[0]",
+        ]
+    );
+}
+
+#[test]
+fn a_pool_without_addresses_is_refused_and_a_mixed_range_only_warned_of() {
+    let objects = Objects {
+        pools: vec![pool("none", 1, &[]), pool("mixed", 1, &["1.2.3.4-fc00::1"])],
+        ..Objects::default()
+    };
+    let (configuration, findings) = judge(&objects);
+    assert_eq!(names(&configuration), ["mixed"]);
+    let severities: Vec<_> = findings.iter().map(|f| (f.object.name.as_str(), f.severity)).collect();
+    assert_eq!(severities, [("mixed", Severity::Warning), ("none", Severity::Error)]);
+}
+
+#[test]
+fn a_priority_alone_admits_everybody() {
+    let spec = json!({"addresses": ["10.0.0.0/24"], "serviceAllocation": {"priority": 10}});
+    let objects = Objects { pools: vec![pool_json("p", "2024-01-01T00:00:00Z", spec)], ..Objects::default() };
+    let (configuration, findings) = judge(&objects);
+    assert_eq!(findings, []);
+    let allocation = configuration.pools["p"].allocation.as_ref().unwrap();
+    assert!(allocation.admits_namespace("any") && allocation.admits_labels(&BTreeMap::new()));
+    assert_eq!(allocation.priority, 10);
+}
+
+#[test]
+fn namespaces_are_those_by_name_and_those_by_label() {
+    let spec = json!({"addresses": ["10.0.0.0/24"], "serviceAllocation": {
+        "namespaces": ["a"], "namespaceSelectors": [{"matchLabels": {"team": "x"}}]}});
+    let namespace = |name: &str, team: &str| {
+        Arc::new(
+            serde_json::from_value(json!({"metadata": {"name": name, "labels": {"team": team}}})).unwrap(),
+        )
+    };
+    let objects = Objects {
+        pools: vec![pool_json("p", "2024-01-01T00:00:00Z", spec)],
+        namespaces: vec![namespace("b", "x"), namespace("c", "y")],
+        ..Objects::default()
+    };
+    let allocation = judge(&objects).0.pools.remove("p").unwrap().allocation.unwrap();
+    let admitted = ["a", "b", "c"].map(|name| allocation.admits_namespace(name));
+    assert_eq!(admitted, [true, true, false]);
+}
+
+#[test]
+fn an_advertisement_covers_the_pools_it_names_and_selects_or_else_all() {
+    let objects = Objects {
+        pools: vec![
+            pool("a", 1, &["10.0.0.0/24"]),
+            pool("b", 1, &["10.0.1.0/24"]),
+            pool("c", 1, &["10.0.2.0/24"]),
+        ],
+        l2_advertisements: vec![
+            advertisement("all", json!({})),
+            advertisement(
+                "some",
+                json!({"ipAddressPools": ["a", "gone"], "ipAddressPoolSelectors": [{"matchLabels": {"pool": "b"}}]}),
+            ),
+            advertisement("unknown", json!({"ipAddressPools": ["gone"]})),
+        ],
+        ..Objects::default()
+    };
+    let (configuration, findings) = judge(&objects);
+    let pools: Vec<Vec<&str>> = configuration
+        .l2_advertisements
+        .iter()
+        .map(|advertisement| advertisement.pools.iter().map(String::as_str).collect())
+        .collect();
+    assert_eq!(pools, [vec!["a", "b", "c"], vec!["a", "b"], vec![]]);
+    assert!(findings.iter().all(|f| f.severity == Severity::Warning && f.value == "gone"));
+}
+
+#[test]
+fn repetitions_in_an_advertisement_are_refused() {
+    let selector = json!({"matchLabels": {"a": "b"}});
+    let expression = json!({"key": "k", "operator": "In", "values": ["v"]});
+    for spec in [
+        json!({"ipAddressPools": ["a", "a"]}),
+        json!({"ipAddressPoolSelectors": [selector, selector]}),
+        json!({"nodeSelectors": [selector, selector]}),
+        json!({"serviceSelectors": [selector, selector]}),
+        json!({"nodeSelectors": [{"matchExpressions": [expression, expression]}]}),
+        json!({"nodeSelectors": [{"matchExpressions": [{"key": "k", "operator": "In", "values": ["v", "v"]}]}]}),
+        json!({"preferredNodeSelectors": [{"weight": 1, "preference": {"matchExpressions": [{"key": "k", "operator": "Is"}]}}]}),
+    ] {
+        let objects =
+            Objects { l2_advertisements: vec![advertisement("x", spec.clone())], ..Objects::default() };
+        let (configuration, findings) = judge(&objects);
+        assert!(configuration.l2_advertisements.is_empty(), "{spec}");
+        assert!(findings.iter().any(|f| f.severity == Severity::Error), "{spec}");
+    }
+}
+
+#[test]
+fn identical_advertisements_are_one_unless_they_have_preferences() {
+    let preferred = json!({"preferredNodeSelectors": [{"weight": 1, "preference": {}}]});
+    for (spec, left) in [(json!({"interfaces": ["eth0"]}), 1), (preferred, 2)] {
+        let list = vec![advertisement("a", spec.clone()), advertisement("b", spec)];
+        let objects = Objects { l2_advertisements: list, ..Objects::default() };
+        assert_eq!(judge(&objects).0.l2_advertisements.len(), left);
+    }
+}

@@ -1,0 +1,86 @@
+//! The `AddressPool` kind of v0.11 to v0.13.
+
+use std::sync::Arc;
+
+use crds::{
+    BGPAdvertisement, BGPAdvertisementSpec, IPAddressPool, IPAddressPoolSpec, L2Advertisement,
+    L2AdvertisementSpec, LegacyAddressPool, LegacyBgpAdvertisement, ResourceExt as _,
+};
+
+use super::Converted;
+use crate::finding::{Finding, ObjectRef, Report};
+use crate::objects::elder_first;
+use crate::range::parse_addresses;
+
+/// Converts each of `pools` to an `IPAddressPool` of its name and advertisements named after it.
+pub fn convert_address_pools(pools: &[Arc<LegacyAddressPool>], namespace: &str) -> (Converted, Vec<Finding>) {
+    let mut converted = Converted::default();
+    let mut findings = Vec::new();
+    for object in elder_first(pools) {
+        let mut report = Report::new(ObjectRef::of("AddressPool", &*object), &mut findings);
+        convert(&object, &mut converted, &mut report);
+    }
+    converted.settle_in(namespace);
+    (converted, findings)
+}
+
+fn convert(object: &LegacyAddressPool, converted: &mut Converted, report: &mut Report<'_>) {
+    let (name, spec) = (object.name_any(), &object.spec);
+    report.warning(
+        "kind",
+        "AddressPool",
+        "the kind is deprecated; it is served by an IPAddressPool and advertisements made from it",
+        "keep those, with your changes, and delete the AddressPool",
+    );
+    if spec.addresses.is_empty() {
+        report.error("spec.addresses", "", "the pool has no addresses", "list at least one prefix or range");
+    }
+    for (index, text) in spec.addresses.iter().enumerate() {
+        if let Err(fault) = parse_addresses(text) {
+            report.error(format!("spec.addresses[{index}]"), text, fault.problem, fault.remedy);
+        }
+    }
+    let pools = Some(vec![name.clone()]);
+    let listed = spec.bgp_advertisements.clone().unwrap_or_default();
+    match spec.protocol.as_str() {
+        "layer2" => {
+            if !listed.is_empty() {
+                report.error(
+                    "spec.bgpAdvertisements",
+                    "",
+                    "a pool of protocol layer2 has no BGP advertisements",
+                    "remove them, or make the protocol bgp",
+                );
+            }
+            let spec = L2AdvertisementSpec { ip_address_pools: pools, ..L2AdvertisementSpec::default() };
+            converted.l2_advertisements.push(L2Advertisement::new(&name, spec));
+        }
+        "bgp" => {
+            let listed = if listed.is_empty() { vec![LegacyBgpAdvertisement::default()] } else { listed };
+            for (advertisement, number) in listed.into_iter().zip(1..) {
+                let name = if number == 1 { name.clone() } else { format!("{name}-{number}") };
+                let spec = BGPAdvertisementSpec {
+                    aggregation_length: advertisement.aggregation_length.or(Some(32)),
+                    aggregation_length_v6: advertisement.aggregation_length_v6.or(Some(128)),
+                    local_pref: advertisement.local_pref,
+                    communities: advertisement.communities,
+                    ip_address_pools: pools.clone(),
+                    ..BGPAdvertisementSpec::default()
+                };
+                converted.bgp_advertisements.push(BGPAdvertisement::new(&name, spec));
+            }
+        }
+        other => report.error(
+            "spec.protocol",
+            other,
+            "this is no protocol, so the pool is announced to nobody",
+            "use layer2 or bgp",
+        ),
+    }
+    let pool = IPAddressPoolSpec {
+        addresses: spec.addresses.clone(),
+        auto_assign: spec.auto_assign.unwrap_or(true),
+        ..IPAddressPoolSpec::default()
+    };
+    converted.pools.push(IPAddressPool::new(&name, pool));
+}

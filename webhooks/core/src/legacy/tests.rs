@@ -1,0 +1,285 @@
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::configuration::Configuration;
+use crate::objects::Objects;
+
+fn good(text: &str) -> Converted {
+    let (converted, findings) = convert(text, "metallb-system").unwrap();
+    assert_eq!(findings, []);
+    converted
+}
+
+fn said(text: &str) -> Vec<(u64, String)> {
+    let (_, findings) = convert(text, "metallb-system").unwrap();
+    findings.into_iter().map(|finding| (finding.line, finding.field)).collect()
+}
+
+fn specs<K: serde::Serialize>(objects: &[K]) -> Vec<(String, Value)> {
+    let json = objects.iter().map(|object| serde_json::to_value(object).unwrap());
+    json.map(|object| (object["metadata"]["name"].as_str().unwrap().to_owned(), object["spec"].clone()))
+        .collect()
+}
+
+/// The texts of three tutorials, as their ConfigMaps hold them.
+#[test]
+fn the_pools_of_the_tutorials_become_pools_and_advertisements() {
+    for (text, name, addresses) in [
+        (
+            "address-pools:\n- name: default\n  protocol: layer2\n  addresses:\n  - 192.168.0.230-192.168.1.250\n",
+            "default",
+            json!(["192.168.0.230-192.168.1.250"]),
+        ),
+        (
+            "address-pools: # metalLB의 세부설정\n- name: nginx-ip-range\n  protocol: layer2 # metallb에서 제공하는 로드밸런서의 동작 방식\n  addresses: # metallb에서 제공하는 로드밸런스의 Ext 주소\n  - 192.168.1.11-192.168.1.13\n",
+            "nginx-ip-range",
+            json!(["192.168.1.11-192.168.1.13"]),
+        ),
+        (
+            "address-pools:\n- name: default\n  protocol: layer2\n  addresses:\n  - 172.19.255.200-172.19.255.250\n",
+            "default",
+            json!(["172.19.255.200-172.19.255.250"]),
+        ),
+    ] {
+        let converted = good(text);
+        let pool = json!({"addresses": addresses, "autoAssign": true, "avoidBuggyIPs": false});
+        assert_eq!(specs(&converted.pools), [(name.to_owned(), pool)]);
+        assert_eq!(
+            specs(&converted.l2_advertisements),
+            [("l2advertisement1".to_owned(), json!({"ipAddressPools": [name]}))]
+        );
+        assert_eq!(converted.pools[0].metadata.namespace.as_deref(), Some("metallb-system"));
+    }
+}
+
+#[test]
+fn every_field_of_the_old_format_has_its_place() {
+    let converted = good(
+        r#"
+peers:
+- my-asn: 64512
+  peer-asn: 64513
+  peer-address: 10.0.0.1
+  source-address: 10.0.0.2
+  router-id: 10.0.0.3
+  peer-port: 1179
+  hold-time: 3m1500ms
+  keepalive-time: 30s
+  password: 0123
+  bfd-profile: Fast_One
+  ebgp-multihop: true
+  node-selectors:
+  - match-labels: {rack: "1"}
+    match-expressions:
+    - {key: zone, operator: In, values: [a, b]}
+- {my-asn: 64512, peer-asn: 64514, peer-address: 10.0.0.9}
+bgp-communities:
+  world: 65000:2
+  home: "large:1:2:3"
+bfd-profiles:
+- name: fast-one
+  receive-interval: 35
+  transmit-interval: 36
+  echo-interval: 37
+  detect-multiplier: 5
+  minimum-ttl: 10
+  echo-mode: false
+  passive-mode: yes
+address-pools:
+- name: lan
+  protocol: layer2
+  addresses: [10.1.0.0/24]
+  auto-assign: no
+- name: wan
+  protocol: bgp
+  avoid-buggy-ips: true
+  addresses: [10.2.0.0/24, "fc00::/120"]
+  bgp-advertisements:
+  - aggregation-length: 24
+    aggregation-length-v6: 120
+    localpref: 100
+    communities: [world, "65000:1"]
+  - {}
+- name: bare
+  protocol: bgp
+  addresses: [10.3.0.0/24]
+"#,
+    );
+    let named = |name: &str, spec: Value| (name.to_owned(), spec);
+    assert_eq!(
+        specs(&converted.bgp_peers),
+        [
+            named(
+                "peer1",
+                json!({"myASN": 64512, "peerASN": 64513, "peerAddress": "10.0.0.1", "sourceAddress": "10.0.0.2",
+                "routerID": "10.0.0.3", "peerPort": 1179, "holdTime": "181s", "keepaliveTime": "30s", "password": "0123",
+                "bfdProfile": "fast-one", "ebgpMultiHop": true, "nodeSelectors": [{"matchLabels": {"rack": "1"},
+                "matchExpressions": [{"key": "zone", "operator": "In", "values": ["a", "b"]}]}]})
+            ),
+            named(
+                "peer2",
+                json!({"myASN": 64512, "peerASN": 64514, "peerAddress": "10.0.0.9", "peerPort": 179, "holdTime": "90s"})
+            ),
+        ]
+    );
+    assert_eq!(
+        specs(&converted.communities),
+        [named(
+            "communities",
+            json!({"communities": [
+            {"name": "home", "value": "large:1:2:3"}, {"name": "world", "value": "65000:2"}]})
+        )]
+    );
+    assert_eq!(
+        specs(&converted.bfd_profiles),
+        [named(
+            "fast-one",
+            json!({"receiveInterval": 35, "transmitInterval": 36, "echoInterval": 37, "detectMultiplier": 5,
+            "minimumTtl": 10, "echoMode": false, "passiveMode": true})
+        )]
+    );
+    assert_eq!(
+        specs(&converted.pools),
+        [
+            named("lan", json!({"addresses": ["10.1.0.0/24"], "autoAssign": false, "avoidBuggyIPs": false})),
+            named(
+                "wan",
+                json!({"addresses": ["10.2.0.0/24", "fc00::/120"], "autoAssign": true, "avoidBuggyIPs": true})
+            ),
+            named("bare", json!({"addresses": ["10.3.0.0/24"], "autoAssign": true, "avoidBuggyIPs": false})),
+        ]
+    );
+    assert_eq!(
+        specs(&converted.l2_advertisements),
+        [named("l2advertisement1", json!({"ipAddressPools": ["lan"]}))]
+    );
+    assert_eq!(
+        specs(&converted.bgp_advertisements),
+        [
+            named(
+                "bgpadvertisement1",
+                json!({"aggregationLength": 24, "aggregationLengthV6": 120, "localPref": 100,
+                "communities": ["world", "65000:1"], "ipAddressPools": ["wan"]})
+            ),
+            named(
+                "bgpadvertisement2",
+                json!({"aggregationLength": 32, "aggregationLengthV6": 128, "ipAddressPools": ["wan"]})
+            ),
+            named(
+                "bgpadvertisement3",
+                json!({"aggregationLength": 32, "aggregationLengthV6": 128, "ipAddressPools": ["bare"]})
+            ),
+        ]
+    );
+    let share = |list: Vec<_>| list.into_iter().map(Arc::new).collect();
+    let objects = Objects {
+        pools: share(converted.pools),
+        bgp_advertisements: converted.bgp_advertisements.into_iter().map(Arc::new).collect(),
+        bgp_peers: converted.bgp_peers.into_iter().map(Arc::new).collect(),
+        bfd_profiles: converted.bfd_profiles.into_iter().map(Arc::new).collect(),
+        communities: converted.communities.into_iter().map(Arc::new).collect(),
+        ..Objects::default()
+    };
+    let (_, findings) = Configuration::from_objects(&objects);
+    assert!(findings.iter().all(|finding| finding.severity == Severity::Warning), "{findings:?}");
+}
+
+#[test]
+fn what_cannot_be_mapped_is_said_with_its_line() {
+    assert_eq!(
+        said("address-pools:\n- name: a\n  protocol: arp\n  cidr:\n  - 10.0.0.0/24\n"),
+        [
+            (2, "address-pools[0]".to_owned()),
+            (3, "address-pools[0].protocol".to_owned()),
+            (4, "address-pools[0].cidr".to_owned()),
+        ]
+    );
+    assert_eq!(said("pools: []\n"), [(1, "pools".to_owned())]);
+    assert_eq!(
+        said("address-pools:\n- name: a\n  protocol: layer2\n  addresses:\n  - 10.0.0.0/24\n  - 10.0.1.5\n"),
+        [(6, "address-pools[0].addresses[1]".to_owned()),]
+    );
+    assert_eq!(
+        said("peers:\n- my-asn: 0\n  peer-asn: 1\n  peer-address: 10.0.0.1\n"),
+        [(2, "peers[0].my-asn".to_owned()), (2, "peers[0]".to_owned()),]
+    );
+    assert_eq!(said("bgp-communities:\n  x: 1:70000\n"), [(2, "bgp-communities.x".to_owned())]);
+    assert_eq!(
+        said("bfd-profiles:\n- name: f\n  echo-interval: fast\n"),
+        [(3, "bfd-profiles[0].echo-interval".to_owned())]
+    );
+    assert_eq!(said("address-pools: all\n"), [(1, "address-pools".to_owned())]);
+    assert_eq!(
+        said("address-pools:\n- all\n"),
+        [(2, "address-pools[0]".to_owned()), (2, "address-pools[0]".to_owned()),]
+    );
+}
+
+#[test]
+fn a_pool_with_a_faulty_address_is_still_a_pool_so_that_nobody_loses_an_address() {
+    let text = "address-pools:\n- name: a\n  protocol: layer2\n  addresses: [10.0.0.0/24, 10.1]\n";
+    let (converted, _) = convert(text, "n").unwrap();
+    assert_eq!(converted.pools[0].spec.addresses, ["10.0.0.0/24", "10.1"]);
+}
+
+#[test]
+fn text_that_is_no_yaml_converts_nothing_and_says_where() {
+    let error = convert("address-pools:\n- name: a\n  addresses: [\n", "n").unwrap_err();
+    assert!(error.line >= 3, "{error}");
+    assert_eq!(convert("", "n").unwrap().0, Converted::default());
+    assert_eq!(convert("# nothing yet\n", "n").unwrap().0, Converted::default());
+}
+
+#[test]
+fn names_that_are_no_names_of_objects_are_changed_and_told() {
+    let text = "address-pools:\n- name: My_Pool\n  protocol: layer2\n  addresses: [10.0.0.0/24]\n- name: my-pool\n  protocol: layer2\n  addresses: [10.0.1.0/24]\n";
+    let (converted, findings) = convert(text, "n").unwrap();
+    assert_eq!(specs(&converted.pools).len(), 1);
+    let said: Vec<_> = findings.iter().map(|finding| (finding.line, finding.severity)).collect();
+    assert_eq!(said, [(2, Severity::Warning), (5, Severity::Error)]);
+}
+
+#[test]
+fn an_address_pool_becomes_a_pool_and_its_advertisements() {
+    let object = |name: &str, spec: Value| {
+        let json = json!({"apiVersion": "metallb.io/v1beta1", "kind": "AddressPool", "metadata": {"name": name}, "spec": spec});
+        Arc::new(serde_json::from_value::<crds::LegacyAddressPool>(json).unwrap())
+    };
+    let (converted, findings) = convert_address_pools(
+        &[
+            object("lan", json!({"protocol": "layer2", "addresses": ["10.0.0.0/24"], "autoAssign": false})),
+            object(
+                "wan",
+                json!({"protocol": "bgp", "addresses": ["10.1.0.0/24"], "bgpAdvertisements": [{"localPref": 7}, {}]}),
+            ),
+            object("bad", json!({"protocol": "layer2", "addresses": [], "bgpAdvertisements": [{}]})),
+            object("odd", json!({"protocol": "rip", "addresses": ["10.2.0.0/24"]})),
+        ],
+        "metallb-system",
+    );
+    let names = |list: Vec<(String, Value)>| list.into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+    assert_eq!(names(specs(&converted.pools)), ["bad", "lan", "odd", "wan"]);
+    assert!(!converted.pools[1].spec.auto_assign);
+    assert_eq!(names(specs(&converted.l2_advertisements)), ["bad", "lan"]);
+    assert_eq!(names(specs(&converted.bgp_advertisements)), ["wan", "wan-2"]);
+    let errors: Vec<_> = findings
+        .iter()
+        .filter(|finding| finding.severity == Severity::Error)
+        .map(|finding| (finding.object.name.as_str(), finding.field.as_str()))
+        .collect();
+    assert_eq!(
+        errors,
+        [("bad", "spec.addresses"), ("bad", "spec.bgpAdvertisements"), ("odd", "spec.protocol")]
+    );
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_text_makes_the_conversion_panic(text in "(?s).{0,200}", shape in "[-a-z:\\[\\]{}\"'&*!|>#%@ \n]{0,200}") {
+        let _ = convert(&text, "n");
+        let _ = convert(&shape, "n");
+        let _ = convert(&format!("address-pools:\n- name: {shape}"), "n");
+    }
+}

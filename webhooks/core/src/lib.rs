@@ -1,0 +1,26 @@
+//! The one judge of configuration: from the objects of the API to a typed [`Configuration`] and [`Finding`]s.
+//!
+//! Everybody judges by [`Configuration::from_objects`]: the webhook to answer, the controller to allocate and to
+//! write conditions, the speaker to announce, the operator for its inline pools. So admission and reconciliation
+//! cannot disagree. One bad object is left out, with findings on it; everything else goes on. What is refused is
+//! exactly what MetalLB refuses; what is merely doubtful is a warning.
+
+mod advertisement;
+mod bgp;
+mod configuration;
+mod duration;
+mod finding;
+pub mod legacy;
+mod objects;
+mod policy;
+mod pool;
+mod range;
+mod selectors;
+
+pub use advertisement::{L2Advertisement, PreferredNodes};
+pub use bgp::{BfdProfile, BgpAdvertisement, BgpPeer, CommunityValue};
+pub use configuration::Configuration;
+pub use finding::{Finding, ObjectRef, Severity};
+pub use objects::Objects;
+pub use pool::{Allocation, Pool, Quota};
+pub use range::{AddressFault, Family, IpRange, bits, parse_addresses};

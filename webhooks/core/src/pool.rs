@@ -1,0 +1,220 @@
+//! `IPAddressPool` (`reference/metallb.md` §1.1, §4.2).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use crds::{IPAddressPool, Selector, SelectorExt as _, ServiceAllocation};
+
+use crate::finding::Report;
+use crate::objects::Objects;
+use crate::range::{Family, IpRange, parse_addresses};
+use crate::selectors::{names, selectors};
+
+/// Addresses that Services may get.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pool {
+    /// Its name.
+    pub name: String,
+    /// Its addresses in listed order, which is the order in which they are tried. They do not overlap.
+    pub ranges: Vec<IpRange>,
+    /// Whether Services that ask for no pool and no address may get one from here.
+    pub auto_assign: bool,
+    /// Whether IPv4 addresses ending in .0 and .255 are kept back.
+    pub avoid_buggy_ips: bool,
+    /// Which Services may use it; none means every Service.
+    pub allocation: Option<Allocation>,
+    /// Labels of the object, which advertisements select by.
+    pub labels: BTreeMap<String, String>,
+    /// Addresses that only a Service gets which asks for them.
+    pub reserved: Vec<IpRange>,
+    /// How many addresses a namespace may have.
+    pub quotas: Vec<Quota>,
+}
+
+/// A limit of addresses per namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// The namespaces that it binds; none means every namespace.
+    pub namespaces: Option<BTreeSet<String>>,
+    /// How many distinct addresses of the pool each of them may have.
+    pub max_addresses: u32,
+}
+
+/// Which Services may use a pool, and how early it is tried.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Allocation {
+    /// Lower positive numbers are tried first, 0 last.
+    pub priority: i64,
+    /// Whether namespaces restrict the pool at all.
+    pub by_namespace: bool,
+    /// The namespaces given by name and those that the selectors match now.
+    pub namespaces: BTreeSet<String>,
+    /// Services by label, any one is enough; empty means all.
+    pub service_selectors: Vec<Selector>,
+}
+
+impl Pool {
+    /// Whether `ip` is one of its addresses.
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        self.ranges.iter().any(|range| range.contains(ip))
+    }
+
+    /// Whether the pool keeps `ip` back although it is one of its addresses.
+    pub fn avoids(&self, ip: IpAddr) -> bool {
+        self.avoid_buggy_ips
+            && matches!(ip.to_canonical(), IpAddr::V4(v4) if matches!(v4.octets()[3], 0 | 255))
+    }
+
+    /// How many addresses of the pool the namespace may have; none means any number.
+    pub fn quota(&self, namespace: &str) -> Option<u32> {
+        let binds = |quota: &&Quota| quota.namespaces.as_ref().is_none_or(|names| names.contains(namespace));
+        self.quotas.iter().filter(binds).map(|quota| quota.max_addresses).min()
+    }
+
+    /// How many addresses of `family` the pool can give, saturating.
+    pub fn capacity(&self, family: Family) -> u128 {
+        let ranges = self.ranges.iter().filter(|range| range.family() == family);
+        ranges.map(|range| range.count() - self.avoided_in(range)).fold(0, u128::saturating_add)
+    }
+
+    /// How many addresses of `range` are kept back because of their last octet.
+    fn avoided_in(&self, range: &IpRange) -> u128 {
+        if !self.avoid_buggy_ips || range.family() == Family::V6 {
+            return 0;
+        }
+        // Addresses up to and including `end` whose last octet is 0 or 255.
+        let up_to = |end: u128| 2 * (end / 256) + 1 + u128::from(end % 256 == 255);
+        let (first, last) = range.bits();
+        up_to(last) - first.checked_sub(1).map_or(0, up_to)
+    }
+
+    /// Whether it has addresses of `family`.
+    pub fn has(&self, family: Family) -> bool {
+        self.ranges.iter().any(|range| range.family() == family)
+    }
+}
+
+impl Allocation {
+    /// Whether the namespace may use the pool.
+    pub fn admits_namespace(&self, namespace: &str) -> bool {
+        !self.by_namespace || self.namespaces.contains(namespace)
+    }
+
+    /// Whether a Service with `labels` may use the pool.
+    pub fn admits_labels(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.service_selectors.is_empty() || self.service_selectors.iter().any(|s| s.matches(labels))
+    }
+}
+
+/// The pool that `object` describes, overlaps with others left aside; none if it has an error.
+pub(crate) fn judge(object: &IPAddressPool, objects: &Objects, report: &mut Report<'_>) -> Option<Pool> {
+    let spec = &object.spec;
+    if spec.addresses.is_empty() {
+        report.error(
+            "spec.addresses",
+            "",
+            "the pool has no addresses",
+            "list at least one prefix (192.168.10.0/24) or range (192.168.10.20-192.168.10.40)",
+        );
+    }
+    let ranges = ranges(&spec.addresses, report);
+    let allocation = spec.service_allocation.as_ref().map(|a| allocation(a, objects, report));
+    (!report.failed()).then(|| Pool {
+        name: object.metadata.name.clone().unwrap_or_default(),
+        ranges,
+        auto_assign: spec.auto_assign,
+        avoid_buggy_ips: spec.avoid_buggy_ips,
+        allocation,
+        labels: object.metadata.labels.clone().unwrap_or_default(),
+        reserved: Vec::new(),
+        quotas: Vec::new(),
+    })
+}
+
+/// What can be read of the addresses of `object`, whatever else is wrong with it.
+pub(crate) fn readable_ranges(object: &IPAddressPool) -> Vec<IpRange> {
+    object.spec.addresses.iter().filter_map(|text| parse_addresses(text).ok().flatten()).collect()
+}
+
+fn ranges(addresses: &[String], report: &mut Report<'_>) -> Vec<IpRange> {
+    let mut ranges: Vec<(IpRange, &String)> = Vec::new();
+    for (index, text) in addresses.iter().enumerate() {
+        let field = format!("spec.addresses[{index}]");
+        match parse_addresses(text) {
+            Err(fault) => report.error(field, text, fault.problem, fault.remedy),
+            Ok(None) => report.warning(
+                field,
+                text,
+                "a range from IPv4 to IPv6 holds no addresses",
+                "write one range for each family",
+            ),
+            Ok(Some(range)) => {
+                if let Some((_, earlier)) = ranges.iter().find(|(other, _)| other.overlaps(&range)) {
+                    report.error(
+                        field,
+                        text,
+                        format!("overlaps with {earlier:?} in the same pool"),
+                        "list each address once",
+                    );
+                }
+                ranges.push((range, text));
+            }
+        }
+    }
+    ranges.into_iter().map(|(range, _)| range).collect()
+}
+
+fn allocation(spec: &ServiceAllocation, objects: &Objects, report: &mut Report<'_>) -> Allocation {
+    let field = "spec.serviceAllocation";
+    let named = names(report, &format!("{field}.namespaces"), spec.namespaces.as_ref());
+    let by_label =
+        selectors(report, &format!("{field}.namespaceSelectors"), spec.namespace_selectors.as_ref());
+    let service_selectors =
+        selectors(report, &format!("{field}.serviceSelectors"), spec.service_selectors.as_ref());
+    if spec.priority.is_some_and(i64::is_negative) {
+        report.warning(
+            format!("{field}.priority"),
+            spec.priority.unwrap_or_default().to_string(),
+            "a negative priority is tried before every other",
+            "use a number from 1 on, or 0 for last",
+        );
+    }
+    let empty = BTreeMap::new();
+    let selected = objects.namespaces.iter().filter(|namespace| {
+        let labels = namespace.metadata.labels.as_ref().unwrap_or(&empty);
+        by_label.iter().any(|selector| selector.matches(labels))
+    });
+    let by_namespace = !named.is_empty() || !by_label.is_empty();
+    let namespaces =
+        named.into_iter().chain(selected.filter_map(|namespace| namespace.metadata.name.clone())).collect();
+    Allocation { priority: spec.priority.unwrap_or_default(), by_namespace, namespaces, service_selectors }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_capacity_leaves_out_what_is_kept_back() {
+        let mut pool = Pool {
+            name: "p".into(),
+            ranges: vec![parse_addresses("10.0.0.0/23").unwrap().unwrap()],
+            auto_assign: true,
+            avoid_buggy_ips: false,
+            allocation: None,
+            labels: BTreeMap::new(),
+            reserved: Vec::new(),
+            quotas: Vec::new(),
+        };
+        assert_eq!(pool.capacity(Family::V4), 512);
+        pool.avoid_buggy_ips = true;
+        assert_eq!(pool.capacity(Family::V4), 508);
+        for (text, left) in
+            [("10.0.0.255/32", 0), ("10.0.0.254-10.0.1.1", 2), ("0.0.0.0/32", 0), ("fc00::/120", 256)]
+        {
+            pool.ranges = vec![parse_addresses(text).unwrap().unwrap()];
+            let counted: u128 = Family::ALL.iter().map(|family| pool.capacity(*family)).sum();
+            assert_eq!(counted, left, "{text}");
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! Address strings of pools, exactly as MetalLB reads them (`reference/metallb.md` §4.1).
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// The family of an address. IPv4-mapped IPv6 addresses count as IPv4, as in MetalLB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// 32 bits.
+    V4,
+    /// 128 bits.
+    V6,
+}
+
+impl Family {
+    /// Both, in the order in which addresses are listed.
+    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    /// The family of `ip`.
+    pub fn of(ip: IpAddr) -> Self {
+        if ip.to_canonical().is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+
+    /// The other family.
+    #[must_use]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::V4 => Self::V6,
+            Self::V6 => Self::V4,
+        }
+    }
+
+    /// The address of this family with the given bits.
+    #[expect(clippy::cast_possible_truncation, reason = "the bits of an IPv4 address are the low 32")]
+    pub fn address(self, bits: u128) -> IpAddr {
+        match self {
+            Self::V4 => IpAddr::V4(Ipv4Addr::from_bits(bits as u32)),
+            Self::V6 => IpAddr::V6(Ipv6Addr::from_bits(bits)),
+        }
+    }
+
+    const fn width(self) -> u32 {
+        match self {
+            Self::V4 => 32,
+            Self::V6 => 128,
+        }
+    }
+
+    /// The highest bits of the family.
+    const fn max(self) -> u128 {
+        match self {
+            Self::V4 => u32::MAX as u128,
+            Self::V6 => u128::MAX,
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
+}
+
+/// The bits of `ip` in its family.
+pub fn bits(ip: IpAddr) -> u128 {
+    match ip.to_canonical() {
+        IpAddr::V4(v4) => u128::from(v4.to_bits()),
+        IpAddr::V6(v6) => v6.to_bits(),
+    }
+}
+
+/// Consecutive addresses of one family, first and last included.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IpRange {
+    family: Family,
+    first: u128,
+    last: u128,
+}
+
+impl IpRange {
+    /// The range from `first` to `last`; none if they differ in family or are in the wrong order.
+    pub fn new(first: IpAddr, last: IpAddr) -> Option<Self> {
+        let (family, first_bits, last_bits) = (Family::of(first), bits(first), bits(last));
+        (family == Family::of(last) && first_bits <= last_bits).then_some(Self {
+            family,
+            first: first_bits,
+            last: last_bits,
+        })
+    }
+
+    /// The range of one address.
+    pub fn single(ip: IpAddr) -> Self {
+        Self { family: Family::of(ip), first: bits(ip), last: bits(ip) }
+    }
+
+    /// The family of all its addresses.
+    pub const fn family(&self) -> Family {
+        self.family
+    }
+
+    /// The lowest address.
+    pub fn first(&self) -> IpAddr {
+        self.family.address(self.first)
+    }
+
+    /// The highest address.
+    pub fn last(&self) -> IpAddr {
+        self.family.address(self.last)
+    }
+
+    /// The bits of the lowest and of the highest address.
+    pub const fn bits(&self) -> (u128, u128) {
+        (self.first, self.last)
+    }
+
+    /// How many addresses, saturating at the largest number.
+    pub const fn count(&self) -> u128 {
+        (self.last - self.first).saturating_add(1)
+    }
+
+    /// Whether `ip` is one of them.
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        Family::of(ip) == self.family && (self.first..=self.last).contains(&bits(ip))
+    }
+
+    /// Whether the two have an address in common.
+    pub const fn overlaps(&self, other: &Self) -> bool {
+        self.family as u8 == other.family as u8 && self.first <= other.last && other.first <= self.last
+    }
+
+    /// The length of the shortest prefix in the minimal list of prefixes that makes up the range.
+    pub fn shortest_prefix(&self) -> u32 {
+        let width = self.family.width();
+        let (mut first, mut shortest) = (self.first, width);
+        loop {
+            let span = (self.last - first).saturating_add(1);
+            let whole_family = first == 0 && self.last == self.family.max();
+            let host_bits =
+                if whole_family { width } else { first.trailing_zeros().min(span.ilog2()).min(width) };
+            shortest = shortest.min(width - host_bits);
+            let step = 1_u128.checked_shl(host_bits);
+            match step.and_then(|step| first.checked_add(step)) {
+                Some(next) if next <= self.last => first = next,
+                _ => return shortest,
+            }
+        }
+    }
+}
+
+impl fmt::Display for IpRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.first == self.last {
+            write!(f, "{}", self.first())
+        } else {
+            write!(f, "{}-{}", self.first(), self.last())
+        }
+    }
+}
+
+impl fmt::Debug for IpRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// An address string that is neither a prefix nor a range.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{problem}")]
+pub struct AddressFault {
+    /// What is wrong with it.
+    pub problem: String,
+    /// What would be right.
+    pub remedy: String,
+}
+
+fn fault(problem: impl Into<String>, remedy: impl Into<String>) -> AddressFault {
+    AddressFault { problem: problem.into(), remedy: remedy.into() }
+}
+
+/// The addresses that `text` names; none for a range from one family to the other, which MetalLB accepts as empty.
+pub fn parse_addresses(text: &str) -> Result<Option<IpRange>, AddressFault> {
+    match text.split_once('-') {
+        Some((first, last)) => parse_range(first, last),
+        None => parse_prefix(text).map(Some),
+    }
+}
+
+/// Blanks around the dash are ignored, those around a prefix are not.
+fn parse_range(first: &str, last: &str) -> Result<Option<IpRange>, AddressFault> {
+    let address = |text: &str, which: &str| {
+        text.trim().parse::<IpAddr>().map_err(|_| {
+            fault(
+                format!("the {which} address of the range, {:?}, is no IP address", text.trim()),
+                "write the range as FIRST-LAST, for example 192.168.10.20-192.168.10.40",
+            )
+        })
+    };
+    let (first, last) = (address(first, "first")?, address(last, "last")?);
+    // Compared as 128-bit numbers across the families, IPv4 being ::ffff:0:0/96.
+    if mapped(first) > mapped(last) {
+        return Err(fault(
+            format!("the range starts at {first}, after its end {last}"),
+            format!("write the lower address first: {last}-{first}"),
+        ));
+    }
+    Ok(IpRange::new(first, last))
+}
+
+fn mapped(ip: IpAddr) -> u128 {
+    match ip {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(v6) => v6.to_bits(),
+    }
+}
+
+/// Host bits are ignored; a prefix of IPv4-mapped addresses is one of IPv4.
+fn parse_prefix(text: &str) -> Result<IpRange, AddressFault> {
+    let Some((address, length)) = text.split_once('/') else {
+        let trimmed = text.trim();
+        return Err(match trimmed.parse::<IpAddr>() {
+            Ok(ip) => fault(
+                "an address without a prefix length",
+                format!("write {ip}/{} for this one address", if ip.is_ipv4() { 32 } else { 128 }),
+            ),
+            Err(_) => fault(
+                "neither a prefix nor a range",
+                "write a prefix (192.168.10.0/24) or a range (192.168.10.20-192.168.10.40)",
+            ),
+        });
+    };
+    let ip: IpAddr = address.parse().map_err(|_| {
+        let remedy = if address.trim() == address && length.trim() == length {
+            "write a prefix as ADDRESS/LENGTH, for example 192.168.10.0/24".to_owned()
+        } else {
+            format!("write it without blanks: {}", text.trim())
+        };
+        fault(format!("{address:?} is no IP address"), remedy)
+    })?;
+    let width = if ip.is_ipv4() { 32 } else { 128 };
+    let length: u32 = (!length.is_empty() && length.bytes().all(|b| b.is_ascii_digit()))
+        .then(|| length.parse().ok())
+        .flatten()
+        .filter(|length| *length <= width)
+        .ok_or_else(|| {
+            fault(
+                format!("the prefix length {length:?} is no number from 0 to {width}"),
+                format!("write a length from 0 to {width} after the slash"),
+            )
+        })?;
+    let host_bits = width - length;
+    let host_mask = if host_bits == 128 { u128::MAX } else { (1_u128 << host_bits) - 1 };
+    let network = match ip {
+        IpAddr::V4(v4) => u128::from(v4.to_bits()),
+        IpAddr::V6(v6) => v6.to_bits(),
+    } & !host_mask;
+    if ip.is_ipv4() {
+        return Ok(IpRange { family: Family::V4, first: network, last: network | host_mask });
+    }
+    let (first, last) = (Family::V6.address(network), Family::V6.address(network | host_mask));
+    // Only where the masked address itself is mapped (a length of 96 or more) do both ends fall in one family.
+    Ok(IpRange::new(first, last).unwrap_or(IpRange {
+        family: Family::V6,
+        first: network,
+        last: network | host_mask,
+    }))
+}
+
+#[cfg(test)]
+mod tests;

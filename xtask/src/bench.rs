@@ -1,0 +1,63 @@
+//! `cargo xtask bench`: what things cost, as tables. Ratios count, since machines differ.
+
+use std::ffi::OsStr;
+
+use crate::{bench_ipam, image, test};
+
+/// Arguments of `cargo xtask bench`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(clap::Subcommand)]
+enum What {
+    /// The allocator: filling pools, the last free address, refusals, adoption, memory.
+    Ipam,
+    /// On a real cluster: from the stack to Available, from a Service to the first answer, memory, image size.
+    Smoke,
+    /// ARP answers beside the kernel's own, with one address and with thousands.
+    Arp(Passed),
+    /// The longest silence of a client, for each kind of fault, on real speakers in network namespaces.
+    Failover(Passed),
+}
+
+#[derive(clap::Args)]
+struct Passed {
+    /// Passed to the benchmark.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<String>,
+}
+
+/// Runs a benchmark.
+///
+/// # Errors
+///
+/// It could not be run.
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    match &args.what {
+        // Figures of an unoptimised build would be worth nothing.
+        What::Ipam if cfg!(debug_assertions) => {
+            test::cargo(&["run", "--release", "--package", "xtask", "--", "bench", "ipam"], &[])
+        }
+        What::Ipam => bench_ipam::run(),
+        What::Smoke => example("smoke", &[]),
+        What::Arp(Passed { arguments }) => example("arp", arguments),
+        What::Failover(Passed { arguments }) => example("failover", arguments),
+    }
+}
+
+/// Builds the image, and runs an example of `tests/e2e` with it.
+fn example(name: &str, arguments: &[String]) -> anyhow::Result<()> {
+    let image = image::build(image::TEST_TAG)?;
+    println!("image: {:.1} MB compressed", image::megabytes(image.written.compressed));
+    let binary = image.binary.to_string_lossy().into_owned();
+    let mut words = vec!["run", "--release", "--package", "e2e", "--example", name, "--"];
+    if name != "smoke" {
+        words.extend(["--binary", &binary]);
+    }
+    words.extend(arguments.iter().map(String::as_str));
+    let archive: &OsStr = image.archive.as_os_str();
+    test::cargo(&words, &[("LBSTACK_TEST_IMAGE", archive)])
+}

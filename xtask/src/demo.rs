@@ -1,0 +1,211 @@
+//! `cargo xtask demo`: from a clone to an address that answers, on a throwaway cluster or on the user's own.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use testbed::{Cluster, Options};
+
+use crate::{cluster, image};
+
+/// Arguments of `cargo xtask demo`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Take the demo's cluster away.
+    #[arg(long, conflicts_with_all = ["kubeconfig", "image"])]
+    down: bool,
+
+    /// Install into the cluster of this kubeconfig instead. Needs kubectl, and an image that its nodes can pull.
+    #[arg(long, requires = "image")]
+    kubeconfig: Option<PathBuf>,
+
+    /// The image's name, where the nodes of `--kubeconfig` find it.
+    #[arg(long, requires = "kubeconfig")]
+    image: Option<String>,
+
+    /// Nodes of the throwaway cluster.
+    #[arg(long, default_value_t = 3)]
+    nodes: usize,
+}
+
+/// The demo's cluster among those of the testbed.
+const ID: &str = "demo";
+/// What the demo applies: the README's first example, and something to reach.
+const STACK: &str = include_str!("../demo/stack.yaml");
+const WEB: &str = include_str!("../demo/nginx.yaml");
+/// Images have to be pulled, and processes to start.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Runs the demo.
+///
+/// # Errors
+///
+/// A step failed; the error says which, and what to do.
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    if args.down {
+        return down();
+    }
+    match (&args.kubeconfig, &args.image) {
+        (Some(kubeconfig), Some(image)) => on_own_cluster(kubeconfig, image),
+        _ => on_testbed(args.nodes),
+    }
+}
+
+fn down() -> anyhow::Result<()> {
+    if !Cluster::list().iter().any(|id| id == ID) {
+        println!("There is no demo cluster on this machine: nothing to take away.");
+        return Ok(());
+    }
+    Cluster::attach(ID)?.down()?;
+    println!("The demo cluster is gone.");
+    Ok(())
+}
+
+fn on_testbed(nodes: usize) -> anyhow::Result<()> {
+    let start = Instant::now();
+    if Cluster::list().iter().any(|id| id == ID) {
+        bail!(
+            "the demo's cluster is up already: look at it, or take it away with `cargo xtask demo --down` first"
+        );
+    }
+    step(
+        1,
+        "Build lbstack's image: one static binary, nothing else. The first time this takes some minutes.",
+    );
+    let image = image::build(image::TEST_TAG)?;
+    step(
+        2,
+        "Bring up a real Kubernetes cluster in network namespaces. The first time it is built from source.",
+    );
+    let options =
+        Options { id: ID.into(), nodes, keep: true, progress: cluster::progress(), ..Options::default() };
+    let cluster = Cluster::up(options)?;
+    show(&cluster, &["get", "nodes"])?;
+    step(3, "Install lbstack: push its image to the cluster's registry and apply deploy/install.yaml.");
+    cluster.push(&image.archive, repository(render::install::IMAGE))?;
+    quietly(&cluster, &["apply", "--filename", &install_manifest().to_string_lossy()])?;
+    let operator = "deployment/lbstack-operator";
+    quietly(&cluster, &["rollout", "status", operator, "--namespace", "lbstack-system", "--timeout=120s"])?;
+    step(4, "Apply one LoadBalancerStack; it says which addresses are free.");
+    indented(STACK);
+    let applied = Instant::now();
+    cluster.apply(STACK)?;
+    quietly(&cluster, &["wait", "--for=condition=Available", "lbs/default", "--timeout=120s"])?;
+    println!("   Available after {:.1} s.", applied.elapsed().as_secs_f64());
+    show(&cluster, &["get", "lbs"])?;
+    step(5, "Run nginx, and expose it by a Service of type LoadBalancer.");
+    cluster.apply(WEB)?;
+    quietly(&cluster, &["rollout", "status", "deployment/nginx", "--timeout=120s"])?;
+    let address = address(&cluster)?;
+    show(&cluster, &["get", "service", "nginx"])?;
+    show(&cluster, &["get", "servicel2statuses", "--namespace", "metallb-system"])?;
+    step(6, "Ask for it from a client outside of the cluster.");
+    let answer = answer(&cluster, &address)?;
+    println!("   $ curl http://{address}/");
+    indented(answer.lines().next().unwrap_or_default());
+    println!("\nDone in {:.0} s. What to try next:\n", start.elapsed().as_secs_f64());
+    next_steps(&cluster, &address);
+    Ok(())
+}
+
+fn next_steps(cluster: &Cluster, address: &str) {
+    println!("  export KUBECONFIG={}", cluster.kubeconfig().display());
+    println!(
+        "  kubectl get lbs,services,servicel2statuses --all-namespaces    (or: cargo xtask cluster kubectl --id {ID} …)"
+    );
+    println!("  kubectl describe service nginx                    # who gave the address, who announces it");
+    println!(
+        "  cargo xtask cluster shell --id {ID}               # a shell on the client, outside of the cluster:"
+    );
+    println!(
+        "      curl http://{address}/ ; ip neighbour           # the answer, and whose link-layer address it has"
+    );
+    println!("  cargo xtask demo --down                           # away with all of it");
+}
+
+/// The first address of the demo's Service, once it has one.
+fn address(cluster: &Cluster) -> anyhow::Result<String> {
+    let path = "{.status.loadBalancer.ingress[0].ip}";
+    let has_one = format!("--for=jsonpath={path}");
+    quietly(cluster, &["wait", &has_one, "service/nginx", "--timeout=60s"])?;
+    Ok(cluster.kubectl(["get", "service", "nginx", "--output", &format!("jsonpath={path}")])?)
+}
+
+/// The client's first answer. The data path of a new Service takes a moment on each node.
+fn answer(cluster: &Cluster, address: &str) -> anyhow::Result<String> {
+    let (client, url, start) = (cluster.client(), format!("http://{address}/"), Instant::now());
+    loop {
+        match client.curl(&url) {
+            Ok(answer) => return Ok(answer),
+            Err(error) if start.elapsed() > PATIENCE => {
+                return Err(error).with_context(|| format!("the client got no answer from {url}"));
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(50)),
+        }
+    }
+}
+
+fn on_own_cluster(kubeconfig: &Path, image: &str) -> anyhow::Result<()> {
+    step(1, &format!("Apply deploy/install.yaml with the image {image}."));
+    let manifest = std::fs::read_to_string(install_manifest())?.replace(render::install::IMAGE, image);
+    kubectl(kubeconfig, &["apply", "--filename", "-"], &manifest)?;
+    step(2, "Wait until the operator runs.");
+    let operator = "deployment/lbstack-operator";
+    kubectl(kubeconfig, &["rollout", "status", operator, "--namespace", "lbstack-system", "--timeout=120s"], "")
+        .with_context(|| {
+            format!("the operator did not start; can your nodes pull {image}? `kubectl describe pods -n lbstack-system` tells")
+        })?;
+    println!("\nNow say which addresses are free on your network, and apply it:\n");
+    indented(STACK);
+    println!("\n  kubectl wait --for=condition=Available lbs/default");
+    Ok(())
+}
+
+fn kubectl(kubeconfig: &Path, arguments: &[&str], input: &str) -> anyhow::Result<()> {
+    use std::io::Write as _;
+    let mut command = Command::new("kubectl");
+    command.arg("--kubeconfig").arg(kubeconfig).args(arguments).stdin(Stdio::piped());
+    let mut child = command.spawn().context("cannot run kubectl: install it, or put it in the PATH")?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(input.as_bytes())?;
+    }
+    let status = child.wait()?;
+    if !status.success() {
+        bail!("kubectl {} ended with {status}", arguments.join(" "));
+    }
+    Ok(())
+}
+
+fn install_manifest() -> PathBuf {
+    crate::top().join("deploy/install.yaml")
+}
+
+/// The image's name without its registry's host: the testbed's registry serves the names of every host alike.
+fn repository(image: &str) -> &str {
+    image.split_once('/').map_or(image, |(host, rest)| if host.contains(['.', ':']) { rest } else { image })
+}
+
+fn step(number: usize, what: &str) {
+    println!("\n{number}. {what}");
+}
+
+fn indented(text: &str) {
+    for line in text.lines() {
+        println!("   {line}");
+    }
+}
+
+/// Runs kubectl and shows what a user would see.
+fn show(cluster: &Cluster, arguments: &[&str]) -> anyhow::Result<()> {
+    println!("   $ kubectl {}", arguments.join(" "));
+    indented(&cluster.kubectl(arguments)?);
+    Ok(())
+}
+
+/// Runs kubectl and shows the command only.
+fn quietly(cluster: &Cluster, arguments: &[&str]) -> anyhow::Result<()> {
+    println!("   $ kubectl {}", arguments.join(" "));
+    cluster.kubectl(arguments)?;
+    Ok(())
+}

@@ -1,0 +1,86 @@
+//! `cargo xtask test`: everything that decides whether a change is good, in the order in which it fails fastest.
+
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context as _, bail};
+
+use crate::image;
+
+/// Arguments of `cargo xtask test`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Run only these stages: lint, unit, or a test file of tests/e2e such as testbed, apiserver, netns, e2e.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+
+    /// Passed to the test runners: run only tests whose name contains this.
+    filter: Option<String>,
+}
+
+/// The suites of `tests/e2e` that decide whether a change lands; one file or folder under `tests/e2e/tests` each.
+const SUITES: [&str; 3] = ["e2e", "tutorials", "operator"];
+
+/// Suites that are run by name, with `--only`: they take long, or are not yet proven on a loaded machine.
+const BY_NAME: [&str; 3] = ["testbed", "apiserver", "netns"];
+
+/// Runs the stages.
+///
+/// # Errors
+///
+/// The first stage that fails.
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let named = |stage: &str| args.only.iter().any(|only| only == stage);
+    let wanted = |stage: &str| args.only.is_empty() || named(stage);
+    let stages = [&["lint", "unit"][..], &SUITES, &BY_NAME].concat();
+    if let Some(unknown) = args.only.iter().find(|only| !stages.contains(&only.as_str())) {
+        bail!("--only {unknown}: there is no such stage; choose from {}", stages.join(", "));
+    }
+    if wanted("lint") {
+        stage("cargo fmt --check", || cargo(&["fmt", "--all", "--check"], &[]))?;
+        stage("cargo clippy", || {
+            cargo(&["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"], &[])
+        })?;
+    }
+    let filter = args.filter.as_deref();
+    if wanted("unit") {
+        let tests = ["test", "--workspace", "--exclude", "e2e"];
+        stage("unit tests", || cargo(&[&tests[..], filter.as_slice()].concat(), &[]))?;
+    }
+    let by_name = BY_NAME.into_iter().filter(|suite| named(suite));
+    let suites: Vec<&str> = SUITES.into_iter().filter(|suite| wanted(suite)).chain(by_name).collect();
+    if suites.is_empty() {
+        return Ok(());
+    }
+    stage("prerequisites of the testbed", || Ok(testbed::prepare(&crate::cluster::progress())?))?;
+    let image = stage("image", || image::build(image::TEST_TAG))?;
+    for suite in suites {
+        let environment = [
+            ("LBSTACK_TEST_IMAGE", image.archive.as_os_str()),
+            ("LBSTACK_TEST_BINARY", image.binary.as_os_str()),
+        ];
+        let tests = ["test", "--package", "e2e", "--test", suite, "--"];
+        stage(&format!("{suite} tests"), || cargo(&[&tests[..], filter.as_slice()].concat(), &environment))?;
+    }
+    Ok(())
+}
+
+/// Runs one stage, between a line that says what begins and one that says how long it took.
+fn stage<T>(name: &str, run: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    eprintln!("\n== {name}");
+    let start = Instant::now();
+    let result = run().with_context(|| format!("{name} failed"))?;
+    eprintln!("== {name}: {:.1} s", start.elapsed().as_secs_f64());
+    Ok(result)
+}
+
+/// Runs cargo at the top of the tree.
+pub(crate) fn cargo(args: &[&str], environment: &[(&str, &std::ffi::OsStr)]) -> anyhow::Result<()> {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(args).envs(environment.iter().copied()).current_dir(crate::top());
+    let status = command.status().with_context(|| format!("cannot run cargo {}", args.join(" ")))?;
+    if !status.success() {
+        bail!("cargo {} ended with {status}", args.join(" "));
+    }
+    Ok(())
+}
