@@ -16,6 +16,7 @@ use nix::sys::signal::Signal;
 
 use crate::cgroup;
 use crate::error::{Attempt, Error, Result};
+use crate::node::FIXED;
 use crate::paths::Paths;
 use crate::process::{ProcessId, recorded, run, until};
 
@@ -57,8 +58,8 @@ impl Drop for Lock {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
         // The last testbed takes the common directory with it.
-        if let Some(parent) = self.path.parent() {
-            let _ = fs::remove_dir(parent);
+        if self.path.parent().is_some_and(|parent| fs::remove_dir(parent).is_ok()) {
+            remove_mount_points();
         }
     }
 }
@@ -70,18 +71,12 @@ pub(crate) fn clear(paths: &Paths) -> Result<bool> {
     let groups_there = cgroup::trees()?.iter().any(|tree| tree.join(paths.prefix()).exists());
     let existed = paths.root().exists() || !namespaces.is_empty() || groups_there;
 
-    // The shims' sockets are in a directory that all of this machine's containerds share; their names are in files
-    // that go with the mounts.
-    let sockets = shim_sockets(paths.root());
     end_all(|| {
         let mut all = recorded_processes(paths);
         all.extend(cgroup::processes(&group)?);
         all.extend(processes_in_namespaces(&paths.namespaces()));
         Ok(all)
     })?;
-    for socket in sockets {
-        let _ = fs::remove_file(socket);
-    }
     unmount_below(paths.root())?;
     cgroup::remove(&group)?;
     for namespace in paths.namespaces() {
@@ -89,7 +84,6 @@ pub(crate) fn clear(paths: &Paths) -> Result<bool> {
             run(Command::new("ip").arg("netns").arg("delete").arg(name))?;
         }
     }
-    remove_traces(paths);
     remove_tree(paths.root())?;
     Ok(existed)
 }
@@ -155,18 +149,6 @@ pub(crate) fn processes_in_namespaces(namespaces: &[PathBuf]) -> Vec<ProcessId> 
     .collect()
 }
 
-/// The sockets of containerd's shims, as noted in each container's directory.
-fn shim_sockets(root: &Path) -> Vec<PathBuf> {
-    let directories =
-        |path: PathBuf| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
-    directories(root.join("nodes"))
-        .flat_map(|node| directories(node.join("containerd/state/io.containerd.runtime.v2.task/k8s.io")))
-        .filter_map(|container| fs::read_to_string(container.join("address")).ok())
-        .filter_map(|address| Some(PathBuf::from(address.trim().strip_prefix("unix://")?)))
-        .filter(|socket| socket.starts_with("/run/containerd/s"))
-        .collect()
-}
-
 /// Unmounts everything below a directory, the innermost first.
 pub(crate) fn unmount_below(root: &Path) -> Result<()> {
     // A second round for what was mounted over something else.
@@ -198,48 +180,11 @@ fn mount_points(mountinfo: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Removes what components write outside of the testbed's directory, having no option for the place.
-fn remove_traces(paths: &Paths) {
-    // The kubelet's links to container logs.
-    for link in fs::read_dir("/var/log/containers").into_iter().flatten().flatten() {
-        if fs::read_link(link.path()).is_ok_and(|target| target.starts_with(paths.root())) {
-            let _ = fs::remove_file(link.path());
-        }
-    }
-    // libcni's results: NETWORK-CONTAINER-INTERFACE for our network, and one for the loopback of the same container.
-    let ours = paths.namespace_name("");
-    let results: Vec<PathBuf> = fs::read_dir("/var/lib/cni/results")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path())
-        .collect();
-    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let containers: HashSet<String> = results
-        .iter()
-        .map(|path| name(path))
-        .filter(|name| name.starts_with(&ours))
-        .filter_map(|name| Some(name.rsplit('-').nth(1)?.to_owned()))
-        .collect();
-    for result in results {
-        let name = name(&result);
-        let of_ours = name.rsplit('-').nth(1).is_some_and(|container| containers.contains(container));
-        if name.starts_with(&ours) || (name.starts_with("cni-loopback-") && of_ours) {
-            let _ = fs::remove_file(result);
-        }
-    }
-    // Directories that are empty now; one with something in it is somebody else's and stays.
-    for directory in ["/var/lib/cni/results", "/var/lib/cni", "/var/log/containers"] {
-        let _ = fs::remove_dir(directory);
-    }
-    // Every kubelet of the machine opens its socket for device plugins here, whatever its root directory is. A socket that
-    // nobody listens at is left over.
-    let plugins = Path::new("/var/lib/kubelet/device-plugins");
-    let socket = plugins.join("kubelet.sock");
-    if std::os::unix::net::UnixStream::connect(&socket).is_err() {
-        let _ = fs::remove_file(socket);
-        let _ = fs::remove_dir(plugins);
-        let _ = fs::remove_dir("/var/lib/kubelet");
+/// Removes the directories that nodes had their own mounted over, if nothing is in them. Not while another testbed is
+/// there: its mounts would go with them.
+fn remove_mount_points() {
+    for (place, _) in FIXED {
+        let _ = fs::remove_dir(place);
     }
 }
 
@@ -276,17 +221,6 @@ mod tests {
         let spared = ourselves();
         assert!(spared.contains(&std::process::id()));
         assert!(spared.len() > 1, "{spared:?}");
-    }
-
-    #[test]
-    fn the_sockets_of_shims_are_read_from_the_containers_directories() {
-        let root = tempfile::tempdir().unwrap();
-        let tasks = root.path().join("nodes/node1/containerd/state/io.containerd.runtime.v2.task/k8s.io");
-        for (container, address) in [("a", "unix:///run/containerd/s/1234"), ("b", "unix:///etc/passwd")] {
-            fs::create_dir_all(tasks.join(container)).unwrap();
-            fs::write(tasks.join(container).join("address"), address).unwrap();
-        }
-        assert_eq!(shim_sockets(root.path()), [Path::new("/run/containerd/s/1234")]);
     }
 
     #[test]

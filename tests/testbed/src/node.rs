@@ -14,9 +14,22 @@ use crate::options::{KubeProxy, Options};
 use crate::paths::Paths;
 use crate::pki::{Authority, Identity, write};
 use crate::plan::{NodePlan, Plan};
-use crate::process::{Daemon, Namespace, until};
+use crate::process::{Daemon, Mounts, Namespace, until};
 use crate::registry::{PAUSE, Registry};
 use crate::topology::{Lan, ip_batch, set_sysctls};
+
+/// Directories that components write to and have no option for. Each node has its own, or kubelets of one machine would
+/// remove each other's socket, and one that binds it while another does ends. Below it, where a node keeps it.
+pub(crate) const FIXED: &[(&str, &str)] = &[
+    // The kubelet's socket for device plugins.
+    ("/var/lib/kubelet", "fixed/kubelet"),
+    // Its links to the logs of containers.
+    ("/var/log/containers", "fixed/containers"),
+    // libcni's results.
+    ("/var/lib/cni", "fixed/cni"),
+    // The sockets of containerd's shims.
+    ("/run/containerd", "fixed/containerd"),
+];
 
 /// The files and daemons of one node.
 #[derive(Clone, Debug)]
@@ -39,9 +52,13 @@ impl NodeSetup {
         let program = crate::packages::find("containerd").unwrap_or_else(|| "containerd".into());
         let containerd = Daemon::new(format!("{name}-containerd"), program)
             .inside(&namespace)
+            .seeing(Mounts::Own(FIXED.iter().map(|(place, kept)| (*place, directory.join(kept))).collect()))
             .args(["--config".into(), file("containerd.toml")]);
-        let kubelet =
-            Daemon::new(format!("{name}-kubelet"), binaries.join("kubelet")).inside(&namespace).args([
+        let kubelet = Daemon::new(format!("{name}-kubelet"), binaries.join("kubelet"))
+            .inside(&namespace)
+            // What it mounts for a pod, containerd must see.
+            .seeing(Mounts::Of(containerd.name.clone()))
+            .args([
                 format!("--config={}", file("kubelet.json")),
                 format!("--kubeconfig={}", file("kubelet.kubeconfig")),
                 format!("--root-dir={}", file("kubelet")),
@@ -258,8 +275,10 @@ disabled_plugins = [
                 ("net.bridge.bridge-nf-call-ip6tables", "1"),
             ],
         )?;
-        for directory in ["containerd", "pod-logs", "volume-plugins", "kubelet"] {
-            let path = self.directory.join(directory);
+        let own =
+            ["containerd", "pod-logs", "volume-plugins", "kubelet"].map(|name| self.directory.join(name));
+        let fixed = FIXED.iter().flat_map(|(place, kept)| [PathBuf::from(place), self.directory.join(kept)]);
+        for path in own.into_iter().chain(fixed) {
             fs::create_dir_all(&path).attempt(|| format!("making {}", path.display()))?;
         }
         cgroup::create(&self.cgroup())?;
@@ -293,7 +312,7 @@ disabled_plugins = [
             Ok(all)
         })?;
         unmount_below(&self.directory)?;
-        for lost in ["containerd/state", "cni-addresses"] {
+        for lost in ["containerd/state", "cni-addresses", "fixed/containerd"] {
             crate::cleanup::remove_tree(&self.directory.join(lost))?;
         }
         cgroup::remove(&self.cgroup())?;

@@ -149,15 +149,43 @@ pub(crate) struct Daemon {
     pub(crate) args: Vec<String>,
     /// Where it runs; the machine's own namespace if none is named.
     pub(crate) namespace: Option<Namespace>,
+    pub(crate) mounts: Mounts,
 }
+
+/// Which mounts a daemon sees.
+#[derive(Clone, Debug)]
+pub(crate) enum Mounts {
+    /// The machine's.
+    Machine,
+    /// A copy of the machine's that ends with the last process in it. In it each first directory, which must exist, is the
+    /// second one.
+    Own(Vec<(&'static str, PathBuf)>),
+    /// Those of the daemon with this name, which must run.
+    Of(String),
+}
+
+/// Takes pairs of a directory and its place, `--`, and a command line.
+const BIND_AND_BECOME: &str =
+    r#"while [ "$1" != -- ]; do mount --bind "$1" "$2" || exit; shift 2; done; shift; exec "$@""#;
 
 impl Daemon {
     pub(crate) fn new(name: impl Into<String>, program: impl Into<PathBuf>) -> Self {
-        Self { name: name.into(), program: program.into(), args: Vec::new(), namespace: None }
+        Self {
+            name: name.into(),
+            program: program.into(),
+            args: Vec::new(),
+            namespace: None,
+            mounts: Mounts::Machine,
+        }
     }
 
     pub(crate) fn inside(mut self, namespace: &Namespace) -> Self {
         self.namespace = Some(namespace.clone());
+        self
+    }
+
+    pub(crate) fn seeing(mut self, mounts: Mounts) -> Self {
+        self.mounts = mounts;
         self
     }
 
@@ -176,9 +204,8 @@ impl Daemon {
             .open(&log_path)
             .attempt(|| format!("opening {}", log_path.display()))?;
         let errors = log.try_clone().attempt(attempted)?;
-        let mut command = Command::new(&self.program);
+        let mut command = self.command(paths)?;
         command
-            .args(&self.args)
             .current_dir(paths.root())
             // Proxies and the like of the user's shell are none of its business.
             .env_clear()
@@ -201,6 +228,34 @@ impl Daemon {
         // Somebody has to collect it when it ends, or it stays a zombie for as long as we live.
         thread::spawn(move || child.wait());
         Ok(())
+    }
+
+    /// The command that becomes the daemon: each program on the way is replaced by the next, so that the pid is the same.
+    fn command(&self, paths: &Paths) -> Result<Command> {
+        let mut command = match &self.mounts {
+            Mounts::Machine => Command::new(&self.program),
+            Mounts::Own(directories) => {
+                let mut command = Command::new("unshare");
+                command.args(["--mount", "--propagation", "slave", "sh", "-c", BIND_AND_BECOME, "sh"]);
+                for (place, directory) in directories {
+                    command.arg(directory).arg(place);
+                }
+                command.arg("--").arg(&self.program);
+                command
+            }
+            Mounts::Of(other) => {
+                let record = paths.processes().join(other);
+                let process = recorded(&record).filter(|process| process.is_alive());
+                let process = process.ok_or_else(|| {
+                    Error::Options(format!("{} needs {other}, which does not run", self.name))
+                })?;
+                let mut command = Command::new("nsenter");
+                command.arg(format!("--mount=/proc/{}/ns/mnt", process.pid)).arg("--").arg(&self.program);
+                command
+            }
+        };
+        command.args(&self.args);
+        Ok(command)
     }
 
     /// Kills it, if it runs, and waits for its end.

@@ -110,6 +110,21 @@ pub(crate) fn nginx_is_pulled() -> Outcome {
     })
 }
 
+/// The kubelet binds it at a fixed path. Where two share that, one of two that start together ends.
+pub(crate) fn kubelets_have_their_own_sockets() -> Outcome {
+    on_cluster(|cluster| {
+        for node in cluster.nodes() {
+            let name = &node.host.name;
+            let socket = format!(
+                "/var/lib/lbstack-testbed/{ID}/nodes/{name}/fixed/kubelet/device-plugins/kubelet.sock"
+            );
+            check(fs::exists(&socket)?, format!("{socket} is not there"))?;
+        }
+        let shared = "/var/lib/kubelet/device-plugins";
+        check(!fs::exists(shared)?, format!("{shared} is used by all"))
+    })
+}
+
 pub(crate) fn identities_are_real() -> Outcome {
     on_cluster(|cluster| {
         let jane = cluster.kubeconfig_for(&Identity::user("jane"))?;

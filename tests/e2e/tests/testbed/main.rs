@@ -47,6 +47,7 @@ fn main() -> ExitCode {
         ),
         ("pods_are_reached_through_node_ports_in_both_families", cluster::pods_are_reached),
         ("nginx_is_pulled_by_the_name_that_manifests_use", cluster::nginx_is_pulled),
+        ("each_kubelet_has_a_device_plugin_socket_of_its_own", cluster::kubelets_have_their_own_sockets),
         ("identities_have_the_rights_of_rbac_and_no_more", cluster::identities_are_real),
         ("requests_are_in_the_audit_log", cluster::requests_are_audited),
         ("a_stopped_pod_hangs_and_a_killed_one_is_started_again", cluster::pods_take_signals),
