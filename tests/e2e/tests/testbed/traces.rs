@@ -34,8 +34,7 @@ pub(crate) fn traces_of(id: &str) -> Vec<String> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     traces
         .extend(mounts.lines().filter(|line| line.contains(&format!("{directory}/"))).map(ToOwned::to_owned));
-    let listings =
-        ["/run/netns", "/run/containerd/s", "/var/lib/cni/results", "/var/log/containers", "/sys/fs/cgroup"];
+    let listings = ["/run/netns", "/var/lib/cni/results", "/var/log/containers", "/sys/fs/cgroup"];
     let mut places: Vec<_> = listings.iter().map(|place| Path::new(place).to_path_buf()).collect();
     // On version 1 of control groups there is a tree for each controller.
     places.extend(fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|entry| entry.path()));
