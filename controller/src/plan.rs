@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use crds::{ServiceKey, names};
+use crds::{LoadBalancerStack, ServiceKey};
 use ipam::{Adoptee, Cluster, Effect, EffectKind, Request};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::jiff::Timestamp;
@@ -32,13 +32,15 @@ pub struct Args {
     #[arg(long, value_name = "KIND/NAME")]
     pub delete: Vec<String>,
 
-    /// Namespace of the configuration.
-    #[arg(long, env = "POD_NAMESPACE", default_value = names::DEFAULT_NAMESPACE)]
-    pub namespace: String,
+    /// Namespace of the configuration. By default that of the cluster's LoadBalancerStack, or metallb-system where there
+    /// is none.
+    #[arg(long, env = "POD_NAMESPACE")]
+    pub namespace: Option<String>,
 
-    /// The class of Services that the stack serves. Empty: Services without a class.
-    #[arg(long, default_value = "")]
-    pub load_balancer_class: String,
+    /// The class of Services that are served; empty: Services without a class. By default what the cluster's
+    /// LoadBalancerStack says.
+    #[arg(long)]
+    pub load_balancer_class: Option<String>,
 
     /// Also list the Services that nothing would change for.
     #[arg(long)]
@@ -56,17 +58,17 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         "nothing to plan: give changed objects with -f FILE, or objects to delete with --delete KIND/NAME"
     );
     let client = client::connect().await?;
-    let before = read(&client, &args.namespace).await?;
+    let before = read(&client, &args).await?;
     let mut after = before.clone();
     for file in &args.filename {
         let text = text(file)?;
-        after.apply(&text, &args.namespace).with_context(|| format!("in {}", file.display()))?;
+        after.apply(&text).with_context(|| format!("in {}", file.display()))?;
     }
     for target in &args.delete {
         after.delete(target)?;
     }
-    let (before, old_findings) = cluster(&before, &args.load_balancer_class);
-    let (after, findings) = cluster(&after, &args.load_balancer_class);
+    let (before, old_findings) = cluster(&before);
+    let (after, findings) = cluster(&after);
     let effects = ipam::plan(&before, &after, Timestamp::now());
     let new: Vec<&Finding> = findings.iter().filter(|finding| !old_findings.contains(finding)).collect();
     print!("{}", report(&new, &effects, args.all));
@@ -82,7 +84,12 @@ fn text(file: &PathBuf) -> anyhow::Result<String> {
     std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))
 }
 
-async fn read(client: &Client, namespace: &str) -> anyhow::Result<State> {
+async fn read(client: &Client, args: &Args) -> anyhow::Result<State> {
+    let stacks: Vec<Arc<LoadBalancerStack>> = all(Api::all(client.clone())).await?;
+    let stack = stacks.first().map(|stack| stack.spec.clone()).unwrap_or_default();
+    let namespace = args.namespace.clone().unwrap_or(stack.namespace);
+    let class = args.load_balancer_class.clone().unwrap_or(stack.load_balancer_class);
+    let namespace = &namespace;
     Ok(State {
         objects: Objects {
             pools: list(client, namespace).await?,
@@ -95,6 +102,8 @@ async fn read(client: &Client, namespace: &str) -> anyhow::Result<State> {
             namespaces: all(Api::all(client.clone())).await?,
         },
         services: all(Api::all(client.clone())).await?,
+        namespace: namespace.clone(),
+        class,
     })
 }
 
@@ -108,18 +117,22 @@ where
     all(Api::namespaced(client.clone(), namespace)).await
 }
 
+/// Every object; none of a kind that the cluster does not know, as one with MetalLB in it lacks ours.
 async fn all<K>(api: Api<K>) -> anyhow::Result<Vec<Arc<K>>>
 where
     K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
 {
     let list = client::bounded(api.list(&ListParams::default())).await;
+    if list.as_ref().is_err_and(client::CallError::is_not_found) {
+        return Ok(Vec::new());
+    }
     let list = list.with_context(|| format!("cannot list {}", K::plural(&())))?;
     Ok(list.items.into_iter().map(Arc::new).collect())
 }
 
-fn cluster(state: &State, class: &str) -> (Cluster, Vec<Finding>) {
+fn cluster(state: &State) -> (Cluster, Vec<Finding>) {
     let (configuration, findings) = Configuration::from_objects(&state.objects);
-    let ours = state.services.iter().filter(|service| service::is_ours(service, class));
+    let ours = state.services.iter().filter(|service| service::is_ours(service, &state.class));
     let services = ours.map(|service| adoptee(service)).collect();
     (Cluster { configuration: Arc::new(configuration), services }, findings)
 }

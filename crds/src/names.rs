@@ -28,6 +28,8 @@ pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 pub const LABEL_PART_OF: &str = "app.kubernetes.io/part-of";
 /// Value of [`LABEL_PART_OF`].
 pub const PART_OF: &str = "lbstack";
+/// On every object that the operator imported from an older kind of configuration: what it was imported from.
+pub const LABEL_IMPORTED_FROM: &str = "lbstack.dev/imported-from";
 /// MetalLB's own pod labels: `app: metallb`, `component: controller|speaker`. Scripts select by them.
 pub const LABEL_APP: &str = "app";
 /// See [`LABEL_APP`].

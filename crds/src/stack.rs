@@ -5,17 +5,17 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Affinity, ResourceRequirements, Toleration, TopologySpreadConstraint};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::names::DEFAULT_NAMESPACE;
-use crate::{NamespaceQuota, Reservation, ServiceAllocation};
 
+mod pool;
 mod speaker;
 mod status;
 
+pub use pool::{AddressPool, Layer2Settings};
 pub use speaker::{
     BeaconSettings, ConflictDetection, ExcludeLabel, Placement, SpeakerSettings, SpeakerUpdateStrategy,
     UpdateType,
@@ -133,68 +133,6 @@ pub struct LegacyConfigMap {
 impl Default for LegacyConfigMap {
     fn default() -> Self {
         Self { name: config(), key: config() }
-    }
-}
-
-/// A pool given inline.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct AddressPool {
-    /// Name of the pool and of its advertisement.
-    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
-    pub name: String,
-
-    /// Prefixes (`192.168.10.0/24`) and ranges (`192.168.9.1-192.168.9.5`).
-    #[schemars(length(min = 1, max = 1024))]
-    pub addresses: Vec<String>,
-
-    /// Whether Services that ask for no pool and no address may get one from here.
-    #[serde(default = "yes")]
-    pub auto_assign: bool,
-
-    /// Keeps IPv4 addresses that end in .0 and .255 back.
-    #[serde(default, rename = "avoidBuggyIPs")]
-    pub avoid_buggy_ips: bool,
-
-    /// Which Services may get addresses from this pool, and how early it is tried.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub service_allocation: Option<ServiceAllocation>,
-
-    /// Addresses that only a Service gets which asks for them.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 1024))]
-    pub reserved: Vec<Reservation>,
-
-    /// How many addresses a namespace may have. The lowest limit that binds a namespace counts.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 256))]
-    pub quotas: Vec<NamespaceQuota>,
-
-    /// How the pool is announced on layer 2.
-    #[serde(default)]
-    pub layer2: Layer2Settings,
-}
-
-/// How an inline pool is announced on layer 2.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct Layer2Settings {
-    /// False: the pool has no advertisement of its own.
-    #[serde(default = "yes")]
-    pub enabled: bool,
-
-    /// Interfaces to announce on, by their exact names; none means every interface.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub interfaces: Vec<String>,
-
-    /// Nodes that may announce, by label; any one selector is enough, none means every node.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub node_selectors: Vec<LabelSelector>,
-}
-
-impl Default for Layer2Settings {
-    fn default() -> Self {
-        Self { enabled: true, interfaces: Vec::new(), node_selectors: Vec::new() }
     }
 }
 

@@ -3,11 +3,10 @@
 use std::collections::BTreeSet;
 
 use crds::InventoryEntry;
-use crds::names::{LABEL_MANAGED_BY, OPERATOR};
+use crds::names::{LABEL_IMPORTED_FROM, LABEL_MANAGED_BY, OPERATOR};
 use kube::ResourceExt as _;
 use kube::api::DynamicObject;
 use render::health::entry;
-use render::legacy::LABEL_IMPORTED_FROM;
 use render::{Key, Kind};
 
 use crate::api::{Api, Error};

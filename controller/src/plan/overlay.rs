@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
+use crds::names::{LABEL_IMPORTED_FROM, LABEL_MANAGED_BY, OPERATOR};
+use crds::{AddressPool, LoadBalancerStack, ObjectMeta};
 use k8s_openapi::api::core::v1::Service;
 use kube::{Resource, ResourceExt as _};
 use rules::Objects;
@@ -12,35 +14,41 @@ use serde_json::Value;
 /// Objects of a cluster.
 #[derive(Clone, Debug, Default)]
 pub(super) struct State {
+    /// The namespace of the configuration.
+    pub(super) namespace: String,
+    /// The class of Services that the stack serves. Empty: Services without a class.
+    pub(super) class: String,
     pub(super) objects: Objects,
     pub(super) services: Vec<Arc<Service>>,
 }
 
 /// Kinds that change what Services get.
-const KINDS: &str = "IPAddressPool, L2Advertisement, BGPAdvertisement, BGPPeer, BFDProfile, Community, PoolPolicy, \
+const KINDS: &str = "LoadBalancerStack, IPAddressPool, L2Advertisement, BGPAdvertisement, BGPPeer, BFDProfile, Community, PoolPolicy, \
                      Namespace, Service, List";
 
 impl State {
     /// Lays every object of `text` over the cluster.
-    pub(super) fn apply(&mut self, text: &str, namespace: &str) -> anyhow::Result<()> {
+    pub(super) fn apply(&mut self, text: &str) -> anyhow::Result<()> {
         let documents: Vec<Value> = serde_saphyr::from_str_multiple::<Value, Vec<Value>>(text)
             .map_err(|error| anyhow::anyhow!("this is no YAML: {error}"))?;
         for document in documents.into_iter().filter(|document| !document.is_null()) {
-            self.apply_object(document, namespace)?;
+            self.apply_object(document)?;
         }
         Ok(())
     }
 
-    fn apply_object(&mut self, object: Value, namespace: &str) -> anyhow::Result<()> {
+    fn apply_object(&mut self, object: Value) -> anyhow::Result<()> {
         let kind = object["kind"].as_str().unwrap_or_default().to_owned();
         let objects = &mut self.objects;
+        let namespace = &self.namespace;
         match kind.as_str() {
             "List" => {
                 for item in object["items"].as_array().cloned().unwrap_or_default() {
-                    self.apply_object(item, namespace)?;
+                    self.apply_object(item)?;
                 }
                 return Ok(());
             }
+            "LoadBalancerStack" => self.apply_stack(object),
             "IPAddressPool" => lay(&mut objects.pools, object, Some(namespace)),
             "L2Advertisement" => lay(&mut objects.l2_advertisements, object, Some(namespace)),
             "BGPAdvertisement" => lay(&mut objects.bgp_advertisements, object, Some(namespace)),
@@ -53,6 +61,24 @@ impl State {
             other => bail!("kind {other:?} is not one that this understands: give {KINDS}"),
         }
         .with_context(|| format!("the {kind} cannot be read"))
+    }
+
+    /// Does what the operator would do with the stack: its inline pools take the place of those that it has now.
+    fn apply_stack(&mut self, object: Value) -> anyhow::Result<()> {
+        let spec = serde_json::from_value::<LoadBalancerStack>(object)?.spec;
+        anyhow::ensure!(
+            spec.namespace == self.namespace,
+            "its spec.namespace is {:?}, and the configuration of this cluster is in {:?}: the namespace of a stack \
+             cannot change",
+            spec.namespace,
+            self.namespace
+        );
+        self.class = spec.load_balancer_class;
+        let pools = &spec.address_pools;
+        let objects = &mut self.objects;
+        replace_inline(&mut objects.pools, pools, |pool, meta| Some(pool.ip_address_pool(meta)))?;
+        replace_inline(&mut objects.l2_advertisements, pools, AddressPool::l2_advertisement)?;
+        replace_inline(&mut objects.pool_policies, pools, AddressPool::pool_policy)
     }
 
     /// Takes the object `KIND/NAME` or `Service/NAMESPACE/NAME` out.
@@ -74,6 +100,41 @@ impl State {
         anyhow::ensure!(found, "--delete {target:?}: the cluster has no such object");
         Ok(())
     }
+}
+
+/// Puts what `make` makes of the inline pools in the place of what was made of them before.
+fn replace_inline<K: Resource<DynamicType = ()>>(
+    list: &mut Vec<Arc<K>>,
+    pools: &[AddressPool],
+    make: impl Fn(&AddressPool, ObjectMeta) -> Option<K>,
+) -> anyhow::Result<()> {
+    let (old, others): (Vec<_>, Vec<_>) =
+        std::mem::take(list).into_iter().partition(|object| is_inline(&**object));
+    *list = others;
+    for pool in pools {
+        // An object that stays keeps its age, by which clashes are judged; a new one is the youngest.
+        let stays = old.iter().find(|object| object.name_any() == pool.name);
+        let metadata = stays.map_or_else(
+            || ObjectMeta { name: Some(pool.name.clone()), ..ObjectMeta::default() },
+            |object| object.meta().clone(),
+        );
+        let Some(object) = make(pool, metadata) else { continue };
+        anyhow::ensure!(
+            list.iter().all(|other| other.name_any() != pool.name),
+            "spec.addressPools has {:?}, and the cluster has {} of that name which is not the stack's: choose another \
+             name, or delete that object first",
+            pool.name,
+            K::kind(&())
+        );
+        list.push(Arc::new(object));
+    }
+    Ok(())
+}
+
+/// Whether the operator made it of an inline pool.
+fn is_inline<K: Resource>(object: &K) -> bool {
+    object.labels().get(LABEL_MANAGED_BY).is_some_and(|manager| manager == OPERATOR)
+        && !object.labels().contains_key(LABEL_IMPORTED_FROM)
 }
 
 /// Puts the object in the place of the one of its name, which keeps its age, identity and status.
@@ -153,7 +214,7 @@ mod tests {
 
     #[test]
     fn objects_are_laid_over_those_of_their_name_and_new_ones_are_young() {
-        let mut state = State::default();
+        let mut state = State { namespace: "metallb-system".into(), ..State::default() };
         let old = serde_json::json!({"apiVersion": "metallb.io/v1beta1", "kind": "IPAddressPool",
             "metadata": {"name": "lan", "namespace": "metallb-system", "creationTimestamp": "2024-01-01T00:00:00Z"},
             "spec": {"addresses": ["10.0.0.0/24"]}});
@@ -170,7 +231,7 @@ metadata: {name: new, creationTimestamp: null}
 spec: {addresses: [10.1.0.0/25]}
 ---
 ";
-        state.apply(text, "metallb-system").unwrap();
+        state.apply(text).unwrap();
         let pools = &state.objects.pools;
         assert_eq!(pools.len(), 2);
         assert_eq!(pools[0].spec.addresses, ["10.0.0.0/25"]);
@@ -182,12 +243,61 @@ spec: {addresses: [10.1.0.0/25]}
     }
 
     #[test]
+    fn a_stack_brings_its_inline_pools_and_takes_those_away_that_it_has_no_more() {
+        let pool = |name: &str, labels: Value| {
+            let object = serde_json::json!({"apiVersion": "metallb.io/v1beta1", "kind": "IPAddressPool",
+                "metadata": {"name": name, "namespace": "metallb-system", "labels": labels,
+                    "creationTimestamp": "2024-01-01T00:00:00Z"},
+                "spec": {"addresses": ["10.0.0.0/24"]}});
+            Arc::new(serde_json::from_value(object).unwrap())
+        };
+        let inline = serde_json::json!({ LABEL_MANAGED_BY: OPERATOR });
+        let imported = serde_json::json!({ LABEL_MANAGED_BY: OPERATOR, LABEL_IMPORTED_FROM: "configmap" });
+        let pools = vec![
+            pool("stays", inline.clone()),
+            pool("goes", inline),
+            pool("imported", imported),
+            pool("by-hand", serde_json::json!({})),
+        ];
+        let before = State {
+            namespace: "metallb-system".into(),
+            objects: Objects { pools, ..Objects::default() },
+            ..State::default()
+        };
+        let stack = |fields: &str| {
+            format!(
+                "{{apiVersion: lbstack.dev/v1alpha1, kind: LoadBalancerStack, metadata: {{name: default}}, spec: {{{fields}}}}}"
+            )
+        };
+
+        let mut after = before.clone();
+        after
+            .apply(&stack("loadBalancerClass: c, addressPools: [{name: stays, addresses: [10.1.0.0/24]}, {name: new, addresses: [10.2.0.0/24]}]"))
+            .unwrap();
+        let names: Vec<String> = after.objects.pools.iter().map(|pool| pool.name_any()).collect();
+        assert_eq!(names, ["imported", "by-hand", "stays", "new"]);
+        assert_eq!(after.objects.pools[2].spec.addresses, ["10.1.0.0/24"]);
+        let ages = after.objects.pools.iter().map(|pool| pool.metadata.creation_timestamp.is_some());
+        assert_eq!(ages.collect::<Vec<_>>(), [true, true, true, false]);
+        let advertised: Vec<String> =
+            after.objects.l2_advertisements.iter().map(|l2| l2.name_any()).collect();
+        assert_eq!(advertised, ["stays", "new"]);
+        assert_eq!(after.class, "c");
+
+        let refused = |fields: &str| format!("{:#}", before.clone().apply(&stack(fields)).unwrap_err());
+        let error = refused("addressPools: [{name: by-hand, addresses: [10.3.0.0/24]}]");
+        assert!(error.contains("by-hand") && error.contains("not the stack's"), "{error}");
+        let error = refused("namespace: elsewhere");
+        assert!(error.contains("elsewhere") && error.contains("metallb-system"), "{error}");
+    }
+
+    #[test]
     fn what_is_not_understood_is_said() {
         let mut state = State::default();
-        let error = state.apply("kind: Pod\n", "n").unwrap_err().to_string();
+        let error = state.apply("kind: Pod\n").unwrap_err().to_string();
         assert!(error.contains("kind \"Pod\"") && error.contains("IPAddressPool"), "{error}");
         let error = state.delete("IPAddressPool/x").unwrap_err().to_string();
         assert!(error.contains("no such object"), "{error}");
-        assert!(state.apply("a: [", "n").is_err());
+        assert!(state.apply("a: [").is_err());
     }
 }

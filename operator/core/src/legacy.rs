@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crds::names::LABEL_IMPORTED_FROM;
 use crds::{LegacyAddressPool, ObjectMeta, Resource};
 use rules::Severity;
 use rules::legacy::{Converted, LineFinding, convert, convert_address_pools};
@@ -13,11 +14,9 @@ use rules::legacy::{Converted, LineFinding, convert, convert_address_pools};
 use crate::validate::Fault;
 use crate::{Key, Object, ValidatedStack, meta};
 
-/// On every imported object: what it was imported from.
-pub const LABEL_IMPORTED_FROM: &str = "lbstack.dev/imported-from";
-/// Value of [`LABEL_IMPORTED_FROM`].
+/// Value of [`LABEL_IMPORTED_FROM`](crds::names::LABEL_IMPORTED_FROM).
 pub const CONFIG_MAP: &str = "configmap";
-/// Value of [`LABEL_IMPORTED_FROM`].
+/// Value of [`LABEL_IMPORTED_FROM`](crds::names::LABEL_IMPORTED_FROM).
 pub const ADDRESS_POOL: &str = "addresspool";
 
 /// What there is to import.

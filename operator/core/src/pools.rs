@@ -1,10 +1,6 @@
-//! Pools given inline: an `IPAddressPool`, an `L2Advertisement` and, where there is something to keep back or to
-//! limit, a `PoolPolicy` of the same name for each.
+//! Pools given inline: judged, and the objects of each.
 
-use crds::{
-    AddressPool, IPAddressPool, IPAddressPoolSpec, L2Advertisement, L2AdvertisementSpec, ObjectMeta,
-    PoolPolicy, PoolPolicySpec,
-};
+use crds::{AddressPool, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use rules::{Configuration, Objects, Severity};
@@ -33,9 +29,9 @@ pub(crate) fn judge(namespace: &str, pools: Vec<AddressPool>) -> Judged {
     };
     let listed = || pools.iter().enumerate().map(|entry| (aged(entry), entry.1));
     let objects = Objects {
-        pools: shared(listed().map(|(meta, pool)| ip_address_pool(meta, pool))),
-        l2_advertisements: shared(listed().map(|(meta, pool)| l2_advertisement(meta, pool))),
-        pool_policies: shared(listed().filter_map(|(meta, pool)| pool_policy(meta, pool))),
+        pools: shared(listed().map(|(meta, pool)| pool.ip_address_pool(meta))),
+        l2_advertisements: shared(listed().filter_map(|(meta, pool)| pool.l2_advertisement(meta))),
+        pool_policies: shared(listed().filter_map(|(meta, pool)| pool.pool_policy(meta))),
         ..Objects::default()
     };
     let (_, findings) = Configuration::from_objects(&objects);
@@ -54,46 +50,9 @@ pub(crate) fn judge(namespace: &str, pools: Vec<AddressPool>) -> Judged {
 
 pub(crate) fn objects(stack: &ValidatedStack) -> Vec<Object> {
     let named = |pool: &AddressPool| meta::namespaced(stack, &pool.name, None);
-    let pools = stack.pools.iter().map(|pool| ip_address_pool(named(pool), pool).into());
-    let announced = stack.pools.iter().filter(|pool| pool.layer2.enabled);
-    let policies = stack.pools.iter().filter_map(|pool| Some(pool_policy(named(pool), pool)?.into()));
-    pools.chain(announced.map(|pool| l2_advertisement(named(pool), pool).into())).chain(policies).collect()
-}
-
-fn ip_address_pool(metadata: ObjectMeta, pool: &AddressPool) -> IPAddressPool {
-    IPAddressPool {
-        metadata,
-        spec: IPAddressPoolSpec {
-            addresses: pool.addresses.clone(),
-            auto_assign: pool.auto_assign,
-            avoid_buggy_ips: pool.avoid_buggy_ips,
-            service_allocation: pool.service_allocation.clone(),
-        },
-        status: None,
-    }
-}
-
-fn l2_advertisement(metadata: ObjectMeta, pool: &AddressPool) -> L2Advertisement {
-    let given = |list: &[String]| (!list.is_empty()).then(|| list.to_vec());
-    let selectors = &pool.layer2.node_selectors;
-    L2Advertisement {
-        metadata,
-        spec: L2AdvertisementSpec {
-            ip_address_pools: Some(vec![pool.name.clone()]),
-            node_selectors: (!selectors.is_empty()).then(|| selectors.clone()),
-            interfaces: given(&pool.layer2.interfaces),
-            ..L2AdvertisementSpec::default()
-        },
-        status: None,
-    }
-}
-
-fn pool_policy(metadata: ObjectMeta, pool: &AddressPool) -> Option<PoolPolicy> {
-    let spec = PoolPolicySpec {
-        pool: pool.name.clone(),
-        reserved: pool.reserved.clone(),
-        quotas: pool.quotas.clone(),
-    };
-    let says_something = !spec.reserved.is_empty() || !spec.quotas.is_empty();
-    says_something.then_some(PoolPolicy { metadata, spec, status: None })
+    let pools = || stack.pools.iter();
+    let addresses = pools().map(|pool| pool.ip_address_pool(named(pool)).into());
+    let announced = pools().filter_map(|pool| Some(pool.l2_advertisement(named(pool))?.into()));
+    let policies = pools().filter_map(|pool| Some(pool.pool_policy(named(pool))?.into()));
+    addresses.chain(announced).chain(policies).collect()
 }

@@ -141,7 +141,7 @@ fn an_old_config_map_becomes_objects_that_yield_to_inline_pools() {
     let objects = render(&validated).0;
     let old = find(&objects, Kind::IpAddressPool, "old");
     assert_eq!(old["spec"]["addresses"], json!(["10.9.0.0/24"]));
-    assert_eq!(old["metadata"]["labels"][legacy::LABEL_IMPORTED_FROM], legacy::CONFIG_MAP);
+    assert_eq!(old["metadata"]["labels"][crds::names::LABEL_IMPORTED_FROM], legacy::CONFIG_MAP);
     assert_eq!(old["metadata"]["ownerReferences"][0]["kind"], "LoadBalancerStack");
     assert_eq!(find(&objects, Kind::IpAddressPool, "lan")["spec"]["addresses"], json!(["10.7.0.0/24"]));
     assert_eq!(objects.iter().filter(|object| object.key().kind == Kind::IpAddressPool).count(), 2);
