@@ -56,6 +56,8 @@ pub struct Allocator {
     services: BTreeMap<ServiceRef, Entry>,
     addresses: BTreeMap<IpAddr, Usage>,
     waiting: Waiting,
+    /// By the name of a pool: who has its address from there and waits for something elsewhere.
+    leaving: BTreeMap<String, BTreeSet<ServiceRef>>,
     /// Addresses that strangers use: given to nobody.
     quarantine: BTreeSet<IpAddr>,
     /// Addresses that are being handed over between Services which ask for each other's.
@@ -77,9 +79,18 @@ struct Entry {
     pool: Option<String>,
     /// Boxed, like the next: most Services have neither.
     refusal: Option<Box<Refusal>>,
-    waits: Option<Box<(Class, Place)>>,
+    waits: Option<Box<Wait>>,
     since: Option<Timestamp>,
     grace: Option<Timestamp>,
+}
+
+/// How a Service is in the queue.
+#[derive(Debug)]
+struct Wait {
+    class: Class,
+    place: Place,
+    /// The pool in [`Allocator::leaving`].
+    leaves: Option<String>,
 }
 
 /// A Service as it is found at start.

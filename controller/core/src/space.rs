@@ -117,7 +117,7 @@ impl Space {
 
     /// Puts `ip` back, unless the pool keeps it back.
     pub(crate) fn give_back(&mut self, ip: IpAddr, pool: &Pool) {
-        if pool.avoids(ip) || pool.reserved.iter().any(|range| range.contains(ip)) {
+        if pool.keeps_back(ip) {
             return;
         }
         let line = self.line_mut(Family::of(ip));

@@ -65,6 +65,11 @@ impl Pool {
             && matches!(ip.to_canonical(), IpAddr::V4(v4) if matches!(v4.octets()[3], 0 | 255))
     }
 
+    /// Whether only a Service gets `ip` that asks for it, or none at all.
+    pub fn keeps_back(&self, ip: IpAddr) -> bool {
+        self.avoids(ip) || self.reserved.iter().any(|range| range.contains(ip))
+    }
+
     /// How many addresses of the pool the namespace may have; none means any number.
     pub fn quota(&self, namespace: &str) -> Option<u32> {
         let binds = |quota: &&Quota| quota.namespaces.as_ref().is_none_or(|names| names.contains(namespace));

@@ -296,7 +296,7 @@ impl Allocator {
     }
 
     /// Whether the namespace may have `new` addresses of `pool`, when `service` then has `target` and nothing else.
-    fn check_quota(
+    pub(super) fn check_quota(
         &self,
         pool: &Pool,
         service: &ServiceRef,

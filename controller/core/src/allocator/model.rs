@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::tests::{at, configuration, ips, request as request_of};
 use super::*;
+use crate::request::{Families, Wanted};
 use crate::usage::no_sharing;
 
 /// Few Services and few addresses, so that everything meets everything.
@@ -375,6 +376,37 @@ impl World {
         Ok(())
     }
 
+    /// No two Services are left that would each go to the pool where the other is.
+    fn check_exchanges(&self) -> Result<(), TestCaseError> {
+        if !self.quarantine.is_empty() {
+            return Ok(());
+        }
+        let claims = self.claims();
+        // Where a Service is and where it would go, if it has one address to itself of the one family that it wants.
+        let move_of = |service: &ServiceKey, object: &Object| {
+            let request = object.request.as_ref()?;
+            let (Ok(Wanted::Pool(to)), Ok(Families::Single(family))) = (&request.wanted, &request.families)
+            else {
+                return None;
+            };
+            let desired = self.desired(service);
+            let [ip] = desired.as_slice() else { return None };
+            let alone = claims.get(ip).is_some_and(|holders| holders.len() == 1);
+            let from = self.configuration.pool_of(*ip).filter(|_| alone && Family::of(*ip) == *family)?;
+            Some((*family, from.name.clone(), to.clone()))
+        };
+        let moves: BTreeSet<_> =
+            self.objects.iter().filter_map(|(service, object)| move_of(service, object)).collect();
+        for (family, from, to) in &moves {
+            let back = (*family, to.clone(), from.clone());
+            prop_assert!(
+                from == to || !moves.contains(&back),
+                "Services of {from} and {to} wait for each other"
+            );
+        }
+        Ok(())
+    }
+
     /// Whoever waits, waits with reason: given the whole table anew, it still finds nothing.
     fn check_waiting(&mut self) -> Result<(), TestCaseError> {
         let before = self.all();
@@ -414,6 +446,7 @@ proptest! {
         }
         world.settle()?;
         world.check_doubles()?;
+        world.check_exchanges()?;
         world.check_rest()?;
         world.check_doubles()?;
     }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
 
-use super::Allocator;
 use super::choose::Choice;
+use super::{Allocator, Wait};
 use crate::refusal::Refusal;
 use crate::request::{Families, Request, Wanted};
 use crate::usage::ServiceRef;
@@ -30,13 +30,22 @@ impl Allocator {
             if entry.pool != pool {
                 self.changed.insert(Arc::clone(service));
             }
-            entry.pool = pool;
+            entry.pool.clone_from(&pool);
         }
         entry.refusal = refusal.map(Box::new);
         if let Some(class) = class {
             let since = *entry.since.get_or_insert(now);
             let place = Place { since, age: request.age.clone(), service: Arc::clone(service) };
-            entry.waits = Some(Box::new((class.clone(), place.clone())));
+            let leaves = match request.wanted {
+                Ok(Wanted::Pool(_) | Wanted::Addresses { .. }) => {
+                    pool.or_else(|| entry.pool.clone()).filter(|_| !addresses.is_empty())
+                }
+                _ => None,
+            };
+            if let Some(pool) = leaves.clone() {
+                self.leaving.entry(pool).or_default().insert(Arc::clone(service));
+            }
+            entry.waits = Some(Box::new(Wait { class: class.clone(), place: place.clone(), leaves }));
             self.waiting.insert(class, place);
         } else if entry.refusal.is_none() {
             entry.since = None;
@@ -47,8 +56,15 @@ impl Allocator {
     }
 
     pub(super) fn leave_queue(&mut self, service: &ServiceRef) {
-        if let Some(waits) = self.services.get_mut(service).and_then(|entry| entry.waits.take()) {
-            self.waiting.remove(&waits.0, &waits.1);
+        let Some(wait) = self.services.get_mut(service).and_then(|entry| entry.waits.take()) else { return };
+        self.waiting.remove(&wait.class, &wait.place);
+        if let Some(pool) = wait.leaves
+            && let Some(services) = self.leaving.get_mut(&pool)
+        {
+            services.remove(service);
+            if services.is_empty() {
+                self.leaving.remove(&pool);
+            }
         }
     }
 

@@ -25,12 +25,23 @@ fn texts(outcome: Outcome<'_>) -> Vec<String> {
 
 /// Pools by name and spec; elder first.
 pub(crate) fn configuration(pools: &[(&str, Value)]) -> Arc<Configuration> {
-    let pools = pools.iter().map(|(name, spec)| {
-        let object = json!({"apiVersion": "metallb.io/v1beta1", "kind": "IPAddressPool",
-            "metadata": {"name": name, "namespace": "metallb-system"}, "spec": spec});
-        Arc::new(serde_json::from_value(object).unwrap())
-    });
-    let objects = rules::Objects { pools: pools.collect(), ..rules::Objects::default() };
+    configuration_with(pools, &[])
+}
+
+/// The same with `PoolPolicy`s.
+fn configuration_with(pools: &[(&str, Value)], policies: &[(&str, Value)]) -> Arc<Configuration> {
+    let object = |api: &str, kind: &str, (name, spec): &(&str, Value)| json!({"apiVersion": api, "kind": kind, "metadata": {"name": name, "namespace": "metallb-system"}, "spec": spec});
+    let pool = |entry| {
+        Arc::new(serde_json::from_value(object("metallb.io/v1beta1", "IPAddressPool", entry)).unwrap())
+    };
+    let policy = |entry| {
+        Arc::new(serde_json::from_value(object("lbstack.dev/v1alpha1", "PoolPolicy", entry)).unwrap())
+    };
+    let objects = rules::Objects {
+        pools: pools.iter().map(pool).collect(),
+        pool_policies: policies.iter().map(policy).collect(),
+        ..rules::Objects::default()
+    };
     Arc::new(Configuration::from_objects(&objects).0)
 }
 
@@ -65,6 +76,10 @@ fn plain(second: i64) -> Request {
 
 fn asks(second: i64, ip: &str) -> Request {
     request(second, &json!({"loadBalancerIPs": ip}), &json!({}))
+}
+
+fn from(second: i64, pool: &str) -> Request {
+    request(second, &json!({"address-pool": pool}), &json!({}))
 }
 
 fn shares(second: i64, key: &str, port: u16) -> Request {
@@ -258,6 +273,49 @@ fn three_services_in_a_ring_exchange_their_addresses() {
     settle(&mut a, "c", asks(3, "10.0.0.1"), 2);
     write_all(&mut a, 3);
     assert_eq!([has(&a, "a"), has(&a, "b"), has(&a, "c")], [["10.0.0.2"], ["10.0.0.3"], ["10.0.0.1"]]);
+}
+
+#[test]
+fn services_in_full_pools_that_ask_for_each_others_pool_exchange_their_places() {
+    let pools = || [("left", addresses(&["10.0.0.1-10.0.0.2"])), ("right", addresses(&["10.0.1.1/32"]))];
+    let mut a = allocator(&pools());
+    settle(&mut a, "stays", from(1, "left"), 1);
+    settle(&mut a, "old", from(2, "left"), 1);
+    settle(&mut a, "young", from(3, "right"), 1);
+    settle(&mut a, "queues", from(4, "right"), 1);
+    settle(&mut a, "old", from(2, "right"), 2);
+    assert_eq!(has(&a, "old"), ["10.0.0.2"], "it keeps what it has while it waits");
+    settle(&mut a, "young", from(3, "left"), 3);
+    write_all(&mut a, 4);
+    assert_eq!(has(&a, "old"), ["10.0.1.1"]);
+    assert_eq!(has(&a, "young"), ["10.0.0.2"]);
+    assert_eq!(has(&a, "stays"), ["10.0.0.1"], "who asked for nothing else is left alone");
+    assert_eq!(has(&a, "queues"), Vec::<String>::new(), "and who waits outside gains and loses nothing");
+}
+
+#[test]
+fn a_request_for_a_pool_and_one_for_an_address_meet_in_an_exchange() {
+    let mut a = allocator(&[("left", addresses(&["10.0.0.1/32"])), ("right", addresses(&["10.0.1.1/32"]))]);
+    settle(&mut a, "old", from(1, "left"), 1);
+    settle(&mut a, "young", from(2, "right"), 1);
+    settle(&mut a, "old", asks(1, "10.0.1.1"), 2);
+    settle(&mut a, "young", from(2, "left"), 3);
+    write_all(&mut a, 4);
+    assert_eq!((has(&a, "old"), has(&a, "young")), (vec!["10.0.1.1".into()], vec!["10.0.0.1".into()]));
+}
+
+#[test]
+fn no_exchange_begins_that_a_quota_would_stop_half_way() {
+    let pools = [("left", addresses(&["10.0.0.1/32"])), ("right", addresses(&["10.0.1.1/32"]))];
+    let mut a = allocator(&pools);
+    settle(&mut a, "old", from(1, "left"), 1);
+    settle(&mut a, "young", from(2, "right"), 1);
+    let quota = json!({"pool": "right", "quotas": [{ "maxAddresses": 0 }]});
+    a.set_configuration(configuration_with(&pools, &[("quota", quota)]), at(2));
+    settle(&mut a, "old", from(1, "right"), 3);
+    settle(&mut a, "young", from(2, "left"), 3);
+    write_all(&mut a, 4);
+    assert_eq!((has(&a, "old"), has(&a, "young")), (vec!["10.0.0.1".into()], vec!["10.0.1.1".into()]));
 }
 
 #[test]
