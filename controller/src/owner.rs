@@ -11,7 +11,7 @@
 mod known;
 mod writes;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -73,7 +73,7 @@ struct Term<'a> {
     writes: Writes,
     statuses: StatusWriter,
     findings: Vec<Finding>,
-    conflicts: Vec<IpAddr>,
+    conflicts: BTreeMap<IpAddr, String>,
 }
 
 impl Owner {
@@ -139,7 +139,7 @@ impl Owner {
             ),
             statuses: StatusWriter::new(self.client.clone(), self.leadership.clone()),
             findings: Vec::new(),
-            conflicts: Vec::new(),
+            conflicts: BTreeMap::new(),
         };
         term.configure();
         term.adopt(services, listed);
@@ -257,9 +257,26 @@ impl Term<'_> {
         self.findings = findings;
         let now = Timestamp::now();
         self.allocator.set_configuration(Arc::new(configuration), now);
-        let conflicts = self.owner.watches.conflicts();
-        self.conflicts = conflicts.iter().copied().collect();
-        self.allocator.set_quarantine(conflicts, now);
+        let before = std::mem::replace(&mut self.conflicts, self.owner.watches.conflicts());
+        self.allocator.set_quarantine(self.conflicts.keys().copied().collect(), now);
+        let either: BTreeSet<IpAddr> = before.keys().chain(self.conflicts.keys()).copied().collect();
+        for ip in either {
+            if before.get(&ip) != self.conflicts.get(&ip) {
+                for holder in self.allocator.holders(ip) {
+                    self.review(&holder);
+                }
+            }
+        }
+    }
+
+    /// What to say on a Service with `addresses` of the strangers that use them.
+    fn conflict(&self, addresses: &[IpAddr]) -> Option<String> {
+        let strangers: Vec<&str> =
+            addresses.iter().filter_map(|ip| self.conflicts.get(ip)).map(String::as_str).collect();
+        (!strangers.is_empty()).then(|| {
+            let strangers = strangers.join("; ");
+            format!("{strangers}: take the address from that machine, or ask for another by metallb.io/loadBalancerIPs")
+        })
     }
 
     /// Takes over what Services have.
@@ -356,7 +373,8 @@ impl Term<'_> {
         } else {
             return;
         };
-        match plan(&service, outcome, Timestamp::now()) {
+        let conflict = outcome.and_then(|outcome| self.conflict(outcome.addresses));
+        match plan(&service, outcome, conflict, Timestamp::now()) {
             Some(plan) => self.writes.queue(key, plan),
             None => self.writes.settled(key),
         }

@@ -67,11 +67,11 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     for target in &args.delete {
         after.delete(target)?;
     }
-    let (before, old_findings) = cluster(&before);
-    let (after, findings) = cluster(&after);
-    let effects = ipam::plan(&before, &after, Timestamp::now());
-    let new: Vec<&Finding> = findings.iter().filter(|finding| !old_findings.contains(finding)).collect();
-    print!("{}", report(&new, &effects, args.all));
+    let findings = match rules::check(&before.objects, &after.objects) {
+        Ok(findings) | Err(findings) => findings,
+    };
+    let effects = ipam::plan(&cluster(&before), &cluster(&after), Timestamp::now());
+    print!("{}", report(&findings, &effects, args.all));
     Ok(())
 }
 
@@ -130,11 +130,11 @@ where
     Ok(list.items.into_iter().map(Arc::new).collect())
 }
 
-fn cluster(state: &State) -> (Cluster, Vec<Finding>) {
-    let (configuration, findings) = Configuration::from_objects(&state.objects);
+fn cluster(state: &State) -> Cluster {
+    let (configuration, _) = Configuration::from_objects(&state.objects);
     let ours = state.services.iter().filter(|service| service::is_ours(service, &state.class));
     let services = ours.map(|service| adoptee(service)).collect();
-    (Cluster { configuration: Arc::new(configuration), services }, findings)
+    Cluster { configuration: Arc::new(configuration), services }
 }
 
 fn adoptee(service: &Service) -> Adoptee {
@@ -147,7 +147,7 @@ fn adoptee(service: &Service) -> Adoptee {
     }
 }
 
-fn report(findings: &[&Finding], effects: &[Effect], all: bool) -> String {
+fn report(findings: &[Finding], effects: &[Effect], all: bool) -> String {
     let mut text = String::new();
     for finding in findings {
         let severity = match finding.severity {

@@ -10,8 +10,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
-/// Our condition on Services.
-pub(crate) const CONDITION: &str = "lbstack.dev/AddressAssigned";
+/// Our conditions on Services: whether it has what it asks for, and whether a stranger uses what it has. The latter is
+/// there only while that is so.
+const ADDRESS_ASSIGNED: &str = "lbstack.dev/AddressAssigned";
+const ADDRESS_CONFLICT: &str = "lbstack.dev/AddressConflict";
+const OURS: [&str; 2] = [ADDRESS_ASSIGNED, ADDRESS_CONFLICT];
 
 /// A write of one Service's status.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,7 +73,8 @@ pub(crate) fn is_ours(service: &Service, class: &str) -> bool {
 pub(crate) fn has_leftovers(service: &Service) -> bool {
     let load_balancer =
         service.spec.as_ref().is_some_and(|spec| spec.type_.as_deref() == Some("LoadBalancer"));
-    !load_balancer && (annotated_pool(service).is_some() || stored_condition(service).is_some())
+    let told = || OURS.iter().any(|type_| stored_condition(service, type_).is_some());
+    !load_balancer && (annotated_pool(service).is_some() || told())
 }
 
 /// The pool that the annotation names.
@@ -85,7 +89,8 @@ pub(crate) fn stored(service: &Service) -> Vec<IpAddr> {
 
 /// Since when the Service waits, if it does.
 pub(crate) fn waiting_since(service: &Service) -> Option<Timestamp> {
-    let condition = stored_condition(service).filter(|condition| condition.status == "False")?;
+    let condition =
+        stored_condition(service, ADDRESS_ASSIGNED).filter(|condition| condition.status == "False")?;
     Some(condition.last_transition_time.0)
 }
 
@@ -98,30 +103,36 @@ fn conditions(service: &Service) -> &[Condition] {
     service.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default()
 }
 
-fn stored_condition(service: &Service) -> Option<&Condition> {
-    conditions(service).iter().find(|condition| condition.type_ == CONDITION)
+fn stored_condition<'a>(service: &'a Service, type_: &str) -> Option<&'a Condition> {
+    conditions(service).iter().find(|condition| condition.type_ == type_)
 }
 
 /// The write that brings `service` to `outcome`; none if it is there. Without an outcome it shall have nothing of
-/// ours.
-pub(crate) fn plan(service: &Service, outcome: Option<Outcome<'_>>, now: Timestamp) -> Option<Plan> {
+/// ours. `conflict` says which stranger uses an address of the outcome, if one does.
+pub(crate) fn plan(
+    service: &Service,
+    outcome: Option<Outcome<'_>>,
+    conflict: Option<String>,
+    now: Timestamp,
+) -> Option<Plan> {
     let addresses = outcome.map_or(&[][..], |outcome| outcome.addresses);
     let pool = outcome.and_then(|outcome| outcome.pool);
     let condition = outcome.map(condition);
+    let conflict = conflict.map(|message| NewCondition {
+        type_: ADDRESS_CONFLICT,
+        status: Some(true),
+        reason: "UsedByOthers",
+        message,
+    });
 
     let moved = stored(service) != addresses;
     let renamed = annotated_pool(service) != pool;
-    let retold = match (stored_condition(service), &condition) {
-        // A Service that has what it wants needs no word of ours: so taking over from MetalLB writes nothing.
-        (None, Some(condition)) => condition.reason != ASSIGNED,
-        (None, None) => false,
-        (Some(_), None) => true,
-        (Some(old), Some(new)) => {
-            (old.status.as_str(), old.reason.as_str(), old.message.as_str())
-                != (new.status_text(), new.reason, new.message.as_str())
-        }
-    };
-    if !(moved || renamed || retold) {
+    // A Service that has what it wants needs no word of ours: so taking over from MetalLB writes nothing.
+    let needless = condition.as_ref().is_some_and(|condition| condition.reason == ASSIGNED)
+        && stored_condition(service, ADDRESS_ASSIGNED).is_none();
+    let retold = !needless && tells_other(stored_condition(service, ADDRESS_ASSIGNED), condition.as_ref());
+    let contested = tells_other(stored_condition(service, ADDRESS_CONFLICT), conflict.as_ref());
+    if !(moved || renamed || retold || contested) {
         return None;
     }
     let mut status = json!({});
@@ -129,10 +140,15 @@ pub(crate) fn plan(service: &Service, outcome: Option<Outcome<'_>>, now: Timesta
         status["loadBalancer"] = json!({ "ingress": entries(service, addresses) });
     }
     let old = conditions(service);
-    let merged = match &condition {
-        Some(condition) => merge(old, std::slice::from_ref(condition), None, &Time(now)),
-        None => old.iter().filter(|condition| condition.type_ != CONDITION).cloned().collect(),
-    };
+    let mut notes = notes(service, outcome, retold);
+    if contested {
+        notes.push(conflict_note(conflict.as_ref()));
+    }
+    let new: Vec<NewCondition> = condition.into_iter().chain(conflict).collect();
+    let mut merged = merge(old, &new, None, &Time(now));
+    merged.retain(|condition| {
+        !OURS.contains(&condition.type_.as_str()) || new.iter().any(|new| new.type_ == condition.type_)
+    });
     if merged != old {
         status["conditions"] = json!(merged);
     }
@@ -144,8 +160,14 @@ pub(crate) fn plan(service: &Service, outcome: Option<Outcome<'_>>, now: Timesta
         patch: json!({ "metadata": metadata, "status": status }),
         addresses: addresses.to_vec(),
         version: version(service),
-        notes: notes(service, outcome, retold),
+        notes,
     })
+}
+
+/// Whether the stored condition is another than it shall be.
+fn tells_other(old: Option<&Condition>, new: Option<&NewCondition>) -> bool {
+    let said = old.map(|old| (old.status.as_str(), old.reason.as_str(), old.message.as_str()));
+    said != new.map(|new| (new.status_text(), new.reason, new.message.as_str()))
 }
 
 /// Entries for `addresses`; those that the status has already stay as they are, `ipMode` included.
@@ -169,7 +191,7 @@ fn condition(outcome: Outcome<'_>) -> NewCondition {
         (None, Some(pool)) => (ASSIGNED, format!("{has} from pool {pool}")),
         (None, None) => (ASSIGNED, has.clone()),
     };
-    NewCondition { type_: CONDITION, status: Some(!has.is_empty()), reason, message }
+    NewCondition { type_: ADDRESS_ASSIGNED, status: Some(!has.is_empty()), reason, message }
 }
 
 fn list(addresses: &[IpAddr]) -> String {
@@ -212,6 +234,15 @@ fn refusal_note(refusal: &Refusal, pending: bool) -> Note {
         Refusal::Request(RequestFault::NoClusterIp) => warning("noclusterIPsIPFamily", text),
         _ if pending => warning("AllocationFailed", text),
         _ => warning("LoadBalancerFailed", text),
+    }
+}
+
+fn conflict_note(conflict: Option<&NewCondition>) -> Note {
+    match conflict {
+        Some(condition) => warning("AddressConflict", condition.message.clone()),
+        None => {
+            normal("AddressConflictEnded", "no other machine uses the Service's address any more".to_owned())
+        }
     }
 }
 

@@ -58,7 +58,7 @@ pub(crate) struct Facts<'a> {
     pub(crate) configuration: &'a Configuration,
     pub(crate) findings: &'a [Finding],
     pub(crate) figures: &'a BTreeMap<String, PoolFigures>,
-    pub(crate) conflicts: &'a [IpAddr],
+    pub(crate) conflicts: &'a BTreeMap<IpAddr, String>,
     pub(crate) state: Option<&'a ConfigurationState>,
     pub(crate) now: Time,
 }
@@ -161,7 +161,7 @@ impl Facts<'_> {
     fn conflict(&self, pool: &str) -> NewCondition {
         const SHOWN: usize = 5;
         let of_pool = |ip: &&IpAddr| self.configuration.pool_of(**ip).is_some_and(|of| of.name == pool);
-        let addresses: Vec<String> = self.conflicts.iter().filter(of_pool).map(ToString::to_string).collect();
+        let addresses: Vec<String> = self.conflicts.keys().filter(of_pool).map(ToString::to_string).collect();
         let found = !addresses.is_empty();
         let message = if found {
             let more = addresses.len().saturating_sub(SHOWN);

@@ -1,11 +1,11 @@
 //! What the controller watches.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crds::{
-    AddressConflict, BFDProfile, BGPAdvertisement, BGPPeer, Community, ConfigurationState, IPAddressPool,
-    L2Advertisement, PoolPolicy,
+    AddressConflict, AddressConflictSpec, BFDProfile, BGPAdvertisement, BGPPeer, Community,
+    ConfigurationState, IPAddressPool, L2Advertisement, PoolPolicy,
 };
 use k8s_openapi::api::core::v1::{Namespace, Service};
 use kube::api::Api;
@@ -132,9 +132,15 @@ impl Watches {
         }
     }
 
-    /// Addresses that strangers use.
-    pub(crate) fn conflicts(&self) -> BTreeSet<IpAddr> {
-        self.conflicts.state().iter().filter_map(|conflict| conflict.spec.address.parse().ok()).collect()
+    /// Addresses that strangers use, and who that is.
+    pub(crate) fn conflicts(&self) -> BTreeMap<IpAddr, String> {
+        let told = |conflict: &AddressConflict| {
+            let AddressConflictSpec { address, mac, node, interface, .. } = &conflict.spec;
+            let stranger =
+                format!("{address} is used by the machine with {mac}, seen by node {node} on {interface}");
+            Some((address.parse().ok()?, stranger))
+        };
+        self.conflicts.state().iter().filter_map(|conflict| told(conflict)).collect()
     }
 
     /// Our `ConfigurationState`.

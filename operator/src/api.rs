@@ -190,6 +190,20 @@ impl Api {
         }
     }
 
+    /// Asks for the deletion of all of a resource in `namespace`, but for what goes with its owner.
+    pub(crate) async fn delete_unowned(&self, resource: &ApiResource, namespace: &str) -> Result<(), Error> {
+        let objects = self.list(resource, namespace).await?;
+        for object in objects.iter().filter(|object| object.owner_references().is_empty()) {
+            self.may_write()?;
+            let api = self.of(resource, Some(namespace));
+            match bounded(api.delete(&object.name_any(), &DeleteParams::default())).await {
+                Err(error) if !error.is_not_found() => return Err(error.into()),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// A definition of a kind, if it exists.
     pub(crate) async fn definition(&self, name: &str) -> Result<Option<DynamicObject>, Error> {
         let resource = ApiResource::erase::<CustomResourceDefinition>(&());

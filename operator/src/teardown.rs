@@ -1,12 +1,12 @@
 //! The deletion of a stack: one step a look, each of which can run twice.
 //!
 //! Workloads first, gone and not only asked to, so that speakers still have their rights while they withdraw; then
-//! everything else; then the namespace, if the operator made it and nothing foreign is in it.
+//! what they have told, and everything else; then the namespace, if the operator made it and nothing foreign is in it.
 
 use std::time::{Duration, Instant};
 
-use crds::InventoryEntry;
 use crds::names::{LABEL_MANAGED_BY, MEMBERLIST_SECRET, OPERATOR};
+use crds::{AddressConflict, ConfigurationState, InventoryEntry};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -52,6 +52,11 @@ pub(crate) async fn step(
             return Ok(Progress::Waiting(format!("waits for the pods of {} to end", names.join(", "))));
         }
         left.extend(names.iter().map(|name| format!("pods of {name} did not end in time")));
+    }
+    // Nobody mends or removes these any more.
+    for reports in [ApiResource::erase::<ConfigurationState>(&()), ApiResource::erase::<AddressConflict>(&())]
+    {
+        api.delete_unowned(&reports, namespace).await?;
     }
     made.retain(|made| !made.key.kind.is_workload() && made.key.kind != Kind::Namespace);
     let names = remove(api, &made.iter().collect::<Vec<_>>()).await?;

@@ -31,13 +31,13 @@ fn a_service_that_metallb_served_needs_no_write() {
         "metadata": {"annotations": {"metallb.io/ip-allocated-from-pool": "lan"}},
         "status": {"loadBalancer": {"ingress": [{"ip": "10.0.0.1", "ipMode": "VIP"}]}},
     }));
-    assert_eq!(plan(&taken_over, Some(assigned(&[ip("10.0.0.1")])), now()), None);
+    assert_eq!(plan(&taken_over, Some(assigned(&[ip("10.0.0.1")])), None, now()), None);
 }
 
 #[test]
 fn a_new_address_is_written_with_pool_and_condition_and_told_afterwards() {
     let addresses = [ip("10.0.0.1")];
-    let plan = plan(&service(&json!({})), Some(assigned(&addresses)), now()).unwrap();
+    let plan = plan(&service(&json!({})), Some(assigned(&addresses)), None, now()).unwrap();
     assert_eq!(plan.patch["metadata"]["resourceVersion"], "7");
     assert_eq!(plan.patch["metadata"]["annotations"]["metallb.io/ip-allocated-from-pool"], "lan");
     assert_eq!(plan.patch["status"]["loadBalancer"]["ingress"], json!([{"ip": "10.0.0.1"}]));
@@ -49,10 +49,10 @@ fn a_new_address_is_written_with_pool_and_condition_and_told_afterwards() {
 fn after_the_write_nothing_more_is_written() {
     let addresses = [ip("10.0.0.1"), ip("fc00::1")];
     let mut object = serde_json::to_value(service(&json!({}))).unwrap();
-    let first = plan(&service(&json!({})), Some(assigned(&addresses)), now()).unwrap();
+    let first = plan(&service(&json!({})), Some(assigned(&addresses)), None, now()).unwrap();
     json_patch::merge(&mut object, &first.patch);
     let written: Service = serde_json::from_value(object).unwrap();
-    assert_eq!(plan(&written, Some(assigned(&addresses)), now()), None);
+    assert_eq!(plan(&written, Some(assigned(&addresses)), None, now()), None);
 }
 
 #[test]
@@ -64,19 +64,19 @@ fn a_refusal_is_told_once_and_keeps_the_address() {
         "metadata": {"annotations": {"metallb.io/ip-allocated-from-pool": "lan"}},
         "status": {"loadBalancer": {"ingress": [{"ip": "10.0.0.1"}]}},
     }));
-    let first = plan(&has, outcome, now()).unwrap();
+    let first = plan(&has, outcome, None, now()).unwrap();
     assert_eq!(reasons(&first), ["LoadBalancerFailed"]);
     assert!(first.patch["status"].get("loadBalancer").is_none());
     let mut object = serde_json::to_value(&has).unwrap();
     json_patch::merge(&mut object, &first.patch);
-    assert_eq!(plan(&serde_json::from_value(object).unwrap(), outcome, now()), None);
+    assert_eq!(plan(&serde_json::from_value(object).unwrap(), outcome, None, now()), None);
 }
 
 #[test]
 fn a_pending_service_says_why_in_event_and_condition() {
     let refusal = Refusal::NoPools;
     let outcome = Some(Outcome { addresses: &[], pool: None, refusal: Some(&refusal) });
-    let plan = plan(&service(&json!({})), outcome, now()).unwrap();
+    let plan = plan(&service(&json!({})), outcome, None, now()).unwrap();
     assert_eq!(reasons(&plan), ["AllocationFailed"]);
     let condition = &plan.patch["status"]["conditions"][0];
     assert_eq!(
@@ -93,13 +93,13 @@ fn a_service_of_another_type_loses_all_that_is_ours_and_only_that() {
         "status": {
             "loadBalancer": {"ingress": [{"ip": "10.0.0.1"}]},
             "conditions": [
-                {"type": CONDITION, "status": "True", "reason": "Assigned", "message": "", "lastTransitionTime": "2024-01-01T00:00:00Z"},
+                {"type": ADDRESS_ASSIGNED, "status": "True", "reason": "Assigned", "message": "", "lastTransitionTime": "2024-01-01T00:00:00Z"},
                 {"type": "Other", "status": "True", "reason": "R", "message": "", "lastTransitionTime": "2024-01-01T00:00:00Z"},
             ],
         },
     }));
     assert!(has_leftovers(&other));
-    let plan = plan(&other, None, now()).unwrap();
+    let plan = plan(&other, None, None, now()).unwrap();
     let mut object = serde_json::to_value(&other).unwrap();
     json_patch::merge(&mut object, &plan.patch);
     let left: Service = serde_json::from_value(object).unwrap();
@@ -124,6 +124,34 @@ fn the_class_decides_whose_a_service_is() {
 #[test]
 fn deprecated_annotations_are_told_when_something_changes() {
     let old = service(&json!({"metadata": {"annotations": {"metallb.universe.tf/address-pool": "lan"}}}));
-    let plan = plan(&old, Some(assigned(&[ip("10.0.0.1")])), now()).unwrap();
+    let plan = plan(&old, Some(assigned(&[ip("10.0.0.1")])), None, now()).unwrap();
     assert_eq!(reasons(&plan), ["IPAllocated", "deprecatedAnnotation"]);
+}
+
+#[test]
+fn a_stranger_that_uses_the_address_is_told_once_and_so_is_its_end() {
+    let addresses = [ip("10.0.0.1")];
+    let outcome = Some(assigned(&addresses));
+    let has = json!({
+        "metadata": {"annotations": {"metallb.io/ip-allocated-from-pool": "lan"}},
+        "status": {"loadBalancer": {"ingress": [{"ip": "10.0.0.1"}]}},
+    });
+    let told = |text: &str| Some(text.to_owned());
+    let mut object = serde_json::to_value(service(&has)).unwrap();
+    let now = Timestamp::from_second(1_000_000).unwrap();
+    let first = plan(&service(&has), outcome, told("02:00 has it"), now).unwrap();
+    assert_eq!(reasons(&first), ["AddressConflict"]);
+    assert!(first.notes[0].warning && first.notes[0].text.contains("02:00"), "{:?}", first.notes);
+    assert_eq!(first.patch["status"].get("loadBalancer"), None, "the Service keeps its address");
+    json_patch::merge(&mut object, &first.patch);
+    let written: Service = serde_json::from_value(object.clone()).unwrap();
+    assert_eq!(plan(&written, outcome, told("02:00 has it"), now), None);
+
+    let last = plan(&written, outcome, None, now).unwrap();
+    assert_eq!(reasons(&last), ["AddressConflictEnded"]);
+    json_patch::merge(&mut object, &last.patch);
+    let ended: Service = serde_json::from_value(object).unwrap();
+    let types: Vec<&str> = conditions(&ended).iter().map(|condition| condition.type_.as_str()).collect();
+    assert_eq!(types, [ADDRESS_ASSIGNED], "a conflict that is over leaves no condition");
+    assert_eq!(plan(&ended, outcome, None, now), None);
 }

@@ -25,7 +25,7 @@ fn writes(objects: &Objects, state: Option<&ConfigurationState>, conflicts: &[&s
         configuration: &configuration,
         findings: &findings,
         figures: &BTreeMap::from([("lan".to_owned(), full)]),
-        conflicts: &conflicts.iter().map(|ip| ip.parse().unwrap()).collect::<Vec<_>>(),
+        conflicts: &conflicts.iter().map(|ip| (ip.parse().unwrap(), String::new())).collect(),
         state,
         now: now(),
     }

@@ -121,6 +121,8 @@ pub const TABLE: &[Row] = &[
     row(Operator, Cluster, ("metallb.io", &["addresspools"], &[]), LIST_WATCH, "imports the pools of MetalLB v0.11 to v0.13"),
     row(Operator, Cluster, ("", &["configmaps"], &[]), LIST_WATCH, "imports the configuration of MetalLB v0.8 to v0.12, under a name that the user chooses"),
     row(Operator, Cluster, ("metallb.io", &["configurationstates"], &[]), LIST_WATCH, "tells what controller and speakers say of the configuration"),
+    row(Operator, Cluster, ("metallb.io", &["configurationstates"], &[]), &["delete"], "removes with the stack what its processes have told"),
+    row(Operator, Cluster, ("lbstack.dev", &["addressconflicts"], &[]), &["list", "delete"], "removes with the stack what its processes have told"),
     row(Operator, Cluster, ("lbstack.dev", &["poolpolicies"], &[]), &["get", "list", "watch", "create", "patch", "delete"], "reservations and quotas of pools given inline"),
     row(Operator, Cluster, ("", &["pods"], &[]), &["list"], "tells on which node a speaker is not ready, and why"),
     row(Operator, Cluster, ("", &["pods", "services"], &[]), &["list"], "sees that a namespace of its own making is empty before it removes it"),

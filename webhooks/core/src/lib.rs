@@ -7,6 +7,7 @@
 
 mod advertisement;
 mod bgp;
+mod check;
 mod configuration;
 mod duration;
 mod finding;
@@ -19,6 +20,7 @@ mod selectors;
 
 pub use advertisement::{L2Advertisement, PreferredNodes};
 pub use bgp::{BfdProfile, BgpAdvertisement, BgpPeer, CommunityValue};
+pub use check::check;
 pub use configuration::Configuration;
 pub use finding::{Finding, ObjectRef, Severity};
 pub use objects::Objects;

@@ -20,6 +20,17 @@ pub(crate) fn stack(bed: &Bed) {
     assert!(left.is_empty(), "left behind: {left:?}");
     let pods = bed.kubectl(&["get", "pods", "--namespace", "metallb-system", "--output", "name"]);
     assert_eq!(pods.trim(), "", "pods of the stack are still there");
+    // What its processes have told goes with them, some of it by way of the garbage collector.
+    let reports = "configurationstates,addressconflicts,servicel2statuses";
+    bed.kubectl(&[
+        "wait",
+        "--for=delete",
+        reports,
+        "--all",
+        "--namespace",
+        "metallb-system",
+        "--timeout=60s",
+    ]);
     bed.kubectl(&["get", "configmap", "foreign", "--namespace", "metallb-system"]);
     bed.kubectl(&["get", "ipaddresspool", "by-hand", "--namespace", "metallb-system"]);
     bed.delete(other);
