@@ -83,7 +83,7 @@ fn on_testbed(nodes: usize) -> anyhow::Result<()> {
     let cluster = Cluster::up(options)?;
     show(&cluster, &["get", "nodes"])?;
     step(3, "Install lbstack: push its image to the cluster's registry and apply deploy/install.yaml.");
-    cluster.push(&image.archive, repository(render::install::IMAGE))?;
+    cluster.push(&image.archive, render::install::IMAGE)?;
     quietly(&cluster, &["apply", "--filename", &install_manifest().to_string_lossy()])?;
     let operator = "deployment/lbstack-operator";
     quietly(&cluster, &["rollout", "status", operator, "--namespace", "lbstack-system", "--timeout=120s"])?;
@@ -179,11 +179,6 @@ fn kubectl(kubeconfig: &Path, arguments: &[&str], input: &str) -> anyhow::Result
 
 fn install_manifest() -> PathBuf {
     crate::top().join("deploy/install.yaml")
-}
-
-/// The image's name without its registry's host: the testbed's registry serves the names of every host alike.
-fn repository(image: &str) -> &str {
-    image.split_once('/').map_or(image, |(host, rest)| if host.contains(['.', ':']) { rest } else { image })
 }
 
 fn step(number: usize, what: &str) {

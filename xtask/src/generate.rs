@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use render::install;
 use serde::Serialize;
+
+use crate::top;
 
 mod docs;
 
@@ -22,7 +24,7 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let root = root();
+    let root = top();
     let files = files()?;
     if args.check {
         let stale = stale(&root, &files);
@@ -39,10 +41,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())
-}
-
-fn root() -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }
 
 /// The files that differ from `files`, and those in generated directories that should not be there.
@@ -95,7 +93,7 @@ mod tests {
 
     #[test]
     fn generated_files_are_as_they_would_be_written() {
-        let stale = stale(&root(), &files().unwrap());
+        let stale = stale(&top(), &files().unwrap());
         assert!(stale.is_empty(), "run `cargo xtask generate`: {stale:?}");
     }
 

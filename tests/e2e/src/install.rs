@@ -25,10 +25,7 @@ pub(crate) fn install(cluster: &Cluster) {
     let archive = std::env::var_os("LBSTACK_TEST_IMAGE").map(PathBuf::from);
     let archive = archive.expect("LBSTACK_TEST_IMAGE is not set: run these tests by `cargo xtask test`");
     let manifest = std::fs::read_to_string(top().join("deploy/install.yaml")).unwrap();
-    let name = image_of(&manifest);
-    // The registry serves every host's names alike.
-    let path = name.split_once('/').map_or(name, |(host, rest)| if host.contains('.') { rest } else { name });
-    cluster.push(&archive, path).unwrap_or_else(|error| panic!("{error}"));
+    cluster.push(&archive, image_of(&manifest)).unwrap_or_else(|error| panic!("{error}"));
     cluster.apply(&manifest).unwrap_or_else(|error| panic!("{error}"));
     let rollout =
         ["rollout", "status", "deployment/lbstack-operator", "--namespace=lbstack-system", "--timeout=60s"];

@@ -276,9 +276,8 @@ impl Cluster {
         })
     }
 
-    /// Makes an image pullable under a name without a registry's host: `lbstack/lbstack:dev`. Every registry's name
-    /// leads to the testbed's own, so that `docker.io/lbstack/lbstack:dev` and `quay.io/lbstack/lbstack:dev` are it
-    /// too.
+    /// Makes an image pullable under a name. Every registry's name leads to the testbed's own, so that
+    /// `lbstack/lbstack:dev`, `docker.io/lbstack/lbstack:dev` and `quay.io/lbstack/lbstack:dev` are all it.
     pub fn push(&self, archive: &Path, name: &str) -> Result<()> {
         self.registry.push(archive, name)
     }

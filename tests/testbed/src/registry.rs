@@ -52,7 +52,7 @@ impl Registry {
 
     /// Pushes an archive under a name without a registry: `library/nginx:latest`.
     pub(crate) fn push(&self, archive: &Path, name: &str) -> Result<()> {
-        let target = format!("{}/{name}", self.address);
+        let target = format!("{}/{}", self.address, without_host(name));
         self.namespace
             .run(Command::new(&self.crane).args(["push", "--insecure"]).arg(archive).arg(target))
             .map(drop)
@@ -225,9 +225,25 @@ fn libraries_in(listing: &str) -> Result<Vec<PathBuf>, String> {
     Ok(found)
 }
 
+/// The image's name without its registry's host (a first part with a dot or a port; the reference grammar of
+/// `distribution`).
+fn without_host(name: &str) -> &str {
+    match name.split_once('/') {
+        Some((host, rest)) if host.contains(['.', ':']) || host == "localhost" => rest,
+        _ => name,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_registrys_host_is_taken_off_a_name() {
+        let stripped =
+            ["lbstack/web:1", "quay.io/lbstack/web:1", "10.0.0.1:5000/web", "web:1"].map(without_host);
+        assert_eq!(stripped, ["lbstack/web:1", "lbstack/web:1", "web", "web:1"]);
+    }
 
     #[test]
     fn libraries_and_the_loader_are_read_from_ldd() {
