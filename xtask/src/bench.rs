@@ -17,6 +17,8 @@ enum What {
     Ipam,
     /// On a real cluster: from the stack to Available, from a Service to the first answer, memory, image size.
     Smoke,
+    /// On a real API server: thousands of Services at once, beside what the server alone takes for as many.
+    Services(Passed),
     /// ARP answers beside the kernel's own, with one address and with thousands.
     Arp(Passed),
     /// The longest silence of a client, for each kind of fault, on real speakers in network namespaces.
@@ -43,6 +45,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         }
         What::Ipam => bench_ipam::run(),
         What::Smoke => example("smoke", &[]),
+        What::Services(Passed { arguments }) => example("services", arguments),
         What::Arp(Passed { arguments }) => example("arp", arguments),
         What::Failover(Passed { arguments }) => example("failover", arguments),
     }

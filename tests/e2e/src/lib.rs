@@ -13,6 +13,7 @@
 
 mod audit;
 mod bed;
+pub mod controllers;
 mod install;
 mod manifests;
 mod objects;

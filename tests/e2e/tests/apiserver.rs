@@ -9,40 +9,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use e2e::controllers::{Bench, Controller, NAMESPACE, SERVICES, SOON, addresses, names};
 use e2e::{Bed, Suite, wait};
-use futures::{StreamExt as _, stream};
-use k8s_openapi::api::coordination::v1::Lease;
+use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Service;
-use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt as _;
+use kube::api::{ListParams, Patch, PatchParams};
 use kube::runtime::watcher;
-use kube::{Client, ResourceExt as _};
-use serde_json::{Value, json};
-use testbed::{Identity, Options};
-
-const NAMESPACE: &str = "metallb-system";
-/// Where the tests' Services are.
-const SERVICES: &str = "default";
-/// Short, so that a hundred successions take minutes and not half an hour.
-const LEASE: Duration = Duration::from_millis(1500);
-const SOON: Duration = Duration::from_secs(20);
+use serde_json::json;
 
 fn main() -> ExitCode {
-    let make = || {
-        let bed =
-            Bed::bare(Options { id: "apiserver".into(), control_plane_only: true, ..Options::default() });
-        let manifests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../crds/manifests");
-        bed.kubectl(&["apply", "-f", &manifests.to_string_lossy()]);
-        bed.kubectl(&["create", "namespace", NAMESPACE]);
-        bed
-    };
-    let suite = Suite::new("apiserver", make)
+    let suite = Suite::new("apiserver", || e2e::controllers::bed("apiserver"))
         .test("at_rest_and_after_a_restart_nothing_is_written", nothing_is_written)
         .test("what_becomes_free_is_given_at_once_to_who_waits", freed_is_given)
         .test("two_services_exchange_their_addresses", exchange)
@@ -52,216 +35,6 @@ fn main() -> ExitCode {
         .test("an_api_server_that_restarts_costs_nobody_an_address", the_server_restarts)
         .test("five_thousand_services_survive_a_hundred_deaths_of_the_controller", a_hundred_deaths);
     e2e::run(vec![suite])
-}
-
-/// A controller process. Killed when dropped.
-struct Controller {
-    process: Child,
-    identity: String,
-}
-
-impl Controller {
-    /// Starts one with a short Lease; its user in the API is its identity.
-    fn start(bed: &Bed, identity: &str) -> Self {
-        Self::start_with(bed, identity, LEASE)
-    }
-
-    fn start_with(bed: &Bed, identity: &str, lease: Duration) -> Self {
-        static PORT: AtomicU32 = AtomicU32::new(0);
-        let port = 20_000 + PORT.fetch_add(1, Ordering::Relaxed) % 2_000;
-        let user = Identity::member(identity, "system:masters");
-        let kubeconfig = bed.cluster.kubeconfig_for(&user).unwrap();
-        let log = std::fs::File::options()
-            .create(true)
-            .append(true)
-            .open(bed.cluster.logs().join(format!("{identity}.log")))
-            .unwrap();
-        let process = Command::new(binary())
-            .args(["controller", "--log-format", "text", "--namespace", NAMESPACE, "--identity", identity])
-            .args(["--lease-duration-ms", &lease.as_millis().to_string()])
-            .args(["--admin-address", &format!("127.0.0.1:{port}")])
-            .env("KUBECONFIG", kubeconfig)
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        Self { process, identity: identity.to_owned() }
-    }
-
-    fn signal(&self, signal: &str) {
-        let status = Command::new("kill").args([signal, &self.process.id().to_string()]).status().unwrap();
-        assert!(status.success(), "kill {signal}");
-    }
-
-    fn kill(mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-
-    /// Asks it to end, and waits for that.
-    fn end(mut self) {
-        self.signal("-TERM");
-        let _ = self.process.wait();
-    }
-}
-
-impl Drop for Controller {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn binary() -> PathBuf {
-    let given = std::env::var_os("LBSTACK_TEST_BINARY").map(PathBuf::from);
-    given.unwrap_or_else(|| testbed::target_directory().join("debug/lbstack"))
-}
-
-/// What a test works with.
-struct Bench<'a> {
-    bed: &'a Bed,
-    runtime: tokio::runtime::Runtime,
-    client: Client,
-}
-
-impl<'a> Bench<'a> {
-    /// A clean cluster with the pools given.
-    fn new(bed: &'a Bed, pools: &[(&str, &[&str])]) -> Self {
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let client = runtime.block_on(async {
-            let kubeconfig = Kubeconfig::read_from(bed.cluster.kubeconfig()).unwrap();
-            let options = KubeConfigOptions::default();
-            let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.unwrap();
-            Client::try_from(config).unwrap()
-        });
-        let bench = Self { bed, runtime, client };
-        bed.kubectl(&["delete", "services", "-n", SERVICES, "-l", "test=yes", "--ignore-not-found"]);
-        bed.kubectl(&["delete", "ipaddresspools", "-n", NAMESPACE, "--all"]);
-        bed.kubectl(&["delete", "leases", "-n", NAMESPACE, "--all"]);
-        for (name, addresses) in pools {
-            bench.pool(name, addresses);
-        }
-        bench
-    }
-
-    fn pool(&self, name: &str, addresses: &[&str]) {
-        let pool = json!({"apiVersion": "metallb.io/v1beta1", "kind": "IPAddressPool",
-            "metadata": {"name": name, "namespace": NAMESPACE}, "spec": {"addresses": addresses}});
-        self.bed.apply(&pool.to_string());
-    }
-
-    fn services(&self) -> Api<Service> {
-        Api::namespaced(self.client.clone(), SERVICES)
-    }
-
-    fn create(&self, names: &[String]) {
-        let api = self.services();
-        self.runtime.block_on(async {
-            let writes = names.iter().map(|name| {
-                let (api, service) = (api.clone(), service(name));
-                async move {
-                    // The server may be away for a moment: that is not what is tested.
-                    loop {
-                        match api.create(&PostParams::default(), &service).await {
-                            Ok(_) => return,
-                            Err(kube::Error::Api(status)) if status.code == 409 => return,
-                            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-                        }
-                    }
-                }
-            });
-            stream::iter(writes).buffer_unordered(16).collect::<Vec<()>>().await;
-        });
-    }
-
-    fn delete(&self, name: &str) {
-        self.runtime.block_on(self.services().delete(name, &DeleteParams::default())).unwrap();
-    }
-
-    fn annotate(&self, name: &str, key: &str, value: &str) {
-        self.bed.kubectl(&[
-            "annotate",
-            "--overwrite",
-            "service",
-            "-n",
-            SERVICES,
-            name,
-            &format!("{key}={value}"),
-        ]);
-    }
-
-    /// Waits until the Service has exactly these addresses, and returns how long that took.
-    fn until(&self, name: &str, expected: &[&str]) -> Duration {
-        let start = Instant::now();
-        let what = format!("it has {expected:?}");
-        self.runtime.block_on(wait::until(&self.services(), name, &what, SOON, |service| {
-            (service.map(addresses)? == expected).then_some(())
-        }));
-        start.elapsed()
-    }
-
-    /// Waits until each of these has an address.
-    fn until_all_have_one(&self, names: &[String], limit: Duration) {
-        let wanted: BTreeSet<&str> = names.iter().map(String::as_str).collect();
-        self.runtime.block_on(wait::until_all(&self.services(), "all have an address", limit, |services| {
-            let served = services.iter().filter(|service| {
-                wanted.contains(service.name_any().as_str()) && !addresses(service).is_empty()
-            });
-            (served.count() == wanted.len()).then_some(())
-        }));
-    }
-
-    fn holder(&self) -> Option<String> {
-        let api: Api<Lease> = Api::namespaced(self.client.clone(), NAMESPACE);
-        let lease = self.runtime.block_on(api.get_opt("lbstack-controller")).ok()??;
-        lease.spec?.holder_identity
-    }
-
-    fn until_leads(&self, identity: &str) {
-        wait::poll(&format!("{identity} leads"), SOON, || {
-            (self.holder().as_deref() == Some(identity)).then_some(())
-        });
-    }
-
-    /// Writes of Service statuses by `identity` that the API server began from `since` on.
-    fn status_writes(&self, identity: &str, since: &k8s_openapi::jiff::Timestamp) -> Vec<Value> {
-        // An entry reaches the file a moment after its request.
-        std::thread::sleep(Duration::from_millis(1500));
-        let log = std::fs::read_to_string(self.bed.cluster.audit_log()).unwrap();
-        log.lines()
-            .filter(|line| line.contains(identity) && line.contains("\"patch\""))
-            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-            .filter(|entry| {
-                let begun = entry["requestReceivedTimestamp"].as_str().and_then(|t| t.parse().ok());
-                entry["user"]["username"] == identity
-                    && entry["verb"] == "patch"
-                    && entry["objectRef"]["resource"] == "services"
-                    && begun.is_some_and(|begun: k8s_openapi::jiff::Timestamp| begun >= *since)
-            })
-            .collect()
-    }
-}
-
-fn service(name: &str) -> Service {
-    serde_json::from_value(json!({
-        "metadata": {"name": name, "labels": {"test": "yes"}},
-        "spec": {"type": "LoadBalancer", "allocateLoadBalancerNodePorts": false, "ports": [{"port": 80}]},
-    }))
-    .unwrap()
-}
-
-fn addresses(service: &Service) -> Vec<String> {
-    let ingress = service.status.iter().filter_map(|status| status.load_balancer.as_ref()?.ingress.as_ref());
-    ingress.flatten().filter_map(|entry| entry.ip.clone()).collect()
-}
-
-fn names(prefix: &str, count: usize) -> Vec<String> {
-    (0..count).map(|number| format!("{prefix}-{number:04}")).collect()
-}
-
-fn now() -> k8s_openapi::jiff::Timestamp {
-    k8s_openapi::jiff::Timestamp::now()
 }
 
 /// Sees every state of every Service in order, and everything that must never be.
@@ -325,7 +98,7 @@ fn nothing_is_written(bed: &Bed) {
     let first = Controller::start(bed, "rest-a");
     bench.until_all_have_one(&list, SOON);
     std::thread::sleep(Duration::from_secs(2));
-    let since = now();
+    let since = Timestamp::now();
     std::thread::sleep(Duration::from_secs(3));
     first.end();
     let second = Controller::start(bed, "rest-b");
@@ -433,7 +206,7 @@ fn a_stopped_leader_is_silent(bed: &Bed) {
     bench.create(&after);
     bench.until_leads(&second.identity);
     bench.until_all_have_one(&[before, after].concat(), Duration::from_secs(60));
-    let since = now();
+    let since = Timestamp::now();
     first.signal("-CONT");
     std::thread::sleep(Duration::from_secs(5));
     // A request that was on its way when the process was stopped may still arrive. It carries the version that it

@@ -1,0 +1,318 @@
+//! Real controllers, as processes, against a real API server without nodes: a controller can be killed, stopped and
+//! started within milliseconds, and thousands of Services made at once.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use futures::{StreamExt as _, stream};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::runtime::watcher;
+use kube::{Client, ResourceExt as _};
+use serde_json::{Value, json};
+use testbed::{Identity, Options};
+
+use crate::{Bed, wait};
+
+/// Where the configuration is.
+pub const NAMESPACE: &str = "metallb-system";
+/// Where the tests' Services are.
+pub const SERVICES: &str = "default";
+/// Short, so that a hundred successions take minutes and not half an hour.
+const LEASE: Duration = Duration::from_millis(1500);
+/// What happens by itself happens within this time.
+pub const SOON: Duration = Duration::from_secs(20);
+/// Requests at a time while Services are made.
+const CONCURRENCY: usize = 16;
+
+/// An API server with our kinds and the namespace of the configuration.
+///
+/// # Panics
+///
+/// It cannot be made.
+pub fn bed(id: &str) -> Bed {
+    let bed = Bed::bare(Options { id: id.into(), control_plane_only: true, ..Options::default() });
+    let manifests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../crds/manifests");
+    bed.kubectl(&["apply", "-f", &manifests.to_string_lossy()]);
+    bed.kubectl(&["create", "namespace", NAMESPACE]);
+    bed
+}
+
+/// A controller process. Killed when dropped.
+pub struct Controller {
+    process: Child,
+    /// Its name as a holder of the Lease, and its user in the API.
+    pub identity: String,
+}
+
+impl Controller {
+    /// Starts one with a short Lease; its user in the API is its identity.
+    pub fn start(bed: &Bed, identity: &str) -> Self {
+        Self::start_with(bed, identity, LEASE)
+    }
+
+    /// The same with this Lease.
+    pub fn start_with(bed: &Bed, identity: &str, lease: Duration) -> Self {
+        Self::start_binary(bed, identity, lease, &binary())
+    }
+
+    /// The same of this program.
+    pub fn start_binary(bed: &Bed, identity: &str, lease: Duration, binary: &Path) -> Self {
+        static PORT: AtomicU32 = AtomicU32::new(0);
+        let port = 20_000 + PORT.fetch_add(1, Ordering::Relaxed) % 2_000;
+        let user = Identity::member(identity, "system:masters");
+        let kubeconfig = bed.cluster.kubeconfig_for(&user).unwrap();
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(bed.cluster.logs().join(format!("{identity}.log")))
+            .unwrap();
+        let process = Command::new(binary)
+            .args(["controller", "--log-format", "text", "--namespace", NAMESPACE, "--identity", identity])
+            .args(["--lease-duration-ms", &lease.as_millis().to_string()])
+            .args(["--admin-address", &format!("127.0.0.1:{port}")])
+            .env("KUBECONFIG", kubeconfig)
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        Self { process, identity: identity.to_owned() }
+    }
+
+    /// Sends it a signal, as `-STOP`.
+    pub fn signal(&self, signal: &str) {
+        let status = Command::new("kill").args([signal, &self.process.id().to_string()]).status().unwrap();
+        assert!(status.success(), "kill {signal}");
+    }
+
+    /// Kills it.
+    pub fn kill(mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+
+    /// Its resident set, in megabytes.
+    pub fn resident(&self) -> f64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let kibibytes: f64 = line.trim().trim_end_matches(" kB").parse().unwrap();
+        kibibytes * 1024.0 / 1e6
+    }
+
+    /// Asks it to end, and waits for that.
+    pub fn end(mut self) {
+        self.signal("-TERM");
+        let _ = self.process.wait();
+    }
+}
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn binary() -> PathBuf {
+    let given = std::env::var_os("LBSTACK_TEST_BINARY").map(PathBuf::from);
+    given.unwrap_or_else(|| testbed::target_directory().join("debug/lbstack"))
+}
+
+/// What a test works with.
+pub struct Bench<'a> {
+    bed: &'a Bed,
+    /// For calls of the API.
+    pub runtime: tokio::runtime::Runtime,
+    client: Client,
+}
+
+impl<'a> Bench<'a> {
+    /// A clean cluster with the pools given.
+    pub fn new(bed: &'a Bed, pools: &[(&str, &[&str])]) -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let client = runtime.block_on(async {
+            let kubeconfig = Kubeconfig::read_from(bed.cluster.kubeconfig()).unwrap();
+            let options = KubeConfigOptions::default();
+            let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.unwrap();
+            Client::try_from(config).unwrap()
+        });
+        let bench = Self { bed, runtime, client };
+        bench.clear();
+        bed.kubectl(&["delete", "ipaddresspools", "-n", NAMESPACE, "--all"]);
+        bed.kubectl(&["delete", "leases", "-n", NAMESPACE, "--all"]);
+        for (name, addresses) in pools {
+            bench.pool(name, addresses);
+        }
+        bench
+    }
+
+    /// Makes a pool.
+    pub fn pool(&self, name: &str, addresses: &[&str]) {
+        let pool = json!({"apiVersion": "metallb.io/v1beta1", "kind": "IPAddressPool",
+            "metadata": {"name": name, "namespace": NAMESPACE}, "spec": {"addresses": addresses}});
+        self.bed.apply(&pool.to_string());
+    }
+
+    /// The Services.
+    pub fn services(&self) -> Api<Service> {
+        Api::namespaced(self.client.clone(), SERVICES)
+    }
+
+    /// Creates a Service for each name, many at a time.
+    pub fn create(&self, names: &[String]) {
+        self.create_of_class(names, None);
+    }
+
+    /// The same of a class.
+    pub fn create_of_class(&self, names: &[String], class: Option<&str>) {
+        let api = self.services();
+        self.runtime.block_on(async {
+            let writes = names.iter().map(|name| {
+                let (api, service) = (api.clone(), service(name, class));
+                async move {
+                    // The server may be away for a moment: that is not what is tested.
+                    loop {
+                        match api.create(&PostParams::default(), &service).await {
+                            Ok(_) => return,
+                            Err(kube::Error::Api(status)) if status.code == 409 => return,
+                            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                        }
+                    }
+                }
+            });
+            stream::iter(writes).buffer_unordered(CONCURRENCY).collect::<Vec<()>>().await;
+        });
+    }
+
+    /// Gives each Service an address in the barest way: one patch of its status, as many at a time.
+    pub fn patch_statuses(&self, names: &[String]) {
+        let api = self.services();
+        self.runtime.block_on(async {
+            let writes = names.iter().map(|name| {
+                let api = api.clone();
+                let patch = json!({"status": {"loadBalancer": {"ingress": [{"ip": "10.255.255.1"}]}}});
+                async move {
+                    let patched = api.patch_status(name, &PatchParams::default(), &Patch::Merge(patch)).await;
+                    patched.map(drop).unwrap();
+                }
+            });
+            stream::iter(writes).buffer_unordered(CONCURRENCY).collect::<Vec<()>>().await;
+        });
+    }
+
+    /// Deletes every Service of the test.
+    pub fn clear(&self) {
+        let ours = ListParams::default().labels("test=yes");
+        self.runtime.block_on(self.services().delete_collection(&DeleteParams::default(), &ours)).unwrap();
+        self.runtime.block_on(wait::until_all(&self.services(), "all are gone", SOON * 6, |services| {
+            services.iter().all(|service| !service.labels().contains_key("test")).then_some(())
+        }));
+    }
+
+    /// Deletes a Service.
+    pub fn delete(&self, name: &str) {
+        self.runtime.block_on(self.services().delete(name, &DeleteParams::default())).unwrap();
+    }
+
+    /// Annotates a Service.
+    pub fn annotate(&self, name: &str, key: &str, value: &str) {
+        self.bed.kubectl(&[
+            "annotate",
+            "--overwrite",
+            "service",
+            "-n",
+            SERVICES,
+            name,
+            &format!("{key}={value}"),
+        ]);
+    }
+
+    /// Waits until the Service has exactly these addresses, and returns how long that took.
+    pub fn until(&self, name: &str, expected: &[&str]) -> Duration {
+        let start = Instant::now();
+        let what = format!("it has {expected:?}");
+        self.runtime.block_on(wait::until(&self.services(), name, &what, SOON, |service| {
+            (service.map(addresses)? == expected).then_some(())
+        }));
+        start.elapsed()
+    }
+
+    /// Waits until each of these has had an address.
+    pub fn until_all_have_one(&self, names: &[String], limit: Duration) {
+        // Each event is looked at by itself: a look at all Services after each would take longer than what is waited for.
+        let mut missing: BTreeSet<&str> = names.iter().map(String::as_str).collect();
+        let waiting = async {
+            let mut events = std::pin::pin!(watcher(self.services(), watcher::Config::default()));
+            while let Some(event) = events.next().await {
+                if let Ok(watcher::Event::Apply(service) | watcher::Event::InitApply(service)) = event
+                    && !addresses(&service).is_empty()
+                    && missing.remove(service.name_any().as_str())
+                    && missing.is_empty()
+                {
+                    return;
+                }
+            }
+        };
+        let ended = self.runtime.block_on(async { tokio::time::timeout(limit, waiting).await });
+        assert!(ended.is_ok(), "after {limit:?} {} Services have no address: {missing:?}", missing.len());
+    }
+
+    /// Who holds the controllers' Lease.
+    pub fn holder(&self) -> Option<String> {
+        let api: Api<Lease> = Api::namespaced(self.client.clone(), NAMESPACE);
+        let lease = self.runtime.block_on(api.get_opt("lbstack-controller")).ok()??;
+        lease.spec?.holder_identity
+    }
+
+    /// Waits until this one leads.
+    pub fn until_leads(&self, identity: &str) {
+        wait::poll(&format!("{identity} leads"), SOON, || {
+            (self.holder().as_deref() == Some(identity)).then_some(())
+        });
+    }
+
+    /// Writes of Service statuses by `identity` that the API server began from `since` on.
+    pub fn status_writes(&self, identity: &str, since: &Timestamp) -> Vec<Value> {
+        // An entry reaches the file a moment after its request.
+        std::thread::sleep(Duration::from_millis(1500));
+        let log = std::fs::read_to_string(self.bed.cluster.audit_log()).unwrap();
+        log.lines()
+            .filter(|line| line.contains(identity) && line.contains("\"patch\""))
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+            .filter(|entry| {
+                let begun = entry["requestReceivedTimestamp"].as_str().and_then(|t| t.parse().ok());
+                entry["user"]["username"] == identity
+                    && entry["verb"] == "patch"
+                    && entry["objectRef"]["resource"] == "services"
+                    && begun.is_some_and(|begun: Timestamp| begun >= *since)
+            })
+            .collect()
+    }
+}
+
+fn service(name: &str, class: Option<&str>) -> Service {
+    serde_json::from_value(json!({
+        "metadata": {"name": name, "labels": {"test": "yes"}},
+        "spec": {"type": "LoadBalancer", "allocateLoadBalancerNodePorts": false, "loadBalancerClass": class,
+            "ports": [{"port": 80}]},
+    }))
+    .unwrap()
+}
+
+/// The addresses that its status has.
+pub fn addresses(service: &Service) -> Vec<String> {
+    let ingress = service.status.iter().filter_map(|status| status.load_balancer.as_ref()?.ingress.as_ref());
+    ingress.flatten().filter_map(|entry| entry.ip.clone()).collect()
+}
+
+/// `count` names that begin with `prefix`.
+pub fn names(prefix: &str, count: usize) -> Vec<String> {
+    (0..count).map(|number| format!("{prefix}-{number:04}")).collect()
+}
