@@ -26,7 +26,7 @@ mod cycles;
 mod judge;
 mod serve;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,7 +53,7 @@ pub struct Allocator {
     pinned: Vec<String>,
     /// Names of the others, which are tried after those.
     plain: Vec<String>,
-    services: BTreeMap<ServiceRef, Entry>,
+    services: HashMap<ServiceRef, Entry>,
     addresses: BTreeMap<IpAddr, Usage>,
     waiting: Waiting,
     /// By the name of a pool: who has its address from there and waits for something elsewhere.

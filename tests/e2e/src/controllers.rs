@@ -234,6 +234,16 @@ impl<'a> Bench<'a> {
         ]);
     }
 
+    /// Runs another command of the binary to its end, as this user, and returns what it prints.
+    pub fn run(&self, identity: &str, arguments: &[&str]) -> String {
+        let kubeconfig =
+            self.bed.cluster.kubeconfig_for(&Identity::member(identity, "system:masters")).unwrap();
+        let output = Command::new(binary()).args(arguments).env("KUBECONFIG", kubeconfig).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "lbstack {arguments:?}: {said}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     /// Waits until the Service has exactly these addresses, and returns how long that took.
     pub fn until(&self, name: &str, expected: &[&str]) -> Duration {
         let start = Instant::now();
@@ -280,19 +290,25 @@ impl<'a> Bench<'a> {
 
     /// Writes of Service statuses by `identity` that the API server began from `since` on.
     pub fn status_writes(&self, identity: &str, since: &Timestamp) -> Vec<Value> {
+        let mut writes = self.requests(identity);
+        writes.retain(|entry| {
+            let begun = entry["requestReceivedTimestamp"].as_str().and_then(|t| t.parse().ok());
+            entry["verb"] == "patch"
+                && entry["objectRef"]["resource"] == "services"
+                && begun.is_some_and(|begun: Timestamp| begun >= *since)
+        });
+        writes
+    }
+
+    /// Everything that `identity` asked of the API server, from its audit log.
+    pub fn requests(&self, identity: &str) -> Vec<Value> {
         // An entry reaches the file a moment after its request.
         std::thread::sleep(Duration::from_millis(1500));
         let log = std::fs::read_to_string(self.bed.cluster.audit_log()).unwrap();
         log.lines()
-            .filter(|line| line.contains(identity) && line.contains("\"patch\""))
+            .filter(|line| line.contains(identity))
             .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-            .filter(|entry| {
-                let begun = entry["requestReceivedTimestamp"].as_str().and_then(|t| t.parse().ok());
-                entry["user"]["username"] == identity
-                    && entry["verb"] == "patch"
-                    && entry["objectRef"]["resource"] == "services"
-                    && begun.is_some_and(|begun: Timestamp| begun >= *since)
-            })
+            .filter(|entry| entry["user"]["username"] == identity)
             .collect()
     }
 }

@@ -29,6 +29,9 @@ fn main() -> ExitCode {
         .test("at_rest_and_after_a_restart_nothing_is_written", nothing_is_written)
         .test("what_becomes_free_is_given_at_once_to_who_waits", freed_is_given)
         .test("two_services_exchange_their_addresses", exchange)
+        .test("services_in_two_full_pools_exchange_their_places", exchange_of_places)
+        .test("a_stranger_with_the_address_is_told_on_the_service", a_stranger_is_told)
+        .test("a_plan_says_what_a_change_would_do_and_writes_nothing", a_plan_is_told)
         .test("a_range_moves_between_pools_and_nobody_notices", a_range_moves)
         .test("a_double_made_by_force_is_mended_within_a_second", a_double_is_mended)
         .test("a_leader_that_was_stopped_begins_no_write_when_it_goes_on", a_stopped_leader_is_silent)
@@ -149,6 +152,78 @@ fn exchange(bed: &Bed) {
     bench.until("young", &["10.0.0.1"]);
     bench.until("waiting", &[]);
     controller.end();
+}
+
+fn exchange_of_places(bed: &Bed) {
+    let bench = Bench::new(bed, &[("left", &["10.0.0.1/32"]), ("right", &["10.0.1.1/32"])]);
+    let controller = Controller::start(bed, "places");
+    bench.create(&["old".into()]);
+    bench.until("old", &["10.0.0.1"]);
+    bench.create(&["young".into()]);
+    bench.until("young", &["10.0.1.1"]);
+    bench.annotate("old", "metallb.io/address-pool", "right");
+    bench.annotate("young", "metallb.io/address-pool", "left");
+    bench.until("old", &["10.0.1.1"]);
+    bench.until("young", &["10.0.0.1"]);
+    controller.end();
+}
+
+fn a_stranger_is_told(bed: &Bed) {
+    let bench = Bench::new(bed, &[("lan", &["10.0.0.1/32"])]);
+    let controller = Controller::start(bed, "told");
+    bench.create(&["contested".into()]);
+    bench.until("contested", &["10.0.0.1"]);
+    let conflict = json!({"apiVersion": "lbstack.dev/v1alpha1", "kind": "AddressConflict",
+        "metadata": {"name": "10.0.0.1", "namespace": NAMESPACE},
+        "spec": {"address": "10.0.0.1", "mac": "02:00:00:00:66:66", "node": "node2", "interface": "eth0"}});
+    bed.apply(&conflict.to_string());
+    let told = |service: Option<&Service>| {
+        let conditions = service?.status.as_ref()?.conditions.clone().unwrap_or_default();
+        Some(conditions.into_iter().find(|condition| condition.type_ == "lbstack.dev/AddressConflict"))
+    };
+    let api = bench.services();
+    let what = "it says who else has the address";
+    let condition =
+        bench.runtime.block_on(wait::until(&api, "contested", what, SOON, |service| told(service).flatten()));
+    assert_eq!(condition.status, "True");
+    for word in ["10.0.0.1", "02:00:00:00:66:66", "node2"] {
+        assert!(condition.message.contains(word), "{word} is not in {:?}", condition.message);
+    }
+    bed.event("Service", "contested", "AddressConflict", SOON);
+    bench.until("contested", &["10.0.0.1"]);
+    bed.delete(&conflict.to_string());
+    bench.runtime.block_on(wait::until(&api, "contested", "that is over", SOON, |service| {
+        told(service)?.is_none().then_some(())
+    }));
+    bed.event("Service", "contested", "AddressConflictEnded", SOON);
+    controller.end();
+}
+
+fn a_plan_is_told(bed: &Bed) {
+    let bench = Bench::new(bed, &[("lan", &["10.0.0.1-10.0.0.2"])]);
+    let controller = Controller::start(bed, "planned");
+    for (name, has) in [("a", &["10.0.0.1"][..]), ("b", &["10.0.0.2"]), ("c", &[])] {
+        bench.create(&[name.into()]);
+        bench.until(name, has);
+    }
+    controller.end();
+    let file = bed.cluster.logs().join("changed.yaml");
+    let plan = |changed: &serde_json::Value| {
+        std::fs::write(&file, changed.to_string()).unwrap();
+        bench.run("planner", &["plan", "-f", &file.to_string_lossy()])
+    };
+    let more = plan(&json!({"apiVersion": "lbstack.dev/v1alpha1", "kind": "LoadBalancerStack",
+        "metadata": {"name": "default"},
+        "spec": {"addressPools": [{"name": "more", "addresses": ["10.0.1.0/24"]}]}}));
+    assert!(more.contains("gains  default/c  10.0.1.0"), "{more}");
+    assert!(more.contains("0 lose, 0 move, 1 gain, 0 wait, 2 keep"), "{more}");
+    let less = plan(&json!({"apiVersion": "metallb.io/v1beta1", "kind": "IPAddressPool",
+        "metadata": {"name": "lan"}, "spec": {"addresses": ["10.0.0.1/32"]}}));
+    assert!(less.contains("loses  default/b  10.0.0.2"), "{less}");
+    let asked = bench.requests("planner");
+    let verbs: BTreeSet<&str> = asked.iter().filter_map(|request| request["verb"].as_str()).collect();
+    assert_eq!(verbs, BTreeSet::from(["list"]));
+    bench.until("b", &["10.0.0.2"]);
 }
 
 fn a_range_moves(bed: &Bed) {

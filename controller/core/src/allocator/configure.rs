@@ -10,6 +10,7 @@ use rules::{Configuration, Pool};
 use super::Allocator;
 use crate::pool_state::PoolState;
 use crate::usage::ServiceRef;
+use crate::waiting::Place;
 
 impl Allocator {
     /// Puts `configuration` in force. The same again changes nothing.
@@ -84,11 +85,13 @@ impl Allocator {
         self.serve(now);
     }
 
-    /// Who was refused an address because a stranger used it.
+    /// Who was refused an address because a stranger used it, longest-waiting first.
     fn refused_conflicts(&self) -> Vec<ServiceRef> {
         let conflict = |refusal: &crate::Refusal| matches!(refusal, crate::Refusal::Conflict(_));
-        let refused =
-            self.services.iter().filter(|(_, entry)| entry.refusal.as_deref().is_some_and(conflict));
-        refused.map(|(service, _)| Arc::clone(service)).collect()
+        let refused = self.services.values().filter(|entry| entry.refusal.as_deref().is_some_and(conflict));
+        let mut places: Vec<&Place> =
+            refused.filter_map(|entry| Some(&entry.waits.as_ref()?.place)).collect();
+        places.sort();
+        places.into_iter().map(|place| Arc::clone(&place.service)).collect()
     }
 }
