@@ -22,7 +22,7 @@ pub(crate) struct Args {
 const SUITES: [&str; 3] = ["e2e", "tutorials", "operator"];
 
 /// Suites that are run by name, with `--only`: they take long, or are not yet proven on a loaded machine.
-const BY_NAME: [&str; 3] = ["testbed", "apiserver", "netns"];
+const BY_NAME: [&str; 4] = ["testbed", "apiserver", "netns", "failover"];
 
 /// Runs the stages.
 ///

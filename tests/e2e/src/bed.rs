@@ -180,8 +180,17 @@ impl Bed {
 
     /// Starts a client that asks by UDP every 5 ms, each time from a new port.
     pub fn traffic(&self, address: &str) -> Traffic {
+        self.datagrams(address, false)
+    }
+
+    /// The same that also asks before each request who has the address.
+    pub fn resolving_traffic(&self, address: &str) -> Traffic {
+        self.datagrams(address, true)
+    }
+
+    fn datagrams(&self, address: &str, cold: bool) -> Traffic {
         let to = SocketAddr::new(address.parse().unwrap(), 80);
-        let started = self.cluster.client().traffic(Protocol::Udp, to, Duration::from_millis(5), false);
+        let started = self.cluster.client().traffic(Protocol::Udp, to, Duration::from_millis(5), cold);
         started.unwrap_or_else(|error| panic!("{error}"))
     }
 

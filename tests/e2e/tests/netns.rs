@@ -41,6 +41,7 @@ fn main() -> ExitCode {
         ("a_changed_key_moves_nothing", a_changed_key_moves_nothing),
         ("a_stranger_keeps_an_address_from_being_announced_until_it_goes", a_stranger_comes_and_goes),
         ("a_speaker_that_restarts_without_an_api_server_goes_on", restarts_without_api),
+        ("an_api_server_that_went_without_a_word_is_found_again", a_dead_connection_is_noticed),
     ];
     let mut trials: Vec<Trial> =
         tests.into_iter().map(|(name, test)| Trial::test(name, move || on_rig(test))).collect();
@@ -264,6 +265,27 @@ fn a_stranger_comes_and_goes(rig: &mut Rig) {
     .unwrap();
     rig.remove_service("taken");
     rig.nobody_has(address);
+}
+
+fn a_dead_connection_is_noticed(rig: &mut Rig) {
+    let address: IpAddr = "192.168.33.220".parse().unwrap();
+    // It ends and starts while nothing passes, so that no speaker hears of it: their connections lead nowhere.
+    let server = rig.cluster.control_plane().name;
+    let way = Block { from: Some(&server), to: None, frames: Frames::All, one_way: false };
+    let fault = rig.cluster.lan().block(way).unwrap();
+    rig.cluster.api().stop().unwrap();
+    rig.cluster.api().start().unwrap();
+    fault.heal().unwrap();
+    rig.service("late", &[address]);
+    // Without keepalive this takes five minutes.
+    until(Duration::from_secs(60), "the new address to be announced", || match rig.who_has(address)[..] {
+        [_] => Ok(()),
+        ref others => Err(format!("{others:?} answer")),
+    })
+    .unwrap();
+    rig.remove_service("late");
+    rig.nobody_has(address);
+    rig.all_ready();
 }
 
 fn restarts_without_api(rig: &mut Rig) {
