@@ -32,17 +32,18 @@ fn main() -> ExitCode {
         bed
     };
     let suite = Suite::new("failover", make)
+        .test("a_rollout_of_the_speakers_loses_no_request", rollout)
+        .test("a_node_that_is_excluded_by_its_label_loses_no_request", excluded)
+        .test("each_node_is_drained_and_rebooted_in_turn", maintenance)
         .test("a_node_that_loses_power_is_followed", |bed| faults(bed, &[&PowerOff], Api::There))
         .test("a_node_whose_cable_is_pulled_is_followed", |bed| faults(bed, &[&Cable], Api::There))
         .test("a_speaker_that_is_killed_or_hangs_is_followed", |bed| {
             faults(bed, &[&SpeakerSignal(Signal::SIGKILL), &SpeakerSignal(Signal::SIGSTOP)], Api::There);
         })
+        // Last: up to a minute after it the cluster calls its nodes NotReady, and their pods with them.
         .test("so_they_are_when_the_api_server_goes_at_the_same_moment", |bed| {
             faults(bed, &[&PowerOff, &Cable, &SpeakerSignal(Signal::SIGSTOP)], Api::Goes);
-        })
-        .test("a_rollout_of_the_speakers_loses_no_request", rollout)
-        .test("a_node_that_is_excluded_by_its_label_loses_no_request", excluded)
-        .test("each_node_is_drained_and_rebooted_in_turn", maintenance);
+        });
     e2e::run(vec![suite])
 }
 
