@@ -3,7 +3,7 @@
 //! Each request is a conversation of its own from a new source port, sent on schedule whether or not those before it were
 //! answered. It ends on SIGTERM or SIGINT, or after `--for-ms`, and prints one JSON object.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -38,6 +38,9 @@ enum Event {
     Stop,
 }
 
+/// How long a cold client waits for an answer to its question who has the address before it asks anew.
+const RESOLVED: Duration = Duration::from_millis(20);
+
 fn main() -> io::Result<()> {
     let mut flags = Flags::read(
         "client",
@@ -68,25 +71,33 @@ fn main() -> io::Result<()> {
     let mut silence = Silence::new(start);
     let mut names: BTreeMap<String, u64> = BTreeMap::new();
     let mut errors: BTreeMap<String, u64> = BTreeMap::new();
-    let (mut sent, mut open) = (0_u64, 0_u64);
+    let mut sent = 0_u64;
+    // When those were sent that are still open.
+    let mut open: BTreeSet<Instant> = BTreeSet::new();
     let mut next = start;
     let mut stopping = false;
     loop {
         let now = Instant::now();
         let over = stopping || duration.is_some_and(|duration| now - start >= duration);
-        if over && open == 0 {
+        if over && open.is_empty() {
             break;
         }
         if !over && now >= next {
+            // What was missed, by a machine that does other things too, is not made up for by a burst.
             next += every;
-            if let Some(forget) = &forget {
+            if next <= now {
+                next = now + every;
+            }
+            // To forget takes what waits for an answer to the last question along: so much time it has.
+            let asked_just_now = open.first().is_some_and(|first| now - *first < RESOLVED);
+            if let Some(forget) = forget.as_ref().filter(|_| !asked_just_now) {
                 forget.forget()?;
             }
             let events = events.clone();
             sent += 1;
-            open += 1;
+            open.insert(now);
             let ask = move || {
-                let sent = Instant::now();
+                let sent = now;
                 let outcome = match protocol {
                     Protocol::Http => http(to, timeout),
                     Protocol::Udp => udp(to, timeout),
@@ -99,7 +110,7 @@ fn main() -> io::Result<()> {
         let wait = if over { timeout } else { next.saturating_duration_since(now) };
         match inbox.recv_timeout(wait) {
             Ok(Event::Outcome { sent, outcome }) => {
-                open -= 1;
+                open.remove(&sent);
                 match outcome {
                     Ok(name) => {
                         silence.answered(Answered { sent, received: Instant::now() });
