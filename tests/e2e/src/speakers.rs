@@ -291,7 +291,7 @@ impl Rig {
     /// Requests of the client, every 5 ms. A cold client asks who has the address before each.
     pub fn traffic(&self, address: IpAddr, cold: bool) -> Traffic {
         let to = SocketAddr::new(address, PORT);
-        self.cluster.client().traffic(Protocol::Http, to, Duration::from_millis(5), cold).unwrap()
+        self.cluster.client().traffic(Protocol::Udp, to, Duration::from_millis(5), cold).unwrap()
     }
 
     /// What the client sees while `fault` happens and for `after` it.
