@@ -3,11 +3,15 @@
 //! The answer is two lines, `name NAME` and `client ADDRESS`; by UDP a third one with what was sent. It listens on all
 //! addresses of both families.
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, IoSlice, IoSliceMut, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd as _;
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn6, recvmsg, sendmsg, setsockopt, sockopt,
+};
 use testbed_tools::flags::Flags;
 
 fn main() -> io::Result<()> {
@@ -20,7 +24,11 @@ fn main() -> io::Result<()> {
     let socket = UdpSocket::bind(any(udp))?;
     let listener = TcpListener::bind(any(http))?;
     let echoing = name.clone();
-    thread::spawn(move || echo(&socket, &echoing));
+    thread::spawn(move || {
+        if let Err(error) = echo(&socket, &echoing) {
+            eprintln!("web: no echo any more: {error}");
+        }
+    });
     for stream in listener.incoming() {
         let Ok(stream) = stream else { continue };
         let name = name.clone();
@@ -46,13 +54,29 @@ fn plain(address: SocketAddr) -> IpAddr {
     address.ip().to_canonical()
 }
 
-fn echo(socket: &UdpSocket, name: &str) {
+/// Answers from the address that was asked, whichever of the machine's it is.
+fn echo(socket: &UdpSocket, name: &str) -> nix::Result<()> {
+    setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+    let descriptor = socket.as_raw_fd();
     let mut buffer = [0; 2048];
-    while let Ok((length, client)) = socket.recv_from(&mut buffer) {
-        let mut answer = format!("name {name}\nclient {}\n", plain(client)).into_bytes();
-        answer.extend_from_slice(&buffer[..length]);
+    let mut control = nix::cmsg_space!(libc::in6_pktinfo);
+    loop {
+        let mut parts = [IoSliceMut::new(&mut buffer)];
+        let message = recvmsg::<SockaddrIn6>(descriptor, &mut parts, Some(&mut control), MsgFlags::empty())?;
+        let (length, client) = (message.bytes, message.address);
+        let asked = message.cmsgs()?.find_map(|control| match control {
+            ControlMessageOwned::Ipv6PacketInfo(info) => Some(info),
+            _ => None,
+        });
+        let (Some(client), Some(asked)) = (client, asked) else { continue };
+        // Whatever the way in was, the way out is the routing table's affair.
+        let from = libc::in6_pktinfo { ipi6_ifindex: 0, ..asked };
+        let shown = plain(SocketAddr::from((client.ip(), client.port())));
+        let mut answer = format!("name {name}\nclient {shown}\n").into_bytes();
+        answer.extend_from_slice(buffer.get(..length).unwrap_or_default());
+        let (parts, control) = ([IoSlice::new(&answer)], [ControlMessage::Ipv6PacketInfo(&from)]);
         // The client may be unreachable by now.
-        let _ = socket.send_to(&answer, client);
+        let _ = sendmsg(descriptor, &parts, &control, MsgFlags::empty(), Some(&client));
     }
 }
 
