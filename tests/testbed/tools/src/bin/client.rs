@@ -39,7 +39,7 @@ enum Event {
 }
 
 /// How long a cold client waits for an answer to its question who has the address before it asks anew.
-const RESOLVED: Duration = Duration::from_millis(20);
+const RESOLVED: Duration = Duration::from_millis(100);
 
 fn main() -> io::Result<()> {
     let mut flags = Flags::read(
