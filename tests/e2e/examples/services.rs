@@ -33,7 +33,7 @@ fn main() {
         }
     }
     let binary = binary.unwrap_or_else(|| testbed::target_directory().join("debug/lbstack"));
-    println!("| Services | create | bare patches | with lbstack | ratio | RSS before | RSS after |");
+    println!("| Services | create | bare patches | with lbstack | ratio | memory before | memory after |");
     println!("|---|---|---|---|---|---|---|");
     for count in counts {
         let list = names("bench", count);
@@ -84,12 +84,12 @@ fn served(list: &[String], binary: &Path) -> Served {
     let bench = Bench::new(&bed, &[("lan", &["10.1.0.0/16"])]);
     let controller = Controller::start_binary(&bed, "bench", LEASE, binary);
     bench.until_leads("bench");
-    let before = controller.resident();
+    let before = controller.memory();
     let start = Instant::now();
     bench.create(list);
     bench.until_all_have_one(list, LIMIT);
     let took = start.elapsed();
-    let after = controller.resident();
+    let after = controller.memory();
     controller.end();
     Served { took, before, after }
 }

@@ -97,10 +97,10 @@ impl Controller {
         let _ = self.process.wait();
     }
 
-    /// Its resident set, in megabytes.
-    pub fn resident(&self) -> f64 {
+    /// Its own memory, in megabytes: the resident set without the pages of the binary.
+    pub fn memory(&self) -> f64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
         let kibibytes: f64 = line.trim().trim_end_matches(" kB").parse().unwrap();
         kibibytes * 1024.0 / 1e6
     }
