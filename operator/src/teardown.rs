@@ -1,12 +1,12 @@
 //! The deletion of a stack: one step a look, each of which can run twice.
 //!
 //! Workloads first, gone and not only asked to, so that speakers still have their rights while they withdraw; then
-//! what they have told, and everything else; then the namespace, if the operator made it and nothing foreign is in it.
+//! what the controller has told, and everything else; then the namespace, if the operator made it and nothing foreign is in it.
 
 use std::time::{Duration, Instant};
 
 use crds::names::{LABEL_MANAGED_BY, MEMBERLIST_SECRET, OPERATOR};
-use crds::{AddressConflict, ConfigurationState, InventoryEntry};
+use crds::{ConfigurationState, InventoryEntry};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -53,11 +53,8 @@ pub(crate) async fn step(
         }
         left.extend(names.iter().map(|name| format!("pods of {name} did not end in time")));
     }
-    // Nobody mends or removes these any more.
-    for reports in [ApiResource::erase::<ConfigurationState>(&()), ApiResource::erase::<AddressConflict>(&())]
-    {
-        api.delete_unowned(&reports, namespace).await?;
-    }
+    // The controller's has no owner: whichever of its pods leads writes it. What speakers have told goes with their pods.
+    api.delete_unowned(&ApiResource::erase::<ConfigurationState>(&()), namespace).await?;
     made.retain(|made| !made.key.kind.is_workload() && made.key.kind != Kind::Namespace);
     let names = remove(api, &made.iter().collect::<Vec<_>>()).await?;
     if !names.is_empty() && Instant::now() < deadline {
