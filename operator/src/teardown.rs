@@ -1,7 +1,8 @@
 //! The deletion of a stack: one step a look, each of which can run twice.
 //!
 //! Workloads first, gone and not only asked to, so that speakers still have their rights while they withdraw; then
-//! what the controller has told, and everything else; then the namespace, if the operator made it and nothing foreign is in it.
+//! what the controller has told, and everything else; then the namespace, if the operator made it and nothing foreign
+//! is in it.
 
 use std::time::{Duration, Instant};
 
