@@ -135,9 +135,11 @@ impl Watches {
     /// Addresses that strangers use, and who that is.
     pub(crate) fn conflicts(&self) -> BTreeMap<IpAddr, String> {
         let told = |conflict: &AddressConflict| {
-            let AddressConflictSpec { address, mac, node, interface, .. } = &conflict.spec;
-            let stranger =
-                format!("{address} is used by the machine with {mac}, seen by node {node} on {interface}");
+            let AddressConflictSpec { address, mac, node, interface, announced, .. } = &conflict.spec;
+            let what = if *announced { "announced all the same" } else { "not announced until that ends" };
+            let stranger = format!(
+                "{address} is used by the machine with {mac}, seen by node {node} on {interface}, and {what}"
+            );
             Some((address.parse().ok()?, stranger))
         };
         self.conflicts.state().iter().filter_map(|conflict| told(conflict)).collect()

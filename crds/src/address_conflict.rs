@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
     printcolumn(name = "MAC", type_ = "string", json_path = ".spec.mac"),
     printcolumn(name = "Node", type_ = "string", json_path = ".spec.node"),
     printcolumn(name = "Interface", type_ = "string", json_path = ".spec.interface"),
+    printcolumn(name = "Announced", type_ = "boolean", json_path = ".spec.announced"),
     printcolumn(name = "Last Seen", type_ = "date", json_path = ".spec.lastSeen")
 )]
 #[serde(rename_all = "camelCase")]
@@ -31,6 +32,9 @@ pub struct AddressConflictSpec {
     pub node: String,
     /// The interface that it was seen on.
     pub interface: String,
+    /// Whether speakers announce the address all the same, as with `conflictDetection: Warn`.
+    #[serde(default)]
+    pub announced: bool,
     /// When it was first seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_seen: Option<Time>,

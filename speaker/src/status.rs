@@ -54,10 +54,10 @@ impl Writer {
                 namespace,
                 me.clone(),
                 stores.clone(),
-                events.clone(),
+                events,
                 metrics,
             ),
-            conflicts: Conflicts::new(client.clone(), namespace, me.clone(), stores.clone(), events),
+            conflicts: Conflicts::new(client.clone(), namespace, me.clone(), stores.clone()),
             state: State::new(client.clone(), namespace, me.clone(), stores.clone()),
             stores,
         }

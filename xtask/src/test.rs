@@ -19,10 +19,10 @@ pub(crate) struct Args {
 }
 
 /// The suites of `tests/e2e` that decide whether a change lands; one file or folder under `tests/e2e/tests` each.
-const SUITES: [&str; 3] = ["e2e", "tutorials", "operator"];
+const SUITES: [&str; 4] = ["e2e", "tutorials", "operator", "apiserver"];
 
 /// Suites that are run by name, with `--only`: they take long, or are not yet proven on a loaded machine.
-const BY_NAME: [&str; 4] = ["testbed", "apiserver", "netns", "failover"];
+const BY_NAME: [&str; 3] = ["testbed", "netns", "failover"];
 
 /// Runs the stages.
 ///

@@ -221,6 +221,11 @@ impl Writes {
         }
     }
 
+    /// Whether a write is under way.
+    pub(super) fn busy(&self) -> bool {
+        !self.under_way.is_empty()
+    }
+
     /// Asks the API whether the Service exists.
     pub(super) fn verify(&mut self, key: &ServiceKey) {
         if !self.verifying.insert(key.clone()) {

@@ -265,7 +265,7 @@ fn name(service: &ServiceKey, node: &str) -> String {
     name
 }
 
-pub(super) fn reference(service: &ServiceKey) -> ObjectReference {
+fn reference(service: &ServiceKey) -> ObjectReference {
     ObjectReference {
         api_version: Some("v1".into()),
         kind: Some("Service".into()),

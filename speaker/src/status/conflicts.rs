@@ -7,32 +7,29 @@ use std::time::Instant;
 use announce::link::Link;
 use announce::ownership::Conflict;
 use announce::view::NodeName;
-use crds::{AddressConflict, AddressConflictSpec, ResourceExt as _, ServiceKey};
+use crds::{AddressConflict, AddressConflictSpec, ResourceExt as _};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, Client};
 use runtime::client::{CallError, bounded};
-use runtime::events::Events;
 use serde_json::json;
 
 use super::FIELD_MANAGER;
-use super::announcements::reference;
 use crate::driver::Published;
 use crate::watches::Stores;
 
-/// Keeps the objects and events about strangers.
+/// Keeps the objects about strangers.
 pub(super) struct Conflicts {
     api: Api<AddressConflict>,
     me: NodeName,
     stores: Stores,
-    events: Events,
     told: BTreeSet<IpAddr>,
 }
 
 impl Conflicts {
-    pub(super) fn new(client: Client, namespace: &str, me: NodeName, stores: Stores, events: Events) -> Self {
-        Self { api: Api::namespaced(client, namespace), me, stores, events, told: BTreeSet::new() }
+    pub(super) fn new(client: Client, namespace: &str, me: NodeName, stores: Stores) -> Self {
+        Self { api: Api::namespaced(client, namespace), me, stores, told: BTreeSet::new() }
     }
 
     pub(super) async fn write(
@@ -92,37 +89,22 @@ impl Conflicts {
             mac: mac(conflict),
             node: self.me.to_string(),
             interface: interface(conflict, links),
+            announced: !conflict.withheld,
             first_seen: wall_clock(conflict.first),
             last_seen: wall_clock(conflict.last),
         }
     }
 
-    /// One warning per conflict on each Service with the address.
+    /// One line of the log per conflict: events on Services are the controller's.
     fn tell(&mut self, published: &Published, links: &[Link]) {
         for (address, conflict) in &published.conflicts {
-            if !self.told.insert(*address) {
-                continue;
-            }
-            let what = if conflict.withheld { "it is not announced" } else { "it is announced all the same" };
-            let note = format!(
-                "a machine with the hardware address {} on interface {} of node {} uses {address}, which no \
-                 speaker has given to it; {what} until that machine is gone",
-                mac(conflict),
-                interface(conflict, links),
-                self.me
-            );
-            tracing::warn!(%address, "{note}");
-            for service in services_with(*address, published) {
-                self.events.warning(&reference(service), "Announce", "addressConflict", note.clone());
+            if self.told.insert(*address) {
+                let (mac, interface) = (mac(conflict), interface(conflict, links));
+                tracing::warn!(%address, mac, interface, announced = !conflict.withheld, "a stranger uses an address");
             }
         }
         self.told.retain(|address| published.conflicts.contains_key(address));
     }
-}
-
-fn services_with(address: IpAddr, published: &Published) -> impl Iterator<Item = &ServiceKey> {
-    let groups = published.view.groups.values().filter(move |g| g.addresses.contains_key(&address));
-    groups.flat_map(|group| &group.services)
 }
 
 fn mac(conflict: &Conflict) -> String {
@@ -146,8 +128,10 @@ fn wall_clock(at: Instant) -> Option<Time> {
 /// Whether nothing has changed but the time, and that by less than a minute.
 fn says_the_same(stored: &AddressConflictSpec, new: &AddressConflictSpec) -> bool {
     let second = |time: &Option<Time>| time.as_ref().map_or(0, |time| time.0.as_second());
-    let untimed = |spec: &AddressConflictSpec| {
-        (spec.address.clone(), spec.mac.clone(), spec.node.clone(), spec.interface.clone())
+    let untimed = |spec: &AddressConflictSpec| AddressConflictSpec {
+        first_seen: None,
+        last_seen: None,
+        ..spec.clone()
     };
     untimed(stored) == untimed(new) && (second(&stored.last_seen) - second(&new.last_seen)).abs() < 60
 }

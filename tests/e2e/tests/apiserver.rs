@@ -186,7 +186,7 @@ fn a_stranger_is_told(bed: &Bed) {
     let condition =
         bench.runtime.block_on(wait::until(&api, "contested", what, SOON, |service| told(service).flatten()));
     assert_eq!(condition.status, "True");
-    for word in ["10.0.0.1", "02:00:00:00:66:66", "node2"] {
+    for word in ["10.0.0.1", "02:00:00:00:66:66", "node2", "not announced"] {
         assert!(condition.message.contains(word), "{word} is not in {:?}", condition.message);
     }
     bed.event("Service", "contested", "AddressConflict", SOON);

@@ -191,13 +191,14 @@ impl Static {
     /// Builds packages of this workspace for this machine's architecture, statically linked, so that they run in an
     /// image without any file beside them.
     pub fn build(packages: &[&str], description: &str, progress: &Progress) -> Result<Self> {
-        Self::build_in("static", packages, description, progress, "3")
+        Self::build_in("static", packages, description, progress, &[])
     }
 
     /// Builds what runs inside of the testbed.
     pub(crate) fn tools(progress: &Progress) -> Result<Self> {
         // They wait for the network most of the time, and somebody waits for them to be built.
-        Self::build_in("testbed", &["testbed-tools", "testbed"], "the testbed's own tools", progress, "1")
+        let quick = [("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")];
+        Self::build_in("testbed", &["testbed-tools", "testbed"], "the testbed's own tools", progress, &quick)
     }
 
     /// A target directory of its own keeps a build from waiting for others: cargo locks it as a whole.
@@ -206,7 +207,7 @@ impl Static {
         packages: &[&str],
         description: &str,
         progress: &Progress,
-        optimisation: &str,
+        profile: &[(&str, &str)],
     ) -> Result<Self> {
         let workspace = workspace();
         let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
@@ -217,7 +218,7 @@ impl Static {
             .current_dir(&workspace)
             .env_remove("RUSTFLAGS")
             .env_remove("CARGO_ENCODED_RUSTFLAGS")
-            .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", optimisation)
+            .envs(profile.iter().copied())
             .env(
                 format!("CARGO_TARGET_{variable}_RUSTFLAGS"),
                 "-C target-feature=+crt-static --cfg getrandom_backend=\"linux_getrandom\"",

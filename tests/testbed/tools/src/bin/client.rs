@@ -97,12 +97,11 @@ fn main() -> io::Result<()> {
             sent += 1;
             open.insert(now);
             let ask = move || {
-                let sent = now;
                 let outcome = match protocol {
                     Protocol::Http => http(to, timeout),
                     Protocol::Udp => udp(to, timeout),
                 };
-                let _ = events.send(Event::Outcome { sent, outcome });
+                let _ = events.send(Event::Outcome { sent: now, outcome });
             };
             thread::Builder::new().stack_size(64 * 1024).spawn(ask)?;
             continue;
