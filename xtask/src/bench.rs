@@ -1,7 +1,5 @@
 //! `cargo xtask bench`: what things cost, as tables. Ratios count, since machines differ.
 
-use std::ffi::OsStr;
-
 use crate::{bench_ipam, image, test};
 
 /// Arguments of `cargo xtask bench`.
@@ -21,6 +19,8 @@ enum What {
     Services(Passed),
     /// ARP answers beside the kernel's own, with one address and with thousands.
     Arp(Passed),
+    /// A speaker at rest with a hundred peers.
+    Peers,
     /// The longest silence of a client, for each kind of fault, on real speakers in network namespaces.
     Failover(Passed),
 }
@@ -47,6 +47,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         What::Smoke => example("smoke", &[]),
         What::Services(Passed { arguments }) => example("services", arguments),
         What::Arp(Passed { arguments }) => example("arp", arguments),
+        What::Peers => example("peers", &[]),
         What::Failover(Passed { arguments }) => example("failover", arguments),
     }
 }
@@ -55,12 +56,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 fn example(name: &str, arguments: &[String]) -> anyhow::Result<()> {
     let image = image::build(image::TEST_TAG)?;
     println!("image: {:.1} MB compressed", image::megabytes(image.written.compressed));
-    let binary = image.binary.to_string_lossy().into_owned();
     let mut words = vec!["run", "--release", "--package", "e2e", "--example", name, "--"];
-    if name != "smoke" {
-        words.extend(["--binary", &binary]);
-    }
     words.extend(arguments.iter().map(String::as_str));
-    let archive: &OsStr = image.archive.as_os_str();
-    test::cargo(&words, &[("LBSTACK_TEST_IMAGE", archive)])
+    test::cargo(&words, &image.environment())
 }

@@ -1,5 +1,6 @@
 //! `cargo xtask image`: the container image, made without a container engine.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -31,6 +32,13 @@ pub(crate) struct Built {
     pub(crate) binary: PathBuf,
     /// Its id and size.
     pub(crate) written: Written,
+}
+
+impl Built {
+    /// How tests and benchmarks are told of it.
+    pub(crate) fn environment(&self) -> [(&str, &OsStr); 2] {
+        [("LBSTACK_TEST_IMAGE", self.archive.as_os_str()), ("LBSTACK_TEST_BINARY", self.binary.as_os_str())]
+    }
 }
 
 /// Runs the command.

@@ -55,12 +55,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     stage("prerequisites of the testbed", || Ok(testbed::prepare(&crate::cluster::progress())?))?;
     let image = stage("image", || image::build(image::TEST_TAG))?;
     for suite in suites {
-        let environment = [
-            ("LBSTACK_TEST_IMAGE", image.archive.as_os_str()),
-            ("LBSTACK_TEST_BINARY", image.binary.as_os_str()),
-        ];
         let tests = ["test", "--package", "e2e", "--test", suite, "--"];
-        stage(&format!("{suite} tests"), || cargo(&[&tests[..], filter.as_slice()].concat(), &environment))?;
+        stage(&format!("{suite} tests"), || {
+            cargo(&[&tests[..], filter.as_slice()].concat(), &image.environment())
+        })?;
     }
     Ok(())
 }

@@ -10,27 +10,25 @@
 )]
 
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use clap::Parser;
 use e2e::speakers::Rig;
 use testbed::LanOptions;
 
 const QUESTIONS: u32 = 5_000;
 
+/// What answering costs.
+#[derive(Parser)]
+struct Args {
+    /// How many Services there are beside the first.
+    #[arg(long, default_value_t = 10_000)]
+    services: u32,
+}
+
 fn main() {
-    let (mut services, mut binary) = (10_000_u32, None);
-    let mut arguments = std::env::args().skip(1);
-    while let Some(flag) = arguments.next() {
-        let value = arguments.next().unwrap_or_default();
-        match flag.as_str() {
-            "--services" => services = value.parse().expect("--services is a number"),
-            "--binary" => binary = Some(PathBuf::from(value)),
-            _ => panic!("{flag}: there are --services N and --binary FILE"),
-        }
-    }
-    let binary = binary.unwrap_or_else(|| testbed::target_directory().join("debug/lbstack"));
-    let rig = Rig::up("bench-arp", 1, LanOptions::default(), &binary, &[]);
+    let Args { services } = Args::parse();
+    let rig = Rig::up("bench-arp", 1, LanOptions::default(), &[]);
     println!("speaker without Services: {:.1} MB", rig.memory(0));
     let own: [IpAddr; 2] =
         [rig.nodes[0].guest.host.v4.into(), rig.nodes[0].guest.host.v6.expect("the LAN has IPv6").into()];

@@ -10,9 +10,9 @@
 )]
 
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::Parser;
 use e2e::speakers::{Rig, Round};
 use testbed::{LanOptions, Signal};
 
@@ -71,26 +71,26 @@ fn include(rig: &mut Rig, node: usize) {
     label(rig, node, "-");
 }
 
+/// How long a client is not served when the node that answers for its address goes.
+#[derive(Parser)]
+struct Args {
+    /// Rounds for each kind of fault and each family.
+    #[arg(long, default_value_t = 20)]
+    rounds: usize,
+    /// Only these kinds: power-off, cable, sigkill, sigstop, sigterm, label.
+    #[arg(long, value_delimiter = ',')]
+    kinds: Vec<String>,
+}
+
 fn main() {
-    let (mut rounds, mut wanted, mut binary) = (20, String::new(), None);
-    let mut arguments = std::env::args().skip(1);
-    while let Some(flag) = arguments.next() {
-        let value = arguments.next().unwrap_or_default();
-        match flag.as_str() {
-            "--rounds" => rounds = value.parse().expect("--rounds is a number"),
-            "--kinds" => wanted = value,
-            "--binary" => binary = Some(PathBuf::from(value)),
-            _ => panic!("{flag}: there are --rounds N, --kinds power-off,sigterm,… and --binary FILE"),
-        }
-    }
-    let binary = binary.unwrap_or_else(|| testbed::target_directory().join("debug/lbstack"));
+    let Args { rounds, kinds } = Args::parse();
     let addresses: [IpAddr; 2] =
         ["192.168.33.200", "fd00:33::200"].map(|text| text.parse().expect("an address"));
-    let mut rig = Rig::up("bench-failover", 3, LanOptions::default(), &binary, &[]);
+    let mut rig = Rig::up("bench-failover", 3, LanOptions::default(), &[]);
     rig.service("web", &addresses);
     println!("| fault | family | rounds | p50 ms | p99 ms | max ms | requests lost |");
     println!("|---|---|---|---|---|---|---|");
-    for kind in KINDS.iter().filter(|kind| wanted.is_empty() || wanted.split(',').any(|w| w == kind.name)) {
+    for kind in KINDS.iter().filter(|kind| kinds.is_empty() || kinds.iter().any(|name| name == kind.name)) {
         for address in addresses {
             let results: Vec<Round> = (0..rounds).map(|_| one(&mut rig, kind, address)).collect();
             report(kind, address, &results);

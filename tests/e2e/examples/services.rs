@@ -9,36 +9,32 @@
     reason = "all of this is tests: what is not as expected is a panic"
 )]
 
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use clap::Parser;
 use e2e::Bed;
 use e2e::controllers::{Bench, Controller, names};
 
 /// A controller's own, as it is installed.
 const LEASE: Duration = Duration::from_secs(15);
-const LIMIT: Duration = Duration::from_mins(10);
+const LIMIT: Duration = Duration::from_mins(20);
+
+/// How long it takes until thousands of Services that are created at once have an address.
+#[derive(Parser)]
+struct Args {
+    /// How many Services, one run for each.
+    #[arg(long, value_delimiter = ',', default_values_t = [1_000, 10_000])]
+    counts: Vec<usize>,
+}
 
 fn main() {
-    let (mut counts, mut binary) = (vec![1_000, 10_000], None);
-    let mut arguments = std::env::args().skip(1);
-    while let Some(flag) = arguments.next() {
-        let value = arguments.next().unwrap_or_default();
-        match flag.as_str() {
-            "--counts" => {
-                counts = value.split(',').map(|n| n.parse().expect("--counts has numbers")).collect();
-            }
-            "--binary" => binary = Some(PathBuf::from(value)),
-            _ => panic!("{flag}: there are --counts N,N,… and --binary FILE"),
-        }
-    }
-    let binary = binary.unwrap_or_else(|| testbed::target_directory().join("debug/lbstack"));
+    let Args { counts } = Args::parse();
     println!("| Services | create | bare patches | with lbstack | ratio | memory before | memory after |");
     println!("|---|---|---|---|---|---|---|");
     for count in counts {
         let list = names("bench", count);
         let bare = bare(&list);
-        let served = served(&list, &binary);
+        let served = served(&list);
         println!(
             "| {count} | {:.2} s | {:.2} s | {:.2} s | {:.2} | {:.1} MB | {:.1} MB |",
             bare.create.as_secs_f64(),
@@ -79,10 +75,10 @@ struct Served {
     after: f64,
 }
 
-fn served(list: &[String], binary: &Path) -> Served {
+fn served(list: &[String]) -> Served {
     let bed = bed();
     let bench = Bench::new(&bed, &[("lan", &["10.1.0.0/16"])]);
-    let controller = Controller::start_binary(&bed, "bench", LEASE, binary);
+    let controller = Controller::start_with(&bed, "bench", LEASE);
     bench.until_leads("bench");
     let before = controller.memory();
     let start = Instant::now();

@@ -2,7 +2,7 @@
 //! started within milliseconds, and thousands of Services made at once.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -59,11 +59,6 @@ impl Controller {
 
     /// The same with this Lease.
     pub fn start_with(bed: &Bed, identity: &str, lease: Duration) -> Self {
-        Self::start_binary(bed, identity, lease, &binary())
-    }
-
-    /// The same of this program.
-    pub fn start_binary(bed: &Bed, identity: &str, lease: Duration, binary: &Path) -> Self {
         static PORT: AtomicU32 = AtomicU32::new(0);
         let port = 20_000 + PORT.fetch_add(1, Ordering::Relaxed) % 2_000;
         let user = Identity::member(identity, "system:masters");
@@ -73,7 +68,7 @@ impl Controller {
             .append(true)
             .open(bed.cluster.logs().join(format!("{identity}.log")))
             .unwrap();
-        let process = Command::new(binary)
+        let process = Command::new(crate::binary())
             .args(["controller", "--log-format", "text", "--namespace", NAMESPACE, "--identity", identity])
             .args(["--lease-duration-ms", &lease.as_millis().to_string()])
             .args(["--admin-address", &format!("127.0.0.1:{port}")])
@@ -117,11 +112,6 @@ impl Drop for Controller {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
-}
-
-fn binary() -> PathBuf {
-    let given = std::env::var_os("LBSTACK_TEST_BINARY").map(PathBuf::from);
-    given.unwrap_or_else(|| testbed::target_directory().join("debug/lbstack"))
 }
 
 /// What a test works with.
@@ -238,7 +228,8 @@ impl<'a> Bench<'a> {
     pub fn run(&self, identity: &str, arguments: &[&str]) -> String {
         let kubeconfig =
             self.bed.cluster.kubeconfig_for(&Identity::member(identity, "system:masters")).unwrap();
-        let output = Command::new(binary()).args(arguments).env("KUBECONFIG", kubeconfig).output().unwrap();
+        let output =
+            Command::new(crate::binary()).args(arguments).env("KUBECONFIG", kubeconfig).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "lbstack {arguments:?}: {said}");
         String::from_utf8_lossy(&output.stdout).into_owned()

@@ -25,3 +25,9 @@ pub use audit::Request;
 pub use bed::{Bed, without_ages};
 pub use objects::ObjectName;
 pub use suite::{Suite, run};
+
+/// The program to run as controller or speaker outside of a cluster: `LBSTACK_TEST_BINARY`, else cargo's debug build.
+pub fn binary() -> std::path::PathBuf {
+    let given = std::env::var_os("LBSTACK_TEST_BINARY").map(Into::into);
+    given.unwrap_or_else(|| testbed::target_directory().join("debug/lbstack"))
+}

@@ -3,16 +3,19 @@
 //! kernel of a client machine is the judge of what they say on the wire.
 
 mod objects;
+mod peers;
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use testbed::{Cluster, Guest, LanOptions, Mac, Options, Protocol, Running, Signal, Traffic, until};
+use testbed::{Cluster, Guest, Host, LanOptions, Mac, Options, Protocol, Running, Signal, Traffic, until};
 
 pub use objects::NAMESPACE;
+use objects::Wanted;
+pub use peers::Peers;
 
 /// Controllers that would take nodes without kubelets, their pods and hand-made endpoints for dead.
 const WITHOUT: &str = "--controllers=*,-node-lifecycle-controller,-taint-eviction-controller,\
@@ -21,6 +24,8 @@ const WITHOUT: &str = "--controllers=*,-node-lifecycle-controller,-taint-evictio
 const UP: Duration = Duration::from_secs(60);
 /// The first node's host number; the nodes' own names count from 1.
 const FIRST: u32 = 11;
+/// What beacons are signed with.
+const KEY: &str = "the key of a test";
 /// Where the test's web server listens.
 const PORT: u16 = 8080;
 
@@ -30,7 +35,6 @@ pub struct Rig {
     pub cluster: Cluster,
     /// The nodes.
     pub nodes: Vec<Node>,
-    binary: PathBuf,
     directory: PathBuf,
     arguments: Vec<String>,
 }
@@ -55,8 +59,8 @@ pub struct Round {
 }
 
 impl Rig {
-    /// Brings up `nodes` nodes with a running speaker each. `binary` is `lbstack`, statically linked or not.
-    pub fn up(id: &str, nodes: usize, lan: LanOptions, binary: &Path, arguments: &[&str]) -> Self {
+    /// Brings up `nodes` nodes with a running speaker each.
+    pub fn up(id: &str, nodes: usize, lan: LanOptions, arguments: &[&str]) -> Self {
         let cluster = Cluster::up(Options {
             id: id.into(),
             nodes: 0,
@@ -69,7 +73,7 @@ impl Rig {
         let directory = std::env::temp_dir().join(format!("lbstack-rig-{id}"));
         let _ = fs::remove_dir_all(&directory);
         fs::create_dir_all(directory.join("keys")).unwrap();
-        fs::write(directory.join("keys/secretkey"), "the key of a test").unwrap();
+        fs::write(directory.join("keys/secretkey"), KEY).unwrap();
         let server = format!("https://{}:6443", cluster.control_plane().v4);
         let kubeconfig = fs::read_to_string(cluster.kubeconfig()).unwrap();
         let kubeconfig = kubeconfig.replace(&cluster.api_url(), &server);
@@ -78,12 +82,14 @@ impl Rig {
         let mut rig = Self {
             cluster,
             nodes: Vec::new(),
-            binary: binary.into(),
             directory,
             arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
         };
         for number in 0..nodes {
-            rig.add_node(number);
+            let name = format!("node{}", number + 1);
+            let host = FIRST + u32::try_from(number).unwrap();
+            let guest = rig.cluster.lan().guest(&name, host).unwrap();
+            rig.join(guest);
         }
         for number in 0..nodes {
             rig.start(number);
@@ -92,19 +98,19 @@ impl Rig {
         rig
     }
 
-    fn add_node(&mut self, number: usize) {
-        let name = format!("node{}", number + 1);
-        let guest = self.cluster.lan().guest(&name, FIRST + u32::try_from(number).unwrap()).unwrap();
+    /// Makes a machine a node of the cluster, without a speaker yet.
+    pub fn join(&mut self, guest: Guest) {
+        let name = guest.host.name.clone();
         // The addresses of Services are on the loopback interface of every node, where kube-proxy's rules would be; the
-        // kernel must not answer for them.
-        for (key, value) in [("arp_ignore", "1"), ("arp_announce", "2")] {
+        // kernel must not answer for them. What arrives on one interface may be answered through another.
+        for (key, value) in [("arp_ignore", "1"), ("arp_announce", "2"), ("rp_filter", "2")] {
             guest.host.run(["sysctl", "-qw", &format!("net.ipv4.conf.all.{key}={value}")]).unwrap();
         }
         let web = self.cluster.lan().tool("web").display().to_string();
         let mut command = Command::new(&web);
         command.args(["--http-port", &PORT.to_string(), "--name", &name]);
         let web = guest.host.namespace.spawn(command.stdout(Stdio::null()).stderr(Stdio::null())).unwrap();
-        objects::node(&self.cluster, &name, guest.host.v4);
+        objects::nodes(&self.cluster, &[(name.clone(), guest.host.v4)]);
         self.nodes.push(Node { name, guest, speaker: None, _web: web });
     }
 
@@ -114,7 +120,7 @@ impl Rig {
         let state = self.directory.join(format!("state{number}"));
         fs::create_dir_all(&state).unwrap();
         let node = &mut self.nodes[number];
-        let mut command = Command::new(&self.binary);
+        let mut command = Command::new(crate::binary());
         command
             .args(["speaker", "--log-format", "text", "--log-level", "info", "--namespace", NAMESPACE])
             .args(["--node-name", &node.name])
@@ -249,12 +255,18 @@ impl Rig {
                 let _ = node.guest.host.output(["ip", "address", "add", &address, "dev", "lo"]);
             }
         }
-        objects::service(&self.cluster, name, addresses);
+        let wanted = Wanted { name: name.to_owned(), addresses: addresses.to_vec(), only: Vec::new() };
+        objects::services(&self.cluster, &[wanted]);
     }
 
     /// Many Services, quickly: with one IPv4 address each, counted from `first`.
-    pub fn services(&self, count: u32, first: std::net::Ipv4Addr) {
-        objects::services(&self.cluster, count, first);
+    pub fn services(&self, count: u32, first: Ipv4Addr) {
+        let wanted = |n: u32| Wanted {
+            name: format!("many{n}"),
+            addresses: vec![Ipv4Addr::from(u32::from(first) + n).into()],
+            only: Vec::new(),
+        };
+        objects::services(&self.cluster, &(0..count).map(wanted).collect::<Vec<_>>());
     }
 
     /// Takes a Service away.
@@ -264,19 +276,13 @@ impl Rig {
 
     /// Every hardware address that answers the client for an address.
     pub fn who_has(&self, address: IpAddr) -> Vec<Mac> {
-        self.cluster.client().who_has(address, Duration::from_millis(150)).unwrap()
+        answering(&self.cluster.client(), address)
     }
 
     /// The node that answers for an address, once it is exactly one.
     pub fn owner(&self, address: IpAddr) -> usize {
-        until(UP, &format!("one owner of {address}"), || match self.who_has(address)[..] {
-            [mac] => {
-                let is_mine = |node: &Node| node.guest.host.mac == mac;
-                self.nodes.iter().position(is_mine).ok_or_else(|| format!("{mac} is no node's"))
-            }
-            ref others => Err(format!("{others:?} answer")),
-        })
-        .unwrap()
+        let macs: Vec<Mac> = self.nodes.iter().map(|node| node.guest.host.mac).collect();
+        one_of(&self.cluster.client(), address, &macs)
     }
 
     /// Waits until nobody answers for an address.
@@ -321,6 +327,19 @@ impl Rig {
         };
         (0..self.nodes.len()).map(tail).collect()
     }
+}
+
+fn answering(asker: &Host, address: IpAddr) -> Vec<Mac> {
+    asker.who_has(address, Duration::from_millis(150)).unwrap()
+}
+
+/// Which of these answers `asker` for an address, once it is exactly one.
+pub fn one_of(asker: &Host, address: IpAddr, macs: &[Mac]) -> usize {
+    until(UP, &format!("one owner of {address}"), || match answering(asker, address)[..] {
+        [mac] => macs.iter().position(|one| *one == mac).ok_or_else(|| format!("{mac} is no node's")),
+        ref others => Err(format!("{others:?} answer")),
+    })
+    .unwrap()
 }
 
 impl Drop for Rig {

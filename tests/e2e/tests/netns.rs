@@ -7,7 +7,6 @@
 )]
 
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -46,14 +45,10 @@ fn main() -> ExitCode {
     let mut trials: Vec<Trial> =
         tests.into_iter().map(|(name, test)| Trial::test(name, move || on_rig(test))).collect();
     trials.push(Trial::test("a_snooping_switch_lets_solicitations_through", snooping));
+    trials.push(Trial::test("a_second_segment_has_owners_of_its_own", second_segment));
     let conclusion = libtest_mimic::run(&arguments, trials);
     drop(RIG.lock().unwrap_or_else(PoisonError::into_inner).take());
     conclusion.exit_code()
-}
-
-fn binary() -> PathBuf {
-    let given = std::env::var_os("LBSTACK_TEST_BINARY").map(PathBuf::from);
-    given.unwrap_or_else(|| testbed::target_directory().join("debug/lbstack"))
 }
 
 fn v4() -> IpAddr {
@@ -67,7 +62,7 @@ fn v6() -> IpAddr {
 fn on_rig(test: fn(&mut Rig)) -> Result<(), Failed> {
     let mut shared = RIG.lock().unwrap_or_else(PoisonError::into_inner);
     let rig = shared.get_or_insert_with(|| {
-        let rig = Rig::up("netns", 3, LanOptions::default(), &binary(), &[]);
+        let rig = Rig::up("netns", 3, LanOptions::default(), &[]);
         rig.service("web", &[v4(), v6()]);
         rig
     });
@@ -317,7 +312,7 @@ fn restarts_without_api(rig: &mut Rig) {
 fn snooping() -> Result<(), Failed> {
     drop(RIG.lock().unwrap_or_else(PoisonError::into_inner).take());
     let lan = LanOptions { multicast: Multicast { snooping: true, querier: true }, ..LanOptions::default() };
-    let rig = Rig::up("netns-snoop", 2, lan, &binary(), &[]);
+    let rig = Rig::up("netns-snoop", 2, lan, &[]);
     // Until the querier has been heard, the bridge floods.
     std::thread::sleep(Duration::from_secs(12));
     rig.service("web", &[v6()]);
@@ -327,5 +322,60 @@ fn snooping() -> Result<(), Failed> {
     assert!(client.curl("http://[fd00:33::200]:8080/").unwrap().contains(&rig.nodes[owner].name));
     let groups = rig.cluster.lan().gateway().run(["bridge", "mdb", "show"])?;
     assert!(groups.contains("ff02::1:ff00:200"), "{groups}");
+    Ok(())
+}
+
+/// Two segments with a router between them: the first two nodes are on both, the third on the first alone and the fourth on
+/// the second alone. Beacons between them take the first segment or the router, so an interface of the second can be down while
+/// they go on.
+fn second_segment() -> Result<(), Failed> {
+    drop(RIG.lock().unwrap_or_else(PoisonError::into_inner).take());
+    let (near, far): (IpAddr, IpAddr) = (v4(), "192.168.34.200".parse()?);
+    let mut rig = Rig::up("netns-segments", 3, LanOptions::default(), &[]);
+    let options = LanOptions { v4: "192.168.34.0/24".parse()?, v6: None, ..LanOptions::default() };
+    let segment = rig.cluster.lan().segment("br1", &options)?;
+    rig.join(segment.guest("node4", 14)?);
+    rig.start(3);
+    let attach = |number: usize| {
+        let name = format!("node{}-far", number + 1);
+        segment.attach(&rig.nodes[number].guest.host, "eth1", &name, 11 + u32::try_from(number).unwrap())
+    };
+    let cables = [attach(0)?, attach(1)?];
+    let asker = segment.guest("asker", 100)?;
+    // In the order of the nodes; the third has none there.
+    let macs = [cables[0].host.mac, cables[1].host.mac, Mac([0; 6]), rig.nodes[3].guest.host.mac];
+    let far_owner = || e2e::speakers::one_of(&asker.host, far, &macs);
+    rig.service("near", &[near]);
+    rig.service("far", &[far]);
+    let hear = |rig: &Rig| {
+        for (number, others) in [(0, 3.0), (1, 3.0), (2, 2.0), (3, 2.0)] {
+            until(SOON, &format!("{} to hear {others} others", rig.nodes[number].name), || {
+                let heard = rig.metric(number, "lbstack_speaker_peers{state=\"heard\"}");
+                if heard >= others { Ok(()) } else { Err(format!("it hears {heard}")) }
+            })
+            .unwrap();
+        }
+    };
+    hear(&rig);
+    let near_owner = rig.owner(near);
+    assert_ne!(near_owner, 3, "it is not on the segment");
+
+    // The client is behind the router, so it is the router that has to learn who has the address.
+    while let owner @ (0 | 1) = far_owner() {
+        let round = rig.round(far, false, WATCHED, |_| cables[owner].cable(false).unwrap());
+        assert!(round.silence < MOVED, "an interface is down: {round:?}");
+        assert_ne!(far_owner(), owner);
+    }
+    assert_eq!(far_owner(), 3, "nobody else is left");
+    assert_eq!(rig.owner(near), near_owner, "it has lost no interface of this segment");
+    for cable in &cables {
+        cable.cable(true)?;
+    }
+    hear(&rig);
+    assert_eq!(far_owner(), 3, "who may own it again takes nothing away");
+    let round = rig.round(far, false, WATCHED, |rig| rig.power_off(3));
+    assert!(round.silence < MOVED, "a node behind the router is gone: {round:?}");
+    assert!(matches!(far_owner(), 0 | 1));
+    assert_eq!(rig.owner(near), near_owner);
     Ok(())
 }

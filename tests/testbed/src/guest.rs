@@ -21,6 +21,15 @@ impl Lan {
         Ok(Guest { lan: self.clone(), host: self.plug_in(&machine)? })
     }
 
+    /// Gives a machine that is there a second interface, on this LAN, at the port `name` of its switch. The handle speaks of
+    /// the machine as it is there: with the addresses and the cable that it has on this LAN.
+    pub fn attach(&self, host: &Host, interface: &str, name: &str, number: u32) -> Result<Guest> {
+        let machine = self.plan.machine(name, number)?;
+        let namespace = host.namespace.clone();
+        let host = self.connect(name, interface, machine.mac, &machine.nets(), namespace)?;
+        Ok(Guest { lan: self.clone(), host })
+    }
+
     /// A static program of the testbed: `web` (the server of the web image), `client`, `probe`.
     pub fn tool(&self, name: &str) -> PathBuf {
         self.tools.join(name)

@@ -1,4 +1,5 @@
-//! The LAN: a bridge in a network namespace of its own, and machines on it, each a network namespace too.
+//! The LAN: a bridge in a network namespace of its own, and machines on it, each a network namespace too. Further
+//! segments are further bridges in the same namespace, which routes between them.
 //!
 //! Nothing of it is in the machine's own network namespace, so that addresses may be what a test needs and nothing
 //! leaks out.
@@ -11,6 +12,7 @@ use ipnet::IpNet;
 
 use crate::error::{Attempt, Error, Result};
 use crate::host::Host;
+use crate::options::LanOptions;
 use crate::paths::Paths;
 use crate::plan::{LanPlan, Mac, Machine};
 use crate::process::{Namespace, run};
@@ -29,13 +31,14 @@ pub struct Lan {
     /// Where our tools are.
     pub(crate) tools: PathBuf,
     gateway: Host,
+    bridge: String,
 }
 
 impl Lan {
     /// The LAN as planned, whether it is there yet or not.
     pub(crate) fn of(paths: &Paths, plan: &LanPlan, tools: &Path) -> Self {
         let gateway = Host::new(&plan.gateway, Namespace::new(paths.namespace("lan")), tools);
-        Self { paths: paths.clone(), plan: plan.clone(), tools: tools.into(), gateway }
+        Self { paths: paths.clone(), plan: plan.clone(), tools: tools.into(), gateway, bridge: BRIDGE.into() }
     }
 
     /// A machine on it.
@@ -47,24 +50,46 @@ impl Lan {
     pub(crate) fn create(&self) -> Result<()> {
         let name = self.paths.namespace_name("lan");
         run(Command::new("ip").args(["netns", "add", &name]))?;
+        ip_batch(&self.gateway.namespace, "link set dev lo up\n")?;
+        self.create_bridge()
+    }
+
+    /// Makes a second LAN behind the same gateway, which routes between the two. Machines of both have different names.
+    ///
+    /// ```no_run
+    /// # fn f(cluster: &testbed::Cluster) -> testbed::Result<()> {
+    /// use testbed::LanOptions;
+    /// let options = LanOptions { v4: "192.168.34.0/24".parse().unwrap(), v6: None, ..LanOptions::default() };
+    /// let segment = cluster.lan().segment("br1", &options)?;
+    /// let far = segment.guest("far", 20)?;
+    /// # Ok(()) }
+    /// ```
+    pub fn segment(&self, bridge: &str, options: &LanOptions) -> Result<Self> {
+        let segment =
+            Self { bridge: bridge.into(), ..Self::of(&self.paths, &LanPlan::new(options)?, &self.tools) };
+        segment.create_bridge()?;
+        Ok(segment)
+    }
+
+    fn create_bridge(&self) -> Result<()> {
+        let bridge = &self.bridge;
         let multicast = self.plan.options.multicast;
         let flag = |on: bool| if on { "1" } else { "0" };
         let mut batch = format!(
-            "link set dev lo up\n\
-             link add name {BRIDGE} address {} type bridge mcast_snooping {} mcast_querier {}\n",
+            "link add name {bridge} address {} type bridge mcast_snooping {} mcast_querier {}\n",
             self.plan.gateway.mac,
             flag(multicast.snooping),
             flag(multicast.querier),
         );
-        batch += &addresses(&self.plan.gateway.nets(), BRIDGE);
-        batch += &format!("link set dev {BRIDGE} up\n");
+        batch += &addresses(&self.plan.gateway.nets(), bridge);
+        batch += &format!("link set dev {bridge} up\n");
         ip_batch(&self.gateway.namespace, &batch)?;
         // The bridge is a switch: no firewall of any family but our own fault rules sees its frames.
         let sysctls = [
             ("net.ipv4.ip_forward", "1"),
             ("net.ipv6.conf.all.forwarding", "1"),
             ("net.ipv4.conf.all.send_redirects", "0"),
-            ("net.ipv4.conf.br0.send_redirects", "0"),
+            (&format!("net.ipv4.conf.{bridge}.send_redirects"), "0"),
             ("net.bridge.bridge-nf-call-iptables", "0"),
             ("net.bridge.bridge-nf-call-ip6tables", "0"),
             ("net.bridge.bridge-nf-call-arptables", "0"),
@@ -89,18 +114,29 @@ impl Lan {
     pub(crate) fn plug(&self, name: &str, mac: Mac, nets: &[IpNet]) -> Result<Host> {
         let namespace_name = self.paths.namespace_name(name);
         run(Command::new("ip").args(["netns", "add", &namespace_name]))?;
-        let lan_end = port(name);
+        let namespace = Namespace::new(self.paths.namespace(name));
+        ip_batch(&namespace, "link set dev lo up\n")?;
+        self.connect(name, INTERFACE, mac, nets, namespace)
+    }
+
+    /// Connects an interface of a machine, new and with these addresses, to the port `name` of the bridge.
+    pub(crate) fn connect(
+        &self,
+        name: &str,
+        interface: &str,
+        mac: Mac,
+        nets: &[IpNet],
+        namespace: Namespace,
+    ) -> Result<Host> {
+        let (port, bridge, there) = (port(name), &self.bridge, namespace.path().display());
         ip_batch(
             &self.gateway.namespace,
             &format!(
-                "link add name {lan_end} type veth peer name {INTERFACE} address {mac} netns {namespace_name}\n\
-                 link set dev {lan_end} master {BRIDGE} up\n"
+                "link add name {port} type veth peer name {interface} address {mac} netns {there}\n\
+                 link set dev {port} master {bridge} up\n"
             ),
         )?;
-        let namespace = Namespace::new(self.paths.namespace(name));
-        let batch =
-            format!("link set dev lo up\n{}link set dev {INTERFACE} up\n", addresses(nets, INTERFACE));
-        ip_batch(&namespace, &batch)?;
+        ip_batch(&namespace, &format!("{}link set dev {interface} up\n", addresses(nets, interface)))?;
         Ok(Host::with(name, mac, nets, namespace, &self.tools))
     }
 

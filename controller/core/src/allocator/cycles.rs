@@ -11,9 +11,9 @@ use std::sync::Arc;
 
 use rules::Family;
 
-use super::Allocator;
+use super::{Allocator, Entry};
 use crate::refusal::{PoolReason, Refusal};
-use crate::request::{Families, Wanted};
+use crate::request::{Families, Request, Wanted};
 use crate::usage::ServiceRef;
 
 /// How many Services are looked at in search of a cycle: more than anybody moves about at a time.
@@ -94,33 +94,34 @@ impl Allocator {
             })
         };
         let wanted = match &request.wanted {
-            Ok(Wanted::Addresses { addresses, .. }) => addresses.clone(),
-            Ok(Wanted::Pool(name)) => {
-                let families =
-                    |addresses: &[IpAddr]| addresses.iter().copied().map(Family::of).collect::<BTreeSet<_>>();
-                let offered = families(&theirs.desired);
-                let suits = match request.families {
-                    Ok(Families::Single(family)) => offered == BTreeSet::from([family]),
-                    Ok(Families::Dual { required: true, .. }) => offered.len() == 2,
-                    // It never gives up a family that it has.
-                    Ok(Families::Dual { .. }) => offered == families(&entry.desired),
-                    Err(_) => false,
-                };
-                let pool = self.configuration.pools.get(name);
-                let given = |ip: &IpAddr| {
-                    pool.is_some_and(|pool| pool.contains(*ip) && !pool.keeps_back(*ip))
-                        && !self.quarantine.contains(ip)
-                };
-                if !suits || !theirs.desired.iter().all(given) {
-                    return Vec::new();
-                }
-                theirs.desired.clone()
-            }
+            Ok(Wanted::Addresses { addresses, .. }) => addresses,
+            Ok(Wanted::Pool(name)) if self.suits(request, entry, theirs, name) => &theirs.desired,
             _ => return Vec::new(),
         };
         let new: Vec<IpAddr> = wanted.iter().copied().filter(|ip| !entry.desired.contains(ip)).collect();
         let pool = wanted.first().and_then(|ip| self.configuration.pool_of(*ip));
-        let allowed = pool.is_some_and(|pool| self.check_quota(pool, service, &wanted, &new).is_ok());
+        let allowed = pool.is_some_and(|pool| self.check_quota(pool, service, wanted, &new).is_ok());
         if allowed && new.iter().all(clear) { new } else { Vec::new() }
+    }
+
+    /// Whether what the other Service has would do for one that asks for the pool `name`: all of it from that pool, and of
+    /// the families that it asks for.
+    fn suits(&self, request: &Request, entry: &Entry, theirs: &Entry, name: &str) -> bool {
+        let families =
+            |addresses: &[IpAddr]| addresses.iter().copied().map(Family::of).collect::<BTreeSet<_>>();
+        let offered = families(&theirs.desired);
+        let of_families = match request.families {
+            Ok(Families::Single(family)) => offered == BTreeSet::from([family]),
+            Ok(Families::Dual { required: true, .. }) => offered.len() == 2,
+            // It never gives up a family that it has.
+            Ok(Families::Dual { .. }) => offered == families(&entry.desired),
+            Err(_) => false,
+        };
+        let pool = self.configuration.pools.get(name);
+        let given = |ip: &IpAddr| {
+            pool.is_some_and(|pool| pool.contains(*ip) && !pool.keeps_back(*ip))
+                && !self.quarantine.contains(ip)
+        };
+        of_families && theirs.desired.iter().all(given)
     }
 }

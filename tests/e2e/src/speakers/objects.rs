@@ -32,7 +32,16 @@ pub(super) fn prepare(cluster: &Cluster) {
     .unwrap();
 }
 
-pub(super) fn node(cluster: &Cluster, name: &str, address: Ipv4Addr) {
+/// Nodes with the pods of their speakers, which are ready.
+pub(super) fn nodes(cluster: &Cluster, nodes: &[(String, Ipv4Addr)]) {
+    let objects: Vec<Value> = nodes.iter().flat_map(|(name, _)| node_objects(name)).collect();
+    apply(cluster, &objects);
+    for (name, address) in nodes {
+        pod_ready(cluster, name, *address, true);
+    }
+}
+
+fn node_objects(name: &str) -> [Value; 2] {
     let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}});
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod",
@@ -46,8 +55,7 @@ pub(super) fn node(cluster: &Cluster, name: &str, address: Ipv4Addr) {
             "containers": [{"name": "speaker", "image": "none"}],
         },
     });
-    apply(cluster, &[node, pod]);
-    pod_ready(cluster, name, address, true);
+    [node, pod]
 }
 
 pub(super) fn pod_ready(cluster: &Cluster, node: &str, address: Ipv4Addr, yes: bool) {
@@ -62,62 +70,66 @@ pub(super) fn pod_ready(cluster: &Cluster, node: &str, address: Ipv4Addr, yes: b
         .unwrap_or_else(|error| panic!("{error}"));
 }
 
-fn service_object(name: &str, addresses: &[IpAddr]) -> [Value; 2] {
-    let families: Vec<&str> =
-        addresses.iter().map(|address| if address.is_ipv4() { "IPv4" } else { "IPv6" }).collect();
-    let policy = if families.len() > 1 { "RequireDualStack" } else { "SingleStack" };
-    let service = json!({
-        "apiVersion": "v1", "kind": "Service",
-        "metadata": {"name": name, "namespace": "default"},
-        "spec": {
-            "type": "LoadBalancer", "ports": [{"port": 80}],
-            "allocateLoadBalancerNodePorts": false,
-            "ipFamilies": families, "ipFamilyPolicy": policy,
-        },
-    });
-    let slice = json!({
-        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-        "metadata": {
-            "name": name, "namespace": "default",
-            "labels": {"kubernetes.io/service-name": name},
-        },
-        "addressType": "IPv4", "ports": [{"port": 80}],
-        "endpoints": [{"addresses": ["10.99.0.1"], "conditions": {"ready": true}, "nodeName": "node1"}],
-    });
-    [service, slice]
+/// A Service as its user and the controller would write it.
+pub(super) struct Wanted {
+    pub(super) name: String,
+    pub(super) addresses: Vec<IpAddr>,
+    /// The nodes with an endpoint, if only those may announce it (`externalTrafficPolicy: Local`).
+    pub(super) only: Vec<String>,
 }
 
-fn ingress(addresses: &[IpAddr]) -> String {
-    let ingress: Vec<Value> = addresses.iter().map(|ip| json!({"ip": ip})).collect();
-    json!({"status": {"loadBalancer": {"ingress": ingress}}}).to_string()
-}
-
-pub(super) fn service(cluster: &Cluster, name: &str, addresses: &[IpAddr]) {
-    apply(cluster, &service_object(name, addresses));
-    let patch = ingress(addresses);
-    cluster
-        .kubectl(["patch", "service", name, "--subresource=status", "--type=merge", "--patch", &patch])
-        .unwrap_or_else(|error| panic!("{error}"));
-}
-
-pub(super) fn services(cluster: &Cluster, count: u32, first: Ipv4Addr) {
-    let address = |n: u32| IpAddr::V4(Ipv4Addr::from(u32::from(first) + n));
-    let numbers: Vec<u32> = (0..count).collect();
-    for chunk in numbers.chunks(500) {
-        let objects: Vec<Value> =
-            chunk.iter().flat_map(|n| service_object(&format!("many{n}"), &[address(*n)])).collect();
-        apply(cluster, &objects);
-        // Server-side apply takes the status of many objects in one call.
-        let statuses: Vec<Value> = chunk
-            .iter()
-            .map(|n| {
-                json!({
-                    "apiVersion": "v1", "kind": "Service",
-                    "metadata": {"name": format!("many{n}"), "namespace": "default"},
-                    "status": {"loadBalancer": {"ingress": [{"ip": address(*n)}]}},
-                })
+impl Wanted {
+    fn objects(&self) -> [Value; 2] {
+        let Self { name, addresses, only } = self;
+        let families: Vec<&str> =
+            addresses.iter().map(|address| if address.is_ipv4() { "IPv4" } else { "IPv6" }).collect();
+        let policy = if families.len() > 1 { "RequireDualStack" } else { "SingleStack" };
+        let nodes = if only.is_empty() { &["node1".to_owned()][..] } else { only };
+        let endpoints: Vec<Value> = (1..)
+            .zip(nodes)
+            .map(|(n, node)| {
+                json!({"addresses": [format!("10.99.0.{n}")], "conditions": {"ready": true}, "nodeName": node})
             })
             .collect();
+        let service = json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": name, "namespace": "default"},
+            "spec": {
+                "type": "LoadBalancer", "ports": [{"port": 80}],
+                "allocateLoadBalancerNodePorts": false,
+                "externalTrafficPolicy": if only.is_empty() { "Cluster" } else { "Local" },
+                "ipFamilies": families, "ipFamilyPolicy": policy,
+            },
+        });
+        let slice = json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": {
+                "name": name, "namespace": "default",
+                "labels": {"kubernetes.io/service-name": name},
+            },
+            "addressType": "IPv4", "ports": [{"port": 80}],
+            "endpoints": endpoints,
+        });
+        [service, slice]
+    }
+
+    fn status(&self) -> Value {
+        let ingress: Vec<Value> = self.addresses.iter().map(|ip| json!({"ip": ip})).collect();
+        json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": self.name, "namespace": "default"},
+            "status": {"loadBalancer": {"ingress": ingress}},
+        })
+    }
+}
+
+/// Writes Services, many in one call.
+pub(super) fn services(cluster: &Cluster, wanted: &[Wanted]) {
+    for chunk in wanted.chunks(500) {
+        let objects: Vec<Value> = chunk.iter().flat_map(Wanted::objects).collect();
+        apply(cluster, &objects);
+        // Server-side apply takes the status of many objects in one call.
+        let statuses: Vec<Value> = chunk.iter().map(Wanted::status).collect();
         let list = json!({"apiVersion": "v1", "kind": "List", "items": statuses}).to_string();
         let file = std::env::temp_dir().join(format!("lbstack-statuses-{}", cluster.id()));
         std::fs::write(&file, list).unwrap();
