@@ -23,7 +23,7 @@ const ARROWS: [(&str, &[&str]); 14] = [
     // tests and tools
     ("testbed", &[]),
     ("testbed-tools", &[]),
-    ("e2e", &["crds", "testbed"]),
+    ("e2e", &["announce", "crds", "testbed"]),
     ("xtask", &["announce", "crds", "ipam", "render", "rules", "testbed"]),
 ];
 
