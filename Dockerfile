@@ -10,9 +10,9 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
     target="$(uname -m)-unknown-linux-gnu" \
     && RUSTFLAGS='-C target-feature=+crt-static --cfg getrandom_backend="linux_getrandom"' \
-       cargo build --release --locked --package lbstack --target "$target" \
+       cargo build --profile dist --locked --package lbstack --target "$target" \
     && mkdir -p /image/tmp && chmod 1777 /image/tmp \
-    && cp "target/$target/release/lbstack" /image/lbstack
+    && cp "target/$target/dist/lbstack" /image/lbstack
 
 FROM scratch
 COPY --from=build /image/ /

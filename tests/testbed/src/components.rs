@@ -191,23 +191,25 @@ impl Static {
     /// Builds packages of this workspace for this machine's architecture, statically linked, so that they run in an
     /// image without any file beside them.
     pub fn build(packages: &[&str], description: &str, progress: &Progress) -> Result<Self> {
-        Self::build_in("static", packages, description, progress, &[])
+        Self::build_in("static", "dist", packages, description, progress, &[])
     }
 
     /// Builds what runs inside of the testbed.
     pub(crate) fn tools(progress: &Progress) -> Result<Self> {
         // They wait for the network most of the time, and somebody waits for them to be built.
         let quick = [("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")];
-        Self::build_in("testbed", &["testbed-tools", "testbed"], "the testbed's own tools", progress, &quick)
+        let packages = ["testbed-tools", "testbed"];
+        Self::build_in("testbed", "release", &packages, "the testbed's own tools", progress, &quick)
     }
 
     /// A target directory of its own keeps a build from waiting for others: cargo locks it as a whole.
     fn build_in(
         place: &str,
+        profile: &str,
         packages: &[&str],
         description: &str,
         progress: &Progress,
-        profile: &[(&str, &str)],
+        settings: &[(&str, &str)],
     ) -> Result<Self> {
         let workspace = workspace();
         let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
@@ -218,18 +220,18 @@ impl Static {
             .current_dir(&workspace)
             .env_remove("RUSTFLAGS")
             .env_remove("CARGO_ENCODED_RUSTFLAGS")
-            .envs(profile.iter().copied())
+            .envs(settings.iter().copied())
             .env(
                 format!("CARGO_TARGET_{variable}_RUSTFLAGS"),
                 "-C target-feature=+crt-static --cfg getrandom_backend=\"linux_getrandom\"",
             )
-            .args(["build", "--release", "--bins", "--target", &target, "--target-dir"])
+            .args(["build", "--profile", profile, "--bins", "--target", &target, "--target-dir"])
             .arg(&target_directory);
         for package in packages {
             command.args(["--package", package]);
         }
         watched(command, description, progress)?;
-        Ok(Self { directory: target_directory.join(target).join("release") })
+        Ok(Self { directory: target_directory.join(target).join(profile) })
     }
 
     /// Where the binaries are.
