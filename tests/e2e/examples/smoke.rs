@@ -46,7 +46,7 @@ fn main() {
     let owner = bed.announcer("default", "bench");
     let own = bed.cluster.host(&owner).unwrap().v4.into();
     for (who, address) in [("speaker", "192.168.33.60".parse().unwrap()), ("kernel ", own)] {
-        let answers = bed.cluster.client().arping(address, QUESTIONS).unwrap();
+        let answers = bed.cluster.client().arping(address, QUESTIONS, 1).unwrap();
         let micros = |value: Option<u64>| value.map_or("-".to_owned(), |us| us.to_string());
         println!("ARP by the {who}: p50 {} µs, p99 {} µs", micros(answers.p50_us), micros(answers.p99_us));
     }

@@ -308,13 +308,27 @@ impl Rig {
         after: Duration,
         fault: impl FnOnce(&mut Self),
     ) -> Round {
-        let traffic = self.traffic(address, cold);
+        let [round] = self.rounds([address], cold, after, fault);
+        round
+    }
+
+    /// The same for several addresses at once.
+    pub fn rounds<const N: usize>(
+        &mut self,
+        addresses: [IpAddr; N],
+        cold: bool,
+        after: Duration,
+        fault: impl FnOnce(&mut Self),
+    ) -> [Round; N] {
+        let traffic = addresses.map(|address| self.traffic(address, cold));
         // The client's first requests find the way.
         std::thread::sleep(Duration::from_millis(300));
         fault(self);
         std::thread::sleep(after);
-        let report = traffic.stop().unwrap();
-        Round { silence: report.longest_silence(), lost: report.lost }
+        traffic.map(|traffic| {
+            let report = traffic.stop().unwrap();
+            Round { silence: report.longest_silence(), lost: report.lost }
+        })
     }
 
     /// The last lines of every speaker's log.

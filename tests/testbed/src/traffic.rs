@@ -116,9 +116,13 @@ impl Host {
         Ok(answers.answers.into_iter().map(|answer| answer.mac).collect())
     }
 
-    /// Asks so many times, one after the other, and tells how long the first answer took each time.
-    pub fn arping(&self, address: IpAddr, rounds: u32) -> Result<Answers> {
-        self.probe(address, &["--rounds", &rounds.to_string(), "--first", "true", "--window-ms", "500"])
+    /// Asks so many times, one after the other, `burst` times at once each, and tells how long the first answer took each time.
+    pub fn arping(&self, address: IpAddr, rounds: u32, burst: u32) -> Result<Answers> {
+        let (rounds, burst) = (rounds.to_string(), burst.to_string());
+        self.probe(
+            address,
+            &["--rounds", &rounds, "--burst", &burst, "--first", "true", "--window-ms", "500"],
+        )
     }
 
     fn probe(&self, address: IpAddr, arguments: &[&str]) -> Result<Answers> {

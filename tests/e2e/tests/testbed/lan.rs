@@ -46,7 +46,7 @@ pub(crate) fn everybody_who_answers_is_seen() -> Outcome {
     }
     let nobody = "192.168.33.77".parse()?;
     check(a.who_has(nobody, window)?.is_empty(), "nobody has an address that is nobody's")?;
-    let latency = a.arping(b.v4.into(), 20)?;
+    let latency = a.arping(b.v4.into(), 20, 1)?;
     check(latency.unanswered == 0 && latency.p50_us.is_some_and(|p50| p50 < 10_000), format!("{latency:?}"))
 }
 

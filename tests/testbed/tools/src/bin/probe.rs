@@ -1,7 +1,7 @@
 //! Asks who has an address, by ARP or NDP, and prints every link-layer address that answers.
 //!
 //! Each round sends one request and listens for a time; with `--first true` the round ends at the first answer, which is the
-//! way to measure latency. Whatever the kernel does with the answers is not touched.
+//! way to measure latency. With `--burst N` it sends so many at once, and then ends at the Nth, which tells throughput. Whatever the kernel does with the answers is not touched.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -27,7 +27,7 @@ struct Question {
 fn main() -> io::Result<()> {
     let mut flags = Flags::read(
         "probe",
-        "--interface eth0 --mac MAC --source ADDR --target ADDR [--window-ms 100] [--rounds 1] [--every-ms 0] [--first false]",
+        "--interface eth0 --mac MAC --source ADDR --target ADDR [--window-ms 100] [--rounds 1] [--every-ms 0] [--first false] [--burst 1]",
     );
     let interface: String = flags.required("interface");
     let mac: String = flags.required("mac");
@@ -42,6 +42,7 @@ fn main() -> io::Result<()> {
     let rounds: u32 = flags.get("rounds", 1);
     let every = Duration::from_millis(flags.get("every-ms", 0));
     let first: bool = flags.get("first", false);
+    let burst: u32 = flags.get("burst", 1);
     flags.end();
 
     let request = question.request().map_err(io::Error::other)?;
@@ -51,22 +52,24 @@ fn main() -> io::Result<()> {
     let mut unanswered = 0;
     for _ in 0..rounds {
         let sent = Instant::now();
-        socket.send(&request)?;
-        let mut answered = false;
+        for _ in 0..burst {
+            socket.send(&request)?;
+        }
+        let mut answered = 0;
         let mut buffer = [0; 2048];
         while let Some(left) = window.checked_sub(sent.elapsed()) {
             let Some(frame) = socket.receive(&mut buffer, left)? else { continue };
             let Some(mac) = question.answer(frame) else { continue };
-            if !answered {
+            if answered == 0 {
                 latencies.push(u64::try_from(sent.elapsed().as_micros()).unwrap_or(u64::MAX));
             }
-            answered = true;
+            answered += 1;
             *answers.entry(mac.to_string().to_lowercase().replace('-', ":")).or_default() += 1;
-            if first {
+            if first && answered >= burst {
                 break;
             }
         }
-        unanswered += u32::from(!answered);
+        unanswered += burst.saturating_sub(answered);
         std::thread::sleep(every);
     }
     latencies.sort_unstable();
