@@ -95,7 +95,7 @@ impl Owner {
             self.stand_by(&mut leadership).await;
             tokio::select! {
                 biased;
-                () = leadership.lost() => self.events.hold(false),
+                () = leadership.lost() => {}
                 never = self.lead(&unsettled) => match never {},
             }
             self.metrics.publish(|snapshot| *snapshot = crate::metrics::Snapshot::default());
@@ -171,7 +171,9 @@ impl Term<'_> {
         let mut figures_due = Some(Instant::now());
         loop {
             self.writes.begin();
-            self.owner.events.hold(self.writes.busy());
+            if self.writes.busy() {
+                self.owner.events.hold();
+            }
             if figures_due.is_some_and(|due| Instant::now() >= due) {
                 figures_due = self.publish();
             }

@@ -15,7 +15,10 @@ use crate::tasks::Tasks;
 /// Events that wait to be sent; more are dropped, since an event is never worth the memory of a process.
 const QUEUE: usize = 16_384;
 
-/// An event that is held back is sent after this time all the same.
+/// Events wait until nothing more urgent was done for so long.
+const QUIET: Duration = Duration::from_millis(250);
+
+/// An event that waits is sent after this time all the same.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// An event, what it is about, and when it happened.
@@ -25,7 +28,8 @@ type Queued = (Event, ObjectReference, Instant);
 #[derive(Clone, Debug)]
 pub struct Events {
     queue: mpsc::Sender<Queued>,
-    held: watch::Sender<bool>,
+    /// When something more urgent was last done.
+    urgent: watch::Sender<Option<Instant>>,
 }
 
 impl Events {
@@ -38,15 +42,15 @@ impl Events {
         shutdown: CancellationToken,
     ) -> Self {
         let (queue, mut events) = mpsc::channel::<Queued>(QUEUE);
-        let held = watch::Sender::new(false);
-        let mut holding = held.subscribe();
+        let urgent = watch::Sender::new(None);
+        let last = urgent.subscribe();
         let reporter = Reporter { controller: component.to_owned(), instance };
         // One recorder for the process: its cache is what folds repeats into a series.
         let recorder = Recorder::new(client, reporter);
         tasks.spawn("events", async move {
             let send = async {
                 while let Some((event, object, happened)) = events.recv().await {
-                    released(&mut holding, happened).await;
+                    quiet(&last, happened).await;
                     if let Err(error) = bounded(recorder.publish(&event, &object)).await {
                         tracing::debug!(reason = event.reason, %error, "an event could not be sent");
                     }
@@ -55,12 +59,13 @@ impl Events {
             shutdown.run_until_cancelled(send).await;
             Ok::<(), std::convert::Infallible>(())
         });
-        Self { queue, held }
+        Self { queue, urgent }
     }
 
-    /// While `hold`, events wait, each for [`PATIENCE`] at most: what the API server can do is for calls that matter more.
-    pub fn hold(&self, hold: bool) {
-        self.held.send_if_modified(|held| std::mem::replace(held, hold) != hold);
+    /// Something more urgent is being done: events wait for a quarter of a second from now, each for half a minute at most.
+    /// What the API server can do is for that.
+    pub fn hold(&self) {
+        self.urgent.send_replace(Some(Instant::now()));
     }
 
     /// Something happened that is as it shall be.
@@ -87,10 +92,15 @@ impl Events {
     }
 }
 
-/// Waits until nobody holds an event back that happened then.
-async fn released(holding: &mut watch::Receiver<bool>, happened: Instant) {
-    // When the time is over, or whoever held it is gone, it is sent all the same.
-    let _ = tokio::time::timeout_at(happened + PATIENCE, holding.wait_for(|held| !held)).await;
+/// Waits until an event that happened then may be sent.
+async fn quiet(last: &watch::Receiver<Option<Instant>>, happened: Instant) {
+    loop {
+        let until = last.borrow().map(|urgent| (urgent + QUIET).min(happened + PATIENCE));
+        match until.filter(|until| *until > Instant::now()) {
+            Some(until) => tokio::time::sleep_until(until).await,
+            None => return,
+        }
+    }
 }
 
 /// The API refuses notes over 1024 bytes (`events.k8s.io/v1`, field `note`).
@@ -109,26 +119,30 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn an_event_waits_while_it_is_held_back_but_for_half_a_minute_at_most() {
-        let (held, mut holding) = watch::channel(true);
-        let happened = Instant::now();
-        let (waited, ()) = tokio::join!(
-            async {
-                released(&mut holding, happened).await;
-                happened.elapsed()
-            },
-            async {
-                tokio::time::sleep(Duration::from_secs(2)).await;
-                held.send_replace(false);
+    async fn an_event_waits_while_something_more_urgent_is_done_but_for_half_a_minute_at_most() {
+        let (urgent, last) = watch::channel(None);
+        let start = Instant::now();
+        quiet(&last, start).await;
+        assert_eq!(start.elapsed().as_millis(), 0, "nothing is more urgent");
+        // Every 100 ms for a minute.
+        let busy = tokio::spawn(async move {
+            for _ in 0..600 {
+                urgent.send_replace(Some(Instant::now()));
+                tokio::time::sleep(Duration::from_millis(100)).await;
             }
+        });
+        tokio::task::yield_now().await;
+        quiet(&last, start).await;
+        assert_eq!(start.elapsed().as_millis(), 30_000, "one that waits too long is sent");
+        let late = start + Duration::from_secs(45);
+        quiet(&last, late).await;
+        let over = 59_900 + 250;
+        assert!(
+            (over..over + 10).contains(&start.elapsed().as_millis()),
+            "{:?}: when it is quiet",
+            start.elapsed()
         );
-        assert_eq!(waited.as_secs(), 2, "until it is released");
-        held.send_replace(true);
-        let happened = Instant::now();
-        released(&mut holding, happened).await;
-        assert_eq!(happened.elapsed().as_secs(), 30, "it is held for ever, and sent");
-        released(&mut holding, happened).await;
-        assert_eq!(happened.elapsed().as_secs(), 30, "one that happened long ago is sent at once");
+        busy.await.unwrap();
     }
 
     #[test]
