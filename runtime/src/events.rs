@@ -15,14 +15,11 @@ use crate::tasks::Tasks;
 /// Events that wait to be sent; more are dropped, since an event is never worth the memory of a process.
 const QUEUE: usize = 16_384;
 
-/// Events wait until nothing more urgent was done for so long.
-const QUIET: Duration = Duration::from_millis(250);
+/// Between two events while something more urgent is done.
+const PACE: Duration = Duration::from_millis(250);
 
-/// An event that waits is sent after this time all the same.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// An event, what it is about, and when it happened.
-type Queued = (Event, ObjectReference, Instant);
+/// An event, and what it is about.
+type Queued = (Event, ObjectReference);
 
 /// Where a process puts its events.
 #[derive(Clone, Debug)]
@@ -49,8 +46,8 @@ impl Events {
         let recorder = Recorder::new(client, reporter);
         tasks.spawn("events", async move {
             let send = async {
-                while let Some((event, object, happened)) = events.recv().await {
-                    quiet(&last, happened).await;
+                while let Some((event, object)) = events.recv().await {
+                    give_way(&last).await;
                     if let Err(error) = bounded(recorder.publish(&event, &object)).await {
                         tracing::debug!(reason = event.reason, %error, "an event could not be sent");
                     }
@@ -62,8 +59,8 @@ impl Events {
         Self { queue, urgent }
     }
 
-    /// Something more urgent is being done: events wait for a quarter of a second from now, each for half a minute at most.
-    /// What the API server can do is for that.
+    /// Something more urgent is being done: for the next quarter of a second at most one event is sent, so that what the API
+    /// server can do is for that.
     pub fn hold(&self) {
         self.urgent.send_replace(Some(Instant::now()));
     }
@@ -86,20 +83,17 @@ impl Events {
             action: action.to_owned(),
             secondary: None,
         };
-        if self.queue.try_send((event, object.clone(), Instant::now())).is_err() {
+        if self.queue.try_send((event, object.clone())).is_err() {
             tracing::debug!(reason, "an event was dropped: the queue is full or closed");
         }
     }
 }
 
-/// Waits until an event that happened then may be sent.
-async fn quiet(last: &watch::Receiver<Option<Instant>>, happened: Instant) {
-    loop {
-        let until = last.borrow().map(|urgent| (urgent + QUIET).min(happened + PATIENCE));
-        match until.filter(|until| *until > Instant::now()) {
-            Some(until) => tokio::time::sleep_until(until).await,
-            None => return,
-        }
+/// Waits if something more urgent was done a moment ago.
+async fn give_way(last: &watch::Receiver<Option<Instant>>) {
+    let recent = last.borrow().is_some_and(|urgent| urgent.elapsed() < PACE);
+    if recent {
+        tokio::time::sleep(PACE).await;
     }
 }
 
@@ -119,30 +113,18 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn an_event_waits_while_something_more_urgent_is_done_but_for_half_a_minute_at_most() {
+    async fn four_events_a_second_are_sent_while_something_more_urgent_is_done() {
         let (urgent, last) = watch::channel(None);
         let start = Instant::now();
-        quiet(&last, start).await;
-        assert_eq!(start.elapsed().as_millis(), 0, "nothing is more urgent");
-        // Every 100 ms for a minute.
-        let busy = tokio::spawn(async move {
-            for _ in 0..600 {
-                urgent.send_replace(Some(Instant::now()));
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        });
-        tokio::task::yield_now().await;
-        quiet(&last, start).await;
-        assert_eq!(start.elapsed().as_millis(), 30_000, "one that waits too long is sent");
-        let late = start + Duration::from_secs(45);
-        quiet(&last, late).await;
-        let over = 59_900 + 250;
-        assert!(
-            (over..over + 10).contains(&start.elapsed().as_millis()),
-            "{:?}: when it is quiet",
-            start.elapsed()
-        );
-        busy.await.unwrap();
+        give_way(&last).await;
+        assert_eq!(start.elapsed(), Duration::ZERO, "nothing is more urgent");
+        for _ in 0..4 {
+            urgent.send_replace(Some(Instant::now()));
+            give_way(&last).await;
+        }
+        assert_eq!(start.elapsed(), Duration::from_secs(1));
+        give_way(&last).await;
+        assert_eq!(start.elapsed(), Duration::from_secs(1), "that is over");
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! | module | is |
 //! |---|---|
 //! | [`phase`] | the state machine of one group |
+//! | [`interface`] | what the driver gives and is told |
 //! | [`decide`] | which event a group meets next: whose turn it is, who succeeds |
 //! | [`peers`] | which messages count, and which speakers live |
 //! | [`receive`] | what messages say |
@@ -17,6 +18,7 @@
 //! No socket, no clock, no chance: the driver brings the time and the session, and carries out [`Output`]s.
 
 mod decide;
+mod interface;
 mod peers;
 mod phase;
 mod receive;
@@ -28,10 +30,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::beacon::{KeyId, Message, NodeId, Stake, print_of};
-use crate::link::Scope;
-use crate::responder::{Plan, Sighting};
+use crate::beacon::{KeyId, NodeId, Stake, print_of};
 use crate::view::{GroupId, NodeName, View};
+pub use interface::{Blocked, Counts, Detection, Input, Output, Settings};
 use peers::{Directory, Liveness, Peer};
 use phase::{Action, Cause, Event, Phase};
 use talk::Outgoing;
@@ -56,105 +57,6 @@ const OFFERS: Duration = Duration::from_secs(3);
 const ASKED_AT_ONCE: usize = 512;
 /// The watchers of a group.
 const WATCHERS: usize = 3;
-
-/// What the speaker was told at its start.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// The node that this speaker runs on.
-    pub me: NodeName,
-    /// Between two beacons.
-    pub interval: Duration,
-    /// So many intervals without a beacon, and a speaker is silent.
-    pub misses: u32,
-    /// What to do about strangers with our addresses.
-    pub detection: Detection,
-    /// Random, never 0, new with each start.
-    pub session: u64,
-}
-
-/// What to do when a stranger, somebody who is no speaker, has an address.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Detection {
-    /// Do not announce it (or defend it, if it is announced already), and tell.
-    #[default]
-    Enforce,
-    /// Announce it all the same, and tell.
-    Warn,
-    /// Do not look.
-    Off,
-}
-
-/// What the driver feeds.
-#[derive(Debug)]
-pub enum Input {
-    /// The API says something new.
-    View(Arc<View>),
-    /// The hardware addresses of this node.
-    Macs(BTreeSet<[u8; 6]>),
-    /// The keys that this speaker accepts.
-    Keys(Vec<KeyId>),
-    /// A message came from this address.
-    Message(IpAddr, Message),
-    /// Somebody answered a probe.
-    Answered(Sighting),
-    /// Nobody answered a probe.
-    Unanswered(IpAddr),
-    /// Somebody claims, on the wire, an address that is announced.
-    Contested(Sighting),
-    /// The process is to stop: hand everything over.
-    Shutdown,
-    /// Nothing but time has passed.
-    Deadline,
-}
-
-/// What the driver is to do.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Output {
-    /// Send a message.
-    Send {
-        /// To this address.
-        address: IpAddr,
-        /// Signed with a key that the receiver accepts: it told these.
-        keys: Vec<KeyId>,
-        /// What.
-        message: Message,
-    },
-    /// Ask the wire who has an address.
-    Probe(IpAddr, Scope, Plan),
-    /// Ask no more.
-    CancelProbe(IpAddr),
-    /// Answer for the group's addresses that [`Ownership::is_announced`], and announce them. May be repeated.
-    Announce(GroupId),
-    /// Answer for the group's addresses no more.
-    Withdraw(GroupId),
-    /// Say once more that an address is ours.
-    Defend(IpAddr),
-}
-
-/// Something that is counted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Groups taken because nobody owned them.
-    pub claims: u64,
-    /// Groups taken from a silent owner.
-    pub takeovers: u64,
-    /// Groups taken from an owner that handed them over.
-    pub handovers: u64,
-    /// Groups lost to a better claim.
-    pub outbid: u64,
-    /// Times that a peer fell silent.
-    pub suspicions: u64,
-    /// Times that a peer objected to a claim.
-    pub nacks: u64,
-    /// Times that the wire showed a silent owner to be alive.
-    pub vetoes: u64,
-    /// Times that this speaker was stopped for so long that it asked anew.
-    pub stalls: u64,
-    /// Messages that did not echo our session.
-    pub stale: u64,
-    /// Messages that had been there before.
-    pub replayed: u64,
-}
 
 /// See the module.
 #[derive(Debug)]
@@ -202,17 +104,6 @@ pub struct Ownership {
     promised: Option<Instant>,
     outputs: VecDeque<Output>,
     counts: Counts,
-}
-
-/// Why a peer is not heard although it lives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Blocked {
-    /// It answers on the wire.
-    Wire,
-    /// This other speaker hears it.
-    HeardBy(NodeId),
-    /// Its pod is ready, and it has never been heard.
-    NeverHeard,
 }
 
 /// What is kept of a group.

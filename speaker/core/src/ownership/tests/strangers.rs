@@ -2,7 +2,9 @@
 
 use super::super::*;
 use super::world::{INTERVAL, address, group, mac, name};
+use crate::link::Scope;
 use crate::placement::Placement;
+use crate::responder::Sighting;
 use crate::view::{Candidate, Group, Speaker, Tier};
 use smoltcp::wire::EthernetAddress;
 

@@ -1,38 +1,20 @@
 //! A virtual cluster: speakers, the network between them, the wire, an API whose views lag.
 
+mod api;
+mod chance;
+mod look;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 
 use super::super::*;
-use crate::placement::{self, Placement};
-use crate::view::{Candidate, Group, Speaker, Tier};
+use crate::beacon::Message;
+use crate::placement::Placement;
+use crate::responder::{Plan, Sighting};
+use api::{Api, Change};
+pub(super) use chance::Chance;
 
 pub(super) const INTERVAL: Duration = Duration::from_millis(100);
-
-/// SplitMix64.
-pub(super) struct Chance(pub(super) u64);
-
-impl Chance {
-    pub(super) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub(super) fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound.max(1)
-    }
-
-    pub(super) fn one_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
-
-    pub(super) fn pick<T: Copy>(&mut self, items: &[T]) -> Option<T> {
-        items.get(usize::try_from(self.below(items.len() as u64)).unwrap()).copied()
-    }
-}
 
 pub(super) fn name(node: usize) -> NodeName {
     format!("node{node}").into()
@@ -48,94 +30,6 @@ pub(super) fn mac(node: usize) -> [u8; 6] {
 
 pub(super) fn group(number: u8) -> GroupId {
     IpAddr::V4([10, 0, 0, number].into())
-}
-
-/// What the API holds; each part reaches each node at its own time.
-#[derive(Clone, Debug, Default)]
-struct Api {
-    ready: BTreeMap<usize, u64>,
-    /// Pods that are there and not ready yet.
-    starting: BTreeSet<usize>,
-    excluded: BTreeSet<usize>,
-    groups: BTreeSet<GroupId>,
-    last: BTreeMap<GroupId, (usize, u64)>,
-}
-
-#[derive(Clone, Debug)]
-enum Change {
-    Ready(usize, Option<u64>),
-    Excluded(usize, bool),
-    Group(GroupId, bool),
-    Last(GroupId, usize, u64),
-}
-
-impl Api {
-    fn apply(&mut self, change: &Change) {
-        match change {
-            Change::Ready(node, Some(generation)) => {
-                self.starting.remove(node);
-                self.ready.insert(*node, *generation);
-            }
-            Change::Ready(node, None) => drop(self.ready.remove(node)),
-            Change::Excluded(node, true) => drop(self.excluded.insert(*node)),
-            Change::Excluded(node, false) => drop(self.excluded.remove(node)),
-            Change::Group(group, true) => drop(self.groups.insert(*group)),
-            Change::Group(group, false) => {
-                self.groups.remove(group);
-                self.last.remove(group);
-            }
-            Change::Last(group, node, epoch) => {
-                if self.last.get(group).is_none_or(|(_, known)| known < epoch) {
-                    self.last.insert(*group, (*node, *epoch));
-                }
-            }
-        }
-    }
-
-    fn view(&self, placement: Placement) -> View {
-        let speaker = |(node, generation): (&usize, &u64)| {
-            let speaker = Speaker {
-                address: Some(address(*node)),
-                ready: true,
-                generation: *generation,
-                macs: [mac(*node)].into(),
-            };
-            (name(*node), speaker)
-        };
-        let starting = self.starting.iter().filter(|node| !self.ready.contains_key(node)).map(|node| {
-            let (name, ready) = speaker((node, &1));
-            (name, Speaker { ready: false, ..ready })
-        });
-        let candidates: Vec<Candidate> = self
-            .ready
-            .keys()
-            .filter(|node| !self.excluded.contains(node))
-            .map(|node| Candidate::new(name(*node), Tier::default()))
-            .collect();
-        let group = |id: &GroupId| {
-            let mut candidates = candidates.clone();
-            placement::order(*id, &mut candidates);
-            let group = Group {
-                id: *id,
-                hashed: *id,
-                addresses: [(*id, Scope::All)].into(),
-                services: BTreeSet::new(),
-                candidates,
-                idle: None,
-                last: self.last.get(id).map(|(node, epoch)| (name(*node), *epoch)),
-            };
-            (*id, Arc::new(group))
-        };
-        let groups: BTreeMap<GroupId, Arc<Group>> = self.groups.iter().map(group).collect();
-        let placed = placement.place(&groups);
-        View {
-            speakers: self.ready.iter().map(speaker).chain(starting).collect(),
-            groups,
-            placed,
-            placement,
-            advertised: BTreeMap::new(),
-        }
-    }
 }
 
 enum Happening {
@@ -388,17 +282,6 @@ impl World {
         self.nodes[node].speaker.as_ref().unwrap()
     }
 
-    /// Who announces a group.
-    pub(super) fn owners(&self, id: GroupId) -> Vec<usize> {
-        (0..self.nodes.len()).filter(|node| self.nodes[*node].announced.contains(&id)).collect()
-    }
-
-    pub(super) fn owner(&self, id: GroupId) -> usize {
-        let owners = self.owners(id);
-        assert_eq!(owners.len(), 1, "owners of {id}: {owners:?}");
-        owners[0]
-    }
-
     pub(super) fn groups(&self) -> Vec<GroupId> {
         self.api.groups.iter().copied().collect()
     }
@@ -550,94 +433,7 @@ impl World {
         }
     }
 
-    /// For the message of a failed story: what happened, and where everybody stands.
-    pub(super) fn describe(&self) -> String {
-        use std::fmt::Write as _;
-        let mut text = String::new();
-        for line in &self.log {
-            let _ = writeln!(text, "{line}");
-        }
-        for (number, node) in self.nodes.iter().enumerate() {
-            let _ = write!(text, "node{number} {}", NodeId::of(&name(number)).0 % 1_000);
-            let Some(speaker) = &node.speaker else {
-                let _ = writeln!(text, " is down");
-                continue;
-            };
-            let _ = writeln!(text, " stalled {} stopping {}", node.stalled, node.stopping);
-            for (id, state) in &speaker.groups {
-                let last = speaker.view.groups.get(id).map(|group| &group.last);
-                let claimed = speaker.claimed.get(id);
-                let _ = writeln!(
-                    text,
-                    "  {id} {state:?} last {last:?} placed {:?} claimed {claimed:?}",
-                    speaker.view.placed.get(id)
-                );
-            }
-            for (id, peer) in &speaker.peers {
-                let liveness = speaker.liveness(self.instant(), *id);
-                let _ = writeln!(
-                    text,
-                    "  peer {} {liveness:?} {:?} talk {}",
-                    id.0 % 1_000,
-                    peer.flags,
-                    speaker.talk.contains(id)
-                );
-            }
-        }
-        text
-    }
-
     fn note(&mut self, what: String) {
         self.log.push(format!("{:?} {what}", self.now));
-    }
-
-    /// The longest time for which two nodes announced `id` at once.
-    pub(super) fn longest_overlap(&self, id: GroupId, since: Duration) -> Duration {
-        let (mut held, mut begun, mut longest) = (BTreeSet::new(), None, Duration::ZERO);
-        for (at, node, group, yes) in &self.history {
-            if *group != id {
-                continue;
-            }
-            if *yes {
-                held.insert(*node)
-            } else {
-                held.remove(node)
-            };
-            match (held.len() > 1, begun) {
-                (true, None) => begun = Some(*at),
-                (false, Some(from)) => {
-                    if *at > since {
-                        longest = longest.max(*at - since.max(from));
-                    }
-                    begun = None;
-                }
-                _ => {}
-            }
-        }
-        longest.max(begun.map_or(Duration::ZERO, |from| self.now - since.max(from)))
-    }
-
-    /// The longest time for which nobody announced `id` after it was announced first.
-    pub(super) fn longest_gap(&self, id: GroupId, since: Duration) -> Duration {
-        let (mut held, mut empty_from, mut longest) = (BTreeSet::new(), None, Duration::ZERO);
-        for (at, node, group, yes) in &self.history {
-            if *group != id {
-                continue;
-            }
-            if *yes {
-                if let Some(from) = empty_from.take()
-                    && *at > since
-                {
-                    longest = longest.max(*at - since.max(from));
-                }
-                held.insert(*node);
-            } else {
-                held.remove(node);
-                if held.is_empty() {
-                    empty_from = Some(*at);
-                }
-            }
-        }
-        longest.max(empty_from.map_or(Duration::ZERO, |from| self.now - since.max(from)))
     }
 }

@@ -1,0 +1,95 @@
+//! The API: what it holds, and what a speaker makes of it.
+
+use super::super::super::*;
+use super::{address, mac, name};
+use crate::link::Scope;
+use crate::placement::{self, Placement};
+use crate::view::{Candidate, Group, Speaker, Tier};
+
+/// What the API holds; each part reaches each node at its own time.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Api {
+    pub(super) ready: BTreeMap<usize, u64>,
+    /// Pods that are there and not ready yet.
+    pub(super) starting: BTreeSet<usize>,
+    pub(super) excluded: BTreeSet<usize>,
+    pub(super) groups: BTreeSet<GroupId>,
+    pub(super) last: BTreeMap<GroupId, (usize, u64)>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Change {
+    Ready(usize, Option<u64>),
+    Excluded(usize, bool),
+    Group(GroupId, bool),
+    Last(GroupId, usize, u64),
+}
+
+impl Api {
+    pub(super) fn apply(&mut self, change: &Change) {
+        match change {
+            Change::Ready(node, Some(generation)) => {
+                self.starting.remove(node);
+                self.ready.insert(*node, *generation);
+            }
+            Change::Ready(node, None) => drop(self.ready.remove(node)),
+            Change::Excluded(node, true) => drop(self.excluded.insert(*node)),
+            Change::Excluded(node, false) => drop(self.excluded.remove(node)),
+            Change::Group(group, true) => drop(self.groups.insert(*group)),
+            Change::Group(group, false) => {
+                self.groups.remove(group);
+                self.last.remove(group);
+            }
+            Change::Last(group, node, epoch) => {
+                if self.last.get(group).is_none_or(|(_, known)| known < epoch) {
+                    self.last.insert(*group, (*node, *epoch));
+                }
+            }
+        }
+    }
+
+    pub(super) fn view(&self, placement: Placement) -> View {
+        let speaker = |(node, generation): (&usize, &u64)| {
+            let speaker = Speaker {
+                address: Some(address(*node)),
+                ready: true,
+                generation: *generation,
+                macs: [mac(*node)].into(),
+            };
+            (name(*node), speaker)
+        };
+        let starting = self.starting.iter().filter(|node| !self.ready.contains_key(node)).map(|node| {
+            let (name, ready) = speaker((node, &1));
+            (name, Speaker { ready: false, ..ready })
+        });
+        let candidates: Vec<Candidate> = self
+            .ready
+            .keys()
+            .filter(|node| !self.excluded.contains(node))
+            .map(|node| Candidate::new(name(*node), Tier::default()))
+            .collect();
+        let group = |id: &GroupId| {
+            let mut candidates = candidates.clone();
+            placement::order(*id, &mut candidates);
+            let group = Group {
+                id: *id,
+                hashed: *id,
+                addresses: [(*id, Scope::All)].into(),
+                services: BTreeSet::new(),
+                candidates,
+                idle: None,
+                last: self.last.get(id).map(|(node, epoch)| (name(*node), *epoch)),
+            };
+            (*id, Arc::new(group))
+        };
+        let groups: BTreeMap<GroupId, Arc<Group>> = self.groups.iter().map(group).collect();
+        let placed = placement.place(&groups);
+        View {
+            speakers: self.ready.iter().map(speaker).chain(starting).collect(),
+            groups,
+            placed,
+            placement,
+            advertised: BTreeMap::new(),
+        }
+    }
+}
