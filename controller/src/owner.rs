@@ -37,7 +37,7 @@ use self::writes::{Ended, Unsettled, Writes};
 use crate::dirty::Marks;
 use crate::figures::figures;
 use crate::metrics::Metrics;
-use crate::service::{self, Note, has_leftovers, is_ours, plan, version};
+use crate::service::{self, Note, has_leftovers, is_going, is_ours, plan, version};
 use crate::statuses::{Facts, StatusWriter};
 use crate::watches::Watches;
 
@@ -137,7 +137,7 @@ impl Owner {
                 self.write_bound,
                 unsettled.clone(),
             ),
-            statuses: StatusWriter::new(self.client.clone(), self.leadership.clone()),
+            statuses: StatusWriter::new(self.client.clone(), self.leadership.clone(), self.write_bound),
             findings: Vec::new(),
             conflicts: BTreeMap::new(),
         };
@@ -299,7 +299,7 @@ impl Term<'_> {
                     waiting_since: service::waiting_since(&service),
                 });
                 keys.push(key);
-            } else if has_leftovers(&service) {
+            } else if has_leftovers(&service) || is_going(&service, &self.owner.class) {
                 let stored = self.writes.possibly_stored(&key, version(&service), service::stored(&service));
                 self.allocator.leaving(&key, &stored);
                 keys.push(key);
@@ -335,9 +335,9 @@ impl Term<'_> {
         }
         if marks.all_services {
             keys.extend(self.owner.watches.services.state().iter().map(|service| ServiceKey::of(service)));
-            // Missing from a store that was filled anew is not yet gone: what this term wrote or listed may be
-            // newer than the store. Each is asked for.
-            for key in self.known.missing() {
+            // A list tells of no deletion. Missing from it is not yet gone: what this term wrote or listed may be newer.
+            // Each is asked for.
+            for key in self.known.missing(self.allocator.services()) {
                 self.writes.verify(&key);
             }
         }

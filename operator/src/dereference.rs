@@ -8,7 +8,7 @@ use crds::{LegacyConfigMap, LoadBalancerStackSpec};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::DynamicObject;
 use render::health::Workload;
-use render::legacy::{ADDRESS_POOL, CONFIG_MAP, Sources};
+use render::legacy::{ADDRESS_POOL, CONFIG_MAP, ConfigMapText, Sources};
 use render::{BeaconKey, Facts, Key, Kind};
 use ring::rand::{SecureRandom as _, SystemRandom};
 
@@ -69,12 +69,16 @@ fn renewed_accounts(caches: &Caches, namespace: &str) -> BTreeMap<&'static str, 
 /// the schema lets none through.
 async fn legacy(caches: &mut Caches, namespace: &str, from: &LegacyConfigMap) -> Sources {
     let config_map = caches.config_map(namespace, &from.name).await;
-    let text = config_map.and_then(|map| Some(map.data["data"][&from.key].as_str()?.to_owned()));
+    let config_map = config_map.map(|map| ConfigMapText {
+        name: from.name.clone(),
+        key: from.key.clone(),
+        text: map.data["data"][&from.key].as_str().map(str::to_owned),
+    });
     let address_pools = caches.address_pools(namespace);
     let address_pools = address_pools.iter().filter_map(|pool| serde_json::from_value(json_of(pool)).ok());
     let known = [(CONFIG_MAP, caches.knows_config_map()), (ADDRESS_POOL, caches.knows_address_pools())];
     Sources {
-        config_map: text.map(|text| (from.name.clone(), text)),
+        config_map,
         address_pools: address_pools.map(Arc::new).collect(),
         unknown: known.into_iter().filter(|(_, known)| !known).map(|(source, _)| source).collect(),
     }

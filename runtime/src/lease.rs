@@ -15,6 +15,8 @@ mod decide;
 #[cfg(test)]
 mod tests;
 
+use std::future::Future;
+use std::task::Poll;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -93,6 +95,16 @@ impl Leadership {
     /// Whether a write may begin now. Ask right before each.
     pub fn is_leading(&self) -> bool {
         self.until.borrow().is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Goes on with `work` only while this process leads; none once it does not. One that was stopped between two steps of the
+    /// work drops it when it goes on.
+    pub async fn while_leading<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = std::pin::pin!(work);
+        std::future::poll_fn(|context| {
+            if self.is_leading() { work.as_mut().poll(context).map(Some) } else { Poll::Ready(None) }
+        })
+        .await
     }
 
     /// Waits until this process leads.
@@ -232,6 +244,7 @@ async fn release(api: &Api<Lease>, settings: &Settings) -> Result<(), CallError>
     }
 }
 
+/// Rounded up: others must not take the Lease for expired before its holder does.
 fn seconds(duration: Duration) -> i32 {
-    i32::try_from(duration.as_secs().max(1)).unwrap_or(i32::MAX)
+    i32::try_from(duration.as_millis().div_ceil(1_000).max(1)).unwrap_or(i32::MAX)
 }

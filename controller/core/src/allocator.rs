@@ -302,6 +302,11 @@ impl Allocator {
             .unwrap_or_default()
     }
 
+    /// Every Service that it was told of and that is not forgotten, in no order.
+    pub fn services(&self) -> impl Iterator<Item = &ServiceKey> {
+        self.services.keys().map(AsRef::as_ref)
+    }
+
     /// How many Services are refused something, by the reason's word.
     pub fn refused(&self) -> BTreeMap<&'static str, usize> {
         let mut counts = BTreeMap::new();

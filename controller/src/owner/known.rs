@@ -1,7 +1,7 @@
 //! The newest state of each Service that is known: of the store, or of a list or a write that the store has not
 //! caught up with.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crds::ServiceKey;
@@ -61,8 +61,41 @@ impl Known {
         self.newer.remove(key);
     }
 
-    /// Those that the store does not have.
-    pub(super) fn missing(&self) -> Vec<ServiceKey> {
-        self.newer.keys().filter(|key| self.in_store(key).is_none()).cloned().collect()
+    /// Those that the store does not have: of `others`, and of what is newer than it.
+    pub(super) fn missing<'a>(&'a self, others: impl Iterator<Item = &'a ServiceKey>) -> Vec<ServiceKey> {
+        let all: BTreeSet<&ServiceKey> = self.newer.keys().chain(others).collect();
+        all.into_iter().filter(|key| self.in_store(key).is_none()).cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::runtime::reflector::store;
+    use kube::runtime::watcher::Event;
+    use serde_json::json;
+
+    use super::*;
+
+    fn service(name: &str, version: u64) -> Service {
+        serde_json::from_value(json!({
+            "metadata": {"name": name, "namespace": "default", "resourceVersion": version.to_string()},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn what_a_new_list_does_not_have_is_missing_whether_it_was_written_or_only_seen() {
+        let (store, mut writer) = store::<Service>();
+        let mut known = Known::new(store);
+        let seen = ["a", "b", "c"].map(|name| ServiceKey::of(&service(name, 1)));
+        for name in ["a", "b"] {
+            writer.apply_watcher_event(&Event::Apply(service(name, 1)));
+        }
+        known.learn(service("c", 2));
+        // A watch that was broken for too long lists anew, and tells of no deletion.
+        for event in [Event::Init, Event::InitApply(service("a", 1)), Event::InitDone] {
+            writer.apply_watcher_event(&event);
+        }
+        assert_eq!(known.missing(seen.iter()), seen[1..]);
     }
 }

@@ -3,7 +3,6 @@
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
 use std::time::Duration;
 
 use crds::ServiceKey;
@@ -210,9 +209,10 @@ impl Writes {
                     let parameters =
                         PatchParams { field_manager: Some(COMPONENT.into()), ..PatchParams::default() };
                     let patch = Patch::Merge(&plan.patch);
+                    // What was sent carries the version that it was made for, so a successor's write has outdated it.
                     let write = bounded(api.patch_status(&key.name, &parameters, &patch));
-                    let written = tokio::time::timeout(bound, while_leading(&leadership, write)).await;
-                    Some(written.unwrap_or(Err(CallError::Timeout)).map(Some))
+                    let written = tokio::time::timeout(bound, leadership.while_leading(write)).await;
+                    Some(written.ok().flatten().unwrap_or(Err(CallError::Timeout)).map(Some))
                 } else {
                     None
                 };
@@ -280,7 +280,11 @@ impl Writes {
         self.under_way.remove(&key);
         let (notes, version) = plan.map(|plan| (plan.notes, plan.version)).unwrap_or_default();
         match result {
-            None | Some(Ok(None)) => Ended::Nothing,
+            None | Some(Ok(None)) => {
+                // If the term goes on all the same, it is still due.
+                self.retry_later(&key, false);
+                Ended::Nothing
+            }
             Some(Ok(Some(service))) => {
                 self.metrics.updates.inc();
                 self.unsettled.end(&key);
@@ -343,21 +347,4 @@ impl Writes {
         }
         due
     }
-}
-
-/// Goes on with `write` only while this replica leads: one that was stopped between two steps of it drops it when it
-/// goes on. What was sent by then carries the version that it was made for, so a successor's write has outdated it.
-async fn while_leading<T>(
-    leadership: &Leadership,
-    write: impl Future<Output = Result<T, CallError>>,
-) -> Result<T, CallError> {
-    let mut write = std::pin::pin!(write);
-    std::future::poll_fn(|context| {
-        if leadership.is_leading() {
-            write.as_mut().poll(context)
-        } else {
-            Poll::Ready(Err(CallError::Timeout))
-        }
-    })
-    .await
 }

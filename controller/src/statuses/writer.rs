@@ -24,14 +24,23 @@ type Target = (String, String);
 pub(crate) struct StatusWriter {
     client: Client,
     leadership: Leadership,
+    /// No write lasts longer.
+    bound: Duration,
     writes: JoinSet<Target>,
     writing: BTreeSet<Target>,
     next: Instant,
 }
 
 impl StatusWriter {
-    pub(crate) fn new(client: Client, leadership: Leadership) -> Self {
-        Self { client, leadership, writes: JoinSet::new(), writing: BTreeSet::new(), next: Instant::now() }
+    pub(crate) fn new(client: Client, leadership: Leadership, bound: Duration) -> Self {
+        Self {
+            client,
+            leadership,
+            bound,
+            writes: JoinSet::new(),
+            writing: BTreeSet::new(),
+            next: Instant::now(),
+        }
     }
 
     /// Waits until a write ended. Cancel-safe.
@@ -61,11 +70,11 @@ impl StatusWriter {
             if !self.writing.insert(target.clone()) {
                 continue;
             }
-            let (client, leadership) = (self.client.clone(), self.leadership.clone());
+            let (client, leadership, bound) = (self.client.clone(), self.leadership.clone(), self.bound);
             self.writes.spawn(async move {
-                if leadership.is_leading()
-                    && let Err(error) = carry_out(&client, &write).await
-                {
+                let written = leadership.while_leading(carry_out(&client, &write));
+                let written = tokio::time::timeout(bound, written).await;
+                if let Some(Err(error)) = written.unwrap_or(Some(Err(CallError::Timeout))) {
                     let (kind, name) = &target;
                     tracing::warn!(kind, name, %error, "a status could not be written, trying again");
                 }

@@ -22,12 +22,23 @@ pub const ADDRESS_POOL: &str = "addresspool";
 /// What there is to import.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
-    /// Name and text of the ConfigMap.
-    pub config_map: Option<(String, String)>,
+    /// The ConfigMap, if there is one.
+    pub config_map: Option<ConfigMapText>,
     /// Every `AddressPool` in the stack's namespace.
     pub address_pools: Vec<Arc<LegacyAddressPool>>,
     /// Of which of the two it is not known whether there are any: what was imported from it stays.
     pub unknown: Vec<&'static str>,
+}
+
+/// The ConfigMap as it is.
+#[derive(Clone, Debug)]
+pub struct ConfigMapText {
+    /// Its name.
+    pub name: String,
+    /// The key that the configuration is under.
+    pub key: String,
+    /// What is under it.
+    pub text: Option<String>,
 }
 
 /// What was imported, and what is to be said about it.
@@ -44,24 +55,8 @@ pub(crate) struct Imported {
 
 pub(crate) fn import(sources: &Sources, namespace: &str) -> Imported {
     let mut imported = Imported { stays: sources.unknown.clone(), ..Imported::default() };
-    if let Some((name, text)) = &sources.config_map {
-        match convert(text, namespace) {
-            Ok((converted, findings)) => {
-                imported.from_config_map = converted;
-                imported.spoiled |= findings.iter().any(|finding| finding.severity == Severity::Error);
-                imported.faults.extend(findings.into_iter().map(|finding| of_line(name, finding)));
-            }
-            Err(unreadable) => {
-                imported.stays.push(CONFIG_MAP);
-                imported.spoiled = true;
-                imported.faults.push(Fault {
-                    field: format!("ConfigMap {name} line {}", unreadable.line),
-                    value: String::new(),
-                    problem: unreadable.problem,
-                    remedy: "correct the text: until then what was imported last stays in force".to_owned(),
-                });
-            }
-        }
+    if let Some(config_map) = &sources.config_map {
+        imported.config_map(config_map, namespace);
     }
     let (converted, findings) = convert_address_pools(&sources.address_pools, namespace);
     imported.from_address_pools = converted;
@@ -75,6 +70,41 @@ pub(crate) fn import(sources: &Sources, namespace: &str) -> Imported {
     imported
 }
 
+impl Imported {
+    fn config_map(&mut self, ConfigMapText { name, key, text }: &ConfigMapText, namespace: &str) {
+        let Some(text) = text else {
+            self.cannot_read(Fault {
+                field: format!("ConfigMap {name}"),
+                value: String::new(),
+                problem: format!("has no key {key:?}"),
+                remedy: format!("put the configuration under it, or set spec.legacyConfigMap.key; {STAYS}"),
+            });
+            return;
+        };
+        match convert(text, namespace) {
+            Ok((converted, findings)) => {
+                self.from_config_map = converted;
+                self.spoiled |= findings.iter().any(|finding| finding.severity == Severity::Error);
+                self.faults.extend(findings.into_iter().map(|finding| of_line(name, finding)));
+            }
+            Err(unreadable) => self.cannot_read(Fault {
+                field: format!("ConfigMap {name} line {}", unreadable.line),
+                value: String::new(),
+                problem: unreadable.problem,
+                remedy: format!("correct the text; {STAYS}"),
+            }),
+        }
+    }
+
+    fn cannot_read(&mut self, fault: Fault) {
+        self.stays.push(CONFIG_MAP);
+        self.spoiled = true;
+        self.faults.push(fault);
+    }
+}
+
+const STAYS: &str = "until then what was imported last stays in force";
+
 fn of_line(name: &str, finding: LineFinding) -> Fault {
     Fault {
         field: format!("ConfigMap {name} line {} {}", finding.line, finding.field),
@@ -84,19 +114,26 @@ fn of_line(name: &str, finding: LineFinding) -> Fault {
     }
 }
 
-/// The imported objects, but for those whose name is `taken` by an inline pool, or by an earlier source.
-pub(crate) fn objects(stack: &ValidatedStack, mut taken: BTreeSet<Key>) -> Vec<Object> {
+/// The imported objects; and apart from them those whose name an inline pool or an earlier source has `taken`.
+pub(crate) fn objects(stack: &ValidatedStack, mut taken: BTreeSet<Key>) -> (Vec<Object>, Vec<Object>) {
     let sources =
         [(CONFIG_MAP, &stack.imported.from_config_map), (ADDRESS_POOL, &stack.imported.from_address_pools)];
-    let mut objects = Vec::new();
-    for (source, converted) in sources {
-        for object in all(stack, source, converted.clone()) {
-            if taken.insert(object.key()) {
-                objects.push(object);
-            }
-        }
+    let all = sources.into_iter().flat_map(|(source, converted)| all(stack, source, converted.clone()));
+    all.partition(|object| {
+        let key = object.key();
+        !stack.withholds(&key) && taken.insert(key)
+    })
+}
+
+/// What is to be said about an imported object whose name is taken.
+pub(crate) fn shadowed(object: &Object) -> Fault {
+    Fault {
+        field: format!("imported {}", object.key()),
+        value: String::new(),
+        problem: "is left out: an inline pool of the stack, or the ConfigMap, has one of that name"
+            .to_owned(),
+        remedy: "take it out of the old configuration, or rename one of the two".to_owned(),
     }
-    objects
 }
 
 fn all(stack: &ValidatedStack, source: &str, converted: Converted) -> Vec<Object> {

@@ -34,7 +34,7 @@ pub fn render(stack: &ValidatedStack) -> Manifests<Prepared> {
     objects.extend(accounts::objects(stack));
     objects.extend(pools::objects(stack));
     let taken = objects.iter().map(Object::key).collect();
-    objects.extend(legacy::objects(stack, taken));
+    objects.extend(legacy::objects(stack, taken).0);
     objects.extend(controller::objects(stack));
     objects.extend(speaker::objects(stack));
     objects.sort_by_key(Object::key);

@@ -134,8 +134,7 @@ fn a_key_is_shown_nowhere() {
 fn an_old_config_map_becomes_objects_that_yield_to_inline_pools() {
     let text = "address-pools:\n- name: old\n  protocol: layer2\n  addresses: [10.9.0.0/24]\n\
                 - name: lan\n  protocol: layer2\n  addresses: [10.8.0.0/24]\n";
-    let legacy =
-        legacy::Sources { config_map: Some(("config".into(), text.into())), ..legacy::Sources::default() };
+    let legacy = config_map(Some(text));
     let spec = json!({"addressPools": [{"name": "lan", "addresses": ["10.7.0.0/24"]}]});
     let validated = validate(&stack(spec), Facts { legacy, ..facts() }).unwrap();
     let objects = render(&validated).0;
@@ -145,6 +144,34 @@ fn an_old_config_map_becomes_objects_that_yield_to_inline_pools() {
     assert_eq!(old["metadata"]["ownerReferences"][0]["kind"], "LoadBalancerStack");
     assert_eq!(find(&objects, Kind::IpAddressPool, "lan")["spec"]["addresses"], json!(["10.7.0.0/24"]));
     assert_eq!(objects.iter().filter(|object| object.key().kind == Kind::IpAddressPool).count(), 2);
+    let said: Vec<String> = validated.doubts().iter().map(|fault| fault.field.clone()).collect();
+    assert!(said.iter().any(|field| field.contains("IPAddressPool") && field.contains("lan")), "{said:?}");
+    assert!(!said.iter().any(|field| field.contains("old")), "{said:?}");
+}
+
+pub(crate) fn config_map(text: Option<&str>) -> legacy::Sources {
+    let text = text.map(str::to_owned);
+    let config_map = legacy::ConfigMapText { name: "config".into(), key: "config".into(), text };
+    legacy::Sources { config_map: Some(config_map), ..legacy::Sources::default() }
+}
+
+#[test]
+fn an_old_config_map_without_its_key_is_told_and_what_was_imported_stays() {
+    let legacy = config_map(None);
+    let validated = validate(&stack(json!({})), Facts { legacy, ..facts() }).unwrap();
+    assert!(validated.is_spoiled());
+    assert_eq!(validated.doubts()[0].problem, "has no key \"config\"");
+    let key = Key { kind: Kind::IpAddressPool, namespace: Some("metallb-system".into()), name: "old".into() };
+    assert!(validated.keeps(&key, Some(legacy::CONFIG_MAP)));
+}
+
+#[test]
+fn an_imported_pool_does_not_take_the_place_of_an_inline_pool_with_an_error() {
+    let text = "address-pools:\n- name: lan\n  protocol: layer2\n  addresses: [10.8.0.0/24]\n";
+    let legacy = config_map(Some(text));
+    let spec = json!({"addressPools": [{"name": "lan", "addresses": ["10.7.0.0/99"]}]});
+    let validated = validate(&stack(spec), Facts { legacy, ..facts() }).unwrap();
+    assert!(render(&validated).0.iter().all(|object| object.key().kind != Kind::IpAddressPool));
 }
 
 #[test]

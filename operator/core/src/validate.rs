@@ -18,7 +18,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 use crate::legacy::{self, Imported, Sources};
-use crate::{Key, names, pools};
+use crate::{Key, Object, names, pools};
 
 /// What the spec points at, and what only the cluster can tell.
 #[derive(Clone, Debug)]
@@ -108,7 +108,12 @@ impl ValidatedStack {
     /// because something is wrong with it, or it was imported from what cannot be read now.
     pub fn keeps(&self, key: &Key, imported_from: Option<&str>) -> bool {
         let unread = imported_from.is_some_and(|source| self.imported.stays.contains(&source));
-        unread || key.kind.is_of_pool() && self.withheld.contains(&key.name)
+        unread || self.withholds(key)
+    }
+
+    /// Whether an object is an inline pool's that is left out because something is wrong with it.
+    pub(crate) fn withholds(&self, key: &Key) -> bool {
+        key.kind.is_of_pool() && self.withheld.contains(&key.name)
     }
 
     /// What is wrong with inline pools and imported configuration, warnings included.
@@ -181,7 +186,7 @@ pub fn validate(stack: &LoadBalancerStack, facts: Facts) -> Result<ValidatedStac
     let judged = pools::judge(&namespace, address_pools);
     let imported = legacy::import(&facts.legacy, &namespace);
     let doubts = [judged.faults, imported.faults.clone()].concat();
-    Ok(ValidatedStack {
+    let mut validated = ValidatedStack {
         owner: owner(stack),
         namespace,
         image,
@@ -202,7 +207,11 @@ pub fn validate(stack: &LoadBalancerStack, facts: Facts) -> Result<ValidatedStac
         doubts,
         beacon_key: facts.beacon_key,
         nodes: facts.nodes,
-    })
+    };
+    let inline = pools::objects(&validated).iter().map(Object::key).collect();
+    let (_, shadowed) = legacy::objects(&validated, inline);
+    validated.doubts.extend(shadowed.iter().map(legacy::shadowed));
+    Ok(validated)
 }
 
 /// The account's UID in the pods' template rolls them when the account was made anew.

@@ -67,3 +67,26 @@ async fn leadership_ends_by_the_clock_even_if_nobody_says_so() {
     leadership.won().await;
     assert!(leadership.is_leading());
 }
+
+#[test]
+fn a_lease_is_written_as_at_least_as_long_as_its_holder_takes_it_for() {
+    let written = |millis| {
+        let duration = Duration::from_millis(millis);
+        let settings = Settings { duration, ..Settings::new("ns", "lease", "me") };
+        desired(&settings, None, 0, Timestamp::UNIX_EPOCH).spec.unwrap().lease_duration_seconds
+    };
+    assert_eq!([500, 1_000, 1_999, 15_000].map(written), [Some(1), Some(1), Some(2), Some(15)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn work_is_dropped_when_its_leader_leads_no_more() {
+    let (until, receiver) = watch::channel(Some(Instant::now() + Duration::from_secs(1)));
+    let leadership = Leadership { until: receiver };
+    assert_eq!(leadership.while_leading(async { 7 }).await, Some(7));
+    let stopped = leadership.while_leading(async {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        7
+    });
+    assert_eq!(stopped.await, None);
+    drop(until);
+}

@@ -28,6 +28,7 @@ fn main() -> ExitCode {
     let suite = Suite::new("apiserver", || e2e::controllers::bed("apiserver"))
         .test("at_rest_and_after_a_restart_nothing_is_written", nothing_is_written)
         .test("what_becomes_free_is_given_at_once_to_who_waits", freed_is_given)
+        .test("a_service_that_is_being_deleted_keeps_its_address_also_under_the_next_leader", going_keeps)
         .test("two_services_exchange_their_addresses", exchange)
         .test("services_in_two_full_pools_exchange_their_places", exchange_of_places)
         .test("a_stranger_with_the_address_is_told_on_the_service", a_stranger_is_told)
@@ -121,11 +122,6 @@ fn freed_is_given(bed: &Bed) {
     bench.until("first", &["10.0.0.1"]);
     bench.create(&["second".into()]);
     let api = bench.services();
-    let refused = |service: Option<&Service>| {
-        let conditions = service?.status.as_ref()?.conditions.as_ref()?;
-        let condition = conditions.iter().find(|c| c.type_ == "lbstack.dev/AddressAssigned")?;
-        (condition.status == "False").then(|| condition.message.clone())
-    };
     let why = bench.runtime.block_on(wait::until(&api, "second", "it is told why", SOON, refused));
     assert_eq!(why, "no pool can give an address: pool lan: 1 of 1 IPv4 addresses in use");
     bench.create(&["third".into()]);
@@ -136,6 +132,36 @@ fn freed_is_given(bed: &Bed) {
     bench.delete("second");
     bench.until("third", &["10.0.0.1"]);
     controller.end();
+}
+
+/// Why a Service has no address, once it is told.
+fn refused(service: Option<&Service>) -> Option<String> {
+    let conditions = service?.status.as_ref()?.conditions.as_ref()?;
+    let condition = conditions.iter().find(|c| c.type_ == "lbstack.dev/AddressAssigned")?;
+    (condition.status == "False").then(|| condition.message.clone())
+}
+
+fn going_keeps(bed: &Bed) {
+    let bench = Bench::new(bed, &[("lan", &["10.0.0.1/32"])]);
+    let finalizers = |list: &str| {
+        let patch = format!(r#"{{"metadata":{{"finalizers":{list}}}}}"#);
+        bed.kubectl(&["patch", "service", "-n", SERVICES, "going", "--type=merge", "-p", &patch]);
+    };
+    let first = Controller::start(bed, "going-a");
+    bench.create(&["going".into()]);
+    bench.until("going", &["10.0.0.1"]);
+    finalizers(r#"["example.com/slow"]"#);
+    bench.delete("going");
+    first.end();
+    let second = Controller::start(bed, "going-b");
+    bench.until_leads("going-b");
+    bench.create(&["next".into()]);
+    let api = bench.services();
+    bench.runtime.block_on(wait::until(&api, "next", "it is told why", SOON, refused));
+    bench.until("going", &["10.0.0.1"]);
+    finalizers("null");
+    bench.until("next", &["10.0.0.1"]);
+    second.end();
 }
 
 fn exchange(bed: &Bed) {

@@ -70,10 +70,7 @@ fn a_stored_key_that_is_too_short_is_none() {
 
 #[test]
 fn a_text_that_cannot_be_read_keeps_what_was_imported() {
-    let with = |text: &str| Facts {
-        legacy: Sources { config_map: Some(("config".into(), text.into())), ..Sources::default() },
-        ..facts()
-    };
+    let with = |text: &str| Facts { legacy: crate::tests::config_map(Some(text)), ..facts() };
     let key =
         Key { kind: crate::Kind::IpAddressPool, namespace: Some("metallb-system".into()), name: "a".into() };
     let unreadable = validate(&stack(json!({})), with("address-pools: [")).unwrap();
