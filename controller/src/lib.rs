@@ -64,6 +64,10 @@ pub struct Args {
     /// leader renews at two fifteenths of this and stops writing at two thirds.
     #[arg(long, default_value_t = 15_000, value_parser = clap::value_parser!(u64).range(500..=300_000))]
     pub lease_duration_ms: u64,
+
+    /// How often a Service that waits is told once more why, in seconds. The API forgets events after an hour by default.
+    #[arg(long, default_value_t = 1_800, value_parser = clap::value_parser!(u64).range(1..))]
+    pub remind_every_s: u64,
 }
 
 impl Args {
@@ -102,8 +106,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let left = lease.duration.saturating_sub(lease.renew_deadline);
     let write_bound = left.mul_f32(0.9).min(client::CALL_TIMEOUT);
     let leadership = Leadership::campaign(&mut tasks, &client, lease, shutdown.clone());
-    let class = args.load_balancer_class;
-    let owner = Owner { client, class, watches, leadership, events, metrics, ready, write_bound };
+    let (class, remind_every) = (args.load_balancer_class, Duration::from_secs(args.remind_every_s));
+    let owner =
+        Owner { client, class, watches, leadership, events, metrics, ready, write_bound, remind_every };
     tasks.spawn("addresses", owner.run(shutdown.clone()));
     tasks.run(shutdown, SHUTDOWN_GRACE).await.map_err(Into::into)
 }

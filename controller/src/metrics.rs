@@ -117,3 +117,46 @@ fn family<'a, const N: usize>(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_metrics_have_metallbs_names_and_values() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        metrics.updates.inc();
+        let lan = PoolFigures {
+            in_use_v4: 3,
+            in_use_v6: 1,
+            total_v4: 256,
+            total_v6: i64::MAX,
+            ..PoolFigures::default()
+        };
+        metrics.publish(|snapshot| {
+            *snapshot = Snapshot {
+                pools: BTreeMap::from([("lan".to_owned(), lan)]),
+                refused: BTreeMap::from([("PoolExhausted", 2)]),
+                leading: true,
+                loaded: true,
+                errors: 1,
+            };
+        });
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for line in [
+            "metallb_k8s_client_updates_total 1",
+            "metallb_k8s_client_update_errors_total 0",
+            "metallb_k8s_client_config_loaded_bool 1",
+            "metallb_k8s_client_config_stale_bool 1",
+            "metallb_allocator_addresses_in_use_total{pool=\"lan\"} 4",
+            "metallb_allocator_ipv4_addresses_total{pool=\"lan\"} 256",
+            // It saturates.
+            "metallb_allocator_addresses_total{pool=\"lan\"} 9223372036854775807",
+            "lbstack_controller_leading 1",
+        ] {
+            assert!(text.lines().any(|have| have == line), "{line} is not in\n{text}");
+        }
+    }
+}

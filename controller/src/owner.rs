@@ -63,6 +63,8 @@ pub(crate) struct Owner {
     pub(crate) ready: Gate,
     /// No write of a Service lasts longer.
     pub(crate) write_bound: Duration,
+    /// Between two events that say why a Service waits.
+    pub(crate) remind_every: Duration,
 }
 
 /// What exists only while this replica leads.
@@ -169,6 +171,8 @@ impl Owner {
 impl Term<'_> {
     async fn run(&mut self) -> Infallible {
         let mut figures_due = Some(Instant::now());
+        let every = self.owner.remind_every;
+        let mut reminder = tokio::time::interval_at(Instant::now() + every, every);
         loop {
             self.writes.begin();
             if self.writes.busy() {
@@ -187,6 +191,7 @@ impl Term<'_> {
                 ended = self.writes.ended() => self.wrote(ended),
                 () = self.statuses.written() => {}
                 () = sleep_until(deadline) => self.allocator.poll(Timestamp::now()),
+                _ = reminder.tick() => self.remind(),
             }
             self.retry();
             for key in self.allocator.take_changed() {
@@ -388,7 +393,7 @@ impl Term<'_> {
         let now = Timestamp::now();
         match ended {
             Ended::Written { key, service, notes } => {
-                self.tell(&service, notes);
+                Self::tell(&self.owner.events, &service, notes);
                 let stored = service::stored(&service);
                 self.known.learn(*service);
                 self.allocator.stored(&key, &stored, now);
@@ -416,17 +421,28 @@ impl Term<'_> {
         }
     }
 
-    fn tell(&self, service: &Service, notes: Vec<Note>) {
+    /// Says once more why Services do not have what they ask for: the API forgets events, and `kubectl describe` shows no
+    /// conditions of Services.
+    fn remind(&mut self) {
+        for key in self.allocator.services() {
+            let note = self.allocator.outcome(key).and_then(service::reminder);
+            if let (Some(note), Some(service)) = (note, self.known.get(key)) {
+                Self::tell(&self.owner.events, &service, vec![note]);
+            }
+        }
+    }
+
+    fn tell(events: &Events, service: &Service, notes: Vec<Note>) {
         let object = service.object_ref(&());
         for note in notes {
             let key = ServiceKey::of(service);
             let action = note.action();
             if note.warning {
                 tracing::warn!(service = %key, reason = note.reason, "{}", note.text);
-                self.owner.events.warning(&object, &action, note.reason, note.text);
+                events.warning(&object, &action, note.reason, note.text);
             } else {
                 tracing::info!(service = %key, reason = note.reason, "{}", note.text);
-                self.owner.events.normal(&object, &action, note.reason, note.text);
+                events.normal(&object, &action, note.reason, note.text);
             }
         }
     }

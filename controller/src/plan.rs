@@ -102,6 +102,7 @@ async fn read(client: &Client, args: &Args) -> anyhow::Result<State> {
             namespaces: all(Api::all(client.clone())).await?,
         },
         services: all(Api::all(client.clone())).await?,
+        conflicts: list(client, namespace).await?,
         namespace: namespace.clone(),
         class,
     })
@@ -134,7 +135,8 @@ fn cluster(state: &State) -> Cluster {
     let (configuration, _) = Configuration::from_objects(&state.objects);
     let ours = state.services.iter().filter(|service| service::is_ours(service, &state.class));
     let services = ours.map(|service| adoptee(service)).collect();
-    Cluster { configuration: Arc::new(configuration), services }
+    let strangers = state.conflicts.iter().filter_map(|conflict| conflict.spec.address.parse().ok());
+    Cluster { configuration: Arc::new(configuration), services, quarantine: strangers.collect() }
 }
 
 fn adoptee(service: &Service) -> Adoptee {

@@ -236,6 +236,12 @@ fn notes(service: &Service, outcome: Option<Outcome<'_>>, retold: bool) -> Vec<N
     notes
 }
 
+/// What to say again of a Service that waits.
+pub(crate) fn reminder(outcome: Outcome<'_>) -> Option<Note> {
+    let refusal = outcome.refusal.filter(|refusal| !matches!(refusal, Refusal::Additional { .. }))?;
+    Some(refusal_note(refusal, outcome.addresses.is_empty()))
+}
+
 fn refusal_note(refusal: &Refusal, pending: bool) -> Note {
     let text = refusal.to_string();
     match refusal {

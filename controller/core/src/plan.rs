@@ -3,7 +3,7 @@
 //! The allocator itself is asked, on a copy of the cluster: adopt what is, change, write everything, let graces end.
 //! So the answer is what the controller would do, order of waiting included.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -20,6 +20,8 @@ pub struct Cluster {
     pub configuration: Arc<Configuration>,
     /// The Services, with the addresses that they have.
     pub services: Vec<Adoptee>,
+    /// Addresses that strangers use.
+    pub quarantine: BTreeSet<IpAddr>,
 }
 
 /// What a change would do to one Service.
@@ -56,17 +58,19 @@ pub enum EffectKind {
 pub fn plan(before: &Cluster, after: &Cluster, now: Timestamp) -> Vec<Effect> {
     let mut allocator = Allocator::new();
     allocator.set_configuration(Arc::clone(&before.configuration), now);
+    allocator.set_quarantine(before.quarantine.clone(), now);
     allocator.adopt(before.services.clone(), now);
     settle(&mut allocator, now);
 
     let has: BTreeMap<&ServiceKey, &Adoptee> =
         before.services.iter().map(|adoptee| (&adoptee.service, adoptee)).collect();
-    for gone in
-        before.services.iter().filter(|old| after.services.iter().all(|new| new.service != old.service))
-    {
-        allocator.forget(&gone.service, now);
+    let stay: BTreeSet<&ServiceKey> = after.services.iter().map(|new| &new.service).collect();
+    let gone: Vec<&Adoptee> = before.services.iter().filter(|old| !stay.contains(&old.service)).collect();
+    for adoptee in &gone {
+        allocator.forget(&adoptee.service, now);
     }
     allocator.set_configuration(Arc::clone(&after.configuration), now);
+    allocator.set_quarantine(after.quarantine.clone(), now);
     for adoptee in &after.services {
         let known = allocator.outcome(&adoptee.service).map(|outcome| outcome.addresses.to_vec());
         let stored = known.unwrap_or_else(|| adoptee.current.clone());
@@ -92,9 +96,21 @@ pub fn plan(before: &Cluster, after: &Cluster, now: Timestamp) -> Vec<Effect> {
                 after,
             }
         })
+        .chain(gone.into_iter().filter(|adoptee| !adoptee.current.is_empty()).map(given_up))
         .collect();
     effects.sort_by(|a, b| (a.kind, &a.service).cmp(&(b.kind, &b.service)));
     effects
+}
+
+/// Of a Service that is not among those that are served any more.
+fn given_up(adoptee: &Adoptee) -> Effect {
+    Effect {
+        service: adoptee.service.clone(),
+        before: adoptee.current.clone(),
+        after: Vec::new(),
+        kind: EffectKind::Loses,
+        refusal: Some("it would be gone, or of another type or class".to_owned()),
+    }
 }
 
 fn kind(before: &[IpAddr], after: &[IpAddr]) -> EffectKind {
@@ -141,7 +157,8 @@ mod tests {
     }
 
     fn cluster(addresses: &[&str], services: Vec<Adoptee>) -> Cluster {
-        Cluster { configuration: configuration(&[("lan", json!({ "addresses": addresses }))]), services }
+        let configuration = configuration(&[("lan", json!({ "addresses": addresses }))]);
+        Cluster { configuration, services, quarantine: BTreeSet::new() }
     }
 
     #[test]
@@ -177,5 +194,30 @@ mod tests {
         let before = cluster(&["10.0.0.0/24"], vec![adoptee("a", 1, &json!({}), &["10.0.0.7"])]);
         let effects = plan(&before, &before.clone(), at(9));
         assert_eq!((effects.len(), effects[0].kind), (1, EffectKind::Keeps));
+    }
+
+    #[test]
+    fn a_service_that_goes_loses_its_address_to_who_waits() {
+        let services = vec![adoptee("a", 1, &json!({}), &["10.0.0.1"]), adoptee("b", 2, &json!({}), &[])];
+        let before = cluster(&["10.0.0.1/32"], services.clone());
+        let effects = plan(&before, &cluster(&["10.0.0.1/32"], services[1..].to_vec()), at(9));
+        let said: Vec<_> = effects.iter().map(|e| (e.service.name.as_str(), e.kind)).collect();
+        assert_eq!(said, [("a", EffectKind::Loses), ("b", EffectKind::Gains)]);
+    }
+
+    #[test]
+    fn an_address_that_a_stranger_uses_is_promised_to_nobody() {
+        let services = vec![adoptee("a", 1, &json!({}), &[])];
+        let before = cluster(&["10.0.0.1/32"], services.clone());
+        let strangers =
+            |cluster: Cluster| Cluster { quarantine: ips(&["10.0.0.2"]).into_iter().collect(), ..cluster };
+        let before =
+            Cluster { services: vec![adoptee("b", 0, &json!({}), &["10.0.0.1"])], ..strangers(before) };
+        let after = Cluster {
+            services: [before.services.clone(), services].concat(),
+            ..strangers(cluster(&["10.0.0.1-10.0.0.2"], Vec::new()))
+        };
+        let effects = plan(&before, &after, at(9));
+        assert_eq!(effects[0].kind, EffectKind::Waits, "{effects:?}");
     }
 }

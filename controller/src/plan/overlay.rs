@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use crds::names::{LABEL_IMPORTED_FROM, LABEL_MANAGED_BY, OPERATOR};
-use crds::{AddressPool, LoadBalancerStack, ObjectMeta};
+use crds::{AddressConflict, AddressPool, LoadBalancerStack, ObjectMeta};
 use k8s_openapi::api::core::v1::Service;
 use kube::{Resource, ResourceExt as _};
 use rules::Objects;
@@ -20,6 +20,7 @@ pub(super) struct State {
     pub(super) class: String,
     pub(super) objects: Objects,
     pub(super) services: Vec<Arc<Service>>,
+    pub(super) conflicts: Vec<Arc<AddressConflict>>,
 }
 
 /// Kinds that change what Services get.

@@ -78,7 +78,7 @@ struct Served {
 fn served(list: &[String]) -> Served {
     let bed = bed();
     let bench = Bench::new(&bed, &[("lan", &["10.1.0.0/16"])]);
-    let controller = Controller::start_with(&bed, "bench", LEASE);
+    let controller = Controller::start_with(&bed, "bench", LEASE, &[]);
     bench.until_leads("bench");
     let before = controller.memory();
     let start = Instant::now();

@@ -24,8 +24,6 @@ use crate::{Bed, wait};
 pub const NAMESPACE: &str = "metallb-system";
 /// Where the tests' Services are.
 pub const SERVICES: &str = "default";
-/// Short, so that a hundred successions take minutes and not half an hour.
-const LEASE: Duration = Duration::from_millis(1500);
 /// What happens by itself happens within this time.
 pub const SOON: Duration = Duration::from_secs(20);
 /// Requests at a time while Services are made.
@@ -52,13 +50,16 @@ pub struct Controller {
 }
 
 impl Controller {
+    /// Short, so that a hundred successions take minutes and not half an hour.
+    pub const LEASE: Duration = Duration::from_millis(1500);
+
     /// Starts one with a short Lease; its user in the API is its identity.
     pub fn start(bed: &Bed, identity: &str) -> Self {
-        Self::start_with(bed, identity, LEASE)
+        Self::start_with(bed, identity, Self::LEASE, &[])
     }
 
-    /// The same with this Lease.
-    pub fn start_with(bed: &Bed, identity: &str, lease: Duration) -> Self {
+    /// The same with this Lease and these further arguments.
+    pub fn start_with(bed: &Bed, identity: &str, lease: Duration, arguments: &[&str]) -> Self {
         static PORT: AtomicU32 = AtomicU32::new(0);
         let port = 20_000 + PORT.fetch_add(1, Ordering::Relaxed) % 2_000;
         let user = Identity::member(identity, "system:masters");
@@ -72,6 +73,7 @@ impl Controller {
             .args(["controller", "--log-format", "text", "--namespace", NAMESPACE, "--identity", identity])
             .args(["--lease-duration-ms", &lease.as_millis().to_string()])
             .args(["--admin-address", &format!("127.0.0.1:{port}")])
+            .args(arguments)
             .env("KUBECONFIG", kubeconfig)
             .stdout(Stdio::null())
             .stderr(log)

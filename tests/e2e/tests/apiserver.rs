@@ -18,9 +18,10 @@ use e2e::controllers::{Bench, Controller, NAMESPACE, SERVICES, SOON, addresses, 
 use e2e::{Bed, Suite, wait};
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
-use kube::api::{ListParams, Patch, PatchParams};
+use kube::api::{Api, ListParams, Patch, PatchParams};
 use kube::runtime::watcher;
 use serde_json::json;
 
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         .test("at_rest_and_after_a_restart_nothing_is_written", nothing_is_written)
         .test("what_becomes_free_is_given_at_once_to_who_waits", freed_is_given)
         .test("a_service_that_is_being_deleted_keeps_its_address_also_under_the_next_leader", going_keeps)
+        .test("a_service_that_waits_is_told_again_and_again_why", told_again)
         .test("two_services_exchange_their_addresses", exchange)
         .test("services_in_two_full_pools_exchange_their_places", exchange_of_places)
         .test("a_stranger_with_the_address_is_told_on_the_service", a_stranger_is_told)
@@ -162,6 +164,23 @@ fn going_keeps(bed: &Bed) {
     finalizers("null");
     bench.until("next", &["10.0.0.1"]);
     second.end();
+}
+
+fn told_again(bed: &Bed) {
+    let bench = Bench::new(bed, &[]);
+    let controller = Controller::start_with(bed, "again", Controller::LEASE, &["--remind-every-s", "1"]);
+    bench.create(&["patient".into()]);
+    let events: Api<Event> = Api::namespaced(bench.services().into_client(), SERVICES);
+    bench.runtime.block_on(wait::until_all(&events, "it is told again", SOON, |events| {
+        // Within minutes the API counts repeats of an event instead of keeping each.
+        let again = events.iter().any(|event| {
+            event.regarding.as_ref().and_then(|about| about.name.as_deref()) == Some("patient")
+                && event.reason.as_deref() == Some("AllocationFailed")
+                && event.series.as_ref().is_some_and(|series| series.count >= 2)
+        });
+        again.then_some(())
+    }));
+    controller.end();
 }
 
 fn exchange(bed: &Bed) {
@@ -366,7 +385,7 @@ fn a_hundred_deaths(bed: &Bed) {
     }
     // The last one has the usual Lease: a slow machine takes longer than the short one to list so many Services.
     running.into_iter().for_each(Controller::kill);
-    let last = Controller::start_with(bed, "death-last", Duration::from_secs(15));
+    let last = Controller::start_with(bed, "death-last", Duration::from_secs(15), &[]);
     bench.until_all_have_one(&list, Duration::from_secs(180));
     done.store(true, Ordering::Relaxed);
     bench.runtime.block_on(task).unwrap();

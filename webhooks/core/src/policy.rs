@@ -10,7 +10,8 @@ use crate::pool::{Pool, Quota};
 use crate::range::{IpRange, parse_addresses};
 use crate::selectors::single;
 
-/// Adds what `object` says to its pool, unless it has an error. Several policies for one pool add up.
+/// Adds what `object` says to its pool. An entry with an error is left out, and the others hold: an address that is kept back
+/// must not be given away for a slip elsewhere. Several policies for one pool add up.
 pub(crate) fn apply(
     object: &PoolPolicy,
     pools: &mut BTreeMap<String, Pool>,
@@ -72,8 +73,6 @@ pub(crate) fn apply(
         };
         quotas.push(Quota { namespaces, max_addresses });
     }
-    if !report.failed() {
-        pool.reserved.extend(reserved);
-        pool.quotas.extend(quotas);
-    }
+    pool.reserved.extend(reserved);
+    pool.quotas.extend(quotas);
 }
