@@ -249,13 +249,8 @@ impl Term<'_> {
         let (configuration, findings) = Configuration::from_objects(&self.owner.watches.objects());
         for finding in findings.iter().filter(|finding| !self.findings.contains(finding)) {
             tracing::warn!(object = %finding.object, %finding, "configuration");
-            let object = ObjectReference {
-                api_version: Some(api_version(finding.object.kind).into()),
-                kind: Some(finding.object.kind.into()),
-                namespace: finding.object.namespace.clone(),
-                name: Some(finding.object.name.clone()),
-                ..ObjectReference::default()
-            };
+            let rules::ObjectRef { kind, namespace, name } = &finding.object;
+            let object = reference(kind, namespace.as_deref(), name);
             let reason = match finding.severity {
                 Severity::Error => "ConfigurationError",
                 Severity::Warning => "ConfigurationWarning",
@@ -270,11 +265,20 @@ impl Term<'_> {
         let either: BTreeSet<IpAddr> = before.keys().chain(self.conflicts.keys()).copied().collect();
         for ip in either {
             if before.get(&ip) != self.conflicts.get(&ip) {
+                self.tell_pool(ip);
                 for holder in self.allocator.holders(ip) {
                     self.review(&holder);
                 }
             }
         }
+    }
+
+    /// Tells on the pool of `ip` that a stranger uses it, or no longer does.
+    fn tell_pool(&self, ip: IpAddr) {
+        let Some(pool) = self.allocator.configuration().pool_of(ip) else { return };
+        let pool = reference("IPAddressPool", Some(&self.owner.watches.namespace), &pool.name);
+        let note = service::conflict_note(self.conflicts.get(&ip).map(String::as_str));
+        Self::tell(&self.owner.events, &pool, vec![note]);
     }
 
     /// What to say on a Service with `addresses` of the strangers that use them.
@@ -393,7 +397,7 @@ impl Term<'_> {
         let now = Timestamp::now();
         match ended {
             Ended::Written { key, service, notes } => {
-                Self::tell(&self.owner.events, &service, notes);
+                Self::tell(&self.owner.events, &service.object_ref(&()), notes);
                 let stored = service::stored(&service);
                 self.known.learn(*service);
                 self.allocator.stored(&key, &stored, now);
@@ -427,24 +431,47 @@ impl Term<'_> {
         for key in self.allocator.services() {
             let note = self.allocator.outcome(key).and_then(service::reminder);
             if let (Some(note), Some(service)) = (note, self.known.get(key)) {
-                Self::tell(&self.owner.events, &service, vec![note]);
+                Self::tell(&self.owner.events, &service.object_ref(&()), vec![note]);
             }
         }
     }
 
-    fn tell(events: &Events, service: &Service, notes: Vec<Note>) {
-        let object = service.object_ref(&());
+    fn tell(events: &Events, object: &ObjectReference, notes: Vec<Note>) {
+        let (kind, name) = (object.kind.as_deref(), object.name.as_deref());
         for note in notes {
-            let key = ServiceKey::of(service);
             let action = note.action();
             if note.warning {
-                tracing::warn!(service = %key, reason = note.reason, "{}", note.text);
-                events.warning(&object, &action, note.reason, note.text);
+                tracing::warn!(
+                    kind,
+                    namespace = object.namespace,
+                    name,
+                    reason = note.reason,
+                    "{}",
+                    note.text
+                );
+                events.warning(object, &action, note.reason, note.text);
             } else {
-                tracing::info!(service = %key, reason = note.reason, "{}", note.text);
-                events.normal(&object, &action, note.reason, note.text);
+                tracing::info!(
+                    kind,
+                    namespace = object.namespace,
+                    name,
+                    reason = note.reason,
+                    "{}",
+                    note.text
+                );
+                events.normal(object, &action, note.reason, note.text);
             }
         }
+    }
+}
+
+fn reference(kind: &str, namespace: Option<&str>, name: &str) -> ObjectReference {
+    ObjectReference {
+        api_version: Some(api_version(kind).into()),
+        kind: Some(kind.into()),
+        namespace: namespace.map(str::to_owned),
+        name: Some(name.into()),
+        ..ObjectReference::default()
     }
 }
 

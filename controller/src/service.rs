@@ -152,7 +152,7 @@ pub(crate) fn plan(
     let old = conditions(service);
     let mut notes = notes(service, outcome, retold);
     if contested {
-        notes.push(conflict_note(conflict.as_ref()));
+        notes.push(conflict_note(conflict.as_ref().map(|condition| condition.message.as_str())));
     }
     let new: Vec<NewCondition> = condition.into_iter().chain(conflict).collect();
     let mut merged = merge(old, &new, None, &Time(now));
@@ -253,12 +253,11 @@ fn refusal_note(refusal: &Refusal, pending: bool) -> Note {
     }
 }
 
-fn conflict_note(conflict: Option<&NewCondition>) -> Note {
+/// What to say of a stranger who uses an address, or of its end.
+pub(crate) fn conflict_note(conflict: Option<&str>) -> Note {
     match conflict {
-        Some(condition) => warning("AddressConflict", condition.message.clone()),
-        None => {
-            normal("AddressConflictEnded", "no other machine uses the Service's address any more".to_owned())
-        }
+        Some(message) => warning("AddressConflict", message.to_owned()),
+        None => normal("AddressConflictEnded", "no other machine uses the address any more".to_owned()),
     }
 }
 

@@ -240,6 +240,11 @@ impl Bed {
 
     /// Waits for an event about an object of namespace default, and returns its note.
     pub fn event(&self, kind: &str, name: &str, reason: &str, limit: Duration) -> String {
+        self.event_in("default", kind, name, reason, limit)
+    }
+
+    /// The same of an object in this namespace.
+    pub fn event_in(&self, namespace: &str, kind: &str, name: &str, reason: &str, limit: Duration) -> String {
         let what = format!("{kind} {name} has an event {reason}");
         let answer = |events: &[Event]| {
             events.iter().find_map(|event| {
@@ -248,7 +253,7 @@ impl Bed {
                 (it && event.reason.as_deref() == Some(reason)).then(|| event.note.clone())?
             })
         };
-        self.runtime.block_on(wait::until_all(&self.api("default"), &what, limit, answer))
+        self.runtime.block_on(wait::until_all(&self.api(namespace), &what, limit, answer))
     }
 
     /// Takes the power of a node away.

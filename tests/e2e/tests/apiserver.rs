@@ -235,6 +235,7 @@ fn a_stranger_is_told(bed: &Bed) {
         assert!(condition.message.contains(word), "{word} is not in {:?}", condition.message);
     }
     bed.event("Service", "contested", "AddressConflict", SOON);
+    bed.event_in(NAMESPACE, "IPAddressPool", "lan", "AddressConflict", SOON);
     bench.until("contested", &["10.0.0.1"]);
     bed.delete(&conflict.to_string());
     bench.runtime.block_on(wait::until(&api, "contested", "that is over", SOON, |service| {
