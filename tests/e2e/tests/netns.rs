@@ -9,7 +9,7 @@
 use std::net::IpAddr;
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use e2e::speakers::{NAMESPACE, Rig};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -37,8 +37,10 @@ fn main() -> ExitCode {
         ("an_owner_is_not_followed_while_the_wire_shows_it_alive", blocked_beacons_move_nothing),
         ("one_watcher_that_hears_nothing_moves_nothing", one_way_loss_moves_nothing),
         ("a_pulled_cable_moves_the_address", a_pulled_cable_moves),
+        ("a_healed_partition_leaves_one_owner_and_the_client_knows_which", a_healed_partition),
         ("a_changed_key_moves_nothing", a_changed_key_moves_nothing),
         ("a_stranger_keeps_an_address_from_being_announced_until_it_goes", a_stranger_comes_and_goes),
+        ("a_stranger_who_comes_later_is_told_of_and_the_address_stays", a_late_stranger),
         ("a_speaker_that_restarts_without_an_api_server_goes_on", restarts_without_api),
         ("an_api_server_that_went_without_a_word_is_found_again", a_dead_connection_is_noticed),
     ];
@@ -222,6 +224,52 @@ fn a_pulled_cable_moves(rig: &mut Rig) {
     rig.all_ready();
 }
 
+/// The client hears both sides, so it is told of the winner when they hear each other again.
+fn a_healed_partition(rig: &mut Rig) {
+    let owner = rig.owner(v4());
+    let lan = rig.cluster.lan().clone();
+    let name = |number: usize| rig.nodes[number].name.clone();
+    let others: Vec<usize> = (0..rig.nodes.len()).filter(|number| *number != owner).collect();
+    let cut = |other: &usize| {
+        let (from, to) = (name(owner), name(*other));
+        lan.block(Block { from: Some(&from), to: Some(&to), frames: Frames::All, one_way: false }).unwrap()
+    };
+    let cuts: Vec<_> = others.iter().map(cut).collect();
+    let client = rig.cluster.client();
+    let answering = || client.who_has(v4(), Duration::from_millis(20)).unwrap();
+    until(SOON, "each side to have an owner", || match answering().len() {
+        2 => Ok(()),
+        others => Err(format!("{others} answer")),
+    })
+    .unwrap();
+    // The client has been misled; the winner is whoever took the address over.
+    let (address, loser) = (v4().to_string(), rig.nodes[owner].guest.host.mac);
+    let mislead =
+        ["ip", "neighbour", "replace", &address, "lladdr", &loser.to_string(), "dev", "eth0", "nud", "stale"];
+    client.run(mislead).unwrap();
+    // A kernel does not change an entry twice within a second.
+    std::thread::sleep(WATCHED);
+    for cut in cuts {
+        cut.heal().unwrap();
+    }
+    let healed = Instant::now();
+    let mut doubled = Duration::ZERO;
+    while healed.elapsed() < WATCHED {
+        if answering().len() > 1 {
+            doubled = healed.elapsed();
+        }
+    }
+    // A beacon goes every 100 ms, and a question takes 20 ms.
+    assert!(doubled < Duration::from_millis(300), "two answered {doubled:?} after the partition had healed");
+    let winner = rig.owner(v4());
+    assert_eq!(
+        client.neighbour(v4()).unwrap(),
+        Some(rig.nodes[winner].guest.host.mac),
+        "the client was told"
+    );
+    rig.all_ready();
+}
+
 fn a_changed_key_moves_nothing(rig: &mut Rig) {
     let owner = rig.owner(v4());
     rig.change_key("another key");
@@ -233,32 +281,62 @@ fn a_changed_key_moves_nothing(rig: &mut Rig) {
     }
 }
 
+/// Whether there is an `AddressConflict` of that name, and whether it says that the address is announced.
+fn conflict(rig: &Rig, name: &str) -> Result<Option<bool>, String> {
+    let list = rig.cluster.get(["addressconflicts", "--namespace", NAMESPACE]).map_err(|e| e.to_string())?;
+    let mut items = list["items"].as_array().into_iter().flatten();
+    let object = items.find(|object| object["metadata"]["name"] == name);
+    Ok(object.map(|object| object["spec"]["announced"] == true))
+}
+
+fn until_conflict(rig: &Rig, name: &str, expected: Option<bool>, limit: Duration) {
+    until(limit, &format!("the AddressConflict {name} to be {expected:?}"), || match conflict(rig, name)? {
+        found if found == expected => Ok(()),
+        found => Err(format!("it is {found:?}")),
+    })
+    .unwrap();
+}
+
+/// The speaker asks again every minute.
+const ASKED_AGAIN: Duration = Duration::from_secs(90);
+
 fn a_stranger_comes_and_goes(rig: &mut Rig) {
-    let address: IpAddr = "192.168.33.210".parse().unwrap();
+    let addresses: [IpAddr; 2] = ["192.168.33.210".parse().unwrap(), "fd00:33::210".parse().unwrap()];
+    let names = ["192.168.33.210", "fd00.33.x.210"];
     let mac = Mac([2, 0, 0, 0, 0x66, 0x66]);
-    let stranger = rig.cluster.lan().stranger(&[address], mac).unwrap();
-    rig.service("taken", &[address]);
-    until(SOON, "an AddressConflict", || {
-        let object = rig.cluster.get(["addressconflicts", "--namespace", NAMESPACE, "192.168.33.210"]);
-        let object = object.map_err(|error| error.to_string())?;
-        if object["spec"]["mac"] == mac.to_string() { Ok(()) } else { Err(object.to_string()) }
-    })
-    .unwrap();
-    assert_eq!(rig.who_has(address), [mac]);
+    let stranger = rig.cluster.lan().stranger(&addresses, mac).unwrap();
+    rig.service("taken", &addresses);
+    for (address, name) in addresses.into_iter().zip(names) {
+        until_conflict(rig, name, Some(false), SOON);
+        assert_eq!(rig.who_has(address), [mac]);
+    }
     drop(stranger);
-    // The speaker asks again every minute.
-    until(Duration::from_secs(90), "the address to be announced", || match rig.who_has(address)[..] {
-        [owner] if owner != mac => Ok(()),
-        ref others => Err(format!("{others:?} answer")),
-    })
-    .unwrap();
-    until(SOON, "the AddressConflict to go", || {
-        let list = rig.cluster.get(["addressconflicts", "--namespace", NAMESPACE]);
-        let list = list.map_err(|error| error.to_string())?;
-        if list["items"].as_array().is_some_and(Vec::is_empty) { Ok(()) } else { Err(list.to_string()) }
-    })
-    .unwrap();
+    for (address, name) in addresses.into_iter().zip(names) {
+        until(ASKED_AGAIN, "the address to be announced", || match rig.who_has(address)[..] {
+            [owner] if owner != mac => Ok(()),
+            ref others => Err(format!("{others:?} answer")),
+        })
+        .unwrap();
+        until_conflict(rig, name, None, SOON);
+    }
     rig.remove_service("taken");
+    for address in addresses {
+        rig.nobody_has(address);
+    }
+}
+
+fn a_late_stranger(rig: &mut Rig) {
+    let address: IpAddr = "192.168.33.211".parse().unwrap();
+    rig.service("contested", &[address]);
+    let owner = rig.owner(address);
+    let stranger = rig.cluster.lan().stranger(&[address], Mac([2, 0, 0, 0, 0x66, 0x67])).unwrap();
+    stranger.host.announce(address).unwrap();
+    until_conflict(rig, "192.168.33.211", Some(true), SOON);
+    assert!(rig.who_has(address).contains(&rig.nodes[owner].guest.host.mac));
+    drop(stranger);
+    until_conflict(rig, "192.168.33.211", None, ASKED_AGAIN);
+    assert_eq!(rig.owner(address), owner, "it was never given up");
+    rig.remove_service("contested");
     rig.nobody_has(address);
 }
 
