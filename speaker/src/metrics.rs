@@ -69,6 +69,17 @@ pub(crate) struct Metrics {
     peers: Family<PeerState, Gauge>,
     conflicts: Gauge,
     pub(crate) answer_latency: AnswerLatency,
+    /// Under MetalLB's names, which both of its programs have.
+    api: Api,
+}
+
+/// What was read from the API and written to it.
+#[derive(Clone, Debug, Default)]
+struct Api {
+    updates: Counter,
+    update_errors: Counter,
+    loaded: Gauge,
+    stale: Gauge,
 }
 
 /// Time from the receipt of a request to its answer.
@@ -100,6 +111,12 @@ impl Metrics {
         layer2.register("gratuitous_sent", gratuitous, self.gratuitous_sent.clone());
         let announced = "1 for each address of a Service that this node announces";
         registry.register("metallb_speaker_announced", announced, self.announced.clone());
+        let api = registry.sub_registry_with_prefix("metallb_k8s_client");
+        api.register("updates", "Rounds of writes of statuses", self.api.updates.clone());
+        api.register("update_errors", "Those in which a write failed", self.api.update_errors.clone());
+        api.register("config_loaded_bool", "Whether configuration was read", self.api.loaded.clone());
+        let stale = "Whether an object is left out for an error";
+        api.register("config_stale_bool", stale, self.api.stale.clone());
         let speaker = registry.sub_registry_with_prefix("lbstack_speaker");
         speaker.register("frames_dropped", "Received frames that were not understood", self.dropped.clone());
         speaker.register("beacons_rejected", "Beacons that were not accepted", self.rejected.clone());
@@ -167,6 +184,16 @@ impl Metrics {
         self.rejected.get_or_create(&Reason { reason: reason.label() }).inc();
     }
 
+    /// A round of writes, with the configuration that was read.
+    pub(crate) fn wrote(&self, failed: bool, errors: bool) {
+        self.api.updates.inc();
+        if failed {
+            self.api.update_errors.inc();
+        }
+        self.api.loaded.set(1);
+        self.api.stale.set(i64::from(errors));
+    }
+
     /// Forgets the counters of an address that is no longer announced.
     pub(crate) fn forget(&self, address: IpAddr) {
         let label = Ip { ip: address.to_string() };
@@ -217,5 +244,40 @@ impl PerAddress {
         if self.known.remove(&address).is_some() {
             self.metrics.forget(address);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_metrics_have_metallbs_names_and_values() {
+        let (metrics, mut registry) = (Metrics::default(), Registry::default());
+        metrics.register(&mut registry);
+        let address: IpAddr = "10.0.0.1".parse().unwrap();
+        let mut by_address = PerAddress::new(metrics.clone());
+        by_address.of(address).requests.inc();
+        by_address.of(address).gratuitous.inc();
+        metrics.announced("default/web", "node1", address, true);
+        metrics.wrote(true, false);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for line in [
+            "metallb_layer2_requests_received{ip=\"10.0.0.1\"} 1",
+            "metallb_layer2_gratuitous_sent{ip=\"10.0.0.1\"} 1",
+            "metallb_speaker_announced{service=\"default/web\",protocol=\"layer2\",node=\"node1\",ip=\"10.0.0.1\"} 1",
+            "metallb_k8s_client_updates_total 1",
+            "metallb_k8s_client_update_errors_total 1",
+            "metallb_k8s_client_config_loaded_bool 1",
+            "metallb_k8s_client_config_stale_bool 0",
+        ] {
+            assert!(text.lines().any(|have| have == line), "{line} is not in\n{text}");
+        }
+        by_address.forget(address);
+        metrics.announced("default/web", "node1", address, false);
+        text.clear();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        assert!(!text.contains("10.0.0.1"), "{text}");
     }
 }

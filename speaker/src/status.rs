@@ -12,7 +12,7 @@ use announce::link::Link;
 use announce::view::NodeName;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Client;
-use rules::Finding;
+use rules::{Finding, Severity};
 use runtime::events::Events;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -35,6 +35,7 @@ pub(crate) struct Writer {
     announcements: Announcements,
     conflicts: Conflicts,
     state: State,
+    metrics: Metrics,
 }
 
 impl Writer {
@@ -55,11 +56,12 @@ impl Writer {
                 me.clone(),
                 stores.clone(),
                 events,
-                metrics,
+                metrics.clone(),
             ),
             conflicts: Conflicts::new(client.clone(), namespace, me.clone(), stores.clone()),
             state: State::new(client.clone(), namespace, me.clone(), stores.clone()),
             stores,
+            metrics,
         }
     }
 
@@ -116,6 +118,7 @@ impl Writer {
                 failed = true;
             }
         }
+        self.metrics.wrote(failed, findings.iter().any(|finding| finding.severity == Severity::Error));
         failed
     }
 
