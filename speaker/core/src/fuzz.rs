@@ -1,13 +1,17 @@
 //! What a fuzzer feeds: bytes from the network, in every way that they reach this crate. Used by `speaker/fuzz` and by
 //! the bounded run of the normal suite; not part of the speaker.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::beacon::{Key, Keyring, Message, NodeId};
 use crate::link::{Link, Scope};
-use crate::ownership::{Detection, Input as OwnershipInput, Ownership, Settings};
+use crate::ownership::{Detection, Input as OwnershipInput, Output as OwnershipOutput, Ownership, Settings};
+use crate::placement::Placement;
 use crate::responder::{Input, Output, Plan, Responder};
+use crate::view::{Candidate, Group, Speaker, Tier, View};
 use smoltcp::wire::EthernetAddress;
 
 /// The secret that sealed inputs are signed with.
@@ -63,7 +67,8 @@ impl Default for Frames {
     }
 }
 
-/// A speaker that hears whatever verifies.
+/// A speaker that hears whatever verifies. It owns one group and watches another, of an address of each family; four
+/// others may say whatever a fuzzer makes them say.
 #[derive(Debug)]
 pub struct Beacons {
     ownership: Ownership,
@@ -71,18 +76,35 @@ pub struct Beacons {
     now: Instant,
 }
 
+const ME: &str = "fuzzed";
+const PEERS: [&str; 4] = ["a", "b", "c", "d"];
+
 impl Beacons {
-    /// Of a node that knows nobody.
+    /// Of a node that has looked around, and has heard nobody.
     pub fn new() -> Self {
         let settings = Settings {
-            me: "fuzzed".into(),
+            me: ME.into(),
             interval: Duration::from_millis(100),
             misses: 3,
             detection: Detection::Enforce,
             session: 7,
         };
         let keys = Keyring::new([Key::from_secret(SECRET)]);
-        Self { ownership: Ownership::new(settings), keys, now: Instant::now() }
+        let mut speaker = Self { ownership: Ownership::new(settings), keys, now: Instant::now() };
+        speaker.feed(OwnershipInput::View(Arc::new(view())));
+        // Those who start at the same time are waited for.
+        for _ in 0..100 {
+            if speaker.owned() > 0 {
+                break;
+            }
+            speaker.pass(Duration::from_millis(100));
+        }
+        speaker
+    }
+
+    /// How many groups it owns.
+    pub fn owned(&self) -> usize {
+        self.ownership.owned().len()
     }
 
     /// Feeds bytes as they come from the network.
@@ -108,16 +130,67 @@ impl Beacons {
     fn accept(&mut self, mut message: Message) {
         // As if it echoed this speaker's session: else nothing of it would count.
         message.echo = 7;
-        message.sender = NodeId(message.sender.0 % 4);
-        self.now = self.now.checked_add(Duration::from_millis(1)).unwrap_or(self.now);
+        let [a, b, c, d] = PEERS.map(NodeId::of);
+        message.sender = match message.sender.0 % 4 {
+            0 => a,
+            1 => b,
+            2 => c,
+            _ => d,
+        };
         let from = IpAddr::from([192, 0, 2, 1]);
-        self.ownership.handle(self.now, OwnershipInput::Message(from, message));
-        while self.ownership.poll_output().is_some() {}
+        self.feed(OwnershipInput::Message(from, message));
+        self.pass(Duration::from_millis(1));
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now = self.now.checked_add(time).unwrap_or(self.now);
+        self.feed(OwnershipInput::Deadline);
+    }
+
+    /// Nobody else is on the wire.
+    fn feed(&mut self, input: OwnershipInput) {
+        self.ownership.handle(self.now, input);
+        while let Some(output) = self.ownership.poll_output() {
+            if let OwnershipOutput::Probe(address, ..) = output {
+                self.ownership.handle(self.now, OwnershipInput::Unanswered(address));
+            }
+        }
     }
 }
 
 impl Default for Beacons {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// Two groups that everybody may have, the first of them placed here.
+fn view() -> View {
+    let speaker = |name: &str| {
+        let address = Some(IpAddr::from([192, 0, 2, 1]));
+        (name.into(), Speaker { address, ready: true, generation: 1, macs: BTreeSet::new() })
+    };
+    let group = |text: &str| {
+        let id: IpAddr = text.parse().ok()?;
+        let all = PEERS.iter().chain(&[ME]).map(|name| Candidate::new((*name).into(), Tier::default()));
+        let group = Group {
+            id,
+            hashed: id,
+            addresses: [(id, Scope::All)].into(),
+            services: BTreeSet::new(),
+            candidates: all.collect(),
+            idle: None,
+            last: None,
+        };
+        Some((id, Arc::new(group)))
+    };
+    let groups: BTreeMap<_, _> = ["10.0.0.5", "fd00::5"].into_iter().filter_map(group).collect();
+    let placed = groups.keys().copied().zip([ME.into(), PEERS[0].into()]).collect();
+    View {
+        speakers: PEERS.into_iter().map(speaker).collect(),
+        groups,
+        placed,
+        placement: Placement::Balanced,
+        advertised: BTreeMap::new(),
     }
 }

@@ -124,6 +124,7 @@ fn changed_frames_do_no_harm() {
 fn changed_beacons_do_no_harm() {
     let (corpus, mut chance) = (beacons(), Chance(number("LBSTACK_MUTATIONS_SEED", 1)));
     let mut speaker = Beacons::new();
+    assert_eq!(speaker.owned(), 1, "what the others say is about something");
     for _ in 0..number("LBSTACK_MUTATIONS", COUNT) {
         let bytes = mutate(&mut chance, &corpus);
         speaker.raw(&bytes);
