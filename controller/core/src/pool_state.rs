@@ -42,7 +42,7 @@ impl PoolState {
             for (ip, usage) in addresses.range(range.first()..=range.last()) {
                 state.taken(*ip);
                 if !quarantine.contains(ip) {
-                    state.share(*ip, None, Some(usage));
+                    state.share(*ip, pool, None, Some(usage));
                 }
                 if !pool.quotas.is_empty() {
                     let namespaces: BTreeSet<_> =
@@ -102,16 +102,22 @@ impl PoolState {
     /// `ip` may be given again, or no longer, whoever has it.
     pub(crate) fn quarantine(&mut self, ip: IpAddr, pool: &Pool, usage: Option<&Usage>, on: bool) {
         match (on, usage) {
-            (true, Some(usage)) => self.share(ip, usage.pair().cloned(), None),
+            (true, Some(usage)) => self.share(ip, pool, usage.pair().cloned(), None),
             (true, None) => self.space.take(ip),
-            (false, Some(usage)) => self.share(ip, None, Some(usage)),
+            (false, Some(usage)) => self.share(ip, pool, None, Some(usage)),
             (false, None) => self.space.give_back(ip, pool),
         }
     }
 
-    /// The pair of `ip` was `before`; now it is that of `usage`.
-    pub(crate) fn share(&mut self, ip: IpAddr, before: Option<SharingPair>, usage: Option<&Usage>) {
-        let Some(position) = self.space.position(ip) else { return };
+    /// The pair of `ip` was `before`; now it is that of `usage`. What the pool keeps back is joined only on request.
+    pub(crate) fn share(
+        &mut self,
+        ip: IpAddr,
+        pool: &Pool,
+        before: Option<SharingPair>,
+        usage: Option<&Usage>,
+    ) {
+        let Some(position) = self.space.position(ip).filter(|_| !pool.keeps_back(ip)) else { return };
         let family = Family::of(ip);
         let now = usage.and_then(|usage| Some((usage.pair()?.clone(), usage)));
         if let Some(before) = before.filter(|before| now.as_ref().is_none_or(|(pair, _)| pair != before)) {

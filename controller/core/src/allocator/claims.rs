@@ -74,7 +74,7 @@ impl Allocator {
             state.count_namespace(&service.namespace, true);
         }
         if !self.quarantine.contains(&ip) {
-            state.share(ip, before, Some(usage));
+            state.share(ip, pool, before, Some(usage));
         }
     }
 
@@ -88,7 +88,7 @@ impl Allocator {
             && let Some(state) = self.pools.get_mut(&pool.name)
         {
             if !quarantined {
-                state.share(ip, before, (!empty).then_some(&*usage));
+                state.share(ip, pool, before, (!empty).then_some(&*usage));
             }
             if empty {
                 state.returned(ip, pool, quarantined);
