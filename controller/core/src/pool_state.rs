@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use rules::{Family, Pool};
 
 use crate::request::{Sharing, SharingPair};
-use crate::shared::Shared;
+use crate::shared::{Joiner, Shared};
 use crate::space::Space;
 use crate::usage::Usage;
 
@@ -140,17 +140,28 @@ impl PoolState {
         addresses: &BTreeMap<IpAddr, Usage>,
     ) -> Option<IpAddr> {
         let free = self.space.first_free(family, pool);
-        let shared = sharing.pair.as_ref().and_then(|pair| {
-            let space = &self.space;
-            let shared = self.shared.get_mut(&(family, pair.clone()))?;
-            let usage_at = |position| addresses.get(&space.address_at(family, position)?);
-            let position = shared.first(&sharing.ports, usage_at)?;
-            Some((position, space.address_at(family, position)?))
-        });
+        let shared = self.find_shared(family, sharing, None, addresses);
         match (free, shared) {
             (Some(free), Some(shared)) => Some(free.min(shared).1),
             (free, shared) => free.or(shared).map(|(_, ip)| ip),
         }
+    }
+
+    /// The first address of `family`, with its position, that a Service with `sharing` can join, if need be beside one of
+    /// `namespace`.
+    pub(crate) fn find_shared(
+        &mut self,
+        family: Family,
+        sharing: &Sharing,
+        namespace: Option<&str>,
+        addresses: &BTreeMap<IpAddr, Usage>,
+    ) -> Option<(u128, IpAddr)> {
+        let shared = self.shared.get_mut(&(family, sharing.pair.clone()?))?;
+        let space = &self.space;
+        let usage_at = |position| addresses.get(&space.address_at(family, position)?);
+        let joiner = Joiner { ports: sharing.ports.clone(), namespace: namespace.map(str::to_owned) };
+        let position = shared.first(&joiner, usage_at)?;
+        Some((position, space.address_at(family, position)?))
     }
 
     /// Whether automatic assignment finds no free address of `family`.
