@@ -21,6 +21,7 @@
 
 mod choose;
 mod claims;
+mod classes;
 mod configure;
 mod cycles;
 mod judge;
@@ -64,7 +65,8 @@ pub struct Allocator {
     pledges: BTreeMap<IpAddr, ServiceRef>,
     /// When the grace of a lost address ends.
     graces: BTreeSet<(Timestamp, ServiceRef)>,
-    freed: Freed,
+    /// Since the queue was last served.
+    freed: BTreeSet<Freed>,
     changed: BTreeSet<ServiceRef>,
 }
 
@@ -87,7 +89,7 @@ struct Entry {
 /// How a Service is in the queue.
 #[derive(Debug)]
 struct Wait {
-    class: Class,
+    class: Arc<Class>,
     place: Place,
     /// The pool in [`Allocator::leaving`].
     leaves: Option<String>,

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use rules::{Family, Pool};
 
 use crate::request::{Sharing, SharingPair};
-use crate::shared::Shared;
+use crate::shared::{Joiner, Shared};
 use crate::space::Space;
 use crate::usage::Usage;
 
@@ -42,7 +42,7 @@ impl PoolState {
             for (ip, usage) in addresses.range(range.first()..=range.last()) {
                 state.taken(*ip);
                 if !quarantine.contains(ip) {
-                    state.share(*ip, None, Some(usage));
+                    state.share(*ip, pool, None, Some(usage));
                 }
                 if !pool.quotas.is_empty() {
                     let namespaces: BTreeSet<_> =
@@ -102,16 +102,22 @@ impl PoolState {
     /// `ip` may be given again, or no longer, whoever has it.
     pub(crate) fn quarantine(&mut self, ip: IpAddr, pool: &Pool, usage: Option<&Usage>, on: bool) {
         match (on, usage) {
-            (true, Some(usage)) => self.share(ip, usage.pair().cloned(), None),
+            (true, Some(usage)) => self.share(ip, pool, usage.pair().cloned(), None),
             (true, None) => self.space.take(ip),
-            (false, Some(usage)) => self.share(ip, None, Some(usage)),
+            (false, Some(usage)) => self.share(ip, pool, None, Some(usage)),
             (false, None) => self.space.give_back(ip, pool),
         }
     }
 
-    /// The pair of `ip` was `before`; now it is that of `usage`.
-    pub(crate) fn share(&mut self, ip: IpAddr, before: Option<SharingPair>, usage: Option<&Usage>) {
-        let Some(position) = self.space.position(ip) else { return };
+    /// The pair of `ip` was `before`; now it is that of `usage`. What the pool keeps back is joined only on request.
+    pub(crate) fn share(
+        &mut self,
+        ip: IpAddr,
+        pool: &Pool,
+        before: Option<SharingPair>,
+        usage: Option<&Usage>,
+    ) {
+        let Some(position) = self.space.position(ip).filter(|_| !pool.keeps_back(ip)) else { return };
         let family = Family::of(ip);
         let now = usage.and_then(|usage| Some((usage.pair()?.clone(), usage)));
         if let Some(before) = before.filter(|before| now.as_ref().is_none_or(|(pair, _)| pair != before)) {
@@ -134,17 +140,28 @@ impl PoolState {
         addresses: &BTreeMap<IpAddr, Usage>,
     ) -> Option<IpAddr> {
         let free = self.space.first_free(family, pool);
-        let shared = sharing.pair.as_ref().and_then(|pair| {
-            let space = &self.space;
-            let shared = self.shared.get_mut(&(family, pair.clone()))?;
-            let usage_at = |position| addresses.get(&space.address_at(family, position)?);
-            let position = shared.first(&sharing.ports, usage_at)?;
-            Some((position, space.address_at(family, position)?))
-        });
+        let shared = self.find_shared(family, sharing, None, addresses);
         match (free, shared) {
             (Some(free), Some(shared)) => Some(free.min(shared).1),
             (free, shared) => free.or(shared).map(|(_, ip)| ip),
         }
+    }
+
+    /// The first address of `family`, with its position, that a Service with `sharing` can join, if need be beside one of
+    /// `namespace`.
+    pub(crate) fn find_shared(
+        &mut self,
+        family: Family,
+        sharing: &Sharing,
+        namespace: Option<&str>,
+        addresses: &BTreeMap<IpAddr, Usage>,
+    ) -> Option<(u128, IpAddr)> {
+        let shared = self.shared.get_mut(&(family, sharing.pair.clone()?))?;
+        let space = &self.space;
+        let usage_at = |position| addresses.get(&space.address_at(family, position)?);
+        let joiner = Joiner { ports: sharing.ports.clone(), namespace: namespace.map(str::to_owned) };
+        let position = shared.first(&joiner, usage_at)?;
+        Some((position, space.address_at(family, position)?))
     }
 
     /// Whether automatic assignment finds no free address of `family`.

@@ -9,23 +9,39 @@ use crate::usage::Usage;
 /// So many addresses are looked at one by one before a view of its own pays for itself.
 const SCAN: usize = 8;
 
+/// Who looks for an address to join.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Joiner {
+    /// All of these must be free.
+    pub(crate) ports: BTreeSet<Port>,
+    /// Set if a Service of this namespace must be there already, so that a quota counts the address once.
+    pub(crate) namespace: Option<String>,
+}
+
+impl Joiner {
+    fn fits(&self, usage: &Usage) -> bool {
+        let there = |namespace: &String| usage.in_namespace(namespace);
+        !usage.uses_any(&self.ports) && self.namespace.as_ref().is_none_or(there)
+    }
+}
+
 /// Positions of the addresses that one pair has.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Shared {
     positions: BTreeSet<u128>,
-    /// For a set of ports that was once hard to place: the positions where all of them are free.
-    views: BTreeMap<BTreeSet<Port>, BTreeSet<u128>>,
+    /// For a joiner that was once hard to place: the positions where it fits.
+    views: BTreeMap<Joiner, BTreeSet<u128>>,
 }
 
 impl Shared {
     /// The address at `position` now has `usage`.
     pub(crate) fn insert(&mut self, position: u128, usage: &Usage) {
         self.positions.insert(position);
-        for (ports, view) in &mut self.views {
-            if usage.uses_any(ports) {
-                view.remove(&position);
-            } else {
+        for (joiner, view) in &mut self.views {
+            if joiner.fits(usage) {
                 view.insert(position);
+            } else {
+                view.remove(&position);
             }
         }
     }
@@ -39,23 +55,23 @@ impl Shared {
         self.positions.is_empty()
     }
 
-    /// The first position where all of `ports` are free.
+    /// The first position where `joiner` fits.
     pub(crate) fn first<'a>(
         &mut self,
-        ports: &BTreeSet<Port>,
+        joiner: &Joiner,
         usage_at: impl Fn(u128) -> Option<&'a Usage>,
     ) -> Option<u128> {
-        let free = |position: &u128| usage_at(*position).is_some_and(|usage| !usage.uses_any(ports));
-        if let Some(position) = self.positions.iter().take(SCAN).find(|position| free(position)) {
+        let fits = |position: &u128| usage_at(*position).is_some_and(|usage| joiner.fits(usage));
+        if let Some(position) = self.positions.iter().take(SCAN).find(|position| fits(position)) {
             return Some(*position);
         }
         if self.positions.len() <= SCAN {
             return None;
         }
-        if !self.views.contains_key(ports) {
-            let view = self.positions.iter().copied().filter(|position| free(position)).collect();
-            self.views.insert(ports.clone(), view);
+        if !self.views.contains_key(joiner) {
+            let view = self.positions.iter().copied().filter(|position| fits(position)).collect();
+            self.views.insert(joiner.clone(), view);
         }
-        self.views.get(ports)?.first().copied()
+        self.views.get(joiner)?.first().copied()
     }
 }

@@ -176,6 +176,11 @@ impl Usage {
         }
     }
 
+    /// Whether any Service of `namespace` has a claim.
+    pub(crate) fn in_namespace(&self, namespace: &str) -> bool {
+        self.other_in_namespace(namespace, &ServiceKey::new(namespace, ""))
+    }
+
     /// The pair that everybody here has; none if the address cannot be shared.
     pub(crate) fn pair(&self) -> Option<&SharingPair> {
         match self {

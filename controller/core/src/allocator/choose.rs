@@ -84,9 +84,35 @@ impl Allocator {
         wanted: &[IpAddr],
         asked: Option<&str>,
     ) -> Result<(), Refusal> {
+        // First what no waiting would change.
+        let pool = self.pool_of_all(service, request, kept, wanted, asked)?;
+        let new: Vec<IpAddr> = wanted.iter().copied().filter(|ip| !kept.contains(ip)).collect();
+        for ip in new.iter().copied() {
+            if self.quarantine.contains(&ip) {
+                return Err(Refusal::Conflict(ip));
+            }
+            if let Some(usage) = self.addresses.get(&ip)
+                && let Some((by, why)) = usage.blocker(service, &request.sharing, |_| true)
+            {
+                return Err(Refusal::Taken { ip, by: (*by).clone(), why });
+            }
+        }
+        let Some(pool) = pool else { return Ok(()) };
+        self.check_quota(pool, service, wanted)
+            .map_err(|reason| Refusal::Pool { pool: pool.name.clone(), reason })
+    }
+
+    /// The one pool that has `wanted` and gives it to `service` if free; none if all is kept and its pool is left out.
+    fn pool_of_all(
+        &self,
+        service: &ServiceRef,
+        request: &Request,
+        kept: &[IpAddr],
+        wanted: &[IpAddr],
+        asked: Option<&str>,
+    ) -> Result<Option<&Pool>, Refusal> {
         let mut first: Option<&Pool> = None;
-        for ip in wanted {
-            let ip = *ip;
+        for ip in wanted.iter().copied() {
             let keeps = kept.contains(&ip);
             let Some(pool) = self.configuration.pool_of(ip) else {
                 let left_out = &self.configuration.left_out;
@@ -113,19 +139,8 @@ impl Allocator {
             if let Some(reason) = not_admitted(pool, service, request) {
                 return Err(Refusal::Pool { pool: pool.name.clone(), reason });
             }
-            if self.quarantine.contains(&ip) {
-                return Err(Refusal::Conflict(ip));
-            }
-            if let Some(usage) = self.addresses.get(&ip)
-                && let Some((by, why)) = usage.blocker(service, &request.sharing, |_| true)
-            {
-                return Err(Refusal::Taken { ip, by: (*by).clone(), why });
-            }
         }
-        let Some(pool) = first else { return Ok(()) };
-        let new: Vec<IpAddr> = wanted.iter().copied().filter(|ip| !kept.contains(ip)).collect();
-        self.check_quota(pool, service, wanted, &new)
-            .map_err(|reason| Refusal::Pool { pool: pool.name.clone(), reason })
+        Ok(first)
     }
 
     fn choose_in_pool(
@@ -210,10 +225,9 @@ impl Allocator {
                 self.services.get(service).and_then(|entry| entry.pool.clone()).unwrap_or_default();
             return Choice::refused(has, Refusal::InvalidPool(left_out));
         };
-        let reason = match self.find_more(&name, service, request, has, family) {
+        let reason = match self.find_beside(&name, service, request, has, &[family]) {
             Ok(more) => {
-                let mut both = has.to_vec();
-                both.push(more);
+                let mut both = [has, &more].concat();
                 both.sort();
                 return Choice::met(both);
             }
@@ -237,33 +251,9 @@ impl Allocator {
         request: &Request,
         wishes: &[Vec<Family>],
     ) -> Result<Vec<IpAddr>, PoolReason> {
-        let configuration = Arc::clone(&self.configuration);
-        let (Some(pool), Some(state)) = (configuration.pools.get(name), self.pools.get_mut(name)) else {
-            return Err(PoolReason::AutoAssignOff);
-        };
-        if let Some(reason) = not_admitted(pool, service, request) {
-            return Err(reason);
-        }
-        let mut complete_wishes: Vec<Result<Vec<IpAddr>, PoolReason>> = Vec::with_capacity(wishes.len());
-        for wish in wishes {
-            let mut found = Vec::with_capacity(wish.len());
-            let mut reason = None;
-            for family in wish {
-                match state.find(*family, pool, &request.sharing, &self.addresses) {
-                    Some(ip) => found.push(ip),
-                    None => reason = reason.or(Some(none_free(pool, state.used(*family), *family))),
-                }
-            }
-            complete_wishes.push(match reason {
-                None => Ok(found),
-                Some(reason) => Err(reason),
-            });
-        }
         let mut first_reason = None;
-        for wish in complete_wishes {
-            let checked =
-                wish.and_then(|found| self.check_quota(pool, service, &found, &found).map(|()| found));
-            match checked {
+        for wish in wishes {
+            match self.find_beside(name, service, request, &[], wish) {
                 Ok(found) => return Ok(found),
                 Err(reason) => first_reason = first_reason.or(Some(reason)),
             }
@@ -271,15 +261,15 @@ impl Allocator {
         Err(first_reason.unwrap_or(PoolReason::AutoAssignOff))
     }
 
-    /// One more address of `family` from the pool `name` beside `has`.
-    fn find_more(
+    /// One address of each family of `wish` from the pool `name`, to have beside `has`.
+    fn find_beside(
         &mut self,
         name: &str,
         service: &ServiceRef,
         request: &Request,
         has: &[IpAddr],
-        family: Family,
-    ) -> Result<IpAddr, PoolReason> {
+        wish: &[Family],
+    ) -> Result<Vec<IpAddr>, PoolReason> {
         let configuration = Arc::clone(&self.configuration);
         let (Some(pool), Some(state)) = (configuration.pools.get(name), self.pools.get_mut(name)) else {
             return Err(PoolReason::AutoAssignOff);
@@ -287,21 +277,49 @@ impl Allocator {
         if let Some(reason) = not_admitted(pool, service, request) {
             return Err(reason);
         }
-        let Some(ip) = state.find(family, pool, &request.sharing, &self.addresses) else {
-            return Err(none_free(pool, state.used(family), family));
+        let mut found = Vec::with_capacity(wish.len());
+        for family in wish {
+            let ip = state.find(*family, pool, &request.sharing, &self.addresses);
+            found.push(ip.ok_or_else(|| none_free(pool, state.used(*family), *family))?);
+        }
+        let Err(reason) = self.check_quota(pool, service, &[has, &found].concat()) else {
+            return Ok(found);
         };
-        let mut both = has.to_vec();
-        both.push(ip);
-        self.check_quota(pool, service, &both, &[ip]).map(|()| ip)
+        // Where the namespace has its fill, what it has can still be shared.
+        self.joinable(pool, service, request, wish, &found)
+            .into_iter()
+            .find(|mix| self.check_quota(pool, service, &[has, mix].concat()).is_ok())
+            .ok_or(reason)
     }
 
-    /// Whether the namespace may have `new` addresses of `pool`, when `service` then has `target` and nothing else.
+    /// `found` with one or all addresses replaced by such that the namespace has already and `service` can share.
+    fn joinable(
+        &mut self,
+        pool: &Pool,
+        service: &ServiceRef,
+        request: &Request,
+        wish: &[Family],
+        found: &[IpAddr],
+    ) -> Vec<Vec<IpAddr>> {
+        let Some(state) = self.pools.get_mut(&pool.name) else { return Vec::new() };
+        let namespace = Some(service.namespace.as_str());
+        let mut own =
+            |family: &Family| state.find_shared(*family, &request.sharing, namespace, &self.addresses);
+        let own: Vec<Option<IpAddr>> = wish.iter().map(|family| own(family).map(|(_, ip)| ip)).collect();
+        let replaced = |which: &dyn Fn(usize) -> bool| -> Option<Vec<IpAddr>> {
+            let pairs = found.iter().zip(&own).enumerate();
+            pairs.map(|(index, (any, own))| if which(index) { *own } else { Some(*any) }).collect()
+        };
+        let one = (0..wish.len()).map(|only| replaced(&|index| index == only));
+        one.chain([replaced(&|_| true)]).flatten().collect()
+    }
+
+    /// Whether its namespace may have as many addresses of `pool` when `service` has `target` and nothing else.
     pub(super) fn check_quota(
         &self,
         pool: &Pool,
         service: &ServiceRef,
         target: &[IpAddr],
-        new: &[IpAddr],
     ) -> Result<(), PoolReason> {
         let (Some(max), Some(state)) = (pool.quota(&service.namespace), self.pools.get(&pool.name)) else {
             return Ok(());
@@ -315,7 +333,7 @@ impl Allocator {
         let claimed = self.claimed(service);
         let gives_up =
             claimed.iter().filter(|ip| pool.contains(**ip) && !target.contains(ip) && namespace_alone(ip));
-        let adds = new.iter().filter(|ip| !claimed.contains(ip) && namespace_alone(ip));
+        let adds = target.iter().filter(|ip| !claimed.contains(ip) && namespace_alone(ip));
         let has = state.namespace_has(&service.namespace).saturating_sub(count(gives_up.count()));
         if has.saturating_add(count(adds.count())) > max {
             return Err(PoolReason::Quota { namespace: service.namespace.clone(), max });

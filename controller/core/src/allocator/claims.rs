@@ -3,8 +3,11 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use rules::Family;
+
 use super::Allocator;
 use crate::usage::{ServiceRef, Usage};
+use crate::waiting::Freed;
 
 impl Allocator {
     /// Whether `service` shall have `ip` (and not only may still have it in the API).
@@ -45,7 +48,7 @@ impl Allocator {
     pub(super) fn reclaim(&mut self, service: &ServiceRef) {
         for ip in self.claimed(service) {
             self.claim(service, ip);
-            self.note_freed(ip);
+            self.note_freed(ip, Some(&service.namespace));
         }
     }
 
@@ -74,7 +77,7 @@ impl Allocator {
             state.count_namespace(&service.namespace, true);
         }
         if !self.quarantine.contains(&ip) {
-            state.share(ip, before, Some(usage));
+            state.share(ip, pool, before, Some(usage));
         }
     }
 
@@ -88,7 +91,7 @@ impl Allocator {
             && let Some(state) = self.pools.get_mut(&pool.name)
         {
             if !quarantined {
-                state.share(ip, before, (!empty).then_some(&*usage));
+                state.share(ip, pool, before, (!empty).then_some(&*usage));
             }
             if empty {
                 state.returned(ip, pool, quarantined);
@@ -100,19 +103,22 @@ impl Allocator {
         if empty {
             self.addresses.remove(&ip);
         }
-        self.note_freed(ip);
+        self.note_freed(ip, Some(&service.namespace));
     }
 
-    /// Something may fit on `ip` that did not before.
-    pub(super) fn note_freed(&mut self, ip: IpAddr) {
-        self.freed.addresses.insert(ip);
-        if let Some(pool) = self.configuration.pool_of(ip) {
-            self.freed.pools.insert(pool.name.clone());
+    /// Something may fit on `ip` that did not before, since a Service of `namespace` changed its claim, if one did.
+    pub(super) fn note_freed(&mut self, ip: IpAddr, namespace: Option<&str>) {
+        self.freed.insert(Freed::Address(ip));
+        let Some(pool) = self.configuration.pool_of(ip) else { return };
+        self.freed.insert(Freed::InPool(pool.name.clone(), Family::of(ip)));
+        if let Some(namespace) = namespace.filter(|namespace| pool.quota(namespace).is_some()) {
+            self.freed.insert(Freed::InQuota(pool.name.clone(), namespace.to_owned()));
         }
     }
 }
 
-fn union(desired: &[IpAddr], stored: &[IpAddr]) -> Vec<IpAddr> {
+/// Both lists without repetition, what is desired first.
+pub(super) fn union(desired: &[IpAddr], stored: &[IpAddr]) -> Vec<IpAddr> {
     let mut all = desired.to_vec();
     all.extend(stored.iter().filter(|ip| !desired.contains(ip)));
     all

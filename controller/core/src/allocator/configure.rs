@@ -75,9 +75,11 @@ impl Allocator {
                 state.quarantine(ip, pool, self.addresses.get(&ip), on);
             }
             if !on {
-                self.note_freed(ip);
+                self.note_freed(ip, None);
             }
         }
+        self.serve(now);
+        // Those behind the first of their class would go on being told of a stranger that has left.
         let waiting: Vec<ServiceRef> = self.refused_conflicts();
         for service in waiting {
             self.resolve(&service, now);

@@ -2,17 +2,15 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
 
 use super::choose::Choice;
 use super::{Allocator, Wait};
-use crate::refusal::Refusal;
-use crate::request::{Families, Request, Wanted};
+use crate::request::{Request, Wanted};
 use crate::usage::ServiceRef;
-use crate::waiting::{Class, Need, Place, PoolClass, sharing_class};
+use crate::waiting::{Class, Freed, Place};
 
 impl Allocator {
     /// Makes `choice` what `service` shall have.
@@ -32,9 +30,9 @@ impl Allocator {
             }
             entry.pool.clone_from(&pool);
         }
+        entry.since = refusal.as_ref().map(|_| entry.since.unwrap_or(now));
         entry.refusal = refusal.map(Box::new);
-        if let Some(class) = class {
-            let since = *entry.since.get_or_insert(now);
+        if let (Some(class), Some(since)) = (class.map(Arc::new), entry.since) {
             let place = Place { since, age: request.age.clone(), service: Arc::clone(service) };
             let leaves = match request.wanted {
                 Ok(Wanted::Pool(_) | Wanted::Addresses { .. }) => {
@@ -45,10 +43,8 @@ impl Allocator {
             if let Some(pool) = leaves.clone() {
                 self.leaving.entry(pool).or_default().insert(Arc::clone(service));
             }
-            entry.waits = Some(Box::new(Wait { class: class.clone(), place: place.clone(), leaves }));
-            self.waiting.insert(class, place);
-        } else if entry.refusal.is_none() {
-            entry.since = None;
+            self.waiting.insert(&class, place.clone());
+            entry.waits = Some(Box::new(Wait { class, place, leaves }));
         }
         if entry.desired != addresses {
             self.set_addresses(service, Some(addresses), None);
@@ -68,57 +64,20 @@ impl Allocator {
         }
     }
 
-    /// What the Service waits for; none if nothing that becomes free would help.
-    fn class(
-        &self,
-        service: &ServiceRef,
-        request: &Request,
-        has: &[IpAddr],
-        refusal: &Refusal,
-    ) -> Option<Class> {
-        let (Ok(families), Ok(wanted)) = (&request.families, &request.wanted) else { return None };
-        let sharing = sharing_class(&request.sharing);
-        let pools = match (wanted, refusal) {
-            (_, Refusal::Request(_) | Refusal::Lost { .. }) => return None,
-            (Wanted::Addresses { addresses, .. }, _) => {
-                return Some(Class::Addresses(addresses.clone(), sharing, Some(service.namespace.clone())));
-            }
-            (Wanted::Pool(name), _) => vec![name.clone()],
-            (Wanted::Any, Refusal::Additional { pool, .. })
-                if !matches!(families, Families::Dual { required: true, .. }) =>
-            {
-                vec![pool.clone()]
-            }
-            (Wanted::Any, _) => {
-                let all = self.pinned.iter().chain(&self.plain);
-                all.filter(|name| self.not_automatic(name, service, request).is_none()).cloned().collect()
-            }
-        };
-        let need = match (*families, refusal) {
-            (Families::Single(family), _) => Need::One(family),
-            (Families::Dual { required: true, .. }, _) => Need::Both,
-            (_, Refusal::Additional { family, .. }) => Need::One(*family),
-            (Families::Dual { primary, .. }, _) => Need::Either(primary),
-        };
-        let bound = |name: &String| {
-            self.configuration.pools.get(name).is_some_and(|pool| pool.quota(&service.namespace).is_some())
-        };
-        let namespace = pools.iter().any(bound).then(|| service.namespace.clone());
-        let own = (!has.is_empty()).then(|| Arc::clone(service));
-        Some(Class::Pools(PoolClass { pools, need, sharing, namespace, own }))
-    }
-
     /// Gives what became free to who waits longest and fits, until nothing more fits.
     pub(super) fn serve(&mut self, now: Timestamp) {
         while !self.freed.is_empty() {
             let freed = std::mem::take(&mut self.freed);
-            for ip in &freed.addresses {
-                if let Some(heir) = self.pledges.remove(ip) {
+            for freed in &freed {
+                if let Freed::Address(ip) = freed
+                    && let Some(heir) = self.pledges.remove(ip)
+                {
                     self.resolve(&heir, now);
                 }
             }
             let touched = self.waiting.touched(&freed);
-            let mut first: BinaryHeap<Reverse<(Place, Class)>> = touched.into_iter().map(Reverse).collect();
+            let mut first: BinaryHeap<Reverse<(Place, Arc<Class>)>> =
+                touched.into_iter().map(Reverse).collect();
             while let Some(Reverse((place, class))) = first.pop() {
                 if self.waiting.first(&class) != Some(&place) {
                     continue;

@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 use super::*;
 use crate::request::RequestFault;
 
+mod policies;
+
 pub(crate) fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_000_000 + second).unwrap()
 }
@@ -28,8 +30,8 @@ pub(crate) fn configuration(pools: &[(&str, Value)]) -> Arc<Configuration> {
     configuration_with(pools, &[])
 }
 
-/// The same with `PoolPolicy`s.
-fn configuration_with(pools: &[(&str, Value)], policies: &[(&str, Value)]) -> Arc<Configuration> {
+/// The same with `PoolPolicy`s. Namespaces are labelled by the team that they are named after.
+pub(crate) fn configuration_with(pools: &[(&str, Value)], policies: &[(&str, Value)]) -> Arc<Configuration> {
     let object = |api: &str, kind: &str, (name, spec): &(&str, Value)| json!({"apiVersion": api, "kind": kind, "metadata": {"name": name, "namespace": "metallb-system"}, "spec": spec});
     let pool = |entry| {
         Arc::new(serde_json::from_value(object("metallb.io/v1beta1", "IPAddressPool", entry)).unwrap())
@@ -37,9 +39,15 @@ fn configuration_with(pools: &[(&str, Value)], policies: &[(&str, Value)]) -> Ar
     let policy = |entry| {
         Arc::new(serde_json::from_value(object("lbstack.dev/v1alpha1", "PoolPolicy", entry)).unwrap())
     };
+    let namespace = |name| {
+        Arc::new(
+            serde_json::from_value(json!({"metadata": {"name": name, "labels": {"team": name}}})).unwrap(),
+        )
+    };
     let objects = rules::Objects {
         pools: pools.iter().map(pool).collect(),
         pool_policies: policies.iter().map(policy).collect(),
+        namespaces: ["shop", "bank"].into_iter().map(namespace).collect(),
         ..rules::Objects::default()
     };
     Arc::new(Configuration::from_objects(&objects).0)

@@ -1,0 +1,257 @@
+//! What must hold after every step, and at rest.
+
+use super::*;
+use crate::request::{Families, Wanted};
+use crate::usage::no_sharing;
+
+impl World {
+    /// What each address is given to or still stored for.
+    fn claims(&self) -> BTreeMap<IpAddr, BTreeSet<ServiceKey>> {
+        let mut claims: BTreeMap<IpAddr, BTreeSet<ServiceKey>> = BTreeMap::new();
+        for service in self.objects.keys() {
+            for ip in self.desired(service) {
+                claims.entry(ip).or_default().insert(service.clone());
+            }
+        }
+        claims
+    }
+
+    /// No address is given to two that may not share it, and none is given that another still has in the API.
+    pub(super) fn check_doubles(&self) -> Result<(), TestCaseError> {
+        let sharing = |service: &ServiceKey| {
+            self.objects
+                .get(service)
+                .and_then(|object| object.request.clone())
+                .map(|r| r.sharing)
+                .unwrap_or_default()
+        };
+        for service in self.objects.keys() {
+            let families: Vec<Family> = self.desired(service).into_iter().map(Family::of).collect();
+            let twice = families.len() == 2 && families[0] == families[1];
+            prop_assert!(families.len() <= 2 && !twice, "{service} has two addresses of one family");
+        }
+        for (ip, given) in self.claims() {
+            let given: Vec<_> = given.into_iter().collect();
+            for (index, a) in given.iter().enumerate() {
+                for b in &given[index + 1..] {
+                    let clash = no_sharing(&sharing(a), &sharing(b));
+                    prop_assert!(clash.is_none(), "{ip} is given to {a} and {b}: {clash:?}");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing is given newly that the API still stores for somebody who may not share it.
+    pub(super) fn check_grants(
+        &self,
+        before: &BTreeMap<ServiceKey, Vec<IpAddr>>,
+    ) -> Result<(), TestCaseError> {
+        for (service, object) in &self.objects {
+            let Some(request) = &object.request else { continue };
+            let had = before.get(service).cloned().unwrap_or_default();
+            for ip in
+                self.desired(service).iter().filter(|ip| !had.contains(ip) && !object.stored.contains(ip))
+            {
+                prop_assert!(
+                    !self.quarantine.contains(ip),
+                    "{ip} is under conflict and was given to {service}"
+                );
+                // An address of a pool with an error is left to whom it is believed to be stored for still.
+                let left_out =
+                    self.configuration.left_out.values().flatten().any(|range| range.contains(*ip));
+                prop_assert!(left_out || self.configuration.pool_of(*ip).is_some(), "{ip} is in no pool");
+                for (other, held) in self.objects.iter().filter(|(other, _)| *other != service) {
+                    let clash = no_sharing(&held.sharing, &request.sharing);
+                    prop_assert!(
+                        clash.is_none() || !held.stored.contains(ip),
+                        "{ip} was given to {service} while the API has it for {other}"
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What a step gave to whom: neither had before nor believed to be stored for the Service still.
+    fn granted(&self, before: &BTreeMap<ServiceKey, Vec<IpAddr>>) -> Vec<(ServiceKey, IpAddr)> {
+        let mut granted = Vec::new();
+        for service in self.objects.keys() {
+            let had = before.get(service).map(Vec::as_slice).unwrap_or_default();
+            let stored =
+                self.allocator.services.get(service).map(|e| e.stored.as_slice()).unwrap_or_default();
+            let new =
+                self.desired(service).into_iter().filter(|ip| !had.contains(ip) && !stored.contains(ip));
+            granted.extend(new.map(|ip| (service.clone(), ip)));
+        }
+        granted
+    }
+
+    fn request(&self, service: &ServiceKey) -> Option<&Request> {
+        self.objects.get(service)?.request.as_ref()
+    }
+
+    /// What a pool keeps back is given only to who asks for it.
+    pub(super) fn check_kept_back(
+        &self,
+        before: &BTreeMap<ServiceKey, Vec<IpAddr>>,
+    ) -> Result<(), TestCaseError> {
+        for (service, ip) in self.granted(before) {
+            let kept_back = self.configuration.pool_of(ip).is_some_and(|pool| pool.keeps_back(ip));
+            let wanted = self.request(&service).map(|request| &request.wanted);
+            let asks =
+                matches!(wanted, Some(Ok(Wanted::Addresses { addresses, .. })) if addresses.contains(&ip));
+            prop_assert!(!kept_back || asks, "{ip} is kept back and was given to {service}");
+        }
+        Ok(())
+    }
+
+    /// No namespace gets more addresses of a pool than it may have.
+    pub(super) fn check_quotas(
+        &self,
+        before: &BTreeMap<ServiceKey, Vec<IpAddr>>,
+    ) -> Result<(), TestCaseError> {
+        for (service, ip) in self.granted(before) {
+            let Some(pool) = self.configuration.pool_of(ip) else { continue };
+            let namespace = &service.namespace;
+            let of_namespace = self.objects.keys().filter(|other| other.namespace == *namespace);
+            let has: BTreeSet<IpAddr> =
+                of_namespace.flat_map(|other| self.desired(other)).filter(|ip| pool.contains(*ip)).collect();
+            let fits = pool.quota(namespace).is_none_or(|max| has.len() <= max as usize);
+            prop_assert!(fits, "{ip} was given to {service}, and {namespace} has {has:?} of {}", &pool.name);
+        }
+        Ok(())
+    }
+
+    /// Nobody is given an address that another could have had who waited longer.
+    ///
+    /// Only looks at those for whom that is plain to see: who waits asks for any address of one family.
+    pub(super) fn check_order(&self, before: &Before) -> Result<(), TestCaseError> {
+        let place = |service: &ServiceKey| before.waiting.iter().position(|other| other == service);
+        let had_none = |service: &ServiceKey| before.desired.get(service).is_none_or(Vec::is_empty);
+        for (service, ip) in self.granted(&before.desired) {
+            let Some(of_service) = place(&service).filter(|_| had_none(&service)) else { continue };
+            if before.pledged.contains(&ip) || self.allocator.holders(ip).len() != 1 {
+                continue;
+            }
+            for other in &before.waiting[..of_service] {
+                let passed_over = self.desired(other).is_empty() && self.could_have(other, ip);
+                prop_assert!(!passed_over, "{ip} was given to {service}, but {other} waited longer");
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether `service`, which asks for anything, could have `ip` if it is free.
+    fn could_have(&self, service: &ServiceKey, ip: IpAddr) -> bool {
+        let (Some(request), Some(pool)) = (self.request(service), self.configuration.pool_of(ip)) else {
+            return false;
+        };
+        let admits = |a: &rules::Allocation| {
+            a.admits_namespace(&service.namespace) && a.admits_labels(&request.labels)
+        };
+        request.wanted == Ok(Wanted::Any)
+            && request.families == Ok(Families::Single(Family::of(ip)))
+            && pool.auto_assign
+            && pool.allocation.as_ref().is_none_or(admits)
+            && pool.quota(&service.namespace).is_none()
+            && !pool.keeps_back(ip)
+    }
+
+    /// What is in no pool for a Service is kept for the time of grace, and no longer.
+    pub(super) fn check_grace(&mut self) -> Result<(), TestCaseError> {
+        let mut homeless = BTreeMap::new();
+        for service in self.objects.keys() {
+            for ip in self.desired(service) {
+                let left_out = &self.configuration.left_out;
+                let remembered = self.allocator.outcome(service).and_then(|outcome| outcome.pool);
+                let invalid = remembered.is_some_and(|pool| left_out.contains_key(pool))
+                    || left_out.values().flatten().any(|range| range.contains(ip));
+                if self.configuration.pool_of(ip).is_none() && !invalid {
+                    let since = self.homeless.get(&(service.clone(), ip)).copied().unwrap_or(self.now);
+                    prop_assert!(self.now - since < 5, "{ip} of {service} is kept after its grace");
+                    homeless.insert((service.clone(), ip), since);
+                }
+            }
+        }
+        self.homeless = homeless;
+        Ok(())
+    }
+
+    /// Once all is written, looking again and starting anew change nothing, and nobody waits for what is free.
+    pub(super) fn check_rest(&mut self) -> Result<(), TestCaseError> {
+        let rest = self.all();
+        for service in rest.keys() {
+            self.look(service);
+        }
+        prop_assert_eq!(&self.all(), &rest, "looking again changed something");
+        let counted: BTreeSet<IpAddr> = rest.values().flatten().copied().collect();
+        for pool in self.configuration.pools.values() {
+            for family in Family::ALL {
+                let in_pool =
+                    counted.iter().filter(|ip| Family::of(**ip) == family && pool.contains(**ip)).count();
+                let usage = self.allocator.usage(&pool.name, family).unwrap_or_default();
+                prop_assert_eq!(usage.in_use, in_pool as u128, "{} {}", &pool.name, family);
+            }
+        }
+        self.allocator.poll(at(self.now + 100));
+        self.now += 100;
+        self.settle()?;
+        let rest = self.all();
+        self.restart();
+        prop_assert_eq!(&self.all(), &rest, "a restart changed something");
+        Ok(())
+    }
+
+    /// No two Services are left that would each go to the pool where the other is.
+    pub(super) fn check_exchanges(&self) -> Result<(), TestCaseError> {
+        if !self.quarantine.is_empty() {
+            return Ok(());
+        }
+        let claims = self.claims();
+        // Where a Service is and where it would go, if it has one address to itself of the one family that it wants.
+        let move_of = |service: &ServiceKey, object: &Object| {
+            let request = object.request.as_ref()?;
+            let (Ok(Wanted::Pool(to)), Ok(Families::Single(family))) = (&request.wanted, &request.families)
+            else {
+                return None;
+            };
+            let desired = self.desired(service);
+            let [ip] = desired.as_slice() else { return None };
+            let alone = claims.get(ip).is_some_and(|holders| holders.len() == 1);
+            let from = self.configuration.pool_of(*ip).filter(|_| alone && Family::of(*ip) == *family)?;
+            Some((*family, from.name.clone(), to.clone()))
+        };
+        let moves: BTreeSet<_> =
+            self.objects.iter().filter_map(|(service, object)| move_of(service, object)).collect();
+        for (family, from, to) in &moves {
+            let back = (*family, to.clone(), from.clone());
+            prop_assert!(
+                from == to || !moves.contains(&back),
+                "Services of {from} and {to} wait for each other"
+            );
+        }
+        Ok(())
+    }
+
+    /// Whoever waits, waits with reason: given the whole table anew, it still finds nothing.
+    pub(super) fn check_waiting(&mut self) -> Result<(), TestCaseError> {
+        let before = self.all();
+        // Who just lost an address may keep it after all if he who had the better claim goes before the write: luck,
+        // that nobody waits for.
+        let stored =
+            |service: &ServiceKey| self.allocator.services.get(service).is_some_and(|e| !e.stored.is_empty());
+        if before.iter().any(|(service, desired)| desired.is_empty() && stored(service)) {
+            return Ok(());
+        }
+        for service in before.keys() {
+            let found =
+                self.allocator.services.get_key_value(service).map(|(service, _)| Arc::clone(service));
+            if let Some(service) = found {
+                self.allocator.resolve(&service, at(self.now));
+            }
+        }
+        prop_assert_eq!(self.all(), before, "somebody waited for what was free");
+        Ok(())
+    }
+}

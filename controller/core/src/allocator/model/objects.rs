@@ -1,0 +1,127 @@
+//! What the histories are made of: pools, policies and requests.
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::allocator::tests::{configuration_with, request as request_of};
+
+#[derive(Clone, Debug)]
+pub(super) struct Wish {
+    families: u8,
+    wanted: u8,
+    sharing: u8,
+    port: u8,
+    labelled: bool,
+}
+
+pub(super) fn wish() -> impl Strategy<Value = Wish> {
+    (0..4_u8, 0..16_u8, 0..4_u8, 0..3_u8, any::<bool>()).prop_map(
+        |(families, wanted, sharing, port, labelled)| Wish { families, wanted, sharing, port, labelled },
+    )
+}
+
+/// One family and few wishes, so that many Services want the same and differ in what admits them.
+pub(super) fn crowded_wish() -> impl Strategy<Value = Wish> {
+    let wanted = prop::sample::select(vec![0, 1, 3, 6, 11, 12]);
+    (wanted, 0..6_u8, any::<bool>()).prop_map(|(wanted, sharing, labelled)| Wish {
+        families: 0,
+        wanted,
+        // Seldom, since it makes room.
+        sharing: if sharing == 5 { 2 } else { 0 },
+        port: 0,
+        labelled,
+    })
+}
+
+/// The choices of pools with one or two addresses for everybody.
+pub(super) const CROWDED: std::ops::RangeInclusive<u8> = 8..=10;
+
+/// Most Services are of one namespace, some of another: which pools admit and quotas bind differently.
+pub(super) fn key(service: u8) -> ServiceKey {
+    ServiceKey::new(if service % 3 == 2 { "bank" } else { "shop" }, format!("s{service}"))
+}
+
+pub(super) fn configured(pools: u8, policies: u8) -> Arc<Configuration> {
+    configuration_with(&self::pools(pools), &self::policies(policies))
+}
+
+fn pools(choice: u8) -> Vec<(&'static str, Value)> {
+    let both = ("a", json!({"addresses": ["10.0.0.1-10.0.0.3", "fc00::1-fc00::2"]}));
+    let small = ("a", json!({"addresses": ["10.0.0.1-10.0.0.2"]}));
+    let labelled = (
+        "a",
+        json!({"addresses": ["10.0.0.1-10.0.0.2"],
+        "serviceAllocation": {"serviceSelectors": [{"matchLabels": {"app": "x"}}]}}),
+    );
+    let moved = ("b", json!({"addresses": ["10.0.0.3/32", "10.0.1.0/31"]}));
+    let pinned = (
+        "c",
+        json!({"addresses": ["10.0.2.0/30"], "avoidBuggyIPs": true,
+        "serviceAllocation": {"priority": 1, "namespaces": ["shop"]}}),
+    );
+    let closed = ("c", json!({"addresses": ["10.0.2.0/31"], "serviceAllocation": {"namespaces": ["bank"]}}));
+    let invalid = ("a", json!({"addresses": ["10.0.0.1-10.0.0.3", "10.0"]}));
+    match choice {
+        0 => vec![both],
+        1 => vec![small, moved],
+        2 => vec![both, pinned],
+        3 => vec![both, closed],
+        4 => vec![invalid],
+        5 => Vec::new(),
+        6 => vec![("a", json!({"addresses": ["10.0.0.1-10.0.0.3"], "autoAssign": false}))],
+        7 | 8 => vec![labelled, closed],
+        9 => vec![("a", json!({"addresses": ["10.0.0.1/32"]}))],
+        10 => vec![small],
+        _ => vec![moved, pinned],
+    }
+}
+
+fn policies(choice: u8) -> Vec<(&'static str, Value)> {
+    let of = |team: &str| json!({"matchLabels": {"team": team}});
+    let each = ("q", json!({"pool": "a", "quotas": [{"maxAddresses": 1}]}));
+    let teams = json!({"pool": "a", "quotas": [
+        {"namespaceSelector": of("shop"), "maxAddresses": 2}, {"namespaceSelector": of("bank"), "maxAddresses": 0}]});
+    let kept = ("r", json!({"pool": "a", "reserved": [{"addresses": "10.0.0.2"}, {"addresses": "fc00::1"}]}));
+    let elsewhere = json!({"pool": "b", "reserved": [{"addresses": "10.0.1.0"}],
+        "quotas": [{"namespaceSelector": of("shop"), "maxAddresses": 1}]});
+    match choice {
+        0 | 1 => Vec::new(),
+        2 => vec![each],
+        3 => vec![kept],
+        4 => vec![each, kept, ("e", elsewhere)],
+        _ => vec![("q", teams), ("e", elsewhere)],
+    }
+}
+
+pub(super) fn request(service: u8, wish: &Wish) -> Request {
+    let cluster = match wish.families {
+        0 => json!({"clusterIPs": ["10.96.0.1"]}),
+        1 => json!({"clusterIPs": ["fd00::1"]}),
+        2 => json!({"clusterIPs": ["10.96.0.1", "fd00::1"], "ipFamilyPolicy": "PreferDualStack"}),
+        _ => json!({"clusterIPs": ["10.96.0.1", "fd00::1"], "ipFamilyPolicy": "RequireDualStack"}),
+    };
+    let mut annotations = match wish.wanted {
+        0 => json!({"loadBalancerIPs": "10.0.0.1"}),
+        1 => json!({"loadBalancerIPs": "10.0.0.2"}),
+        2 => json!({"loadBalancerIPs": "10.0.0.3"}),
+        3 => json!({"address-pool": "a"}),
+        4 => json!({"address-pool": "b"}),
+        5 => json!({"address-pool": "c"}),
+        6 => json!({"loadBalancerIPs": "10.0.0.1", "address-pool": "b"}),
+        7 => json!({"loadBalancerIPs": "10.0.2.1"}),
+        8 => json!({"loadBalancerIPs": "10.0.0.1,fc00::1"}),
+        9 => json!({"loadBalancerIPs": "10.0.0.2,fc00::1"}),
+        _ => json!({}),
+    };
+    if wish.sharing > 1 {
+        annotations["allow-shared-ip"] = json!(format!("key{}", wish.sharing));
+    }
+    let mut spec = cluster;
+    spec["ports"] = json!([{"port": 80 + u16::from(wish.port)}]);
+    let mut request = request_of(i64::from(service), &annotations, &spec);
+    if !wish.labelled {
+        request.labels.clear();
+    }
+    request
+}
