@@ -174,9 +174,9 @@ impl Ownership {
         self.view.placed.get(&group.id).map(|name| NodeId::of(name))
     }
 
-    /// Who gets a group that this node must give away: somebody who is heard and has not refused it. During a
-    /// rolling upgrade those already upgraded come first, so that a group moves once; then who the placement
-    /// names, then the order of candidates.
+    /// Who gets a group that this node must give away: somebody who is heard and has not refused it. The best tier
+    /// comes first, since the group stays where it goes; within it during a rolling upgrade those already upgraded,
+    /// so that a group moves once; then who the placement names, then the order of candidates.
     fn successor(&self, now: Instant, group: &Group) -> Option<NodeId> {
         let declined = self.groups.get(&group.id).map(|state| &state.declined);
         let placed = self.placed(group);
@@ -192,7 +192,7 @@ impl Ownership {
             .filter(|(_, id, _)| fit(id))
             .min_by_key(|(rank, id, candidate)| {
                 let generation = self.view.speakers.get(&candidate.node).map_or(0, |s| s.generation);
-                (std::cmp::Reverse(generation), placed != Some(*id), *rank)
+                (candidate.tier, std::cmp::Reverse(generation), placed != Some(*id), *rank)
             })
             .map(|(_, id, _)| id)
     }

@@ -158,6 +158,25 @@ fn during_a_rolling_upgrade_the_last_to_go_hands_to_who_is_upgraded() {
 }
 
 #[test]
+fn during_a_rolling_upgrade_no_group_goes_off_its_subnet_because_that_node_is_upgraded() {
+    for seed in 0..20 {
+        let mut world = World::new(seed, 3, 4);
+        world.set_remote(2);
+        for (node, generation) in [(0, 1), (1, 1), (2, 2)] {
+            world.start_generation(node, generation);
+        }
+        world.pass(Duration::from_secs(8));
+        let begun = world.now;
+        world.shut_down(0);
+        world.pass(Duration::from_secs(5));
+        for id in world.groups() {
+            assert_eq!(world.owner(id), 1, "seed {seed}: {id}");
+            assert_eq!(world.longest_gap(id, begun), Duration::ZERO, "seed {seed}: {id}");
+        }
+    }
+}
+
+#[test]
 fn a_stopped_owner_says_nothing_when_it_wakes_to_find_another() {
     for seed in 0..50 {
         let mut world = World::settled(seed, 3, 3);

@@ -154,6 +154,11 @@ impl World {
         self.api.starting.extend(nodes);
     }
 
+    /// A node that is started later has no link on the groups' subnet.
+    pub(super) fn set_remote(&mut self, node: usize) {
+        self.api.remote.insert(node);
+    }
+
     pub(super) fn len(&self) -> usize {
         self.nodes.len()
     }
