@@ -53,6 +53,9 @@ const REFUSAL: Duration = Duration::from_secs(1);
 const OFFER: Duration = Duration::from_millis(20);
 /// How long it says so.
 const OFFERS: Duration = Duration::from_secs(3);
+/// A successor that refused a group is not asked again before this time is over, unless there is nobody else: its
+/// view may only be late.
+const RECONSIDERED: Duration = Duration::from_millis(200);
 /// How many groups are asked about at once: each costs broadcasts. The others wait for their turn.
 const ASKED_AT_ONCE: usize = 512;
 /// The watchers of a group.
@@ -116,8 +119,8 @@ struct State {
     until: Option<Instant>,
     /// When to offer it to the successor again.
     offer: Option<Instant>,
-    /// Successors that refused it.
-    declined: BTreeSet<NodeId>,
+    /// Successors that refused it, and until when that counts.
+    declined: BTreeMap<NodeId, Instant>,
     vacant_since: Option<Instant>,
     /// The highest epoch that was seen.
     highest: u64,
@@ -415,7 +418,7 @@ impl Ownership {
         if before == after && actions.is_empty() {
             return;
         }
-        state.until = None;
+        let until = state.until.take();
         state.offer = None;
         match after {
             Phase::Refused => {
@@ -424,12 +427,17 @@ impl Ownership {
                 state.until = now.checked_add(pause);
             }
             Phase::Leaving { .. } => {
-                state.until = now.checked_add(OFFERS);
+                // However many successors are tried in turn.
+                let leaving = matches!(before, Phase::Leaving { .. });
+                state.until = until.filter(|_| leaving).or_else(|| now.checked_add(OFFERS));
                 state.offer = Some(now);
             }
             Phase::Owning { epoch } => {
                 state.highest = state.highest.max(epoch);
                 state.vacant_since = None;
+                if before.claimed().is_none() {
+                    state.declined.clear();
+                }
             }
             Phase::Idle => state.declined.clear(),
             Phase::Asking { .. } => {}

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::peers::{Freshness, Parts, Peer};
 use super::phase::{Cause, Event, Phase};
-use super::{Blocked, Ownership};
+use super::{Blocked, Ownership, RECONSIDERED};
 use crate::beacon::{Body, Message, NodeId, Stake};
 use crate::view::GroupId;
 
@@ -230,7 +230,9 @@ impl Ownership {
                 self.apply(now, stake.group, Event::Nacked);
             }
             Phase::Leaving { to, epoch } if to == id && epoch == stake.epoch => {
-                state.declined.insert(id);
+                if let Some(until) = now.checked_add(RECONSIDERED) {
+                    state.declined.insert(id, until);
+                }
                 self.dirty.insert(stake.group);
             }
             Phase::Asking { .. }

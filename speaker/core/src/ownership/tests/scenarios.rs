@@ -139,6 +139,66 @@ fn an_excluded_owner_hands_over_without_a_gap_and_gets_nothing_back() {
 }
 
 #[test]
+fn a_successor_that_refuses_because_its_view_is_late_is_asked_again_without_a_gap() {
+    for seed in 0..20 {
+        let mut world = World::settled(seed, 2, 2);
+        world.exclude(1, true);
+        // Not so long that they stop talking.
+        world.pass(Duration::from_millis(500));
+        world.late.insert(1, Duration::from_millis(1_500));
+        let begun = world.now;
+        world.exclude(1, false);
+        world.exclude(0, true);
+        world.pass(Duration::from_secs(3));
+        for id in world.groups() {
+            assert_eq!(world.owner(id), 1, "seed {seed}: {id}");
+            assert_eq!(world.longest_gap(id, begun), Duration::ZERO, "seed {seed}: {id}");
+        }
+    }
+}
+
+#[test]
+fn who_refused_a_group_that_the_hash_moves_there_is_offered_it_again() {
+    for seed in 0..20 {
+        let mut world = World::placing(seed, 3, 8, Placement::Hash);
+        for node in 0..3 {
+            world.start(node);
+        }
+        world.pass(Duration::from_secs(5));
+        let before = owners(&world);
+        world.exclude(1, true);
+        world.pass(Duration::from_secs(5));
+        world.late.insert(1, Duration::from_millis(1_500));
+        let begun = world.now;
+        world.exclude(1, false);
+        world.pass(Duration::from_secs(5));
+        assert_eq!(owners(&world), before, "seed {seed}");
+        for id in world.groups() {
+            assert_eq!(world.longest_gap(id, begun), Duration::ZERO, "seed {seed}: {id}");
+        }
+    }
+}
+
+#[test]
+fn who_refuses_to_the_end_keeps_an_owner_that_has_to_go_for_three_seconds_at_most() {
+    let mut world = World::settled(1, 3, 1);
+    for node in 1..3 {
+        world.exclude(node, true);
+    }
+    world.pass(Duration::from_secs(5));
+    for node in 1..3 {
+        world.late.insert(node, Duration::from_secs(60));
+        world.exclude(node, false);
+    }
+    world.pass(Duration::from_secs(1));
+    world.shut_down(0);
+    world.pass(OFFERS - Duration::from_millis(100));
+    assert_eq!(world.owner(group(1)), 0);
+    world.pass(Duration::from_millis(200));
+    assert!(!world.is_up(0));
+}
+
+#[test]
 fn during_a_rolling_upgrade_the_last_to_go_hands_to_who_is_upgraded() {
     let mut world = World::settled(5, 3, 6);
     for node in 0..3 {

@@ -101,6 +101,8 @@ pub(super) struct World {
     /// Who announced what, and when that changed.
     pub(super) history: Vec<(Duration, usize, GroupId, bool)>,
     log: Vec<String>,
+    /// Nodes that changes in the API reach so much later than others.
+    pub(super) late: BTreeMap<usize, Duration>,
     /// When the last change of each kind reaches each node.
     arrivals: BTreeMap<(usize, u8), Duration>,
 }
@@ -128,6 +130,7 @@ impl World {
             lag: Duration::from_millis(20),
             history: Vec::new(),
             log: Vec::new(),
+            late: BTreeMap::new(),
             arrivals: BTreeMap::new(),
         };
         for number in 1..=groups {
@@ -186,7 +189,8 @@ impl World {
             Change::Last(..) => 3,
         };
         for to in 0..self.nodes.len() {
-            let at = self.now + Duration::from_millis(self.chance.below(lag + 1));
+            let late = self.late.get(&to).copied().unwrap_or_default();
+            let at = self.now + late + Duration::from_millis(self.chance.below(lag + 1));
             let earlier = self.arrivals.entry((to, kind)).or_default();
             *earlier = at.max(*earlier);
             let after = *earlier - self.now;
