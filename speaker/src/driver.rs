@@ -329,6 +329,11 @@ impl State {
             ownership::Output::Defend(address) => {
                 self.tell_responder(now, responder::Input::Defend(address));
             }
+            ownership::Output::Remind(id) => {
+                for address in self.announced.addresses(id) {
+                    self.tell_responder(now, responder::Input::Remind(address));
+                }
+            }
             ownership::Output::Announce(id) => {
                 if self.announced.begin(id) {
                     let epoch = self.ownership.owned().get(&id);

@@ -53,6 +53,8 @@ const REFUSAL: Duration = Duration::from_secs(1);
 const OFFER: Duration = Duration::from_millis(20);
 /// How long it says so.
 const OFFERS: Duration = Duration::from_secs(3);
+/// Between two times that a group is announced anew because another speaker had it too.
+const REMIND: Duration = Duration::from_secs(10);
 /// A successor that refused a group is not asked again before this time is over, unless there is nobody else: its
 /// view may only be late.
 const RECONSIDERED: Duration = Duration::from_millis(200);
@@ -122,6 +124,8 @@ struct State {
     /// Successors that refused it, and until when that counts.
     declined: BTreeMap<NodeId, Instant>,
     vacant_since: Option<Instant>,
+    /// When it was announced anew for the last time.
+    reminded: Option<Instant>,
     /// The highest epoch that was seen.
     highest: u64,
     timer: Option<Instant>,
@@ -397,6 +401,7 @@ impl Ownership {
             if alive {
                 self.alive.insert(id);
                 self.blocked.remove(&id);
+                self.remind_of_all(now, id);
             } else {
                 self.alive.remove(&id);
                 self.counts.suspicions += 1;

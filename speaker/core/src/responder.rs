@@ -40,6 +40,8 @@ pub enum Input<'a> {
     CancelProbe(IpAddr),
     /// Say once more that the address is ours, unless that was said in the last ten seconds.
     Defend(IpAddr),
+    /// Announce this address as if it were new; nothing if it is not announced.
+    Remind(IpAddr),
     /// A frame came in.
     Frame(LinkIndex, &'a [u8]),
     /// Nothing but time has passed.
@@ -170,6 +172,11 @@ impl Responder {
             }
             Input::Defend(address) => {
                 self.defend(now, address);
+                Ok(())
+            }
+            Input::Remind(address) => {
+                let links = self.announced.get(&address).map(|a| a.links.keys().copied().collect());
+                self.start(now, address, &links.unwrap_or_else(Vec::new));
                 Ok(())
             }
             Input::Frame(link, bytes) => self.frame(link, bytes),

@@ -33,6 +33,11 @@ impl Told {
         self.groups.keys().copied()
     }
 
+    /// What a group announces.
+    pub(super) fn addresses(&self, id: GroupId) -> Vec<IpAddr> {
+        self.groups.get(&id).into_iter().flat_map(BTreeMap::keys).copied().collect()
+    }
+
     /// From now on this group is announced, with no address yet; false if it was already.
     pub(super) fn begin(&mut self, id: GroupId) -> bool {
         let new = !self.groups.contains_key(&id);

@@ -157,9 +157,22 @@ fn c3_however_often_a_link_was_renewed_one_refresh_a_minute_remains() {
         bench.feed(Input::Links(vec![Link { carrier_ups, ..link(LINK, "eth0") }]));
         bench.pass(Duration::from_secs(7));
     }
+    for address in ["10.0.0.5", "fd00::5", "10.0.0.6"] {
+        bench.feed(Input::Remind(ip(address)));
+    }
     bench.pass(Duration::from_secs(120));
     let refreshes = transmitted(&bench.pass(Duration::from_secs(600)));
     assert_eq!(refreshes, [(LINK, Purpose::Gratuitous); 20]);
+}
+
+#[test]
+fn a_reminder_is_all_waves_once_more() {
+    let mut bench = Bench::new(vec![link(LINK, "eth0")]);
+    let mut first = bench.feed(Input::Announce(ip("10.0.0.5"), Scope::All));
+    first.extend(bench.pass(Duration::from_secs(6)));
+    let mut again = bench.feed(Input::Remind(ip("10.0.0.5")));
+    again.extend(bench.pass(Duration::from_secs(6)));
+    assert_eq!((first.len(), &first), (12, &again));
 }
 
 #[test]

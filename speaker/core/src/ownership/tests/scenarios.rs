@@ -326,6 +326,26 @@ fn after_a_partition_the_higher_claim_stays_within_one_interval() {
 }
 
 #[test]
+fn after_a_partition_who_stays_announces_anew_and_only_then() {
+    for seed in 0..50 {
+        let mut world = World::settled(seed, 4, 4);
+        world.cut(&[0, 1], true);
+        world.pass(Duration::from_secs(5));
+        assert_eq!(world.reminders, [], "seed {seed}: too early");
+        world.cut(&[0, 1], false);
+        let healed = world.now;
+        world.pass(Duration::from_secs(5));
+        for id in world.groups() {
+            let owner = world.owner(id);
+            let reminders = world.reminders.iter().filter(|(_, _, group)| *group == id);
+            let of: Vec<usize> = reminders.clone().map(|(_, node, _)| *node).collect();
+            assert_eq!(of, [owner], "seed {seed}: {id}");
+            assert!(reminders.clone().all(|(at, _, _)| *at < healed + INTERVAL * 3), "seed {seed}: {id}");
+        }
+    }
+}
+
+#[test]
 fn kernels_that_answer_for_every_address_do_not_keep_it_from_being_owned() {
     for seed in 0..20 {
         let mut world = World::new(seed, 3, 3);

@@ -100,6 +100,8 @@ pub(super) struct World {
     pub(super) lag: Duration,
     /// Who announced what, and when that changed.
     pub(super) history: Vec<(Duration, usize, GroupId, bool)>,
+    /// Who announced what anew, and when.
+    pub(super) reminders: Vec<(Duration, usize, GroupId)>,
     log: Vec<String>,
     /// Nodes that changes in the API reach so much later than others.
     pub(super) late: BTreeMap<usize, Duration>,
@@ -129,6 +131,7 @@ impl World {
             kernels: BTreeSet::new(),
             lag: Duration::from_millis(20),
             history: Vec::new(),
+            reminders: Vec::new(),
             log: Vec::new(),
             late: BTreeMap::new(),
             arrivals: BTreeMap::new(),
@@ -399,6 +402,7 @@ impl World {
                     self.history.push((self.now, node, id, false));
                 }
             }
+            Output::Remind(id) => self.reminders.push((self.now, node, id)),
             Output::Defend(_) => {}
         }
     }
