@@ -228,9 +228,13 @@ impl Ownership {
         self.conflicts.get(&address).is_none_or(|conflict| !conflict.withheld)
     }
 
-    /// Peers that live and are not heard, and how that is known.
+    /// Peers that live and are not heard, and how that is known. Those that are not ready any more are expected to
+    /// be silent.
     pub fn blocked(&self) -> impl Iterator<Item = (NodeName, Blocked)> {
-        self.blocked.iter().filter_map(|(id, why)| Some((self.directory.names.get(id)?.clone(), *why)))
+        self.blocked.iter().filter_map(|(id, why)| {
+            let name = self.directory.names.get(id)?;
+            self.view.speakers.get(name)?.ready.then(|| (name.clone(), *why))
+        })
     }
 
     /// The name of a node.

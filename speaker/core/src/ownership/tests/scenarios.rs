@@ -309,6 +309,22 @@ fn blocked_beacons_from_the_start_give_a_warning_and_one_owner_each() {
 }
 
 #[test]
+fn no_warning_stays_of_a_node_that_is_not_ready_any_more() {
+    let mut world = World::settled(1, 3, 1);
+    for other in 0..2 {
+        world.deaf.insert((2, other));
+    }
+    world.pass(Duration::from_secs(5));
+    let told =
+        |world: &World| (0..2).flat_map(|node| world.speaker(node).blocked().collect::<Vec<_>>()).count();
+    assert!(told(&world) > 0);
+    world.kill(2);
+    world.unready(2);
+    world.pass(Duration::from_secs(1));
+    assert_eq!(told(&world), 0);
+}
+
+#[test]
 fn after_a_partition_the_higher_claim_stays_within_one_interval() {
     for seed in 0..50 {
         let mut world = World::settled(seed, 4, 4);
