@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 use crate::beacon::{KeyId, NodeId, Stake, print_of};
 use crate::view::{GroupId, NodeName, View};
 pub use interface::{Blocked, Counts, Detection, Input, Output, Settings};
-use peers::{Directory, Liveness, Peer};
+use peers::{Directory, Peer};
 use phase::{Action, Cause, Event, Phase};
 use talk::Outgoing;
 pub use wire::Conflict;
@@ -58,7 +58,8 @@ const REMIND: Duration = Duration::from_secs(10);
 /// A successor that refused a group is not asked again before this time is over, unless there is nobody else: its
 /// view may only be late.
 const RECONSIDERED: Duration = Duration::from_millis(200);
-/// How many groups are asked about at once: each costs broadcasts. The others wait for their turn.
+/// How many groups are asked about at once: each costs broadcasts, which no other limit holds back. The others wait
+/// for their turn.
 const ASKED_AT_ONCE: usize = 512;
 /// The watchers of a group.
 const WATCHERS: usize = 3;
@@ -390,32 +391,6 @@ impl Ownership {
             self.dirty.extend(self.groups.keys());
             self.talk_changed = true;
         }
-    }
-
-    /// Notices who fell silent and who is heard again.
-    fn notice_liveness(&mut self, now: Instant) {
-        let patience = self.patience();
-        let changed: Vec<(NodeId, bool)> = self
-            .peers
-            .iter()
-            .map(|(id, peer)| (*id, peer.liveness(now, patience) == Liveness::Alive))
-            .filter(|(id, alive)| self.alive.contains(id) != *alive)
-            .collect();
-        for (id, alive) in changed {
-            if alive {
-                self.alive.insert(id);
-                self.blocked.remove(&id);
-                self.remind_of_all(now, id);
-            } else {
-                self.alive.remove(&id);
-                self.counts.suspicions += 1;
-            }
-            self.dirty.extend(self.view.groups.keys());
-        }
-    }
-
-    fn liveness(&self, now: Instant, id: NodeId) -> Liveness {
-        self.peers.get(&id).map_or(Liveness::Unheard, |peer| peer.liveness(now, self.patience()))
     }
 
     /// Lets a group meet an event, and does what follows.

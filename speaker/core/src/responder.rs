@@ -175,8 +175,7 @@ impl Responder {
                 Ok(())
             }
             Input::Remind(address) => {
-                let links = self.announced.get(&address).map(|a| a.links.keys().copied().collect());
-                self.start(now, address, &links.unwrap_or_else(Vec::new));
+                self.remind(now, address);
                 Ok(())
             }
             Input::Frame(link, bytes) => self.frame(link, bytes),
@@ -280,6 +279,12 @@ impl Responder {
         self.announced.insert(address, announced);
         self.relink(now, address, &[]);
         self.end_probe(address);
+    }
+
+    fn remind(&mut self, now: Instant, address: IpAddr) {
+        let Some(announced) = self.announced.get(&address) else { return };
+        let links: Vec<LinkIndex> = announced.links.keys().copied().collect();
+        self.start(now, address, &links);
     }
 
     fn withdraw(&mut self, address: IpAddr) {
