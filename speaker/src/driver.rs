@@ -12,6 +12,7 @@
 
 mod beacons;
 mod ports;
+mod told;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -19,7 +20,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use announce::beacon::Keyring;
-use announce::link::{Link, LinkIndex, Scope};
+use announce::link::{Link, LinkIndex};
 use announce::ownership::{self, Conflict, Counts, Ownership};
 use announce::responder::{self, Purpose, Responder};
 use announce::view::{GroupId, NodeName, View};
@@ -29,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use crate::metrics::{Metrics, PerAddress};
 use beacons::{Beacons, Heard};
 use ports::Ports;
+use told::{Change, Told};
 
 /// Frames that wait for the driver; more are dropped and counted.
 const QUEUE: usize = 4_096;
@@ -119,8 +121,7 @@ struct State {
     beacons: Beacons,
     heard: mpsc::Receiver<Heard>,
     counters: PerAddress,
-    /// What the responder was told to announce.
-    announced: BTreeMap<GroupId, BTreeMap<IpAddr, Scope>>,
+    announced: Told,
     view_known: bool,
     changed: bool,
     /// What was told of speakers that are not heard.
@@ -146,7 +147,7 @@ impl State {
             beacons,
             heard,
             counters: PerAddress::new(driver.metrics.clone()),
-            announced: BTreeMap::new(),
+            announced: Told::default(),
             view_known: false,
             changed: false,
             blocked: 0,
@@ -252,10 +253,8 @@ impl State {
         self.view_known = true;
         self.tell_ownership(now, ownership::Input::View(view));
         // Groups that stay may have got other addresses or links.
-        let stay: Vec<GroupId> = self.announced.keys().copied().collect();
-        for id in stay {
-            self.announce(now, id);
-        }
+        let stay: Vec<GroupId> = self.announced.groups().collect();
+        self.announce(now, stay);
         self.carry_out(now);
         self.changed = true;
     }
@@ -330,40 +329,50 @@ impl State {
             ownership::Output::Defend(address) => {
                 self.tell_responder(now, responder::Input::Defend(address));
             }
+            ownership::Output::Remind(id) => {
+                for address in self.announced.addresses(id) {
+                    self.tell_responder(now, responder::Input::Remind(address));
+                }
+            }
             ownership::Output::Announce(id) => {
-                if self.announced.insert(id, BTreeMap::new()).is_none() {
+                if self.announced.begin(id) {
                     let epoch = self.ownership.owned().get(&id);
                     tracing::info!(group = %id, epoch, "owns the addresses of this group from now on");
                 }
-                self.announce(now, id);
+                self.announce(now, vec![id]);
                 self.changed = true;
             }
             ownership::Output::Withdraw(id) => {
-                for address in self.announced.remove(&id).unwrap_or_default().into_keys() {
-                    self.withdraw(now, address);
-                }
+                let changes = self.announced.end(id);
+                self.tell_changes(now, changes);
                 tracing::info!(group = %id, "no longer owns the addresses of this group");
                 self.changed = true;
             }
         }
     }
 
-    fn withdraw(&mut self, now: Instant, address: IpAddr) {
-        self.tell_responder(now, responder::Input::Withdraw(address));
-        self.counters.forget(address);
+    /// Brings the responder in line with the addresses that owned groups have now.
+    fn announce(&mut self, now: Instant, ids: Vec<GroupId>) {
+        let wanted = |id: GroupId| {
+            let mut wanted = self.view.groups.get(&id).map(|g| g.addresses.clone()).unwrap_or_default();
+            wanted.retain(|address, _| self.ownership.is_announced(*address));
+            (id, wanted)
+        };
+        let wanted = ids.into_iter().map(wanted).collect();
+        let changes = self.announced.align(wanted);
+        self.tell_changes(now, changes);
     }
 
-    /// Brings the responder in line with the addresses that an owned group has now.
-    fn announce(&mut self, now: Instant, id: GroupId) {
-        let mut wanted = self.view.groups.get(&id).map(|group| group.addresses.clone()).unwrap_or_default();
-        wanted.retain(|address, _| self.ownership.is_announced(*address));
-        let Some(told) = self.announced.insert(id, wanted.clone()) else { return };
-        for address in told.keys().filter(|address| !wanted.contains_key(address)) {
-            self.withdraw(now, *address);
-        }
-        for (address, scope) in wanted {
-            if told.get(&address) != Some(&scope) {
-                self.tell_responder(now, responder::Input::Announce(address, scope));
+    fn tell_changes(&mut self, now: Instant, changes: Vec<Change>) {
+        for change in changes {
+            match change {
+                Change::Announce(address, scope) => {
+                    self.tell_responder(now, responder::Input::Announce(address, scope));
+                }
+                Change::Withdraw(address) => {
+                    self.tell_responder(now, responder::Input::Withdraw(address));
+                    self.counters.forget(address);
+                }
             }
         }
     }

@@ -104,7 +104,13 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 
     let pod = args.pod_name.clone();
     let events = Events::start(&mut tasks, client.clone(), COMPONENT, pod.clone(), shutdown.clone());
-    let status = status::Writer::new(&client, &args.namespace, &me, pod, stores, events, metrics);
+    let setup = status::Setup {
+        namespace: args.namespace.clone(),
+        pod,
+        beacon_port: args.beacon_address().port(),
+        metrics,
+    };
+    let status = status::Writer::new(&client, &me, stores, events, setup);
     tasks.spawn("status", status.run(publications, links, found, shutdown.clone()));
 
     let stop = shutdown.clone();

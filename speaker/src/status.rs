@@ -5,11 +5,13 @@ mod announcements;
 mod conflicts;
 pub(crate) mod state;
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::time::Duration;
 
 use announce::link::Link;
 use announce::view::NodeName;
+use crds::ResourceExt as _;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Client;
 use rules::{Finding, Severity};
@@ -28,6 +30,17 @@ use state::State;
 const RETRY: Duration = Duration::from_secs(5);
 const FIELD_MANAGER: &str = "lbstack-speaker";
 
+/// What the writer is made with.
+pub(crate) struct Setup {
+    /// Where its objects are.
+    pub(crate) namespace: String,
+    /// The pod that this process runs in.
+    pub(crate) pod: Option<String>,
+    /// Where speakers hear one another, for people who have a firewall between them.
+    pub(crate) beacon_port: u16,
+    pub(crate) metrics: Metrics,
+}
+
 /// Writes what the driver publishes.
 pub(crate) struct Writer {
     pod: Option<String>,
@@ -39,27 +52,21 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    pub(crate) fn new(
-        client: &Client,
-        namespace: &str,
-        me: &NodeName,
-        pod: Option<String>,
-        stores: Stores,
-        events: Events,
-        metrics: Metrics,
-    ) -> Self {
+    pub(crate) fn new(client: &Client, me: &NodeName, stores: Stores, events: Events, setup: Setup) -> Self {
+        let Setup { namespace, pod, beacon_port, metrics } = setup;
+        let client = || client.clone();
         Self {
             pod,
             announcements: Announcements::new(
-                client.clone(),
-                namespace,
+                client(),
+                &namespace,
                 me.clone(),
                 stores.clone(),
                 events,
                 metrics.clone(),
             ),
-            conflicts: Conflicts::new(client.clone(), namespace, me.clone(), stores.clone()),
-            state: State::new(client.clone(), namespace, me.clone(), stores.clone()),
+            conflicts: Conflicts::new(client(), &namespace, me.clone(), stores.clone()),
+            state: State::new(client(), &namespace, me.clone(), stores.clone(), beacon_port),
             stores,
             metrics,
         }
@@ -130,4 +137,18 @@ impl Writer {
             mine.metadata.owner_references.as_ref()?.iter().find(|owner| owner.kind == "DaemonSet")?;
         Some(OwnerReference { controller: None, block_owner_deletion: None, ..owner.clone() })
     }
+}
+
+/// Whether it is on this speaker to do what one has to do for all: of all ready ones on the first by name.
+fn speaks_for_all(published: &Published, me: &NodeName) -> bool {
+    let mut ready = published.view.speakers.iter().filter(|(_, speaker)| speaker.ready);
+    ready.next().is_some_and(|(name, _)| name == me)
+}
+
+/// The nodes of the cluster, if this speaker is to remove what others have left. None as well before the nodes are
+/// known: then all of them would seem to be gone.
+fn nodes_to_tidy(published: &Published, me: &NodeName, stores: &Stores) -> Option<BTreeSet<String>> {
+    let speaks = published.settled && speaks_for_all(published, me);
+    let nodes = || stores.nodes.state().iter().map(|node| node.name_any()).collect::<BTreeSet<String>>();
+    speaks.then(nodes).filter(|nodes| nodes.contains(&**me))
 }

@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 use crate::beacon::{KeyId, NodeId, Stake, print_of};
 use crate::view::{GroupId, NodeName, View};
 pub use interface::{Blocked, Counts, Detection, Input, Output, Settings};
-use peers::{Directory, Liveness, Peer};
+use peers::{Directory, Peer};
 use phase::{Action, Cause, Event, Phase};
 use talk::Outgoing;
 pub use wire::Conflict;
@@ -53,7 +53,13 @@ const REFUSAL: Duration = Duration::from_secs(1);
 const OFFER: Duration = Duration::from_millis(20);
 /// How long it says so.
 const OFFERS: Duration = Duration::from_secs(3);
-/// How many groups are asked about at once: each costs broadcasts. The others wait for their turn.
+/// Between two times that a group is announced anew because another speaker had it too.
+const REMIND: Duration = Duration::from_secs(10);
+/// A successor that refused a group is not asked again before this time is over, unless there is nobody else: its
+/// view may only be late.
+const RECONSIDERED: Duration = Duration::from_millis(200);
+/// How many groups are asked about at once: each costs broadcasts, which no other limit holds back. The others wait
+/// for their turn.
 const ASKED_AT_ONCE: usize = 512;
 /// The watchers of a group.
 const WATCHERS: usize = 3;
@@ -116,9 +122,11 @@ struct State {
     until: Option<Instant>,
     /// When to offer it to the successor again.
     offer: Option<Instant>,
-    /// Successors that refused it.
-    declined: BTreeSet<NodeId>,
+    /// Successors that refused it, and until when that counts.
+    declined: BTreeMap<NodeId, Instant>,
     vacant_since: Option<Instant>,
+    /// When it was announced anew for the last time.
+    reminded: Option<Instant>,
     /// The highest epoch that was seen.
     highest: u64,
     timer: Option<Instant>,
@@ -221,9 +229,13 @@ impl Ownership {
         self.conflicts.get(&address).is_none_or(|conflict| !conflict.withheld)
     }
 
-    /// Peers that live and are not heard, and how that is known.
+    /// Peers that live and are not heard, and how that is known. Those that are not ready any more are expected to
+    /// be silent.
     pub fn blocked(&self) -> impl Iterator<Item = (NodeName, Blocked)> {
-        self.blocked.iter().filter_map(|(id, why)| Some((self.directory.names.get(id)?.clone(), *why)))
+        self.blocked.iter().filter_map(|(id, why)| {
+            let name = self.directory.names.get(id)?;
+            self.view.speakers.get(name)?.ready.then(|| (name.clone(), *why))
+        })
     }
 
     /// The name of a node.
@@ -381,31 +393,6 @@ impl Ownership {
         }
     }
 
-    /// Notices who fell silent and who is heard again.
-    fn notice_liveness(&mut self, now: Instant) {
-        let patience = self.patience();
-        let changed: Vec<(NodeId, bool)> = self
-            .peers
-            .iter()
-            .map(|(id, peer)| (*id, peer.liveness(now, patience) == Liveness::Alive))
-            .filter(|(id, alive)| self.alive.contains(id) != *alive)
-            .collect();
-        for (id, alive) in changed {
-            if alive {
-                self.alive.insert(id);
-                self.blocked.remove(&id);
-            } else {
-                self.alive.remove(&id);
-                self.counts.suspicions += 1;
-            }
-            self.dirty.extend(self.view.groups.keys());
-        }
-    }
-
-    fn liveness(&self, now: Instant, id: NodeId) -> Liveness {
-        self.peers.get(&id).map_or(Liveness::Unheard, |peer| peer.liveness(now, self.patience()))
-    }
-
     /// Lets a group meet an event, and does what follows.
     fn apply(&mut self, now: Instant, id: GroupId, event: Event) {
         let state = self.groups.entry(id).or_default();
@@ -415,7 +402,7 @@ impl Ownership {
         if before == after && actions.is_empty() {
             return;
         }
-        state.until = None;
+        let until = state.until.take();
         state.offer = None;
         match after {
             Phase::Refused => {
@@ -424,12 +411,17 @@ impl Ownership {
                 state.until = now.checked_add(pause);
             }
             Phase::Leaving { .. } => {
-                state.until = now.checked_add(OFFERS);
+                // However many successors are tried in turn.
+                let leaving = matches!(before, Phase::Leaving { .. });
+                state.until = until.filter(|_| leaving).or_else(|| now.checked_add(OFFERS));
                 state.offer = Some(now);
             }
             Phase::Owning { epoch } => {
                 state.highest = state.highest.max(epoch);
                 state.vacant_since = None;
+                if before.claimed().is_none() {
+                    state.declined.clear();
+                }
             }
             Phase::Idle => state.declined.clear(),
             Phase::Asking { .. } => {}

@@ -40,6 +40,8 @@ pub enum Input<'a> {
     CancelProbe(IpAddr),
     /// Say once more that the address is ours, unless that was said in the last ten seconds.
     Defend(IpAddr),
+    /// Announce this address as if it were new; nothing if it is not announced.
+    Remind(IpAddr),
     /// A frame came in.
     Frame(LinkIndex, &'a [u8]),
     /// Nothing but time has passed.
@@ -106,7 +108,7 @@ pub struct Responder {
     own: Vec<EthernetAddress>,
     announced: HashMap<IpAddr, Announced>,
     probes: BTreeMap<IpAddr, Probe>,
-    /// Counts announcements, so that a schedule knows what is void.
+    /// Counts starts of schedules, so that a schedule knows what is void.
     generation: u64,
     nonces: u64,
     outputs: VecDeque<Output>,
@@ -124,8 +126,8 @@ struct Port {
 #[derive(Debug)]
 struct Announced {
     scope: Scope,
-    links: Vec<LinkIndex>,
-    generation: u64,
+    /// The links that it is announced on, each with the generation of its schedule there.
+    links: BTreeMap<LinkIndex, u64>,
     defended: Option<Instant>,
 }
 
@@ -170,6 +172,10 @@ impl Responder {
             }
             Input::Defend(address) => {
                 self.defend(now, address);
+                Ok(())
+            }
+            Input::Remind(address) => {
+                self.remind(now, address);
                 Ok(())
             }
             Input::Frame(link, bytes) => self.frame(link, bytes),
@@ -239,17 +245,28 @@ impl Responder {
     fn relink(&mut self, now: Instant, address: IpAddr, renewed: &[LinkIndex]) {
         let Some(announced) = self.announced.get(&address) else { return };
         let links = self.links_for(address, &announced.scope);
-        let (generation, before) = (announced.generation, announced.links.clone());
-        for index in &links {
-            if let Some(port) = self.ports.get_mut(index)
-                && (renewed.contains(index) || !before.contains(index))
-            {
-                port.schedule.start(now, address, generation);
-            }
-        }
-        self.change_groups(address, &before, &links);
+        let before: Vec<LinkIndex> = announced.links.keys().copied().collect();
+        let start: Vec<LinkIndex> = links
+            .iter()
+            .filter(|index| renewed.contains(index) || !before.contains(index))
+            .copied()
+            .collect();
         if let Some(announced) = self.announced.get_mut(&address) {
-            announced.links = links;
+            announced.links.retain(|index, _| links.contains(index));
+        }
+        self.start(now, address, &start);
+        self.change_groups(address, &before, &links);
+    }
+
+    /// Begins anew with the waves of an address on these links. What is still to come of earlier ones there is void:
+    /// else each start would add a refresh that never ends.
+    fn start(&mut self, now: Instant, address: IpAddr, links: &[LinkIndex]) {
+        let Some(announced) = self.announced.get_mut(&address) else { return };
+        for index in links {
+            let Some(port) = self.ports.get_mut(index) else { continue };
+            self.generation = self.generation.wrapping_add(1);
+            announced.links.insert(*index, self.generation);
+            port.schedule.start(now, address, self.generation);
         }
     }
 
@@ -258,16 +275,22 @@ impl Responder {
             announced.scope = scope;
             return self.relink(now, address, &[]);
         }
-        self.generation = self.generation.wrapping_add(1);
-        let announced = Announced { scope, links: Vec::new(), generation: self.generation, defended: None };
+        let announced = Announced { scope, links: BTreeMap::new(), defended: None };
         self.announced.insert(address, announced);
         self.relink(now, address, &[]);
         self.end_probe(address);
     }
 
+    fn remind(&mut self, now: Instant, address: IpAddr) {
+        let Some(announced) = self.announced.get(&address) else { return };
+        let links: Vec<LinkIndex> = announced.links.keys().copied().collect();
+        self.start(now, address, &links);
+    }
+
     fn withdraw(&mut self, address: IpAddr) {
         if let Some(announced) = self.announced.remove(&address) {
-            self.change_groups(address, &announced.links, &[]);
+            let links: Vec<LinkIndex> = announced.links.into_keys().collect();
+            self.change_groups(address, &links, &[]);
         }
     }
 
@@ -301,7 +324,7 @@ impl Responder {
             return;
         }
         announced.defended = Some(now);
-        for index in &announced.links {
+        for index in announced.links.keys() {
             if let Some(port) = self.ports.get(index)
                 && let Some(frame) = port.unasked(address, Form::First)
             {
@@ -407,7 +430,7 @@ impl Responder {
     }
 
     fn answers(&self, index: LinkIndex, address: IpAddr) -> bool {
-        self.announced.get(&address).is_some_and(|announced| announced.links.contains(&index))
+        self.announced.get(&address).is_some_and(|announced| announced.links.contains_key(&index))
     }
 
     /// Somebody with another hardware address has, or probes for, this address.
@@ -424,10 +447,7 @@ impl Responder {
     /// Sends what the schedules and probes have due.
     fn send_due(&mut self, now: Instant) {
         for (index, port) in &mut self.ports {
-            let generation = |address: &IpAddr| {
-                let announced = self.announced.get(address)?;
-                announced.links.contains(index).then_some(announced.generation)
-            };
+            let generation = |address: &IpAddr| self.announced.get(address)?.links.get(index).copied();
             while let Some(Due { address, form, .. }) = port.schedule.pop(now, generation) {
                 if let Some(frame) = port.unasked(address, form) {
                     let purpose = Purpose::Gratuitous;

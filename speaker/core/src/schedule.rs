@@ -7,7 +7,7 @@
 //!
 //! The early waves make up for lost frames; 1.1 s because a Linux before 4.11 ignores a changed address for one
 //! second; the refresh keeps switches and routers from forgetting a silent address (checklist C2, C3).
-//! A token bucket limits the frames per second (C4). Where more is due than it lets through, first waves go
+//! A token bucket limits the frames per second (C4); probes and answers, which somebody waits for, are not counted. Where more is due than it lets through, first waves go
 //! before later ones, and those before refreshes.
 
 use std::cmp::Reverse;

@@ -17,7 +17,7 @@ use runtime::client::{CallError, bounded};
 use runtime::events::Events;
 use serde_json::json;
 
-use super::FIELD_MANAGER;
+use super::{FIELD_MANAGER, speaks_for_all};
 use crate::driver::Published;
 use crate::metrics::Metrics;
 use crate::watches::Stores;
@@ -90,7 +90,7 @@ impl Announcements {
             for ip in &what.addresses {
                 self.metrics.announced(&service.to_string(), &self.me, *ip, true);
             }
-            if !self.told.contains_key(service) {
+            if is_new(self.told.get(service), what) {
                 let note = format!("announcing from node \"{}\" with protocol \"layer2\"", self.me);
                 self.events.normal(&reference(service), "Announce", "nodeAssigned", note);
             }
@@ -101,8 +101,7 @@ impl Announcements {
     /// One warning on each Service that nobody announces, by the first of all ready speakers. That there is no
     /// endpoint is no fault, and Kubernetes shows it.
     fn tell_idle(&mut self, published: &Published) {
-        let mut ready = published.view.speakers.iter().filter(|(_, speaker)| speaker.ready);
-        let speaks = ready.next().is_some_and(|(name, _)| *name == self.me);
+        let speaks = speaks_for_all(published, &self.me);
         let mut idle = BTreeMap::new();
         for group in published.view.groups.values().filter(|_| speaks) {
             let Some(why) = group.idle.filter(|why| *why != Idle::NoEndpoints) else { continue };
@@ -222,6 +221,11 @@ impl Announcements {
     }
 }
 
+/// Whether a Service begins to be announced. One whose addresses are all withheld is owned and not announced.
+fn is_new(told: Option<&Wanted>, what: &Wanted) -> bool {
+    !what.addresses.is_empty() && told.is_none_or(|told| told.addresses.is_empty())
+}
+
 fn wanted(published: &Published) -> BTreeMap<ServiceKey, Wanted> {
     let mut wanted = BTreeMap::new();
     for (id, epoch) in &published.owned {
@@ -272,5 +276,23 @@ fn reference(service: &ServiceKey) -> ObjectReference {
         namespace: Some(service.namespace.clone()),
         name: Some(service.name.clone()),
         ..ObjectReference::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_is_told_of_once_it_has_an_address_that_is_not_withheld() {
+        let what = |addresses: &[&str]| Wanted {
+            interfaces: BTreeSet::new(),
+            epoch: 1,
+            addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+        };
+        assert!(!is_new(None, &what(&[])));
+        assert!(is_new(None, &what(&["10.0.0.1"])));
+        assert!(is_new(Some(&what(&[])), &what(&["10.0.0.1"])));
+        assert!(!is_new(Some(&what(&["10.0.0.1"])), &what(&["10.0.0.1", "10.0.0.2"])));
     }
 }

@@ -15,7 +15,7 @@ use kube::{Api, Client};
 use runtime::client::{CallError, bounded};
 use serde_json::json;
 
-use super::FIELD_MANAGER;
+use super::{FIELD_MANAGER, nodes_to_tidy};
 use crate::driver::Published;
 use crate::watches::Stores;
 
@@ -61,8 +61,9 @@ impl Conflicts {
             let params = PatchParams::apply(FIELD_MANAGER).force();
             bounded(self.api.patch(&name, &params, &Patch::Apply(object))).await?;
         }
+        let nodes = nodes_to_tidy(published, &self.me, &self.stores);
         for (name, object) in stored {
-            if self.is_over(&object, published) {
+            if is_over(&object.spec, published, &self.me, nodes.as_ref()) {
                 match bounded(self.api.delete(&name, &DeleteParams::default())).await {
                     Err(error) if !error.is_not_found() => return Err(error),
                     _ => {}
@@ -70,17 +71,6 @@ impl Conflicts {
             }
         }
         Ok(())
-    }
-
-    /// Ours to remove: this node wrote it and sees the stranger no more, or this node announces the address and
-    /// has asked the wire.
-    fn is_over(&self, object: &AddressConflict, published: &Published) -> bool {
-        let owned = || {
-            let address = object.spec.address.parse::<IpAddr>().ok();
-            let groups = published.owned.keys().filter_map(|id| published.view.groups.get(id));
-            address.is_some_and(|address| groups.into_iter().any(|g| g.addresses.contains_key(&address)))
-        };
-        published.settled && (object.spec.node == *self.me || owned())
     }
 
     fn spec(&self, address: IpAddr, conflict: &Conflict, links: &[Link]) -> AddressConflictSpec {
@@ -105,6 +95,23 @@ impl Conflicts {
         }
         self.told.retain(|address| published.conflicts.contains_key(address));
     }
+}
+
+/// Ours to remove: this node wrote it and sees the stranger no more, or this node announces the address and has asked
+/// the wire; or the node that wrote it is not one of `nodes`, and nobody else would.
+fn is_over(
+    spec: &AddressConflictSpec,
+    published: &Published,
+    me: &NodeName,
+    nodes: Option<&BTreeSet<String>>,
+) -> bool {
+    let owned = || {
+        let address = spec.address.parse::<IpAddr>().ok();
+        let groups = published.owned.keys().filter_map(|id| published.view.groups.get(id));
+        address.is_some_and(|address| groups.into_iter().any(|g| g.addresses.contains_key(&address)))
+    };
+    let orphaned = || nodes.is_some_and(|nodes| !nodes.contains(&spec.node));
+    published.settled && (spec.node == **me || owned() || orphaned())
 }
 
 fn mac(conflict: &Conflict) -> String {
@@ -134,4 +141,29 @@ fn says_the_same(stored: &AddressConflictSpec, new: &AddressConflictSpec) -> boo
         ..spec.clone()
     };
     untimed(stored) == untimed(new) && (second(&stored.last_seen) - second(&new.last_seen)).abs() < 60
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_conflict_that_a_node_saw_goes_with_the_node() {
+        let published = Published { settled: true, ..Published::default() };
+        let spec = AddressConflictSpec {
+            address: "10.0.0.1".into(),
+            mac: "02:00:00:00:66:66".into(),
+            node: "node2".into(),
+            interface: "eth0".into(),
+            announced: false,
+            first_seen: None,
+            last_seen: None,
+        };
+        let nodes = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+        let (with, without) = (nodes(&["node1", "node2"]), nodes(&["node1"]));
+        let over = |nodes| is_over(&spec, &published, &"node1".into(), nodes);
+        assert!(!over(None), "another speaker tidies");
+        assert!(!over(Some(&with)));
+        assert!(over(Some(&without)));
+    }
 }

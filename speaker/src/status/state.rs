@@ -1,7 +1,6 @@
 //! The speaker's `ConfigurationState`: whether it could use the configuration, which speakers it cannot hear, and,
 //! in an annotation that the other speakers read, the links of its node.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use announce::link::{Link, LinkFacts};
@@ -19,7 +18,7 @@ use runtime::client::{CallError, bounded};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::FIELD_MANAGER;
+use super::{FIELD_MANAGER, nodes_to_tidy};
 use crate::driver::Published;
 use crate::watches::Stores;
 
@@ -36,11 +35,18 @@ pub(super) struct State {
     api: Api<ConfigurationState>,
     me: NodeName,
     stores: Stores,
+    beacon_port: u16,
 }
 
 impl State {
-    pub(super) fn new(client: Client, namespace: &str, me: NodeName, stores: Stores) -> Self {
-        Self { api: Api::namespaced(client, namespace), me, stores }
+    pub(super) fn new(
+        client: Client,
+        namespace: &str,
+        me: NodeName,
+        stores: Stores,
+        beacon_port: u16,
+    ) -> Self {
+        Self { api: Api::namespaced(client, namespace), me, stores, beacon_port }
     }
 
     pub(super) async fn write(
@@ -71,7 +77,7 @@ impl State {
             bounded(self.api.patch(&name, &params, &Patch::Apply(object))).await?;
         }
         let old = stored.and_then(|object| object.status.clone()).unwrap_or_default();
-        let new = status(&old, published, findings);
+        let new = status(&old, published, findings, self.beacon_port);
         if old != new {
             let patch = json!({
                 "apiVersion": "metallb.io/v1beta1",
@@ -86,11 +92,7 @@ impl State {
 
     /// Of all ready speakers the first by name removes what nodes have left that are no more.
     async fn tidy(&self, published: &Published) -> Result<(), CallError> {
-        let mut ready = published.view.speakers.iter().filter(|(_, speaker)| speaker.ready);
-        if ready.next().is_none_or(|(name, _)| *name != self.me) {
-            return Ok(());
-        }
-        let nodes: BTreeSet<String> = self.stores.nodes.state().iter().map(|node| node.name_any()).collect();
+        let Some(nodes) = nodes_to_tidy(published, &self.me, &self.stores) else { return Ok(()) };
         for object in self.stores.states.state() {
             let node = object.labels().get(LABEL_NODE_NAME);
             if node.is_some_and(|node| !nodes.contains(node)) {
@@ -108,6 +110,7 @@ fn status(
     old: &ConfigurationStateStatus,
     published: &Published,
     findings: &[Finding],
+    beacon_port: u16,
 ) -> ConfigurationStateStatus {
     let errors: Vec<String> = findings
         .iter()
@@ -130,7 +133,7 @@ fn status(
             String::new()
         } else {
             format!(
-                "no beacons arrive from the speakers of {}; let UDP port 7946 (speaker.beacon.port) pass between \
+                "no beacons arrive from the speakers of {}; let UDP port {beacon_port} (speaker.beacon.port) pass between \
                  the nodes. Until then a node that dies is followed only when the API says so",
                 unheard.join(", ")
             )
@@ -212,12 +215,13 @@ mod tests {
     #[test]
     fn what_is_wrong_is_told_once_and_the_time_of_a_condition_stays() {
         let mut published = Published::default();
-        let good = status(&ConfigurationStateStatus::default(), &published, &[]);
+        let good = status(&ConfigurationStateStatus::default(), &published, &[], 7_000);
         assert_eq!(good.result, Some(ConfigurationResult::Valid));
-        assert_eq!(status(&good, &published, &[]), good);
+        assert_eq!(status(&good, &published, &[], 7_000), good);
         published.blocked.push(("node2".into(), "it answers on the wire".into()));
-        let bad = status(&good, &published, &[]);
+        let bad = status(&good, &published, &[], 7_000);
         assert!(crds::conditions::is_true(&bad.conditions, CONDITION_BEACONS_BLOCKED));
         assert!(bad.conditions[1].message.contains("node2 (it answers on the wire)"));
+        assert!(bad.conditions[1].message.contains("UDP port 7000"));
     }
 }

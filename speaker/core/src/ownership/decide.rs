@@ -1,5 +1,6 @@
 //! Which event a group meets next: whether it is this node's turn, whether it must go and to whom.
 
+use std::cmp::Reverse;
 use std::time::{Duration, Instant};
 
 use super::peers::Liveness;
@@ -25,6 +26,14 @@ enum Turn {
     After(u32),
     /// Somebody's that cannot be heard: the API decides.
     Unknown,
+}
+
+/// Who gets a group next.
+#[derive(Clone, Copy)]
+struct Successor {
+    id: NodeId,
+    /// It has just refused it.
+    refused: bool,
 }
 
 impl Ownership {
@@ -125,15 +134,27 @@ impl Ownership {
         }
         let Some(group) = group else { return Next::Event(Event::Gone) };
         let successor = self.successor(now, group);
-        let unwanted = if !self.may_own(group) {
-            true
-        } else if self.view.placement == Placement::Hash {
+        if !self.may_own(group) {
+            // Rather one that has just refused than a gap.
+            return Next::Event(Event::Unwanted { successor: successor.map(|s| s.id) });
+        }
+        let willing = successor.filter(|successor| !successor.refused).map(|successor| successor.id);
+        let unwanted = if self.view.placement == Placement::Hash {
             // MetalLB's function is not sticky.
-            self.placed(group).is_some_and(|node| node != self.me && successor == Some(node))
+            self.placed(group).is_some_and(|node| node != self.me && willing == Some(node))
         } else {
-            successor.is_some_and(|successor| self.is_cut_off(group, successor))
+            willing.is_some_and(|successor| self.is_cut_off(group, successor))
         };
-        if unwanted { Next::Event(Event::Unwanted { successor }) } else { Next::Wait(None) }
+        if unwanted {
+            Next::Event(Event::Unwanted { successor: willing })
+        } else {
+            Next::Wait(self.reconsidered(now, id))
+        }
+    }
+
+    /// When the next refusal of a successor is void.
+    fn reconsidered(&self, now: Instant, id: GroupId) -> Option<Instant> {
+        self.groups.get(&id)?.declined.values().filter(|until| **until > now).min().copied()
     }
 
     fn leave(&mut self, now: Instant, id: GroupId, group: Option<&Group>, epoch: u64, to: NodeId) -> Next {
@@ -174,27 +195,26 @@ impl Ownership {
         self.view.placed.get(&group.id).map(|name| NodeId::of(name))
     }
 
-    /// Who gets a group that this node must give away: somebody who is heard and has not refused it. During a
-    /// rolling upgrade those already upgraded come first, so that a group moves once; then who the placement
-    /// names, then the order of candidates.
-    fn successor(&self, now: Instant, group: &Group) -> Option<NodeId> {
+    /// Who gets a group that this node must give away: somebody who is heard, and has not just refused it if there is
+    /// anybody else. The best tier comes first, since the group stays where it goes; within it during a rolling
+    /// upgrade those already upgraded, so that a group moves once; then who the placement names, then the order of
+    /// candidates.
+    fn successor(&self, now: Instant, group: &Group) -> Option<Successor> {
         let declined = self.groups.get(&group.id).map(|state| &state.declined);
+        let refused = |id| declined.and_then(|d| d.get(&id)).is_some_and(|until| *until > now);
         let placed = self.placed(group);
-        let fit = |id: &NodeId| {
-            *id != self.me
-                && self.liveness(now, *id) == Liveness::Alive
-                && self.peers.get(id).is_some_and(|p| !p.flags.leaving && !p.flags.stalled)
-                && declined.is_none_or(|declined| !declined.contains(id))
+        let fit = |id: NodeId| {
+            id != self.me
+                && self.liveness(now, id) == Liveness::Alive
+                && self.peers.get(&id).is_some_and(|p| !p.flags.leaving && !p.flags.stalled)
         };
-        let candidates = group.candidates.iter().enumerate();
-        candidates
-            .map(|(rank, candidate)| (rank, candidate.id, candidate))
-            .filter(|(_, id, _)| fit(id))
-            .min_by_key(|(rank, id, candidate)| {
-                let generation = self.view.speakers.get(&candidate.node).map_or(0, |s| s.generation);
-                (std::cmp::Reverse(generation), placed != Some(*id), *rank)
-            })
-            .map(|(_, id, _)| id)
+        let candidates = group.candidates.iter().enumerate().filter(|(_, candidate)| fit(candidate.id));
+        let best = candidates.min_by_key(|(rank, candidate)| {
+            let generation = self.view.speakers.get(&candidate.node).map_or(0, |s| s.generation);
+            let id = candidate.id;
+            (refused(id), candidate.tier, Reverse(generation), placed != Some(id), *rank)
+        });
+        best.map(|(_, candidate)| Successor { id: candidate.id, refused: refused(candidate.id) })
     }
 
     /// Whether it is this node's turn to take a group that is not its own.

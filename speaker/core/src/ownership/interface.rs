@@ -82,6 +82,9 @@ pub enum Output {
     Withdraw(GroupId),
     /// Say once more that an address is ours.
     Defend(IpAddr),
+    /// Announce the group's addresses as if they were new: another speaker has announced them meanwhile, and
+    /// neighbours may believe it for as long as nobody says otherwise.
+    Remind(GroupId),
 }
 
 /// Something that is counted.

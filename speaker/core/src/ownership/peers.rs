@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use super::Ownership;
 use crate::beacon::{Flags, KeyId, Message, NodeId, Stake, print_of};
 use crate::view::GroupId;
 
@@ -179,6 +180,34 @@ impl Peer {
         if held {
             self.print ^= print_of(stake);
         }
+    }
+}
+
+impl Ownership {
+    /// Notices who fell silent and who is heard again.
+    pub(super) fn notice_liveness(&mut self, now: Instant) {
+        let patience = self.patience();
+        let changed: Vec<(NodeId, bool)> = self
+            .peers
+            .iter()
+            .map(|(id, peer)| (*id, peer.liveness(now, patience) == Liveness::Alive))
+            .filter(|(id, alive)| self.alive.contains(id) != *alive)
+            .collect();
+        for (id, alive) in changed {
+            if alive {
+                self.alive.insert(id);
+                self.blocked.remove(&id);
+                self.remind_of_all(now, id);
+            } else {
+                self.alive.remove(&id);
+                self.counts.suspicions += 1;
+            }
+            self.dirty.extend(self.view.groups.keys());
+        }
+    }
+
+    pub(super) fn liveness(&self, now: Instant, id: NodeId) -> Liveness {
+        self.peers.get(&id).map_or(Liveness::Unheard, |peer| peer.liveness(now, self.patience()))
     }
 }
 

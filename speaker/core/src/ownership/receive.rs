@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::peers::{Freshness, Parts, Peer};
 use super::phase::{Cause, Event, Phase};
-use super::{Blocked, Ownership};
+use super::{Blocked, Output, Ownership, RECONSIDERED, REMIND};
 use crate::beacon::{Body, Message, NodeId, Stake};
 use crate::view::GroupId;
 
@@ -164,6 +164,34 @@ impl Ownership {
             // It does not know of the better claim yet.
             let better = Stake { group: stake.group, epoch };
             self.outgoing.entry(id).or_default().updates.push((better, true));
+            if !unchanged {
+                self.remind(now, stake.group);
+            }
+        }
+    }
+
+    /// A speaker is heard again. What it owned and still claims, and what is ours since, it has announced all the time
+    /// if it was only cut off.
+    pub(super) fn remind_of_all(&mut self, now: Instant, id: NodeId) {
+        let Some(peer) = self.peers.get(&id) else { return };
+        let worse = |(group, theirs): (&GroupId, &u64)| {
+            let ours = self.mine.get(group)?;
+            ((*theirs, id) < (*ours, self.me)).then_some(*group)
+        };
+        let lost: Vec<GroupId> = peer.claims.iter().filter_map(worse).collect();
+        for group in lost {
+            self.remind(now, group);
+        }
+    }
+
+    /// Tells neighbours anew who has a group that is ours, not too often.
+    pub(super) fn remind(&mut self, now: Instant, group: GroupId) {
+        let Some(state) = self.groups.get_mut(&group).filter(|state| state.phase.claimed().is_some()) else {
+            return;
+        };
+        if state.reminded.is_none_or(|last| now.saturating_duration_since(last) >= REMIND) {
+            state.reminded = Some(now);
+            self.outputs.push_back(Output::Remind(group));
         }
     }
 
@@ -230,7 +258,9 @@ impl Ownership {
                 self.apply(now, stake.group, Event::Nacked);
             }
             Phase::Leaving { to, epoch } if to == id && epoch == stake.epoch => {
-                state.declined.insert(id);
+                if let Some(until) = now.checked_add(RECONSIDERED) {
+                    state.declined.insert(id, until);
+                }
                 self.dirty.insert(stake.group);
             }
             Phase::Asking { .. }

@@ -221,6 +221,7 @@ impl Ownership {
                 let outgoing = self.outgoing.entry(node).or_default();
                 outgoing.updates.push((ours, true));
                 outgoing.request = true;
+                self.remind(now, id);
             }
             Some(node) => {
                 // Two speakers that cannot talk. What the API knows of epochs decides, else the higher one stays.
@@ -228,6 +229,8 @@ impl Ownership {
                 let theirs = last.filter(|(name, _)| NodeId::of(name) == node).map_or(epoch, |(_, e)| e);
                 if (theirs, node) > (epoch, self.me) {
                     self.apply(now, id, Event::Outbid);
+                } else {
+                    self.remind(now, id);
                 }
             }
             None if self.settings.detection == Detection::Off => {}

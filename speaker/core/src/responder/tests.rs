@@ -146,6 +146,36 @@ fn c6_a_new_link_and_a_carrier_that_came_back_are_announced_on_at_once() {
 }
 
 #[test]
+fn c3_however_often_a_link_was_renewed_one_refresh_a_minute_remains() {
+    let mut bench = Bench::new(vec![link(LINK, "eth0")]);
+    for address in ["10.0.0.5", "fd00::5"] {
+        bench.announce(address, Scope::All);
+    }
+    for carrier_ups in 1..=5 {
+        bench.feed(Input::Links(vec![Link { link_local: None, carrier_ups, ..link(LINK, "eth0") }]));
+        bench.pass(Duration::from_secs(1));
+        bench.feed(Input::Links(vec![Link { carrier_ups, ..link(LINK, "eth0") }]));
+        bench.pass(Duration::from_secs(7));
+    }
+    for address in ["10.0.0.5", "fd00::5", "10.0.0.6"] {
+        bench.feed(Input::Remind(ip(address)));
+    }
+    bench.pass(Duration::from_secs(120));
+    let refreshes = transmitted(&bench.pass(Duration::from_secs(600)));
+    assert_eq!(refreshes, [(LINK, Purpose::Gratuitous); 20]);
+}
+
+#[test]
+fn a_reminder_is_all_waves_once_more() {
+    let mut bench = Bench::new(vec![link(LINK, "eth0")]);
+    let mut first = bench.feed(Input::Announce(ip("10.0.0.5"), Scope::All));
+    first.extend(bench.pass(Duration::from_secs(6)));
+    let mut again = bench.feed(Input::Remind(ip("10.0.0.5")));
+    again.extend(bench.pass(Duration::from_secs(6)));
+    assert_eq!((first.len(), &first), (12, &again));
+}
+
+#[test]
 fn b3_an_answer_and_somebody_elses_probe_end_a_probe() {
     let mut bench = Bench::new(vec![link(LINK, "eth0")]);
     let address = "10.0.0.5".parse().unwrap();

@@ -139,6 +139,66 @@ fn an_excluded_owner_hands_over_without_a_gap_and_gets_nothing_back() {
 }
 
 #[test]
+fn a_successor_that_refuses_because_its_view_is_late_is_asked_again_without_a_gap() {
+    for seed in 0..20 {
+        let mut world = World::settled(seed, 2, 2);
+        world.exclude(1, true);
+        // Not so long that they stop talking.
+        world.pass(Duration::from_millis(500));
+        world.late.insert(1, Duration::from_millis(1_500));
+        let begun = world.now;
+        world.exclude(1, false);
+        world.exclude(0, true);
+        world.pass(Duration::from_secs(3));
+        for id in world.groups() {
+            assert_eq!(world.owner(id), 1, "seed {seed}: {id}");
+            assert_eq!(world.longest_gap(id, begun), Duration::ZERO, "seed {seed}: {id}");
+        }
+    }
+}
+
+#[test]
+fn who_refused_a_group_that_the_hash_moves_there_is_offered_it_again() {
+    for seed in 0..20 {
+        let mut world = World::placing(seed, 3, 8, Placement::Hash);
+        for node in 0..3 {
+            world.start(node);
+        }
+        world.pass(Duration::from_secs(5));
+        let before = owners(&world);
+        world.exclude(1, true);
+        world.pass(Duration::from_secs(5));
+        world.late.insert(1, Duration::from_millis(1_500));
+        let begun = world.now;
+        world.exclude(1, false);
+        world.pass(Duration::from_secs(5));
+        assert_eq!(owners(&world), before, "seed {seed}");
+        for id in world.groups() {
+            assert_eq!(world.longest_gap(id, begun), Duration::ZERO, "seed {seed}: {id}");
+        }
+    }
+}
+
+#[test]
+fn who_refuses_to_the_end_keeps_an_owner_that_has_to_go_for_three_seconds_at_most() {
+    let mut world = World::settled(1, 3, 1);
+    for node in 1..3 {
+        world.exclude(node, true);
+    }
+    world.pass(Duration::from_secs(5));
+    for node in 1..3 {
+        world.late.insert(node, Duration::from_secs(60));
+        world.exclude(node, false);
+    }
+    world.pass(Duration::from_secs(1));
+    world.shut_down(0);
+    world.pass(OFFERS - Duration::from_millis(100));
+    assert_eq!(world.owner(group(1)), 0);
+    world.pass(Duration::from_millis(200));
+    assert!(!world.is_up(0));
+}
+
+#[test]
 fn during_a_rolling_upgrade_the_last_to_go_hands_to_who_is_upgraded() {
     let mut world = World::settled(5, 3, 6);
     for node in 0..3 {
@@ -155,6 +215,25 @@ fn during_a_rolling_upgrade_the_last_to_go_hands_to_who_is_upgraded() {
         world.history.iter().filter(|(at, _, _, yes)| *yes && *at > Duration::from_secs(1_006)).count();
     // Each group moves once when its first owner goes, and those that went to another old node once more.
     assert!(moves <= 6 + 2, "{moves}");
+}
+
+#[test]
+fn during_a_rolling_upgrade_no_group_goes_off_its_subnet_because_that_node_is_upgraded() {
+    for seed in 0..20 {
+        let mut world = World::new(seed, 3, 4);
+        world.set_remote(2);
+        for (node, generation) in [(0, 1), (1, 1), (2, 2)] {
+            world.start_generation(node, generation);
+        }
+        world.pass(Duration::from_secs(8));
+        let begun = world.now;
+        world.shut_down(0);
+        world.pass(Duration::from_secs(5));
+        for id in world.groups() {
+            assert_eq!(world.owner(id), 1, "seed {seed}: {id}");
+            assert_eq!(world.longest_gap(id, begun), Duration::ZERO, "seed {seed}: {id}");
+        }
+    }
 }
 
 #[test]
@@ -230,6 +309,22 @@ fn blocked_beacons_from_the_start_give_a_warning_and_one_owner_each() {
 }
 
 #[test]
+fn no_warning_stays_of_a_node_that_is_not_ready_any_more() {
+    let mut world = World::settled(1, 3, 1);
+    for other in 0..2 {
+        world.deaf.insert((2, other));
+    }
+    world.pass(Duration::from_secs(5));
+    let told =
+        |world: &World| (0..2).flat_map(|node| world.speaker(node).blocked().collect::<Vec<_>>()).count();
+    assert!(told(&world) > 0);
+    world.kill(2);
+    world.unready(2);
+    world.pass(Duration::from_secs(1));
+    assert_eq!(told(&world), 0);
+}
+
+#[test]
 fn after_a_partition_the_higher_claim_stays_within_one_interval() {
     for seed in 0..50 {
         let mut world = World::settled(seed, 4, 4);
@@ -242,6 +337,26 @@ fn after_a_partition_the_higher_claim_stays_within_one_interval() {
             world.owner(id);
             let overlap = world.longest_overlap(id, healed);
             assert!(overlap <= INTERVAL + Duration::from_millis(20), "seed {seed}: {overlap:?}");
+        }
+    }
+}
+
+#[test]
+fn after_a_partition_who_stays_announces_anew_and_only_then() {
+    for seed in 0..50 {
+        let mut world = World::settled(seed, 4, 4);
+        world.cut(&[0, 1], true);
+        world.pass(Duration::from_secs(5));
+        assert_eq!(world.reminders, [], "seed {seed}: too early");
+        world.cut(&[0, 1], false);
+        let healed = world.now;
+        world.pass(Duration::from_secs(5));
+        for id in world.groups() {
+            let owner = world.owner(id);
+            let reminders = world.reminders.iter().filter(|(_, _, group)| *group == id);
+            let of: Vec<usize> = reminders.clone().map(|(_, node, _)| *node).collect();
+            assert_eq!(of, [owner], "seed {seed}: {id}");
+            assert!(reminders.clone().all(|(at, _, _)| *at < healed + INTERVAL * 3), "seed {seed}: {id}");
         }
     }
 }

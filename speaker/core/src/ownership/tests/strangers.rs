@@ -137,6 +137,20 @@ fn b6_b8_a_stranger_that_comes_later_is_told_of_and_defended_against() {
 }
 
 #[test]
+fn another_speaker_that_claims_an_owned_address_on_the_wire_is_spoken_against_once_in_ten_seconds() {
+    let mut bench = Bench::new(Detection::Enforce, 3);
+    bench.feed(Input::Unanswered(group(1)));
+    // Of two with the same epoch the higher stays.
+    assert!(NodeId::of(&name(0)) > NodeId::of(&name(2)));
+    let remind = [Output::Remind(group(1))];
+    assert_eq!(bench.feed(Input::Contested(bench.seen(mac(2), false))), remind);
+    bench.pass(Duration::from_secs(9));
+    assert_eq!(bench.feed(Input::Contested(bench.seen(mac(2), false))), []);
+    bench.pass(Duration::from_secs(1));
+    assert_eq!(bench.feed(Input::Contested(bench.seen(mac(2), false))), remind);
+}
+
+#[test]
 fn an_address_that_another_speaker_answers_for_is_let_alone_and_asked_about_again() {
     let mut bench = Bench::new(Detection::Enforce, 2);
     bench.feed(Input::Answered(bench.seen(mac(1), false)));

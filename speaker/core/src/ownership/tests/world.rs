@@ -100,7 +100,11 @@ pub(super) struct World {
     pub(super) lag: Duration,
     /// Who announced what, and when that changed.
     pub(super) history: Vec<(Duration, usize, GroupId, bool)>,
+    /// Who announced what anew, and when.
+    pub(super) reminders: Vec<(Duration, usize, GroupId)>,
     log: Vec<String>,
+    /// Nodes that changes in the API reach so much later than others.
+    pub(super) late: BTreeMap<usize, Duration>,
     /// When the last change of each kind reaches each node.
     arrivals: BTreeMap<(usize, u8), Duration>,
 }
@@ -127,7 +131,9 @@ impl World {
             kernels: BTreeSet::new(),
             lag: Duration::from_millis(20),
             history: Vec::new(),
+            reminders: Vec::new(),
             log: Vec::new(),
+            late: BTreeMap::new(),
             arrivals: BTreeMap::new(),
         };
         for number in 1..=groups {
@@ -152,6 +158,11 @@ impl World {
     /// The pods of these nodes are there, and not ready yet.
     pub(super) fn expect(&mut self, nodes: std::ops::Range<usize>) {
         self.api.starting.extend(nodes);
+    }
+
+    /// A node that is started later has no link on the groups' subnet.
+    pub(super) fn set_remote(&mut self, node: usize) {
+        self.api.remote.insert(node);
     }
 
     pub(super) fn len(&self) -> usize {
@@ -181,7 +192,8 @@ impl World {
             Change::Last(..) => 3,
         };
         for to in 0..self.nodes.len() {
-            let at = self.now + Duration::from_millis(self.chance.below(lag + 1));
+            let late = self.late.get(&to).copied().unwrap_or_default();
+            let at = self.now + late + Duration::from_millis(self.chance.below(lag + 1));
             let earlier = self.arrivals.entry((to, kind)).or_default();
             *earlier = at.max(*earlier);
             let after = *earlier - self.now;
@@ -390,6 +402,7 @@ impl World {
                     self.history.push((self.now, node, id, false));
                 }
             }
+            Output::Remind(id) => self.reminders.push((self.now, node, id)),
             Output::Defend(_) => {}
         }
     }

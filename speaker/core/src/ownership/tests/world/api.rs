@@ -13,6 +13,8 @@ pub(super) struct Api {
     /// Pods that are there and not ready yet.
     pub(super) starting: BTreeSet<usize>,
     pub(super) excluded: BTreeSet<usize>,
+    /// Nodes without a link on the groups' subnet.
+    pub(super) remote: BTreeSet<usize>,
     pub(super) groups: BTreeSet<GroupId>,
     pub(super) last: BTreeMap<GroupId, (usize, u64)>,
 }
@@ -66,7 +68,8 @@ impl Api {
             .ready
             .keys()
             .filter(|node| !self.excluded.contains(node))
-            .map(|node| Candidate::new(name(*node), Tier::default()))
+            .map(|node| (node, Tier { remote: self.remote.contains(node), ..Tier::default() }))
+            .map(|(node, tier)| Candidate::new(name(*node), tier))
             .collect();
         let group = |id: &GroupId| {
             let mut candidates = candidates.clone();
