@@ -167,3 +167,15 @@ fn of_two_speakers_that_cannot_talk_and_probe_at_once_the_higher_goes_on() {
     let higher = NodeId::of(&name(0)) > NodeId::of(&name(1));
     assert_eq!(bench.announced, higher);
 }
+
+#[test]
+fn there_is_no_warning_about_the_silence_of_a_speaker_that_is_not_ready_any_more() {
+    let mut bench = Bench::new(Detection::Enforce, 2);
+    bench.pass(Duration::from_secs(6));
+    let blocked: Vec<(NodeName, Blocked)> = bench.speaker.blocked().collect();
+    assert_eq!(blocked, [(name(1), Blocked::NeverHeard)]);
+    let mut view = View::clone(&bench.speaker.view);
+    view.speakers.get_mut(&name(1)).unwrap().ready = false;
+    bench.feed(Input::View(Arc::new(view)));
+    assert_eq!(bench.speaker.blocked().count(), 0);
+}
