@@ -54,7 +54,8 @@ pub(crate) async fn step(
         }
         left.extend(names.iter().map(|name| format!("pods of {name} did not end in time")));
     }
-    // The controller's has no owner: whichever of its pods leads writes it. What speakers have told goes with their pods.
+    // The controller's has no owner: whichever of its pods leads writes it. What speakers have told goes with their
+    // DaemonSet.
     api.delete_unowned(&ApiResource::erase::<ConfigurationState>(&()), namespace).await?;
     made.retain(|made| !made.key.kind.is_workload() && made.key.kind != Kind::Namespace);
     let names = remove(api, &made.iter().collect::<Vec<_>>()).await?;
