@@ -28,6 +28,7 @@ enum Command {
 const WORKERS: usize = 2;
 
 fn main() -> ExitCode {
+    runtime::memory::spare();
     let cli = Cli::parse();
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,

@@ -49,6 +49,9 @@ pub const LABEL_COMPONENT_TYPE: &str = "metallb.io/component-type";
 pub const LABEL_NODE_NAME: &str = "metallb.io/node-name";
 /// Type of a condition of a speaker's `ConfigurationState`: True while it cannot hear speakers that live.
 pub const CONDITION_BEACONS_BLOCKED: &str = "lbstack.dev/BeaconsBlocked";
+/// Type of a condition of a speaker's `ConfigurationState`: True while every node carries [`LABEL_EXCLUDE_NODE`], which
+/// therefore counts for nothing.
+pub const CONDITION_EXCLUDE_LABEL_IGNORED: &str = "lbstack.dev/ExcludeLabelIgnored";
 /// A Node with this label announces nothing (Kubernetes' well-known label).
 pub const LABEL_EXCLUDE_NODE: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 /// On the pods of a workload whose account was made anew: the account's UID.

@@ -1,16 +1,17 @@
 //! Events of the API (`kubectl describe`), sent by one task, so that nobody waits for them.
 
+mod recorder;
+
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
-use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::client::bounded;
 use crate::tasks::Tasks;
+use recorder::{Occurrence, Recorder};
 
 /// Events that wait to be sent; more are dropped, since an event is never worth the memory of a process.
 const QUEUE: usize = 16_384;
@@ -18,13 +19,10 @@ const QUEUE: usize = 16_384;
 /// Between two events while something more urgent is done.
 const PACE: Duration = Duration::from_millis(250);
 
-/// An event, and what it is about.
-type Queued = (Event, ObjectReference);
-
 /// Where a process puts its events.
 #[derive(Clone, Debug)]
 pub struct Events {
-    queue: mpsc::Sender<Queued>,
+    queue: mpsc::Sender<Occurrence>,
     /// When something more urgent was last done.
     urgent: watch::Sender<Option<Instant>>,
 }
@@ -38,18 +36,16 @@ impl Events {
         instance: Option<String>,
         shutdown: CancellationToken,
     ) -> Self {
-        let (queue, mut events) = mpsc::channel::<Queued>(QUEUE);
+        let (queue, mut events) = mpsc::channel(QUEUE);
         let urgent = watch::Sender::new(None);
         let last = urgent.subscribe();
-        let reporter = Reporter { controller: component.to_owned(), instance };
-        // One recorder for the process: its cache is what folds repeats into a series.
-        let recorder = Recorder::new(client, reporter);
+        let mut recorder = Recorder::new(client, component, instance);
         tasks.spawn("events", async move {
             let send = async {
-                while let Some((event, object)) = events.recv().await {
+                while let Some(occurrence) = events.recv().await {
                     give_way(&last).await;
-                    if let Err(error) = bounded(recorder.publish(&event, &object)).await {
-                        tracing::debug!(reason = event.reason, %error, "an event could not be sent");
+                    if let Err(error) = recorder.publish(occurrence).await {
+                        tracing::debug!(%error, "an event could not be sent");
                     }
                 }
             };
@@ -67,23 +63,30 @@ impl Events {
 
     /// Something happened that is as it shall be.
     pub fn normal(&self, object: &ObjectReference, action: &str, reason: &str, note: impl Into<String>) {
-        self.publish(object, EventType::Normal, action, reason, note.into());
+        self.publish(object, "Normal", action, reason, note.into());
     }
 
     /// Something a person should look at.
     pub fn warning(&self, object: &ObjectReference, action: &str, reason: &str, note: impl Into<String>) {
-        self.publish(object, EventType::Warning, action, reason, note.into());
+        self.publish(object, "Warning", action, reason, note.into());
     }
 
-    fn publish(&self, object: &ObjectReference, type_: EventType, action: &str, reason: &str, note: String) {
-        let event = Event {
+    fn publish(
+        &self,
+        object: &ObjectReference,
+        type_: &'static str,
+        action: &str,
+        reason: &str,
+        note: String,
+    ) {
+        let occurrence = Occurrence {
+            object: object.clone(),
             type_,
-            reason: reason.to_owned(),
-            note: Some(truncated(note)),
             action: action.to_owned(),
-            secondary: None,
+            reason: reason.to_owned(),
+            note: truncated(note),
         };
-        if self.queue.try_send((event, object.clone())).is_err() {
+        if self.queue.try_send(occurrence).is_err() {
             tracing::debug!(reason, "an event was dropped: the queue is full or closed");
         }
     }

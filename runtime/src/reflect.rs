@@ -1,18 +1,18 @@
 //! Watches into stores.
 //!
-//! [`reflect`] is the only way by which a process here reads objects of the API at length: a watch that is kept
-//! up with backoff, a store that mirrors it, and a call for each event so that the owner of derived state can
-//! look again. Stores are caches: read them, never wait for them to hold one's own write.
+//! [`reflect`] is how a process here reads objects of the API at length: a watch that is kept up with backoff, a store
+//! that mirrors it, and a call for each event so that the owner of derived state can look again. Stores are caches: read
+//! them, never wait for them to hold one's own write. Who acts on a small part of each object keeps only that
+//! ([`extract`](crate::extract)).
 //!
 //! Objects come without managed fields and without the annotation in which `kubectl apply` keeps a copy of the
 //! object: no process reads those, and they are the larger half of most objects.
 
 use std::fmt::Debug;
-use std::hash::Hash;
 use std::time::Duration;
 
 use backon::ExponentialBuilder;
-use futures::StreamExt as _;
+use futures::{Stream, StreamExt as _};
 use kube::api::Api;
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::utils::{Backoff, ResetTimerBackoff};
@@ -44,53 +44,43 @@ pub fn reflect<K>(
     api: Api<K>,
     config: watcher::Config,
     shutdown: CancellationToken,
-    changed: impl FnMut(Change<'_, K>) + Send + 'static,
-) -> Store<K>
-where
-    K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
-    K::DynamicType: Default + Eq + Hash + Clone + Send + Sync + Debug,
-{
-    reflect_slim(tasks, api, config, shutdown, |_| {}, changed)
-}
-
-/// As [`reflect`], and `slim` takes out of each object what its reader has no use for, before it is stored.
-pub fn reflect_slim<K>(
-    tasks: &mut Tasks,
-    api: Api<K>,
-    config: watcher::Config,
-    shutdown: CancellationToken,
-    slim: fn(&mut K),
     mut changed: impl FnMut(Change<'_, K>) + Send + 'static,
 ) -> Store<K>
 where
-    K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
-    K::DynamicType: Default + Eq + Hash + Clone + Send + Sync + Debug,
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
     let (store, mut writer) = reflector::store::<K>();
-    let kind = K::kind(&K::DynamicType::default()).into_owned();
     tasks.spawn("watch", async move {
-        let events = watch(api, config).backoff(backoff()).modify(move |object| {
-            trim(object);
-            slim(object);
-        });
-        let mut events = std::pin::pin!(events.take_until(shutdown.cancelled_owned()));
+        let mut events = std::pin::pin!(events(api, config, shutdown));
         while let Some(event) = events.next().await {
-            match event {
-                Ok(event) => {
-                    writer.apply_watcher_event(&event);
-                    match &event {
-                        Event::Apply(object) => changed(Change::Applied(object)),
-                        Event::Delete(object) => changed(Change::Deleted(object)),
-                        Event::InitDone => changed(Change::Replaced),
-                        Event::Init | Event::InitApply(_) => {}
-                    }
-                }
-                Err(error) => tracing::warn!(kind, %error, "watch failed, trying again"),
+            writer.apply_watcher_event(&event);
+            match &event {
+                Event::Apply(object) => changed(Change::Applied(object)),
+                Event::Delete(object) => changed(Change::Deleted(object)),
+                Event::InitDone => changed(Change::Replaced),
+                Event::Init | Event::InitApply(_) => {}
             }
         }
         Ok::<(), std::convert::Infallible>(())
     });
     store
+}
+
+/// The events of a watch until `shutdown`. Its errors are logged, and it is tried again after a [`backoff`].
+pub(crate) fn events<K>(
+    api: Api<K>,
+    config: watcher::Config,
+    shutdown: CancellationToken,
+) -> impl Stream<Item = Event<K>>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let kind = K::kind(&());
+    let events = watch(api, config).backoff(backoff()).modify(trim);
+    events.take_until(shutdown.cancelled_owned()).filter_map(move |event| {
+        let event = event.inspect_err(|error| tracing::warn!(%kind, %error, "watch failed, trying again"));
+        std::future::ready(event.ok())
+    })
 }
 
 /// How long a watch that failed waits before it is tried again: 0.5 s, doubling to 5 s, each up to twice as long by
@@ -121,8 +111,7 @@ pub struct Ended;
 /// [`Ended`].
 pub async fn ready<K>(store: &Store<K>) -> Result<(), Ended>
 where
-    K: Resource + Clone + 'static,
-    K::DynamicType: Eq + Hash + Clone,
+    K: Resource<DynamicType = ()> + Clone + 'static,
 {
     const LOOK_AGAIN: Duration = Duration::from_millis(20);
     loop {

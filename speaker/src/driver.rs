@@ -354,9 +354,9 @@ impl State {
     /// Brings the responder in line with the addresses that owned groups have now.
     fn announce(&mut self, now: Instant, ids: Vec<GroupId>) {
         let wanted = |id: GroupId| {
-            let mut wanted = self.view.groups.get(&id).map(|g| g.addresses.clone()).unwrap_or_default();
-            wanted.retain(|address, _| self.ownership.is_announced(*address));
-            (id, wanted)
+            let group = self.view.groups.get(&id);
+            let announced = |address| self.ownership.is_announced(address);
+            (id, group.map(|group| group.addresses.only(announced)).unwrap_or_default())
         };
         let wanted = ids.into_iter().map(wanted).collect();
         let changes = self.announced.align(wanted);

@@ -1,8 +1,9 @@
 //! The keys that beacons are signed with, out of mounted Secrets. The kubelet renews the files some time after a
-//! Secret has changed, on each node at another time: so a key that went away is accepted for a while longer.
+//! Secret has changed, on each node at another time: so a key that went away is accepted for a while longer, and no
+//! longer than that, since it may have been changed because somebody else knows it.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use announce::beacon::{Key, Keyring};
 use crds::names::SECRET_KEY;
@@ -12,6 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 /// How often the files are read.
 const POLL: Duration = Duration::from_secs(5);
+/// For how long a key is accepted that is in no file any more. A kubelet renews the files within two minutes.
+const ACCEPTED: Duration = Duration::from_secs(600);
 
 /// Reads the keys and starts the task that follows their changes.
 pub(crate) fn start(
@@ -20,27 +23,63 @@ pub(crate) fn start(
     shutdown: CancellationToken,
 ) -> watch::Receiver<Keyring> {
     let files: Vec<PathBuf> = directories.iter().map(|dir| PathBuf::from(dir).join(SECRET_KEY)).collect();
-    let (mut current, mut accepted) = (read(&files), Keyring::default());
-    if current.ids().is_empty() {
+    let mut held = Held::new(read(&files));
+    if held.current.ids().is_empty() {
         tracing::warn!(
             ?directories,
             "there is no key for beacons: any host that reaches the beacon port can pose as a speaker"
         );
     }
-    let (sender, receiver) = watch::channel(with_default(&current));
+    let (sender, receiver) = watch::channel(held.keyring());
     tasks.spawn("keys", async move {
         while shutdown.run_until_cancelled(tokio::time::sleep(POLL)).await.is_some() {
-            let now = read(&files);
-            if now != current {
-                tracing::info!("the keys for beacons have changed; the old ones are still accepted");
-                accepted = current.with_old(&accepted);
-                current = now;
-                sender.send_replace(with_default(&current.clone().with_old(&accepted)));
-            }
+            held.update(Instant::now(), read(&files));
+            sender.send_if_modified(|known| {
+                let keyring = held.keyring();
+                let changed = *known != keyring;
+                if changed {
+                    let keys = keyring.ids().len();
+                    tracing::info!(
+                        keys,
+                        "the keys for beacons have changed; old ones are accepted for ten minutes"
+                    );
+                    *known = keyring;
+                }
+                changed
+            });
         }
         Ok::<(), std::convert::Infallible>(())
     });
     receiver
+}
+
+/// The keys of the files, and those that were there until a moment ago.
+struct Held {
+    current: Keyring,
+    old: Keyring,
+    /// When the old ones are forgotten.
+    until: Option<Instant>,
+}
+
+impl Held {
+    fn new(current: Keyring) -> Self {
+        Self { current, old: Keyring::default(), until: None }
+    }
+
+    fn update(&mut self, now: Instant, read: Keyring) {
+        if self.until.is_some_and(|until| until <= now) {
+            (self.old, self.until) = (Keyring::default(), None);
+        }
+        if read != self.current {
+            let before = std::mem::replace(&mut self.current, read);
+            self.old = before.with_old(&self.old);
+            self.until = now.checked_add(ACCEPTED);
+        }
+    }
+
+    fn keyring(&self) -> Keyring {
+        with_default(&self.current.clone().with_old(&self.old))
+    }
 }
 
 /// The keys of the files that exist. A mounted Secret without the entry counts as none.
@@ -79,5 +118,21 @@ mod tests {
         assert_eq!(keys.ids(), expected);
         std::fs::remove_dir_all(&dir).unwrap();
         assert_eq!(with_default(&Keyring::default()).ids().len(), 1);
+    }
+
+    #[test]
+    fn a_key_that_went_away_is_accepted_behind_the_new_one_and_forgotten_in_the_end() {
+        let key = |text: &str| Key::from_secret(text.as_bytes());
+        let start = Instant::now();
+        let mut held = Held::new(Keyring::new([key("a")]));
+        let ids = |texts: &[&str]| texts.iter().map(|text| key(text).id()).collect::<Vec<_>>();
+        held.update(start, Keyring::new([key("b")]));
+        assert_eq!(held.keyring().ids(), ids(&["b", "a"]));
+        held.update(start + ACCEPTED / 2, Keyring::new([key("c")]));
+        assert_eq!(held.keyring().ids(), ids(&["c", "b", "a"]));
+        held.update(start + ACCEPTED, Keyring::new([key("c")]));
+        assert_eq!(held.keyring().ids(), ids(&["c", "b", "a"]), "ten minutes from the last change");
+        held.update(start + ACCEPTED / 2 + ACCEPTED, Keyring::new([key("c")]));
+        assert_eq!(held.keyring().ids(), ids(&["c"]));
     }
 }

@@ -33,7 +33,7 @@ pub use args::Args;
 use driver::{Driver, Published};
 use metrics::Metrics;
 use snapshot::Snapshot;
-use watches::Stores;
+use watches::{Stores, Viewer};
 
 /// How long tasks have to stop once they are asked to.
 const GRACE: Duration = Duration::from_secs(5);
@@ -47,7 +47,6 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let me: NodeName = args.node_name.as_str().into();
     let settings = Settings {
         me: me.clone(),
-        class: args.class(),
         placement: args.placement.into(),
         exclude_label: args.exclude_label.into(),
     };
@@ -64,7 +63,13 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 
     let links = links::start(&mut tasks, excluded, shutdown.clone()).await?;
     let changed = Arc::new(Notify::new());
-    let stores = Stores::start(&mut tasks, &client, &args.namespace, &changed, &shutdown);
+    let viewer = Viewer {
+        namespace: args.namespace.clone(),
+        node: me.clone(),
+        pod: args.pod_name.clone(),
+        class: args.class(),
+    };
+    let stores = Stores::start(&mut tasks, &client, viewer, &changed, &shutdown);
     let (views, mut view) = watch::channel(None);
     let (findings, found) = watch::channel(Vec::new());
     let keep = watches::keep_view(
@@ -103,10 +108,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     tasks.spawn("snapshot", keep);
 
     let pod = args.pod_name.clone();
-    let events = Events::start(&mut tasks, client.clone(), COMPONENT, pod.clone(), shutdown.clone());
+    let events = Events::start(&mut tasks, client.clone(), COMPONENT, pod, shutdown.clone());
     let setup = status::Setup {
         namespace: args.namespace.clone(),
-        pod,
         beacon_port: args.beacon_address().port(),
         metrics,
     };

@@ -1,13 +1,16 @@
 //! Metrics: MetalLB's names (`reference/metallb.md` §3.9) and our own.
 
 use std::collections::HashMap;
+use std::fmt::{self, Display, Write as _};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use announce::beacon::Rejected;
 use announce::frame::Dropped;
 use announce::ownership::Counts;
-use prometheus_client::encoding::EncodeLabelSet;
+use announce::view::{NodeName, ServiceKey};
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -18,17 +21,36 @@ use prometheus_client::registry::{Registry, Unit};
 /// endpoint they are gauges. `rate()` does not mind.
 type Count = Gauge<u64, AtomicU64>;
 
+/// A label that is written only when somebody reads the metrics: there may be thousands.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Lazy<T>(T);
+
+impl<T: Display> EncodeLabelValue for Lazy<T> {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
+        write!(encoder, "{}", self.0)
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Ip {
-    ip: String,
+    ip: Lazy<IpAddr>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Announcement {
-    service: String,
-    protocol: &'static str,
-    node: String,
-    ip: String,
+    service: Lazy<Arc<ServiceKey>>,
+    protocol: Lazy<Layer2>,
+    node: Lazy<NodeName>,
+    ip: Lazy<IpAddr>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Layer2;
+
+impl Display for Layer2 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("layer2")
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -196,18 +218,18 @@ impl Metrics {
 
     /// Forgets the counters of an address that is no longer announced.
     pub(crate) fn forget(&self, address: IpAddr) {
-        let label = Ip { ip: address.to_string() };
+        let label = Ip { ip: Lazy(address) };
         self.requests_received.remove(&label);
         self.responses_sent.remove(&label);
         self.gratuitous_sent.remove(&label);
     }
 
-    pub(crate) fn announced(&self, service: &str, node: &str, ip: IpAddr, yes: bool) {
+    pub(crate) fn announced(&self, service: &Arc<ServiceKey>, node: &NodeName, ip: IpAddr, yes: bool) {
         let label = Announcement {
-            service: service.to_owned(),
-            protocol: "layer2",
-            node: node.to_owned(),
-            ip: ip.to_string(),
+            service: Lazy(Arc::clone(service)),
+            protocol: Lazy(Layer2),
+            node: Lazy(node.clone()),
+            ip: Lazy(ip),
         };
         if yes {
             self.announced.get_or_create(&label).set(1);
@@ -231,7 +253,7 @@ impl PerAddress {
 
     pub(crate) fn of(&mut self, address: IpAddr) -> &OfAddress {
         self.known.entry(address).or_insert_with(|| {
-            let label = Ip { ip: address.to_string() };
+            let label = Ip { ip: Lazy(address) };
             OfAddress {
                 requests: self.metrics.requests_received.get_or_create_owned(&label),
                 responses: self.metrics.responses_sent.get_or_create_owned(&label),
@@ -259,7 +281,8 @@ mod tests {
         let mut by_address = PerAddress::new(metrics.clone());
         by_address.of(address).requests.inc();
         by_address.of(address).gratuitous.inc();
-        metrics.announced("default/web", "node1", address, true);
+        let (web, node): (_, NodeName) = (Arc::new(ServiceKey::new("default", "web")), "node1".into());
+        metrics.announced(&web, &node, address, true);
         metrics.wrote(true, false);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
@@ -275,7 +298,7 @@ mod tests {
             assert!(text.lines().any(|have| have == line), "{line} is not in\n{text}");
         }
         by_address.forget(address);
-        metrics.announced("default/web", "node1", address, false);
+        metrics.announced(&web, &node, address, false);
         text.clear();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         assert!(!text.contains("10.0.0.1"), "{text}");

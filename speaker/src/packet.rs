@@ -27,21 +27,28 @@ impl Protocol {
         }
     }
 
-    fn filter(self) -> &'static [SockFilter] {
+    /// What the socket of a link lets through. A frame for a VLAN device is shown to the sockets of the device below
+    /// it too, without its tag; the device that it ends at tells them apart.
+    fn filter(self, link: LinkIndex) -> Vec<SockFilter> {
+        let mut filter = vec![op(LOAD_WORD, 0, 0, DEVICE), op(JUMP_EQUAL, 1, 0, link), op(RETURN, 0, 0, 0)];
         match self {
-            Self::Arp => &ARP,
-            Self::Ndp => &NDP,
+            Self::Arp => filter.extend(ARP),
+            Self::Ndp => filter.extend(NDP),
         }
+        filter
     }
 }
 
 /// `SKF_AD_OFF + SKF_AD_PKTTYPE`: where a filter finds what the kernel thinks of the packet's direction.
 const PACKET_TYPE: u32 = 0xffff_f004;
+/// `SKF_AD_OFF + SKF_AD_IFINDEX`: the device that the packet has reached.
+const DEVICE: u32 = 0xffff_f008;
 /// For another host; also what is tagged for a VLAN that has no device here, broadcasts included.
 const OTHER_HOST: u32 = 3;
 /// Our own, on its way out.
 const OUTGOING: u32 = 4;
 
+const LOAD_WORD: u16 = 0x20;
 const LOAD_HALF: u16 = 0x28;
 const LOAD_BYTE: u16 = 0x30;
 const JUMP_EQUAL: u16 = 0x15;
@@ -53,7 +60,7 @@ const fn op(code: u16, jt: u8, jf: u8, k: u32) -> SockFilter {
 }
 
 /// Classic BPF; jumps are relative to the next instruction, offsets to the Ethernet header.
-static ARP: [SockFilter; 7] = [
+const ARP: [SockFilter; 7] = [
     op(LOAD_BYTE, 0, 0, PACKET_TYPE),
     op(JUMP_EQUAL, 4, 0, OTHER_HOST),
     op(JUMP_EQUAL, 3, 0, OUTGOING),
@@ -64,7 +71,7 @@ static ARP: [SockFilter; 7] = [
 ];
 
 /// Next header ICMPv6, hop limit 255, type 135 or 136. All other IPv6 traffic of the node stays in the kernel.
-static NDP: [SockFilter; 14] = [
+const NDP: [SockFilter; 14] = [
     op(LOAD_BYTE, 0, 0, PACKET_TYPE),
     op(JUMP_EQUAL, 11, 0, OTHER_HOST),
     op(JUMP_EQUAL, 10, 0, OUTGOING),
@@ -93,7 +100,7 @@ impl PacketSocket {
     pub(crate) fn open(link: LinkIndex, protocol: Protocol) -> io::Result<Self> {
         let kind = Type::RAW.cloexec().nonblocking();
         let socket = Socket::new(Domain::PACKET, kind, Some(socket2::Protocol::from(0)))?;
-        socket.attach_filter(protocol.filter())?;
+        socket.attach_filter(&protocol.filter(link))?;
         socket.bind(&address(link, protocol)?)?;
         // SAFETY: `Socket` owns its descriptor and gives out the same one for as long as it lives.
         let socket = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?;

@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::io;
+use std::fs::File;
+use std::io::{self, BufWriter, Write as _};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,11 +17,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::driver::Published;
-use crate::watches::{Cached, Stores};
+use crate::watches::{Known, Stores};
 
 const FILE: &str = "snapshot.json";
 /// Of the format. A file of another release is passed over: then the speaker waits for the API server.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Changes are gathered for so long before they are written.
 const SETTLE: Duration = Duration::from_secs(1);
 
@@ -30,7 +31,13 @@ pub(crate) struct Snapshot {
     version: u32,
     /// The groups that this node owned, with their epochs.
     claims: BTreeMap<IpAddr, u64>,
-    objects: Cached,
+    known: Known,
+}
+
+/// What the file of any release says.
+#[derive(Deserialize)]
+struct Format {
+    version: u32,
 }
 
 impl Snapshot {
@@ -46,12 +53,16 @@ impl Snapshot {
                 return None;
             }
         };
+        // The version alone first: all the rest may look different in another release.
+        let format = serde_json::from_slice::<Format>(&bytes);
+        if let Ok(Format { version }) = format
+            && version != VERSION
+        {
+            tracing::info!(version, "the snapshot is of another release");
+            return None;
+        }
         match serde_json::from_slice::<Self>(&bytes) {
-            Ok(snapshot) if snapshot.version == VERSION => Some(snapshot),
-            Ok(snapshot) => {
-                tracing::info!(version = snapshot.version, "the snapshot is of another release");
-                None
-            }
+            Ok(snapshot) => Some(snapshot),
             Err(error) => {
                 tracing::warn!(path = %path.display(), %error, "the snapshot is damaged");
                 None
@@ -60,15 +71,17 @@ impl Snapshot {
     }
 
     /// The view that it stands for.
-    pub(crate) fn view(&self, settings: &Settings, links: &[Link]) -> View {
-        let (mut view, _) = self.objects.view(settings, links, None);
+    pub(crate) fn view(self, settings: &Settings, links: &[Link]) -> View {
+        let (mut view, _) = self.known.view(settings, links, None);
         view.remember(&settings.me, &self.claims);
         view
     }
 
-    fn write(directory: &Path, bytes: &[u8]) -> io::Result<()> {
+    fn write(&self, directory: &Path) -> io::Result<()> {
         let new = directory.join("snapshot.json.new");
-        std::fs::write(&new, bytes)?;
+        let mut file = BufWriter::new(File::create(&new)?);
+        serde_json::to_writer(&mut file, self)?;
+        file.flush()?;
         std::fs::rename(&new, directory.join(FILE))
     }
 }
@@ -82,7 +95,7 @@ pub(crate) async fn keep(
     shutdown: CancellationToken,
 ) -> Result<(), Infallible> {
     let mut complained = false;
-    // The stores hold nothing worth keeping before the first lists are in.
+    // There is nothing worth keeping before the first lists are in.
     let ready = shutdown.run_until_cancelled(stores.ready()).await;
     if !matches!(ready, Some(Ok(()))) {
         shutdown.cancelled().await;
@@ -93,9 +106,7 @@ pub(crate) async fn keep(
         let claims: BTreeMap<GroupId, u64> = published.borrow_and_update().owned.clone();
         views.mark_unchanged();
         let result = tokio::task::block_in_place(|| {
-            let snapshot = Snapshot { version: VERSION, claims, objects: stores.cached() };
-            let bytes = serde_json::to_vec(&snapshot).map_err(io::Error::from)?;
-            Snapshot::write(&directory, &bytes)
+            Snapshot { version: VERSION, claims, known: stores.known() }.write(&directory)
         });
         if let Err(error) = result
             && !std::mem::replace(&mut complained, true)
@@ -126,35 +137,22 @@ mod tests {
     use serde_json::json;
 
     fn settings() -> Settings {
-        Settings {
-            me: "node1".into(),
-            class: None,
-            placement: Placement::Balanced,
-            exclude_label: ExcludeLabel::Auto,
-        }
+        Settings { me: "node1".into(), placement: Placement::Balanced, exclude_label: ExcludeLabel::Auto }
     }
 
-    fn objects() -> Cached {
+    fn known() -> Known {
+        let web = json!({"namespace": "default", "name": "web"});
         serde_json::from_value(json!({
-            "services": [{
-                "metadata": {"name": "web", "namespace": "default"},
-                "spec": {"type": "LoadBalancer"},
-                "status": {"loadBalancer": {"ingress": [{"ip": "10.0.0.5"}]}},
-            }],
-            "slices": [{
-                "addressType": "IPv4",
-                "metadata": {
-                    "name": "web-1", "namespace": "default",
-                    "labels": {"kubernetes.io/service-name": "web"},
-                },
-                "endpoints": [{"addresses": [], "nodeName": "node1"}],
-            }],
-            "nodes": [{"metadata": {"name": "node1"}}],
-            "pods": [{
-                "metadata": {"name": "speaker-1"},
-                "spec": {"nodeName": "node1", "containers": []},
-                "status": {"podIP": "192.168.0.1", "conditions": [{"type": "Ready", "status": "True"}]},
-            }],
+            "facts": {
+                "services": [
+                    {"key": web, "addresses": ["10.0.0.5"], "labels": [], "local": false, "shared": false},
+                ],
+                "slices": [{"service": web, "nodes": ["node1"]}],
+                "nodes": [{"name": "node1", "labels": {}, "usable": true, "cordoned": false}],
+                "pods": [{"node": "node1", "address": "192.168.0.1", "ready": true, "generation": 1}],
+                "statuses": [],
+                "links": {},
+            },
             "pools": [{
                 "apiVersion": "metallb.io/v1beta1", "kind": "IPAddressPool",
                 "metadata": {"name": "lan"}, "spec": {"addresses": ["10.0.0.0/24"]},
@@ -162,8 +160,6 @@ mod tests {
             "l2_advertisements": [{
                 "apiVersion": "metallb.io/v1beta1", "kind": "L2Advertisement", "metadata": {"name": "lan"},
             }],
-            "statuses": [],
-            "states": [],
         }))
         .unwrap()
     }
@@ -172,8 +168,7 @@ mod tests {
     fn what_was_owned_is_known_again_from_the_file() {
         let directory = tempfile::tempdir().unwrap();
         let claims = BTreeMap::from([("10.0.0.5".parse().unwrap(), 7)]);
-        let snapshot = Snapshot { version: VERSION, claims, objects: objects() };
-        Snapshot::write(directory.path(), &serde_json::to_vec(&snapshot).unwrap()).unwrap();
+        Snapshot { version: VERSION, claims, known: known() }.write(directory.path()).unwrap();
         let eth0 = Link {
             index: 2,
             name: "eth0".into(),
@@ -193,10 +188,12 @@ mod tests {
     fn no_file_a_damaged_one_and_one_of_another_release_are_passed_over() {
         let directory = tempfile::tempdir().unwrap();
         assert!(Snapshot::read(directory.path()).is_none());
-        Snapshot::write(directory.path(), b"{").unwrap();
-        assert!(Snapshot::read(directory.path()).is_none());
-        let other = Snapshot { version: VERSION + 1, claims: BTreeMap::new(), objects: objects() };
-        Snapshot::write(directory.path(), &serde_json::to_vec(&other).unwrap()).unwrap();
+        for damaged in ["{", "{\"version\": 2}"] {
+            std::fs::write(directory.path().join(FILE), damaged).unwrap();
+            assert!(Snapshot::read(directory.path()).is_none());
+        }
+        let other = Snapshot { version: VERSION + 1, claims: BTreeMap::new(), known: known() };
+        other.write(directory.path()).unwrap();
         assert!(Snapshot::read(directory.path()).is_none());
     }
 }

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use announce::link::Link;
 use announce::view::NodeName;
-use crds::ResourceExt as _;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Client;
 use rules::{Finding, Severity};
@@ -34,8 +33,6 @@ const FIELD_MANAGER: &str = "lbstack-speaker";
 pub(crate) struct Setup {
     /// Where its objects are.
     pub(crate) namespace: String,
-    /// The pod that this process runs in.
-    pub(crate) pod: Option<String>,
     /// Where speakers hear one another, for people who have a firewall between them.
     pub(crate) beacon_port: u16,
     pub(crate) metrics: Metrics,
@@ -43,7 +40,6 @@ pub(crate) struct Setup {
 
 /// Writes what the driver publishes.
 pub(crate) struct Writer {
-    pod: Option<String>,
     stores: Stores,
     announcements: Announcements,
     conflicts: Conflicts,
@@ -53,10 +49,9 @@ pub(crate) struct Writer {
 
 impl Writer {
     pub(crate) fn new(client: &Client, me: &NodeName, stores: Stores, events: Events, setup: Setup) -> Self {
-        let Setup { namespace, pod, beacon_port, metrics } = setup;
+        let Setup { namespace, beacon_port, metrics } = setup;
         let client = || client.clone();
         Self {
-            pod,
             announcements: Announcements::new(
                 client(),
                 &namespace,
@@ -131,11 +126,8 @@ impl Writer {
 
     /// The DaemonSet that our pod belongs to: what it owns outlives the pod, and goes with the stack.
     fn owner(&self) -> Option<OwnerReference> {
-        let pods = self.stores.pods.state();
-        let mine = pods.iter().find(|pod| pod.metadata.name == self.pod)?;
-        let owner =
-            mine.metadata.owner_references.as_ref()?.iter().find(|owner| owner.kind == "DaemonSet")?;
-        Some(OwnerReference { controller: None, block_owner_deletion: None, ..owner.clone() })
+        let owner = self.stores.pods.all().iter().find_map(|pod| pod.daemon_set.clone())?;
+        Some(OwnerReference { controller: None, block_owner_deletion: None, ..owner })
     }
 }
 
@@ -149,6 +141,6 @@ fn speaks_for_all(published: &Published, me: &NodeName) -> bool {
 /// known: then all of them would seem to be gone.
 fn nodes_to_tidy(published: &Published, me: &NodeName, stores: &Stores) -> Option<BTreeSet<String>> {
     let speaks = published.settled && speaks_for_all(published, me);
-    let nodes = || stores.nodes.state().iter().map(|node| node.name_any()).collect::<BTreeSet<String>>();
+    let nodes = || stores.nodes.all().iter().map(|node| node.name.to_string()).collect::<BTreeSet<String>>();
     speaks.then(nodes).filter(|nodes| nodes.contains(&**me))
 }

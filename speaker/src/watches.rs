@@ -1,25 +1,22 @@
 //! What the speaker reads of the API, and the view that it makes of it.
 
-use std::collections::{BTreeMap, HashMap};
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
+use announce::facts::{Facts, NodeFacts, PodFacts, ServiceFacts, SliceFacts, StatusFacts};
 use announce::link::{Link, LinkFacts};
-use announce::view::{NodeName, Objects, Settings, View};
-use crds::ServiceL2Status;
-use crds::annotations::ALLOW_SHARED_IP;
-use crds::names::{APP, LABEL_APP, LABEL_COMPONENT, LABEL_COMPONENT_TYPE, SPEAKER};
+use announce::view::{NodeName, Settings, View};
+use crds::names::{APP, LABEL_APP, LABEL_COMPONENT, LABEL_COMPONENT_TYPE, LABEL_NODE_NAME, SPEAKER};
 use crds::{AddressConflict, ConfigurationState, IPAddressPool, L2Advertisement, ResourceExt as _};
-use k8s_openapi::api::core::v1::{
-    Node, NodeCondition, NodeSpec, NodeStatus, Pod, PodSpec, PodStatus, Service, ServiceSpec,
-};
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
-use kube::runtime::reflector::Store;
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
 use rules::{Configuration, Finding};
-use runtime::reflect::{Change, Ended, ready, reflect_slim};
+use runtime::extract::{self, extract};
+use runtime::reflect::Ended;
 use runtime::tasks::Tasks;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -35,18 +32,51 @@ const API_PATIENCE: Duration = Duration::from_secs(2);
 /// Changes come in bursts; this long after the first the view is made anew.
 const SETTLE: Duration = Duration::from_millis(5);
 
-/// The caches.
+/// Whose eyes these are, as far as it decides what is kept.
+pub(crate) struct Viewer {
+    /// Where the stack is.
+    pub(crate) namespace: String,
+    /// This node.
+    pub(crate) node: NodeName,
+    /// The pod of this process, if it is known.
+    pub(crate) pod: Option<String>,
+    /// The class of Services that are ours; none means those without a class.
+    pub(crate) class: Option<String>,
+}
+
+/// What is kept of the objects.
 #[derive(Clone)]
 pub(crate) struct Stores {
-    services: Store<Service>,
-    slices: Store<EndpointSlice>,
-    pub(crate) nodes: Store<Node>,
-    pub(crate) pods: Store<Pod>,
-    pools: Store<IPAddressPool>,
-    l2_advertisements: Store<L2Advertisement>,
-    pub(crate) statuses: Store<ServiceL2Status>,
-    pub(crate) states: Store<ConfigurationState>,
-    pub(crate) conflicts: Store<AddressConflict>,
+    services: extract::Facts<ServiceFacts>,
+    slices: extract::Facts<SliceFacts>,
+    pub(crate) nodes: extract::Facts<NodeFacts>,
+    pub(crate) pods: extract::Facts<SpeakerPod>,
+    pools: extract::Facts<IPAddressPool>,
+    l2_advertisements: extract::Facts<L2Advertisement>,
+    pub(crate) statuses: extract::Facts<StatusFacts>,
+    pub(crate) states: extract::Facts<SpeakerState>,
+    pub(crate) conflicts: extract::Facts<AddressConflict>,
+}
+
+/// A pod of the speaker.
+#[derive(PartialEq)]
+pub(crate) struct SpeakerPod {
+    facts: Arc<PodFacts>,
+    /// Of our own pod: the DaemonSet that it belongs to.
+    pub(crate) daemon_set: Option<OwnerReference>,
+}
+
+/// What a speaker tells of itself.
+#[derive(PartialEq)]
+pub(crate) struct SpeakerState {
+    /// Name of the object.
+    pub(crate) name: String,
+    /// The node that it is about.
+    pub(crate) node: Option<String>,
+    /// The links of that node.
+    links: Option<(NodeName, Vec<LinkFacts>)>,
+    /// The object, if it is about this node.
+    pub(crate) mine: Option<ConfigurationState>,
 }
 
 impl Stores {
@@ -54,7 +84,7 @@ impl Stores {
     pub(crate) fn start(
         tasks: &mut Tasks,
         client: &Client,
-        namespace: &str,
+        viewer: Viewer,
         changed: &Arc<Notify>,
         shutdown: &CancellationToken,
     ) -> Self {
@@ -64,85 +94,75 @@ impl Stores {
         // Slices of headless Services cannot be those of a load-balanced one.
         let of_services = all().labels("kubernetes.io/service-name,!service.kubernetes.io/headless");
         let of_speakers = all().labels(&format!("{LABEL_COMPONENT_TYPE}={SPEAKER}"));
-        let mut start = Start { tasks, changed, shutdown };
+        let Viewer { namespace, node, pod, class } = viewer;
+        let mut start = Start { tasks, client, namespace: &namespace, changed, shutdown };
         Self {
-            services: start.watch(Api::all(client.clone()), balanced, slim_service),
-            slices: start.watch(Api::all(client.clone()), of_services, slim_slice),
-            nodes: start.watch(Api::all(client.clone()), all(), slim_node),
-            pods: start.watch(Api::namespaced(client.clone(), namespace), all().labels(&speakers), slim_pod),
-            pools: start.watch(Api::namespaced(client.clone(), namespace), all(), |pool| pool.status = None),
-            l2_advertisements: start.watch(Api::namespaced(client.clone(), namespace), all(), |_| {}),
-            statuses: start.watch(Api::namespaced(client.clone(), namespace), all(), |_| {}),
-            states: start.watch(Api::namespaced(client.clone(), namespace), of_speakers, |_| {}),
-            conflicts: start.watch(Api::namespaced(client.clone(), namespace), all(), |_| {}),
+            services: start
+                .everywhere(balanced, move |service: Service| ServiceFacts::of(service, class.as_deref())),
+            slices: start.everywhere(of_services, SliceFacts::of),
+            nodes: start.everywhere(all(), |node: Node| NodeFacts::of(node)),
+            pods: start.here(all().labels(&speakers), move |object| speaker_pod(object, pod.as_deref())),
+            pools: start
+                .here(all(), |pool: IPAddressPool| Some(bare(IPAddressPool { status: None, ..pool }))),
+            l2_advertisements: start.here(all(), |object: L2Advertisement| Some(bare(object))),
+            statuses: start.here(all(), StatusFacts::of),
+            states: start.here(of_speakers, move |object| Some(speaker_state(object, &node))),
+            conflicts: start.here(all(), |object: AddressConflict| Some(bare(object))),
         }
     }
 
     /// Waits for the first lists.
     pub(crate) async fn ready(&self) -> Result<(), Ended> {
-        ready(&self.services).await?;
-        ready(&self.slices).await?;
-        ready(&self.nodes).await?;
-        ready(&self.pods).await?;
-        ready(&self.pools).await?;
-        ready(&self.l2_advertisements).await?;
-        ready(&self.statuses).await
+        self.services.ready().await?;
+        self.slices.ready().await?;
+        self.nodes.ready().await?;
+        self.pods.ready().await?;
+        self.pools.ready().await?;
+        self.l2_advertisements.ready().await?;
+        self.statuses.ready().await
     }
 
-    /// What the caches hold that a view is made of.
-    pub(crate) fn cached(&self) -> Cached {
-        Cached {
-            services: self.services.state(),
-            slices: self.slices.state(),
-            nodes: self.nodes.state(),
-            pods: self.pods.state(),
-            pools: self.pools.state(),
-            l2_advertisements: self.l2_advertisements.state(),
-            statuses: self.statuses.state(),
-            states: self.states.state(),
+    /// What there is now.
+    pub(crate) fn known(&self) -> Known {
+        Known {
+            facts: Facts {
+                services: self.services.all(),
+                slices: self.slices.all(),
+                nodes: self.nodes.all(),
+                pods: self.pods.all().iter().map(|pod| Arc::clone(&pod.facts)).collect(),
+                statuses: self.statuses.all(),
+                links: self.states.all().iter().filter_map(|state| state.links.clone()).collect(),
+            },
+            pools: self.pools.all(),
+            l2_advertisements: self.l2_advertisements.all(),
         }
     }
 }
 
-/// The objects that a view is made of.
+/// What a view is made of.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct Cached {
-    services: Vec<Arc<Service>>,
-    slices: Vec<Arc<EndpointSlice>>,
-    nodes: Vec<Arc<Node>>,
-    pods: Vec<Arc<Pod>>,
+pub(crate) struct Known {
+    facts: Facts,
     pools: Vec<Arc<IPAddressPool>>,
     l2_advertisements: Vec<Arc<L2Advertisement>>,
-    statuses: Vec<Arc<ServiceL2Status>>,
-    states: Vec<Arc<ConfigurationState>>,
 }
 
-impl Cached {
+impl Known {
     /// The view, and what there is to say about the configuration.
     pub(crate) fn view(
-        &self,
+        mut self,
         settings: &Settings,
         links: &[Link],
         previous: Option<&View>,
     ) -> (View, Vec<Finding>) {
         let configured = rules::Objects {
-            pools: self.pools.clone(),
-            l2_advertisements: self.l2_advertisements.clone(),
+            pools: self.pools,
+            l2_advertisements: self.l2_advertisements,
             ..rules::Objects::default()
         };
         let (configuration, findings) = Configuration::from_objects(&configured);
-        let mut told: BTreeMap<NodeName, Vec<LinkFacts>> =
-            self.states.iter().filter_map(|state| status::state::decode(state)).collect();
-        told.insert(settings.me.clone(), links.iter().map(LinkFacts::from).collect());
-        let objects = Objects {
-            services: self.services.clone(),
-            slices: self.slices.clone(),
-            nodes: self.nodes.clone(),
-            speakers: self.pods.clone(),
-            statuses: self.statuses.clone(),
-            links: told,
-        };
-        (View::build(settings, &objects, &configuration, previous), findings)
+        self.facts.links.insert(settings.me.clone(), links.iter().map(LinkFacts::from).collect());
+        (View::build(settings, &self.facts, &configuration, previous), findings)
     }
 }
 
@@ -177,7 +197,7 @@ pub(crate) async fn keep_view(
         let now_links = links.borrow_and_update().clone();
         let previous = views.borrow().clone();
         let (view, found) =
-            tokio::task::block_in_place(|| stores.cached().view(&settings, &now_links, previous.as_deref()));
+            tokio::task::block_in_place(|| stores.known().view(&settings, &now_links, previous.as_deref()));
         findings.send_if_modified(|known| {
             let changed = *known != found;
             *known = found;
@@ -203,112 +223,76 @@ pub(crate) async fn keep_view(
 
 struct Start<'a> {
     tasks: &'a mut Tasks,
+    client: &'a Client,
+    namespace: &'a str,
     changed: &'a Arc<Notify>,
     shutdown: &'a CancellationToken,
 }
 
 impl Start<'_> {
-    /// Watches into a store of slimmed objects, and tells of a change only where the slimmed object differs:
-    /// nodes report every few minutes that they live, which is nothing to look at.
-    fn watch<K>(&mut self, api: Api<K>, config: watcher::Config, slim: fn(&mut K)) -> Store<K>
+    /// Watches all objects of a kind.
+    fn everywhere<K, F>(
+        &mut self,
+        config: watcher::Config,
+        of: impl Fn(K) -> Option<F> + Send + 'static,
+    ) -> extract::Facts<F>
     where
-        K: Resource<DynamicType = ()> + Clone + Serialize + DeserializeOwned,
-        K: std::fmt::Debug + Send + Sync + 'static,
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+        F: PartialEq + Send + Sync + 'static,
+    {
+        self.watch(Api::all(self.client.clone()), config, of)
+    }
+
+    /// Watches those in the namespace of the stack.
+    fn here<K, F>(
+        &mut self,
+        config: watcher::Config,
+        of: impl Fn(K) -> Option<F> + Send + 'static,
+    ) -> extract::Facts<F>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+        K: Clone + DeserializeOwned + Debug + Send + 'static,
+        F: PartialEq + Send + Sync + 'static,
+    {
+        self.watch(Api::namespaced(self.client.clone(), self.namespace), config, of)
+    }
+
+    fn watch<K, F>(
+        &mut self,
+        api: Api<K>,
+        config: watcher::Config,
+        of: impl Fn(K) -> Option<F> + Send + 'static,
+    ) -> extract::Facts<F>
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+        F: PartialEq + Send + Sync + 'static,
     {
         let changed = Arc::clone(self.changed);
-        let mut known: HashMap<(Option<String>, String), u64> = HashMap::new();
-        reflect_slim(self.tasks, api, config, self.shutdown.clone(), slim, move |change| {
-            let differs = match change {
-                Change::Applied(object) => {
-                    let print = fingerprint(object);
-                    known.insert((object.namespace(), object.name_any()), print) != Some(print)
-                }
-                Change::Deleted(object) => {
-                    known.remove(&(object.namespace(), object.name_any()));
-                    true
-                }
-                Change::Replaced => {
-                    known.clear();
-                    true
-                }
-            };
-            if differs {
-                changed.notify_one();
-            }
-        })
+        extract(self.tasks, api, config, self.shutdown.clone(), of, move || changed.notify_one())
     }
 }
 
-fn fingerprint<K: Resource + Clone + Serialize>(object: &K) -> u64 {
-    let mut object = object.clone();
+/// The whole object, but for the version that each write makes another.
+fn bare<K: Resource>(mut object: K) -> K {
     object.meta_mut().resource_version = None;
     object.meta_mut().generation = None;
-    let mut hasher = DefaultHasher::new();
-    serde_json::to_vec(&object).unwrap_or_default().hash(&mut hasher);
-    hasher.finish()
+    object
 }
 
-/// Type, class and traffic policy, the addresses, the labels, and whether it shares.
-fn slim_service(service: &mut Service) {
-    service.metadata.finalizers = None;
-    service.metadata.owner_references = None;
-    if let Some(annotations) = &mut service.metadata.annotations {
-        annotations.retain(|key, _| key.ends_with(ALLOW_SHARED_IP));
+fn speaker_pod(pod: Pod, mine: Option<&str>) -> Option<SpeakerPod> {
+    let facts = Arc::new(PodFacts::of(&pod)?);
+    let is_mine = mine.is_some() && pod.metadata.name.as_deref() == mine;
+    let owners = pod.metadata.owner_references.filter(|_| is_mine).unwrap_or_default();
+    let daemon_set = owners.into_iter().find(|owner| owner.kind == "DaemonSet");
+    Some(SpeakerPod { facts, daemon_set })
+}
+
+fn speaker_state(object: ConfigurationState, me: &NodeName) -> SpeakerState {
+    let node = object.labels().get(LABEL_NODE_NAME).cloned();
+    SpeakerState {
+        name: object.name_any(),
+        links: status::state::decode(&object),
+        mine: (object.name_any() == status::state::name(me)).then(|| bare(object)),
+        node,
     }
-    let spec = service.spec.take().unwrap_or_default();
-    service.spec = Some(ServiceSpec {
-        type_: spec.type_,
-        load_balancer_class: spec.load_balancer_class,
-        external_traffic_policy: spec.external_traffic_policy,
-        ..ServiceSpec::default()
-    });
-    if let Some(status) = &mut service.status {
-        status.conditions = None;
-    }
-}
-
-/// Only whether and where endpoints serve.
-fn slim_slice(slice: &mut EndpointSlice) {
-    slice.metadata.owner_references = None;
-    slice.metadata.annotations = None;
-    slice.ports = None;
-    for endpoint in &mut slice.endpoints {
-        *endpoint = Endpoint {
-            conditions: endpoint.conditions.take(),
-            node_name: endpoint.node_name.take(),
-            ..Endpoint::default()
-        };
-    }
-}
-
-/// Labels, whether it is cordoned, and two conditions without their heartbeats.
-fn slim_node(node: &mut Node) {
-    node.metadata.annotations = None;
-    let unschedulable = node.spec.take().and_then(|spec| spec.unschedulable);
-    node.spec = Some(NodeSpec { unschedulable, ..NodeSpec::default() });
-    let conditions = node.status.take().and_then(|status| status.conditions).unwrap_or_default();
-    let conditions = conditions
-        .into_iter()
-        .filter(|condition| matches!(condition.type_.as_str(), "Ready" | "NetworkUnavailable"))
-        .map(|c| NodeCondition { type_: c.type_, status: c.status, ..NodeCondition::default() });
-    node.status = Some(NodeStatus { conditions: Some(conditions.collect()), ..NodeStatus::default() });
-}
-
-/// Where it runs, its address, whether it is ready, and who owns it.
-fn slim_pod(pod: &mut Pod) {
-    pod.metadata.annotations = None;
-    let node_name = pod.spec.take().and_then(|spec| spec.node_name);
-    pod.spec = Some(PodSpec { node_name, ..PodSpec::default() });
-    let status = pod.status.take().unwrap_or_default();
-    let conditions = status.conditions.map(|mut conditions| {
-        conditions.retain(|condition| condition.type_ == "Ready");
-        for condition in &mut conditions {
-            condition.last_probe_time = None;
-            condition.last_transition_time = None;
-            condition.message = None;
-            condition.reason = None;
-        }
-        conditions
-    });
-    pod.status = Some(PodStatus { conditions, pod_ip: status.pod_ip, ..PodStatus::default() });
 }

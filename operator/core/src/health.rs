@@ -96,6 +96,7 @@ pub fn status(observed: &Observed<'_>, old: &LoadBalancerStackStatus, now: &Time
         summary.speakers_ready(),
         summary.configuration_valid(),
         summary.beacons_blocked(),
+        summary.exclude_label_ignored(),
         summary.crds_ready(),
     ];
     LoadBalancerStackStatus {
@@ -285,6 +286,13 @@ impl Summary<'_> {
             return condition("BeaconsBlocked", false, "AllHeard", String::new());
         }
         condition("BeaconsBlocked", true, "NotHeard", joined(blocked.into_iter()))
+    }
+
+    fn exclude_label_ignored(&self) -> NewCondition {
+        match states::label_ignored(self.observed.states) {
+            None => condition("ExcludeLabelIgnored", false, "AsExpected", String::new()),
+            Some(message) => condition("ExcludeLabelIgnored", true, "OnEveryNode", message.to_owned()),
+        }
     }
 
     fn crds_ready(&self) -> NewCondition {

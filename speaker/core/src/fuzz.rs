@@ -177,7 +177,7 @@ fn view() -> View {
             id,
             hashed: id,
             addresses: [(id, Scope::All)].into(),
-            services: BTreeSet::new(),
+            services: Box::default(),
             candidates: all.collect(),
             idle: None,
             last: None,
@@ -191,6 +191,6 @@ fn view() -> View {
         groups,
         placed,
         placement: Placement::Balanced,
-        advertised: BTreeMap::new(),
+        ..View::default()
     }
 }

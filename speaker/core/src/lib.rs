@@ -2,6 +2,7 @@
 //!
 //! | module | is |
 //! |---|---|
+//! | [`facts`] | what is kept of the objects of the API |
 //! | [`view`] | what the API says: groups of addresses, who may announce them |
 //! | [`placement`] | which candidate a group without an owner goes to |
 //! | [`ownership`] | who owns which group |
@@ -14,6 +15,7 @@
 pub mod arp;
 pub mod beacon;
 mod bucket;
+pub mod facts;
 pub mod frame;
 #[doc(hidden)]
 pub mod fuzz;

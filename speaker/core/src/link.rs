@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use serde::{Deserialize, Serialize};
 use smoltcp::wire::EthernetAddress;
 
 /// The kernel's number of a link.
@@ -38,7 +39,7 @@ impl Link {
 }
 
 /// What others may know of a link, by way of the API.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct LinkFacts {
     /// The interface's name.
     pub name: String,

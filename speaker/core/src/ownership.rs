@@ -318,7 +318,7 @@ impl Ownership {
         let view = Arc::clone(&self.view);
         self.group_of.clear();
         for group in view.groups.values() {
-            self.group_of.extend(group.addresses.keys().map(|address| (*address, group.id)));
+            self.group_of.extend(group.addresses.keys().map(|address| (address, group.id)));
         }
         for (id, group) in &view.groups {
             let old = before.groups.get(id);
@@ -351,7 +351,7 @@ impl Ownership {
         let Some(group) = self.view.groups.get(&id) else { return };
         let owned = |old: &GroupId| {
             let old = before.groups.get(old)?;
-            let shared = group.addresses.keys().any(|address| old.addresses.contains_key(address));
+            let shared = group.addresses.keys().any(|address| old.addresses.contains(address));
             let epoch = self.mine.get(&old.id)?;
             shared.then_some(*epoch)
         };

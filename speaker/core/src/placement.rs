@@ -33,13 +33,8 @@ pub fn rendezvous(address: IpAddr, node: &str) -> [u8; 32] {
     rank
 }
 
-/// Sorts the candidates for an address, best first: by their tiers, then by [`rendezvous`].
-pub fn order(address: IpAddr, candidates: &mut [Candidate]) {
-    candidates.sort_by_cached_key(|candidate| (candidate.tier, rendezvous(address, &candidate.node)));
-}
-
 impl Placement {
-    /// The node that each group would go to if nobody owned any. Candidates are already in [`order`].
+    /// The node that each group would go to if nobody owned any.
     pub fn place(self, groups: &BTreeMap<GroupId, Arc<Group>>) -> BTreeMap<GroupId, NodeName> {
         match self {
             Self::Hash => {

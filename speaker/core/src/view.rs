@@ -4,17 +4,20 @@
 //! The unit is the [`Group`]: all addresses tied together by a dual-stack Service or by sharing, with the
 //! Services on them. One node owns a whole group, so neither is ever split.
 
+mod addresses;
 mod build;
 mod candidates;
+mod ranking;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::beacon::NodeId;
-use crate::link::Scope;
 use crate::placement::Placement;
-pub use build::{ExcludeLabel, Objects, Settings};
+pub use addresses::Addresses;
+pub use build::{ExcludeLabel, Settings};
+pub use ranking::Candidates;
 
 /// Name of a node of the cluster.
 pub type NodeName = Arc<str>;
@@ -34,8 +37,10 @@ pub struct View {
     pub placed: BTreeMap<GroupId, NodeName>,
     /// How groups are spread.
     pub placement: Placement,
+    /// Every node carries the exclude label, which therefore counts for nothing.
+    pub label_ignored: bool,
     /// The advertisements behind each announced Service: where an address has lost its pool, these still hold.
-    pub(crate) advertised: BTreeMap<ServiceKey, Vec<Arc<rules::L2Advertisement>>>,
+    pub(crate) advertised: BTreeMap<Arc<ServiceKey>, Vec<Arc<rules::L2Advertisement>>>,
 }
 
 /// A node with a speaker.
@@ -60,11 +65,11 @@ pub struct Group {
     /// as in MetalLB.
     pub hashed: IpAddr,
     /// Its addresses, each with the links that this node would announce it on.
-    pub addresses: BTreeMap<IpAddr, Scope>,
-    /// The Services on them.
-    pub services: BTreeSet<ServiceKey>,
+    pub addresses: Addresses,
+    /// The Services on them, in order.
+    pub services: Box<[Arc<ServiceKey>]>,
     /// Who may own it, best first. Empty if nobody may; then [`Self::idle`] says why.
-    pub candidates: Vec<Candidate>,
+    pub candidates: Candidates,
     /// Why nobody may announce it.
     pub idle: Option<Idle>,
     /// Who owned it last, and in which epoch, as far as its Services' statuses tell.
@@ -172,7 +177,7 @@ impl Candidate {
 impl Group {
     /// Whether `node` may own it.
     pub fn admits(&self, node: &str) -> bool {
-        self.candidates.iter().any(|candidate| &*candidate.node == node)
+        self.candidates.contains(node)
     }
 }
 

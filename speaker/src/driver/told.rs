@@ -7,10 +7,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use announce::link::Scope;
-use announce::view::GroupId;
-
-/// What a group announces, and on which links.
-pub(super) type Addresses = BTreeMap<IpAddr, Scope>;
+use announce::view::{Addresses, GroupId};
 
 /// What to tell the responder.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +32,7 @@ impl Told {
 
     /// What a group announces.
     pub(super) fn addresses(&self, id: GroupId) -> Vec<IpAddr> {
-        self.groups.get(&id).into_iter().flat_map(BTreeMap::keys).copied().collect()
+        self.groups.get(&id).into_iter().flat_map(Addresses::keys).collect()
     }
 
     /// From now on this group is announced, with no address yet; false if it was already.
@@ -52,16 +49,16 @@ impl Told {
         let mut left = Vec::new();
         for (id, wanted) in wanted {
             let Some(told) = self.groups.get_mut(&id) else { continue };
-            for (address, scope) in &wanted {
+            for (address, scope) in wanted.iter() {
                 let before = told.get(address);
                 if before.is_none() {
-                    *self.holders.entry(*address).or_default() += 1;
+                    *self.holders.entry(address).or_default() += 1;
                 }
                 if before != Some(scope) {
-                    changes.push(Change::Announce(*address, scope.clone()));
+                    changes.push(Change::Announce(address, scope.clone()));
                 }
             }
-            left.extend(told.keys().filter(|address| !wanted.contains_key(address)).copied());
+            left.extend(told.keys().filter(|address| !wanted.contains(*address)));
             *told = wanted;
         }
         changes.extend(left.into_iter().filter_map(|address| self.release(address)));
@@ -71,7 +68,7 @@ impl Told {
     /// This group is announced no more.
     pub(super) fn end(&mut self, id: GroupId) -> Vec<Change> {
         let addresses = self.groups.remove(&id).unwrap_or_default();
-        addresses.into_keys().filter_map(|address| self.release(address)).collect()
+        addresses.keys().filter_map(|address| self.release(address)).collect()
     }
 
     /// One group less holds the address.

@@ -1,14 +1,18 @@
 //! A `ServiceL2Status` per Service and owner, an event when the owner changes, a metric.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use announce::facts::StatusFacts;
 use announce::link::Scope;
 use announce::view::{Idle, NodeName};
+use crds::ServiceL2StatusStatus;
 use crds::annotations::EPOCH;
 use crds::names::{LABEL_NODE, LABEL_SERVICE_NAME, LABEL_SERVICE_NAMESPACE};
-use crds::{AnnouncingInterface, ObjectMeta, ResourceExt as _, ServiceKey, ServiceL2Status};
-use crds::{ServiceL2StatusSpec, ServiceL2StatusStatus};
+use crds::{AnnouncingInterface, ObjectMeta, ServiceKey, ServiceL2Status, ServiceL2StatusSpec};
+use futures::TryStreamExt as _;
+use futures::stream::FuturesUnordered;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
@@ -22,12 +26,24 @@ use crate::driver::Published;
 use crate::metrics::Metrics;
 use crate::watches::Stores;
 
+/// How many writes are under way at once: a node that takes over thousands of Services is to have told of them soon.
+const WRITES: usize = 8;
+
 /// What a Service's object is to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Wanted {
-    interfaces: BTreeSet<String>,
+    /// In order; none means all.
+    interfaces: Box<[String]>,
     epoch: u64,
-    addresses: BTreeSet<IpAddr>,
+    /// In order.
+    addresses: Box<[IpAddr]>,
+}
+
+/// What may have to be written.
+enum Write<'a> {
+    Create(&'a ServiceKey, &'a Wanted),
+    Correct(&'a ServiceKey, &'a Wanted, &'a StatusFacts),
+    Remove(&'a str),
 }
 
 /// Keeps the objects, events and metrics about announced Services.
@@ -39,9 +55,9 @@ pub(super) struct Announcements {
     events: Events,
     metrics: Metrics,
     /// What was announced when last looked, for events and metrics.
-    told: BTreeMap<ServiceKey, Wanted>,
+    told: BTreeMap<Arc<ServiceKey>, Wanted>,
     /// What was told of Services that nobody announces.
-    idle: BTreeMap<ServiceKey, Idle>,
+    idle: BTreeMap<Arc<ServiceKey>, Idle>,
 }
 
 impl Announcements {
@@ -72,30 +88,29 @@ impl Announcements {
         published: &Published,
         owner: Option<&OwnerReference>,
     ) -> Result<(), CallError> {
-        let wanted = wanted(published);
-        self.tell(&wanted);
+        self.tell(wanted(published));
         self.tell_idle(published);
-        self.correct_all(&wanted, published, owner).await
+        self.correct_all(published, owner).await
     }
 
     /// Events and metrics of what has changed.
-    fn tell(&mut self, wanted: &BTreeMap<ServiceKey, Wanted>) {
+    fn tell(&mut self, wanted: BTreeMap<Arc<ServiceKey>, Wanted>) {
         for (service, what) in &self.told {
             let stays = wanted.get(service).map(|w| &w.addresses);
             for ip in what.addresses.iter().filter(|ip| stays.is_none_or(|stays| !stays.contains(ip))) {
-                self.metrics.announced(&service.to_string(), &self.me, *ip, false);
+                self.metrics.announced(service, &self.me, *ip, false);
             }
         }
-        for (service, what) in wanted {
+        for (service, what) in &wanted {
             for ip in &what.addresses {
-                self.metrics.announced(&service.to_string(), &self.me, *ip, true);
+                self.metrics.announced(service, &self.me, *ip, true);
             }
             if is_new(self.told.get(service), what) {
                 let note = format!("announcing from node \"{}\" with protocol \"layer2\"", self.me);
                 self.events.normal(&reference(service), "Announce", "nodeAssigned", note);
             }
         }
-        self.told.clone_from(wanted);
+        self.told = wanted;
     }
 
     /// One warning on each Service that nobody announces, by the first of all ready speakers. That there is no
@@ -110,47 +125,55 @@ impl Announcements {
                     let note = format!("no node announces the Service's addresses: {}", why.message());
                     self.events.warning(&reference(service), "Announce", "announceFailed", note);
                 }
-                idle.insert(service.clone(), why);
+                idle.insert(Arc::clone(service), why);
             }
         }
         self.idle = idle;
     }
 
-    /// Brings the objects of this node in line with `wanted`, and removes what other nodes left of its Services.
+    /// Brings the objects of this node in line with what was told, and removes what other nodes left of its Services.
     async fn correct_all(
         &self,
-        wanted: &BTreeMap<ServiceKey, Wanted>,
         published: &Published,
         owner: Option<&OwnerReference>,
     ) -> Result<(), CallError> {
-        let mut mine: BTreeMap<ServiceKey, ServiceL2Status> = BTreeMap::new();
-        let mut stale: Vec<String> = Vec::new();
-        for object in self.stores.statuses.state() {
-            let Some((service, node)) = subject(&object) else { continue };
-            if *node == *self.me && !mine.contains_key(&service) && wanted.contains_key(&service) {
-                mine.insert(service, (*object).clone());
-            } else if *node == *self.me {
+        let objects = self.stores.statuses.all();
+        let mut mine: BTreeMap<&ServiceKey, &StatusFacts> = BTreeMap::new();
+        let mut stale: Vec<Write<'_>> = Vec::new();
+        for object in &objects {
+            let (service, is_mine) = (&object.service, object.node == self.me);
+            let is_wanted = self.told.contains_key(service);
+            if is_mine && is_wanted && !mine.contains_key(service) {
+                mine.insert(service, object);
+            } else if if is_mine { published.settled } else { is_wanted } {
                 // What this node owned last is remembered until it has looked around and may own it again.
-                if published.settled {
-                    stale.push(object.name_any());
-                }
-            } else if wanted.contains_key(&service) {
-                stale.push(object.name_any());
+                stale.push(Write::Remove(&object.name));
             }
         }
-        for (service, what) in wanted {
-            match mine.get(service) {
-                Some(object) => self.correct(service, what, object).await?,
-                None => self.create(service, what, owner).await?,
+        let writes = self.told.iter().map(|(service, what)| match mine.get(&**service) {
+            Some(object) => Write::Correct(service, what, object),
+            None => Write::Create(service, what),
+        });
+        let mut under_way = FuturesUnordered::new();
+        for write in writes.chain(stale) {
+            if under_way.len() >= WRITES {
+                under_way.try_next().await?;
             }
+            under_way.push(self.carry_out(write, owner));
         }
-        for name in stale {
-            match bounded(self.api.delete(&name, &DeleteParams::default())).await {
-                Err(error) if !error.is_not_found() => return Err(error),
-                _ => {}
-            }
-        }
+        while under_way.try_next().await?.is_some() {}
         Ok(())
+    }
+
+    async fn carry_out(&self, write: Write<'_>, owner: Option<&OwnerReference>) -> Result<(), CallError> {
+        match write {
+            Write::Create(service, what) => self.create(service, what, owner).await,
+            Write::Correct(service, what, object) => self.correct(service, what, object).await,
+            Write::Remove(name) => match bounded(self.api.delete(name, &DeleteParams::default())).await {
+                Err(error) if !error.is_not_found() => Err(error),
+                _ => Ok(()),
+            },
+        }
     }
 
     async fn create(
@@ -185,16 +208,15 @@ impl Announcements {
         &self,
         service: &ServiceKey,
         what: &Wanted,
-        object: &ServiceL2Status,
+        object: &StatusFacts,
     ) -> Result<(), CallError> {
-        let name = object.name_any();
-        let epoch = object.annotations().get(EPOCH).and_then(|text| text.parse().ok()).unwrap_or(0);
-        if epoch != what.epoch {
+        let name = &object.name;
+        if object.epoch != what.epoch {
             let patch = json!({"metadata": {"annotations": {EPOCH: what.epoch.to_string()}}});
-            bounded(self.api.patch(&name, &PatchParams::default(), &Patch::Merge(patch))).await?;
+            bounded(self.api.patch(name, &PatchParams::default(), &Patch::Merge(patch))).await?;
         }
-        if object.status.as_ref() != Some(&self.status(service, what)) {
-            self.patch_status(&name, service, what).await?;
+        if object.interfaces.as_ref().is_none_or(|known| known[..] != what.interfaces[..]) {
+            self.patch_status(name, service, what).await?;
         }
         Ok(())
     }
@@ -226,35 +248,23 @@ fn is_new(told: Option<&Wanted>, what: &Wanted) -> bool {
     !what.addresses.is_empty() && told.is_none_or(|told| told.addresses.is_empty())
 }
 
-fn wanted(published: &Published) -> BTreeMap<ServiceKey, Wanted> {
+fn wanted(published: &Published) -> BTreeMap<Arc<ServiceKey>, Wanted> {
     let mut wanted = BTreeMap::new();
     for (id, epoch) in &published.owned {
         let Some(group) = published.view.groups.get(id) else { continue };
-        let mut interfaces = BTreeSet::new();
-        let everywhere = group.addresses.values().any(|scope| *scope == Scope::All);
-        for scope in group.addresses.values().filter(|_| !everywhere) {
-            if let Scope::Named(names) = scope {
-                interfaces.extend(names.iter().cloned());
-            }
-        }
-        let announced = |address: &&IpAddr| published.conflicts.get(address).is_none_or(|c| !c.withheld);
-        let addresses: BTreeSet<IpAddr> = group.addresses.keys().filter(announced).copied().collect();
+        let scopes = group.addresses.iter().map(|(_, scope)| scope.clone());
+        let interfaces: Box<[String]> = match scopes.reduce(Scope::union) {
+            Some(Scope::Named(names)) => names.into_iter().collect(),
+            Some(Scope::All) | None => Box::default(),
+        };
+        let announced = |address: &IpAddr| published.conflicts.get(address).is_none_or(|c| !c.withheld);
+        let addresses: Box<[IpAddr]> = group.addresses.keys().filter(announced).collect();
         for service in &group.services {
             let (interfaces, addresses) = (interfaces.clone(), addresses.clone());
-            wanted.insert(service.clone(), Wanted { interfaces, epoch: *epoch, addresses });
+            wanted.insert(Arc::clone(service), Wanted { interfaces, epoch: *epoch, addresses });
         }
     }
     wanted
-}
-
-/// Which Service and node an object is about.
-fn subject(object: &ServiceL2Status) -> Option<(ServiceKey, &str)> {
-    let labels = object.metadata.labels.as_ref()?;
-    let service = ServiceKey::new(
-        labels.get(LABEL_SERVICE_NAMESPACE)?.clone(),
-        labels.get(LABEL_SERVICE_NAME)?.clone(),
-    );
-    Some((service, labels.get(LABEL_NODE)?))
 }
 
 /// One name per Service and node, so that a write can be repeated.
@@ -286,7 +296,7 @@ mod tests {
     #[test]
     fn a_service_is_told_of_once_it_has_an_address_that_is_not_withheld() {
         let what = |addresses: &[&str]| Wanted {
-            interfaces: BTreeSet::new(),
+            interfaces: Box::default(),
             epoch: 1,
             addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
         };

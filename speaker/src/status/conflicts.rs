@@ -40,7 +40,7 @@ impl Conflicts {
     ) -> Result<(), CallError> {
         self.tell(published, links);
         let mut stored: BTreeMap<String, AddressConflict> = BTreeMap::new();
-        for object in self.stores.conflicts.state() {
+        for object in self.stores.conflicts.all() {
             stored.insert(object.name_any(), (*object).clone());
         }
         for (address, conflict) in &published.conflicts {
@@ -108,7 +108,7 @@ fn is_over(
     let owned = || {
         let address = spec.address.parse::<IpAddr>().ok();
         let groups = published.owned.keys().filter_map(|id| published.view.groups.get(id));
-        address.is_some_and(|address| groups.into_iter().any(|g| g.addresses.contains_key(&address)))
+        address.is_some_and(|address| groups.into_iter().any(|g| g.addresses.contains(address)))
     };
     let orphaned = || nodes.is_some_and(|nodes| !nodes.contains(&spec.node));
     published.settled && (spec.node == **me || owned() || orphaned())

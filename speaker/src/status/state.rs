@@ -7,7 +7,8 @@ use announce::link::{Link, LinkFacts};
 use announce::view::NodeName;
 use crds::annotations::LINKS;
 use crds::conditions::{NewCondition, merge};
-use crds::names::{CONDITION_BEACONS_BLOCKED, LABEL_COMPONENT_TYPE, LABEL_NODE_NAME, SPEAKER};
+use crds::names::{CONDITION_BEACONS_BLOCKED, CONDITION_EXCLUDE_LABEL_IGNORED};
+use crds::names::{LABEL_COMPONENT_TYPE, LABEL_EXCLUDE_NODE, LABEL_NODE_NAME, SPEAKER};
 use crds::{ConfigurationResult, ConfigurationState, ConfigurationStateStatus, ResourceExt as _};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use k8s_openapi::jiff::Timestamp;
@@ -56,8 +57,8 @@ impl State {
         findings: &[Finding],
         owner: Option<&OwnerReference>,
     ) -> Result<(), CallError> {
-        let name = format!("speaker-{}", self.me);
-        let stored = self.stores.states.state().into_iter().find(|object| object.name_any() == name);
+        let name = name(&self.me);
+        let stored = self.stores.states.all().iter().find_map(|state| state.mine.clone());
         let annotation = encode(links);
         let known = stored.as_ref().and_then(|object| object.annotations().get(LINKS));
         if known != Some(&annotation) {
@@ -76,7 +77,7 @@ impl State {
             let params = PatchParams::apply(FIELD_MANAGER).force();
             bounded(self.api.patch(&name, &params, &Patch::Apply(object))).await?;
         }
-        let old = stored.and_then(|object| object.status.clone()).unwrap_or_default();
+        let old = stored.and_then(|object| object.status).unwrap_or_default();
         let new = status(&old, published, findings, self.beacon_port);
         if old != new {
             let patch = json!({
@@ -93,10 +94,9 @@ impl State {
     /// Of all ready speakers the first by name removes what nodes have left that are no more.
     async fn tidy(&self, published: &Published) -> Result<(), CallError> {
         let Some(nodes) = nodes_to_tidy(published, &self.me, &self.stores) else { return Ok(()) };
-        for object in self.stores.states.state() {
-            let node = object.labels().get(LABEL_NODE_NAME);
-            if node.is_some_and(|node| !nodes.contains(node)) {
-                match bounded(self.api.delete(&object.name_any(), &DeleteParams::default())).await {
+        for state in self.stores.states.all() {
+            if state.node.as_ref().is_some_and(|node| !nodes.contains(node)) {
+                match bounded(self.api.delete(&state.name, &DeleteParams::default())).await {
                     Err(error) if !error.is_not_found() => return Err(error),
                     _ => {}
                 }
@@ -104,6 +104,11 @@ impl State {
         }
         Ok(())
     }
+}
+
+/// Of the object of a node's speaker.
+pub(crate) fn name(node: &NodeName) -> String {
+    format!("speaker-{node}")
 }
 
 fn status(
@@ -139,6 +144,19 @@ fn status(
             )
         },
     };
+    let label_ignored = NewCondition {
+        type_: CONDITION_EXCLUDE_LABEL_IGNORED,
+        status: Some(published.view.label_ignored),
+        reason: if published.view.label_ignored { "OnEveryNode" } else { "AsExpected" },
+        message: if published.view.label_ignored {
+            format!(
+                "every node carries the label {LABEL_EXCLUDE_NODE}, so that none could announce: it is ignored. Remove it \
+                 from those that are to announce, or set speaker.excludeLabel to Honour or Ignore"
+            )
+        } else {
+            String::new()
+        },
+    };
     let now = Time(Timestamp::now());
     ConfigurationStateStatus {
         result: Some(if errors.is_empty() {
@@ -147,7 +165,7 @@ fn status(
             ConfigurationResult::Invalid
         }),
         error_summary: (!errors.is_empty()).then(|| errors.join("\n")),
-        conditions: merge(&old.conditions, &[valid, blocked], None, &now),
+        conditions: merge(&old.conditions, &[valid, blocked, label_ignored], None, &now),
     }
 }
 
@@ -188,8 +206,12 @@ fn parse_mac(text: &str) -> Option<[u8; 6]> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::Arc;
+
     use announce::EthernetAddress;
+    use announce::view::View;
+
+    use super::*;
 
     #[test]
     fn links_survive_the_annotation() {
@@ -223,5 +245,18 @@ mod tests {
         assert!(crds::conditions::is_true(&bad.conditions, CONDITION_BEACONS_BLOCKED));
         assert!(bad.conditions[1].message.contains("node2 (it answers on the wire)"));
         assert!(bad.conditions[1].message.contains("UDP port 7000"));
+    }
+
+    #[test]
+    fn an_exclude_label_that_is_ignored_is_told() {
+        let told = |label_ignored| {
+            let mut view = View::default();
+            view.label_ignored = label_ignored;
+            let published = Published { view: Arc::new(view), ..Published::default() };
+            let status = status(&ConfigurationStateStatus::default(), &published, &[], 7_000);
+            crds::conditions::is_true(&status.conditions, CONDITION_EXCLUDE_LABEL_IGNORED)
+        };
+        assert!(told(true));
+        assert!(!told(false));
     }
 }

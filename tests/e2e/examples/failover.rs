@@ -1,7 +1,7 @@
 //! How long a client is not served when the node that answers for its address goes: `cargo xtask bench failover`.
 //!
-//! Real speakers in network namespaces, a client that asks every 5 ms. Prints p50, p99, the maximum and a histogram per
-//! kind of fault and family, and how many requests were lost.
+//! Real speakers in network namespaces, or (`--cluster`) a whole cluster, and clients that ask every 5 ms. Prints p50, p99,
+//! the maximum and a histogram of the longest silence per kind of fault, and how many requests were lost.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -13,11 +13,15 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use clap::Parser;
+use e2e::Bed;
+use e2e::faults::{self, Fault, clients};
 use e2e::speakers::{Rig, Round};
-use testbed::{LanOptions, Signal};
+use testbed::{LanOptions, Options, Signal};
 
 /// Longer than any takeover; a longer silence is as long as this.
 const WATCHED: Duration = Duration::from_millis(1_200);
+/// Of the Service on the whole cluster.
+const ADDRESS: &str = "192.168.33.50";
 const EXCLUDE: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 
 /// A kind of fault: its name, whether the client asks anew who has the address before each request, what happens, and how
@@ -79,24 +83,35 @@ struct Args {
     /// Rounds for each kind of fault, each for both families.
     #[arg(long, default_value_t = 20)]
     rounds: usize,
-    /// Only these kinds: power-off, cable, sigkill, sigstop, sigterm, label.
+    /// Only these kinds: power-off, cable, sigkill, sigstop, and, without --cluster, sigterm, label.
     #[arg(long, value_delimiter = ',')]
     kinds: Vec<String>,
+    /// On a whole cluster, with lbstack installed in it, instead of in network namespaces.
+    #[arg(long)]
+    cluster: bool,
+}
+
+impl Args {
+    fn wants(&self, name: &str) -> bool {
+        self.kinds.is_empty() || self.kinds.iter().any(|kind| kind == name)
+    }
 }
 
 fn main() {
-    let Args { rounds, kinds } = Args::parse();
+    let args = Args::parse();
+    println!("| fault | client | rounds | p50 ms | p99 ms | max ms | requests lost |");
+    println!("|---|---|---|---|---|---|---|");
+    if args.cluster { on_cluster(&args) } else { in_namespaces(&args) }
+}
+
+fn in_namespaces(args: &Args) {
     let addresses: [IpAddr; 2] =
         ["192.168.33.200", "fd00:33::200"].map(|text| text.parse().expect("an address"));
     let mut rig = Rig::up("bench-failover", 3, LanOptions::default(), &[]);
     rig.service("web", &addresses);
-    println!("| fault | family | rounds | p50 ms | p99 ms | max ms | requests lost |");
-    println!("|---|---|---|---|---|---|---|");
-    for kind in KINDS.iter().filter(|kind| kinds.is_empty() || kinds.iter().any(|name| name == kind.name)) {
-        let results: Vec<[Round; 2]> = (0..rounds).map(|_| one(&mut rig, kind, addresses)).collect();
-        for (n, family) in ["IPv4", "IPv6"].into_iter().enumerate() {
-            report(kind, family, &results.iter().map(|rounds| rounds[n]).collect::<Vec<_>>());
-        }
+    for kind in KINDS.iter().filter(|kind| args.wants(kind.name)) {
+        let results = (0..args.rounds).map(|_| one(&mut rig, kind, addresses)).collect();
+        report(kind.name, ["IPv4", "IPv6"], results);
     }
 }
 
@@ -110,28 +125,50 @@ fn one(rig: &mut Rig, kind: &Kind, addresses: [IpAddr; 2]) -> [Round; 2] {
     rounds
 }
 
-fn report(kind: &Kind, family: &str, results: &[Round]) {
-    let mut silences: Vec<u128> = results.iter().map(|round| round.silence.as_millis()).collect();
-    silences.sort_unstable();
-    let at = |percent: usize| {
-        let index = (silences.len() * percent).div_ceil(100).saturating_sub(1);
-        silences.get(index).copied().unwrap_or(0)
-    };
-    let lost: u64 = results.iter().map(|round| round.lost).sum();
-    println!(
-        "| {} | {family} | {} | {} | {} | {} | {lost} |",
-        kind.name,
-        silences.len(),
-        at(50),
-        at(99),
-        at(100)
-    );
-    // Classes of 50 ms.
-    let classes = silences.iter().map(|ms| ms / 50).max().unwrap_or(0);
-    for class in 0..=classes {
-        let count = silences.iter().filter(|ms| **ms / 50 == class).count();
-        if count > 0 {
-            eprintln!("  {:>5} ms {}", class * 50, "#".repeat(count));
+fn on_cluster(args: &Args) {
+    let bed = Bed::installed(Options { id: "bench-failover".into(), ..Options::default() });
+    bed.stack_up();
+    bed.pool("failover", &format!("{ADDRESS}-{ADDRESS}"));
+    bed.web();
+    bed.service("failover", "failover", "");
+    bed.served(&format!("http://{ADDRESS}/"), Duration::from_secs(60));
+    for fault in Fault::ALL.into_iter().filter(|fault| args.wants(fault.name())) {
+        let results = (0..args.rounds).map(|_| one_on_cluster(&bed, fault)).collect();
+        report(fault.name(), ["knows the owner", "asks anew"], results);
+    }
+}
+
+fn one_on_cluster(bed: &Bed, fault: Fault) -> [Round; 2] {
+    let owner = bed.announcer("default", "failover");
+    bed.web_away_from(&owner);
+    let seen = clients(bed, ADDRESS, || {
+        fault.begin(bed, &owner);
+        std::thread::sleep(faults::WATCHED);
+    });
+    fault.mend(bed, &owner);
+    bed.announcer_after("default", "failover", &owner);
+    bed.stack_available();
+    seen.map(|report| Round { silence: report.longest_silence(), lost: report.lost })
+}
+
+fn report(fault: &str, clients: [&str; 2], results: Vec<[Round; 2]>) {
+    for (n, client) in clients.into_iter().enumerate() {
+        let rounds: Vec<Round> = results.iter().map(|rounds| rounds[n]).collect();
+        let mut silences: Vec<u128> = rounds.iter().map(|round| round.silence.as_millis()).collect();
+        silences.sort_unstable();
+        let at = |percent: usize| {
+            let index = (silences.len() * percent).div_ceil(100).saturating_sub(1);
+            silences.get(index).copied().unwrap_or(0)
+        };
+        let (p50, p99, max) = (at(50), at(99), at(100));
+        let lost: u64 = rounds.iter().map(|round| round.lost).sum();
+        println!("| {fault} | {client} | {} | {p50} | {p99} | {max} | {lost} |", silences.len());
+        // Classes of 50 ms.
+        for class in 0..=max / 50 {
+            let count = silences.iter().filter(|ms| **ms / 50 == class).count();
+            if count > 0 {
+                eprintln!("  {:>5} ms {count:>5} {}", class * 50, "#".repeat(count.min(100)));
+            }
         }
     }
 }

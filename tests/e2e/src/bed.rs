@@ -7,12 +7,11 @@ use crds::{LoadBalancerStack, ServiceL2Status};
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::events::v1::Event;
 use kube::api::{DeleteParams, ListParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client};
 use serde_json::Value;
 use testbed::{Cluster, Options, Protocol, Traffic, TrafficReport};
 
-use crate::{audit, install, manifests, wait};
+use crate::{audit, client, install, manifests, wait};
 
 /// What the API does at once; more than this is a failure.
 const SOON: Duration = Duration::from_secs(20);
@@ -38,18 +37,8 @@ impl Bed {
 
     /// Brings up a cluster without lbstack.
     pub fn bare(options: Options) -> Self {
-        // The second suite of a process finds it set already.
-        let _ = rustls::crypto::ring::default_provider().install_default();
         let cluster = Cluster::up(options).unwrap_or_else(|error| panic!("{error}"));
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let client = runtime.block_on(async {
-            let kubeconfig = Kubeconfig::read_from(cluster.kubeconfig()).unwrap();
-            let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
-                .await
-                .unwrap();
-            Client::try_from(config).unwrap()
-        });
+        let (runtime, client) = client::connect(&cluster);
         let audit = audit::Audit::new(cluster.audit_log());
         Self { cluster, client, runtime, audit }
     }

@@ -12,13 +12,12 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::watcher;
 use kube::{Client, ResourceExt as _};
 use serde_json::{Value, json};
 use testbed::{Identity, Options};
 
-use crate::{Bed, wait};
+use crate::{Bed, client, wait};
 
 /// Where the configuration is.
 pub const NAMESPACE: &str = "metallb-system";
@@ -127,14 +126,7 @@ pub struct Bench<'a> {
 impl<'a> Bench<'a> {
     /// A clean cluster with the pools given.
     pub fn new(bed: &'a Bed, pools: &[(&str, &[&str])]) -> Self {
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let client = runtime.block_on(async {
-            let kubeconfig = Kubeconfig::read_from(bed.cluster.kubeconfig()).unwrap();
-            let options = KubeConfigOptions::default();
-            let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.unwrap();
-            Client::try_from(config).unwrap()
-        });
+        let (runtime, client) = client::connect(&bed.cluster);
         let bench = Self { bed, runtime, client };
         bench.clear();
         bed.kubectl(&["delete", "ipaddresspools", "-n", NAMESPACE, "--all"]);

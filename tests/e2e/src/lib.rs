@@ -13,7 +13,9 @@
 
 mod audit;
 mod bed;
+mod client;
 pub mod controllers;
+pub mod faults;
 mod install;
 mod manifests;
 mod objects;

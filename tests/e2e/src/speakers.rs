@@ -11,8 +11,11 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use kube::Client;
 use testbed::{Cluster, Guest, Host, LanOptions, Mac, Options, Protocol, Running, Signal, Traffic, until};
+use tokio::runtime::Runtime;
 
+use crate::client;
 pub use objects::NAMESPACE;
 use objects::Wanted;
 pub use peers::Peers;
@@ -33,6 +36,7 @@ const PORT: u16 = 8080;
 pub struct Rig {
     /// The API server and the LAN.
     pub cluster: Cluster,
+    api: (Runtime, Client),
     /// The nodes.
     pub nodes: Vec<Node>,
     directory: PathBuf,
@@ -80,6 +84,7 @@ impl Rig {
         fs::write(directory.join("kubeconfig"), kubeconfig).unwrap();
         objects::prepare(&cluster);
         let mut rig = Self {
+            api: client::connect(&cluster),
             cluster,
             nodes: Vec::new(),
             directory,
@@ -256,7 +261,7 @@ impl Rig {
             }
         }
         let wanted = Wanted { name: name.to_owned(), addresses: addresses.to_vec(), only: Vec::new() };
-        objects::services(&self.cluster, &[wanted]);
+        self.write_services(&[wanted]);
     }
 
     /// Many Services, quickly: with one IPv4 address each, counted from `first`.
@@ -266,7 +271,12 @@ impl Rig {
             addresses: vec![Ipv4Addr::from(u32::from(first) + n).into()],
             only: Vec::new(),
         };
-        objects::services(&self.cluster, &(0..count).map(wanted).collect::<Vec<_>>());
+        self.write_services(&(0..count).map(wanted).collect::<Vec<_>>());
+    }
+
+    fn write_services(&self, wanted: &[Wanted]) {
+        let (runtime, client) = &self.api;
+        objects::services(runtime, client, wanted);
     }
 
     /// Takes a Service away.

@@ -183,6 +183,8 @@ fn what_controller_and_speakers_say_is_summed_up() {
     };
     let blocked = json!({"type": "lbstack.dev/BeaconsBlocked", "status": "True", "reason": "R", "message": "cannot hear n2",
         "lastTransitionTime": "2026-01-01T00:00:00Z"});
+    let ignored = json!({"type": "lbstack.dev/ExcludeLabelIgnored", "status": "True", "reason": "R", "message": "on all",
+        "lastTransitionTime": "2026-01-01T00:00:00Z"});
     let states = [
         state(
             "speaker-n1",
@@ -190,7 +192,11 @@ fn what_controller_and_speakers_say_is_summed_up() {
             json!({"result": "Invalid", "errorSummary": "pool a\npool b", "conditions": [blocked]}),
         ),
         state("controller", json!({}), json!({"result": "Invalid", "errorSummary": "pool b"})),
-        state("speaker-n3", json!({"metallb.io/node-name": "n3"}), json!({"result": "Valid"})),
+        state(
+            "speaker-n3",
+            json!({"metallb.io/node-name": "n3"}),
+            json!({"result": "Valid", "conditions": [ignored]}),
+        ),
     ];
     let applied = nothing();
     let status = status(
@@ -205,6 +211,8 @@ fn what_controller_and_speakers_say_is_summed_up() {
     };
     assert_eq!(message("ConfigurationValid"), "pool b; pool a");
     assert_eq!(message("BeaconsBlocked"), "n1: cannot hear n2");
+    assert_eq!(words(&status, "ExcludeLabelIgnored"), "True OnEveryNode");
+    assert_eq!(message("ExcludeLabelIgnored"), "on all");
 }
 
 #[test]

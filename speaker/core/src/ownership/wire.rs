@@ -44,12 +44,12 @@ impl Ownership {
             Cause::Vacancy | Cause::Takeover(_) | Cause::Recheck => Plan::TAKEOVER,
         };
         self.asking.insert(id);
-        state.pending = group.addresses.keys().copied().collect();
+        state.pending = group.addresses.keys().collect();
         if self.settings.detection == Detection::Off && cause == Cause::Vacancy {
             state.pending.clear();
         }
         for address in &state.pending {
-            if let Some(scope) = group.addresses.get(address) {
+            if let Some(scope) = group.addresses.get(*address) {
                 self.outputs.push_back(Output::Probe(*address, scope.clone(), plan));
             }
         }
@@ -71,7 +71,7 @@ impl Ownership {
 
     pub(super) fn stop_asking(&mut self, id: GroupId) {
         if let Some(group) = self.view.groups.get(&id) {
-            self.outputs.extend(group.addresses.keys().map(|address| Output::CancelProbe(*address)));
+            self.outputs.extend(group.addresses.keys().map(Output::CancelProbe));
         }
         self.end_asking(id);
     }
@@ -151,8 +151,7 @@ impl Ownership {
             }
             Some(_) => {}
             None => {
-                let scope =
-                    self.view.groups.get(&id).and_then(|group| group.addresses.get(&address)).cloned();
+                let scope = self.view.groups.get(&id).and_then(|group| group.addresses.get(address)).cloned();
                 self.note_conflict(now, sighting, scope);
             }
         }
@@ -203,7 +202,7 @@ impl Ownership {
         }
         let scope = found.or_else(|| {
             let mut groups = self.view.groups.values();
-            groups.find_map(|group| group.addresses.get(&sighting.address)).cloned()
+            groups.find_map(|group| group.addresses.get(sighting.address)).cloned()
         });
         let scope = scope.unwrap_or(Scope::All);
         let conflict = Conflict { sighting, first: now, last: now, withheld, scope, next };

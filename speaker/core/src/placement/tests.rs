@@ -1,13 +1,12 @@
 use super::*;
-use crate::view::Tier;
+use crate::view::{Addresses, Candidates, Tier};
 
 fn candidates(nodes: &[&str]) -> Vec<Candidate> {
     nodes.iter().map(|node| Candidate::new((*node).into(), Tier::default())).collect()
 }
 
 fn ordered(nodes: &[&str], address: &str) -> Vec<String> {
-    let mut candidates = candidates(nodes);
-    order(address.parse().unwrap(), &mut candidates);
+    let candidates = Candidates::ranked(address.parse().unwrap(), candidates(nodes));
     candidates.iter().map(|candidate| candidate.node.to_string()).collect()
 }
 
@@ -37,21 +36,19 @@ fn the_order_is_that_of_metallb() {
 fn a_lower_tier_comes_first_whatever_the_hash() {
     let mut candidates = candidates(&["node-a", "node-b"]);
     candidates[0].tier.preference = -10;
-    order("10.0.0.1".parse().unwrap(), &mut candidates);
-    assert_eq!(&*candidates[0].node, "node-a");
+    let candidates = Candidates::ranked("10.0.0.1".parse().unwrap(), candidates);
+    assert_eq!(&*candidates.first().unwrap().node, "node-a");
 }
 
 fn groups(count: u32, nodes: &[&str]) -> BTreeMap<GroupId, Arc<Group>> {
     let group = |n: u32| {
         let id = IpAddr::V4((0x0a00_0000 + n).into());
-        let mut candidates = candidates(nodes);
-        order(id, &mut candidates);
         let group = Group {
             id,
             hashed: id,
-            addresses: BTreeMap::new(),
-            services: BTreeSet::new(),
-            candidates,
+            addresses: Addresses::default(),
+            services: Box::default(),
+            candidates: Candidates::ranked(id, candidates(nodes)),
             idle: None,
             last: None,
         };
@@ -83,7 +80,7 @@ fn balanced_gives_no_node_more_than_its_share() {
 fn hash_follows_the_order_alone() {
     let groups = groups(50, &["a", "b", "c"]);
     for (id, node) in Placement::Hash.place(&groups) {
-        assert_eq!(node, groups[&id].candidates[0].node);
+        assert_eq!(node, groups[&id].candidates.first().unwrap().node);
     }
 }
 
@@ -92,10 +89,9 @@ fn a_preferred_node_gets_the_group_even_when_it_is_full() {
     let mut groups = groups(4, &["a", "b"]);
     for group in groups.values_mut() {
         let group = Arc::make_mut(group);
-        for candidate in &mut group.candidates {
-            candidate.tier.preference = if &*candidate.node == "a" { -1 } else { 0 };
-        }
-        order(group.hashed, &mut group.candidates);
+        let mut candidates = candidates(&["a", "b"]);
+        candidates[0].tier.preference = -1;
+        group.candidates = Candidates::ranked(group.hashed, candidates);
     }
     assert!(Placement::Balanced.place(&groups).values().all(|node| &**node == "a"));
 }

@@ -1,12 +1,14 @@
 use std::collections::BTreeSet;
 
+use crds::ServiceL2Status;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use rules::Configuration;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::link::LinkFacts;
+use crate::facts::{Facts, NodeFacts, PodFacts, ServiceFacts, SliceFacts, StatusFacts};
+use crate::link::{LinkFacts, Scope};
 
 /// A cluster, described as `kubectl` would print it.
 #[derive(Clone)]
@@ -14,6 +16,22 @@ struct Cluster {
     objects: Objects,
     configured: rules::Objects,
     settings: Settings,
+    class: Option<String>,
+}
+
+#[derive(Clone, Default)]
+struct Objects {
+    services: Vec<Service>,
+    slices: Vec<EndpointSlice>,
+    nodes: Vec<Node>,
+    pods: Vec<Pod>,
+    statuses: Vec<ServiceL2Status>,
+    links: BTreeMap<NodeName, Vec<LinkFacts>>,
+}
+
+/// What is kept of `objects`.
+fn kept<K: Clone, F>(objects: &[K], of: impl Fn(K) -> Option<F>) -> Vec<Arc<F>> {
+    objects.iter().cloned().filter_map(of).map(Arc::new).collect()
 }
 
 fn ip(text: &str) -> IpAddr {
@@ -23,14 +41,14 @@ fn ip(text: &str) -> IpAddr {
 impl Cluster {
     /// Nodes `a`, `b` and `c` with ready speakers, one pool, one advertisement of everything.
     fn new() -> Self {
-        let settings = Settings {
-            me: "a".into(),
+        let settings =
+            Settings { me: "a".into(), placement: Placement::Balanced, exclude_label: ExcludeLabel::Auto };
+        let mut cluster = Self {
+            objects: Objects::default(),
+            configured: rules::Objects::default(),
+            settings,
             class: None,
-            placement: Placement::Balanced,
-            exclude_label: ExcludeLabel::Auto,
         };
-        let mut cluster =
-            Self { objects: Objects::default(), configured: rules::Objects::default(), settings };
         for node in ["a", "b", "c"] {
             cluster.node(node, &json!({}));
             cluster.pod(node, true);
@@ -45,7 +63,7 @@ impl Cluster {
         merge(&mut node, more);
         let node: Node = serde_json::from_value(node).unwrap();
         self.objects.nodes.retain(|other| other.metadata.name != node.metadata.name);
-        self.objects.nodes.push(Arc::new(node));
+        self.objects.nodes.push(node);
     }
 
     fn pod(&mut self, node: &str, ready: bool) {
@@ -58,8 +76,8 @@ impl Cluster {
             },
         }))
         .unwrap();
-        self.objects.speakers.retain(|other| other.metadata.name != pod.metadata.name);
-        self.objects.speakers.push(Arc::new(pod));
+        self.objects.pods.retain(|other| other.metadata.name != pod.metadata.name);
+        self.objects.pods.push(pod);
     }
 
     fn pool(&mut self, name: &str, addresses: &str) {
@@ -90,7 +108,7 @@ impl Cluster {
         merge(&mut service, more);
         let service: Service = serde_json::from_value(service).unwrap();
         self.objects.services.retain(|other| other.metadata.name != service.metadata.name);
-        self.objects.services.push(Arc::new(service));
+        self.objects.services.push(service);
         let endpoints: Vec<Value> =
             on.iter().map(|node| json!({"addresses": [], "nodeName": node})).collect();
         self.slice(name, &endpoints);
@@ -107,7 +125,7 @@ impl Cluster {
         }))
         .unwrap();
         self.objects.slices.retain(|other| other.metadata.name != slice.metadata.name);
-        self.objects.slices.push(Arc::new(slice));
+        self.objects.slices.push(slice);
     }
 
     fn links(&mut self, node: &str, name: &str, subnet: &str) {
@@ -120,13 +138,25 @@ impl Cluster {
         self.objects.links.insert(node.into(), vec![facts]);
     }
 
+    fn facts(&self) -> Facts {
+        let Objects { services, slices, nodes, pods, statuses, links } = &self.objects;
+        Facts {
+            services: kept(services, |service| ServiceFacts::of(service, self.class.as_deref())),
+            slices: kept(slices, SliceFacts::of),
+            nodes: kept(nodes, NodeFacts::of),
+            pods: kept(pods, |pod| PodFacts::of(&pod)),
+            statuses: kept(statuses, StatusFacts::of),
+            links: links.clone(),
+        }
+    }
+
     fn view(&self) -> View {
         self.view_after(None)
     }
 
     fn view_after(&self, previous: Option<&View>) -> View {
         let (configuration, _) = Configuration::from_objects(&self.configured);
-        View::build(&self.settings, &self.objects, &configuration, previous)
+        View::build(&self.settings, &self.facts(), &configuration, previous)
     }
 
     /// The candidates of the only group, sorted by name.
@@ -166,7 +196,7 @@ fn every_node_with_a_ready_speaker_is_a_candidate() {
     assert_eq!(cluster.candidates(), ["a", "b", "c"]);
     cluster.pod("b", false);
     assert_eq!(cluster.candidates(), ["a", "c"]);
-    cluster.objects.speakers.retain(|pod| pod.metadata.name.as_deref() != Some("speaker-c"));
+    cluster.objects.pods.retain(|pod| pod.metadata.name.as_deref() != Some("speaker-c"));
     assert_eq!(cluster.candidates(), ["a"]);
 }
 
@@ -194,11 +224,14 @@ fn the_exclude_label_counts_unless_every_node_has_it() {
     cluster.node("b", &excluded);
     cluster.node("c", &excluded);
     assert_eq!(cluster.candidates(), ["a", "b", "c"]);
+    assert!(cluster.view().label_ignored, "users are told");
     cluster.settings.exclude_label = ExcludeLabel::Honour;
     assert_eq!(cluster.idle(), Some(Idle::NoCandidate));
+    assert!(!cluster.view().label_ignored);
     cluster.settings.exclude_label = ExcludeLabel::Ignore;
     cluster.node("c", &json!({}));
     assert_eq!(cluster.candidates(), ["a", "b", "c"]);
+    assert!(!cluster.view().label_ignored, "that was asked for");
 }
 
 #[test]
@@ -235,7 +268,7 @@ fn advertisements_choose_nodes_links_and_services() {
     cluster.advertisement("b", &on("b", "eth1"));
     assert_eq!(cluster.candidates(), ["a", "b"]);
     let view = cluster.view();
-    let scope = &view.groups[&ip("10.0.0.5")].addresses[&ip("10.0.0.5")];
+    let scope = view.groups[&ip("10.0.0.5")].addresses.get(ip("10.0.0.5")).unwrap();
     assert_eq!(*scope, Scope::Named(["eth0".to_owned()].into()));
 
     cluster.configured.l2_advertisements.clear();
@@ -266,7 +299,7 @@ fn a_dual_stack_service_and_services_on_one_address_are_one_group() {
     assert_eq!(view.groups.keys().copied().collect::<Vec<_>>(), [ip("10.0.0.5"), ip("10.0.0.6")]);
     let group = &view.groups[&ip("10.0.0.5")];
     assert_eq!(group.services.len(), 2);
-    assert_eq!(group.addresses.keys().copied().collect::<Vec<_>>(), [ip("10.0.0.5"), ip("fd00::5")]);
+    assert_eq!(group.addresses.keys().collect::<Vec<_>>(), [ip("10.0.0.5"), ip("fd00::5")]);
     assert_eq!(group.hashed, ip("fd00::5"), "the first address in the status");
 }
 
@@ -306,13 +339,13 @@ fn other_types_other_classes_and_services_without_an_address_are_passed_over() {
         assert!(cluster.view().groups.is_empty(), "{more}");
     }
     let mut cluster = Cluster::new();
-    cluster.settings.class = Some("ours".into());
+    cluster.class = Some("ours".into());
     cluster.service("web", &["10.0.0.5"], &["a"], &json!({"spec": {"loadBalancerClass": "ours"}}));
     assert_eq!(cluster.view().groups.len(), 1);
 }
 
 fn first(cluster: &Cluster) -> String {
-    cluster.view().groups.values().next().unwrap().candidates[0].node.to_string()
+    cluster.view().groups.values().next().unwrap().candidates.first().unwrap().node.to_string()
 }
 
 #[test]
@@ -322,7 +355,7 @@ fn a_cordoned_node_comes_last_and_stays_a_candidate() {
     cluster.node(&best, &json!({"spec": {"unschedulable": true}}));
     let view = cluster.view();
     let group = view.groups.values().next().unwrap();
-    assert_eq!(*group.candidates[2].node, *best);
+    assert_eq!(*group.candidates.iter().nth(2).unwrap().node, *best);
     assert_ne!(*view.placed[&group.id], *best);
 }
 
@@ -352,7 +385,8 @@ fn a_node_without_the_advertised_interface_is_no_candidate() {
 #[test]
 fn preferred_nodes_come_first() {
     let mut cluster = with_service();
-    let worst = cluster.view().groups.values().next().unwrap().candidates[2].node.to_string();
+    let worst =
+        cluster.view().groups.values().next().unwrap().candidates.iter().nth(2).unwrap().node.to_string();
     let preference = json!({"weight": 50, "preference": {"matchLabels": {"name": worst}}});
     cluster.advertisement("prefers", &json!({"preferredNodeSelectors": [preference]}));
     assert_eq!(first(&cluster), worst);
@@ -375,9 +409,8 @@ fn the_last_owner_is_the_one_with_the_highest_epoch() {
                     "metallb.io/service-namespace": "default",
                 },
             },
-            "status": {"node": node, "serviceName": "web", "serviceNamespace": "default"},
         });
-        cluster.objects.statuses.push(Arc::new(serde_json::from_value(object).unwrap()));
+        cluster.objects.statuses.push(serde_json::from_value(object).unwrap());
     }
     let view = cluster.view();
     assert_eq!(view.groups[&ip("10.0.0.5")].last, Some(("c".into(), 12)));
@@ -393,7 +426,7 @@ fn a_view_is_the_same_in_whatever_order_the_objects_come() {
     let mut turned = cluster.clone();
     turned.objects.services.reverse();
     turned.objects.nodes.reverse();
-    turned.objects.speakers.reverse();
+    turned.objects.pods.reverse();
     turned.objects.slices.reverse();
     assert_eq!(turned.view(), view);
     assert_eq!(turned.view_after(Some(&view)), view);

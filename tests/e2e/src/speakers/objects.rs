@@ -3,11 +3,19 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client};
 use serde_json::{Value, json};
 use testbed::{Cluster, until};
+use tokio::runtime::Runtime;
 
 /// Where the speakers' pods and the configuration are.
 pub const NAMESPACE: &str = crds::names::DEFAULT_NAMESPACE;
+/// Requests at a time while Services are made.
+const CONCURRENCY: usize = 16;
 
 /// Definitions, namespace, one pool with an advertisement over everything.
 pub(super) fn prepare(cluster: &Cluster) {
@@ -95,7 +103,7 @@ impl Wanted {
             "apiVersion": "v1", "kind": "Service",
             "metadata": {"name": name, "namespace": "default"},
             "spec": {
-                "type": "LoadBalancer", "ports": [{"port": 80}],
+                "type": "LoadBalancer", "ports": [{"port": 80, "protocol": "TCP"}],
                 "allocateLoadBalancerNodePorts": false,
                 "externalTrafficPolicy": if only.is_empty() { "Cluster" } else { "Local" },
                 "ipFamilies": families, "ipFamilyPolicy": policy,
@@ -123,21 +131,20 @@ impl Wanted {
     }
 }
 
-/// Writes Services, many in one call.
-pub(super) fn services(cluster: &Cluster, wanted: &[Wanted]) {
-    for chunk in wanted.chunks(500) {
-        let objects: Vec<Value> = chunk.iter().flat_map(Wanted::objects).collect();
-        apply(cluster, &objects);
-        // Server-side apply takes the status of many objects in one call.
-        let statuses: Vec<Value> = chunk.iter().map(Wanted::status).collect();
-        let list = json!({"apiVersion": "v1", "kind": "List", "items": statuses}).to_string();
-        let file = std::env::temp_dir().join(format!("lbstack-statuses-{}", cluster.id()));
-        std::fs::write(&file, list).unwrap();
-        let path = file.display().to_string();
-        let apply = ["apply", "--server-side", "--force-conflicts", "--subresource=status", "--filename"];
-        cluster.kubectl(apply.into_iter().chain([path.as_str()])).unwrap_or_else(|error| panic!("{error}"));
-        let _ = std::fs::remove_file(&file);
-    }
+/// Writes Services, many at a time.
+pub(super) fn services(runtime: &Runtime, client: &Client, wanted: &[Wanted]) {
+    let services: Api<Service> = Api::default_namespaced(client.clone());
+    let slices: Api<EndpointSlice> = Api::default_namespaced(client.clone());
+    let params = PatchParams::apply("test").force();
+    let writes = wanted.iter().map(|wanted| async {
+        let name = &wanted.name;
+        let ([service, slice], status) = (wanted.objects(), wanted.status());
+        services.patch(name, &params, &Patch::Apply(service)).await?;
+        slices.patch(name, &params, &Patch::Apply(slice)).await?;
+        services.patch_status(name, &params, &Patch::Apply(status)).await.map(drop)
+    });
+    let writes = stream::iter(writes).buffer_unordered(CONCURRENCY);
+    runtime.block_on(writes.try_collect::<()>()).unwrap();
 }
 
 fn apply(cluster: &Cluster, objects: &[Value]) {

@@ -44,7 +44,7 @@ impl Peers {
             addresses: vec![Ipv4Addr::from(0x0a02_0000 + n).into()],
             only: vec![rig.nodes[0].name.clone(), name(n)],
         };
-        objects::services(&rig.cluster, &(0..count).map(wanted).collect::<Vec<_>>());
+        rig.write_services(&(0..count).map(wanted).collect::<Vec<_>>());
 
         // A socket stays in the network namespace that it was opened in.
         let bind = |n: u32| {

@@ -21,14 +21,13 @@ impl Bench {
     fn new(detection: Detection, nodes: usize) -> Self {
         let settings = Settings { me: name(0), interval: INTERVAL, misses: 3, detection, session: 1 };
         let mut bench = Self { speaker: Ownership::new(settings), now: Instant::now(), announced: false };
-        let candidates: Vec<Candidate> =
-            (0..nodes).map(|node| Candidate::new(name(node), Tier::default())).collect();
+        let candidates = (0..nodes).map(|node| Candidate::new(name(node), Tier::default())).collect();
         let id = group(1);
         let owned = Group {
             id,
             hashed: id,
             addresses: [(id, Scope::All)].into(),
-            services: BTreeSet::new(),
+            services: Box::default(),
             candidates,
             idle: None,
             last: None,
@@ -44,7 +43,7 @@ impl Bench {
             groups: [(id, Arc::new(owned))].into(),
             placed: [(id, name(0))].into(),
             placement: Placement::Balanced,
-            advertised: BTreeMap::new(),
+            ..View::default()
         };
         bench.feed(Input::View(Arc::new(view)));
         bench.pass(SETTLE);

@@ -3,8 +3,8 @@
 use super::super::super::*;
 use super::{address, mac, name};
 use crate::link::Scope;
-use crate::placement::{self, Placement};
-use crate::view::{Candidate, Group, Speaker, Tier};
+use crate::placement::Placement;
+use crate::view::{Candidate, Candidates, Group, Speaker, Tier};
 
 /// What the API holds; each part reaches each node at its own time.
 #[derive(Clone, Debug, Default)]
@@ -72,14 +72,12 @@ impl Api {
             .map(|(node, tier)| Candidate::new(name(*node), tier))
             .collect();
         let group = |id: &GroupId| {
-            let mut candidates = candidates.clone();
-            placement::order(*id, &mut candidates);
             let group = Group {
                 id: *id,
                 hashed: *id,
                 addresses: [(*id, Scope::All)].into(),
-                services: BTreeSet::new(),
-                candidates,
+                services: Box::default(),
+                candidates: Candidates::ranked(*id, candidates.clone()),
                 idle: None,
                 last: self.last.get(id).map(|(node, epoch)| (name(*node), *epoch)),
             };
@@ -92,7 +90,7 @@ impl Api {
             groups,
             placed,
             placement,
-            advertised: BTreeMap::new(),
+            ..View::default()
         }
     }
 }

@@ -1,0 +1,215 @@
+//! What is kept of the objects of the API: as much as a [`View`](crate::view::View) is made of.
+//!
+//! A speaker runs on every node and watches every Service, so what it keeps of each decides what it needs in a large
+//! cluster. These types are also what a snapshot holds.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crds::annotations::{self, ALLOW_SHARED_IP, EPOCH};
+use crds::names::{LABEL_EXCLUDE_NODE, LABEL_NODE, LABEL_SERVICE_NAME, LABEL_SERVICE_NAMESPACE};
+use crds::{ServiceKey, ServiceL2Status};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::{Deserialize, Serialize};
+
+use crate::link::LinkFacts;
+use crate::view::NodeName;
+
+/// Everything that is known.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Facts {
+    /// The Services that are ours and have an address.
+    pub services: Vec<Arc<ServiceFacts>>,
+    /// Where endpoints serve.
+    pub slices: Vec<Arc<SliceFacts>>,
+    /// All nodes.
+    pub nodes: Vec<Arc<NodeFacts>>,
+    /// The pods of the speaker that are on a node.
+    pub pods: Vec<Arc<PodFacts>>,
+    /// Who announced what.
+    pub statuses: Vec<Arc<StatusFacts>>,
+    /// What each node tells of its links; for this node, what it knows itself.
+    pub links: BTreeMap<NodeName, Vec<LinkFacts>>,
+}
+
+/// A Service that is ours and has an address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceFacts {
+    /// Its name.
+    pub key: Arc<ServiceKey>,
+    /// Its addresses, in the order of its status.
+    pub addresses: Box<[IpAddr]>,
+    /// Its labels, by key.
+    pub labels: Box<[(Box<str>, Box<str>)]>,
+    /// Whether only nodes with an endpoint of it may take its traffic.
+    pub local: bool,
+    /// Whether it may share its addresses.
+    pub shared: bool,
+}
+
+/// The endpoints of a Service that can serve: those of one slice.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SliceFacts {
+    /// The Service.
+    pub service: ServiceKey,
+    /// The nodes that they are on, sorted. Endpoints need not be on a node.
+    pub nodes: Box<[NodeName]>,
+}
+
+/// A node of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeFacts {
+    /// Its name.
+    pub name: NodeName,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// It is ready and has a network, as far as anybody has said.
+    pub usable: bool,
+    /// It is cordoned.
+    pub cordoned: bool,
+}
+
+/// A pod of the speaker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodFacts {
+    /// The node that it runs on.
+    pub node: NodeName,
+    /// Its address, which is the node's.
+    pub address: Option<IpAddr>,
+    /// It is ready, and is not being deleted.
+    pub ready: bool,
+    /// Generation of the template that it was made from.
+    pub generation: u64,
+}
+
+/// A `ServiceL2Status`: who announces a Service, or did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusFacts {
+    /// Name of the object.
+    pub name: Box<str>,
+    /// The Service.
+    pub service: ServiceKey,
+    /// The node that announces it.
+    pub node: NodeName,
+    /// The epoch of its claim; 0 where that is not known.
+    pub epoch: u64,
+    /// The interfaces that its status names; none if the status is not written yet, or is about something else.
+    pub interfaces: Option<Vec<String>>,
+}
+
+impl ServiceFacts {
+    /// None if the Service is not load-balanced, of another class than `class` (none: of one at all), or without an
+    /// address.
+    pub fn of(service: Service, class: Option<&str>) -> Option<Self> {
+        let key = Arc::new(ServiceKey::of(&service));
+        let spec = service.spec?;
+        if spec.type_.as_deref() != Some("LoadBalancer") || spec.load_balancer_class.as_deref() != class {
+            return None;
+        }
+        let ingress = service.status?.load_balancer?.ingress?;
+        let parse = |text: &str| text.parse().ok().map(|ip: IpAddr| ip.to_canonical());
+        let addresses: Box<[IpAddr]> =
+            ingress.iter().filter_map(|entry| parse(entry.ip.as_deref()?)).collect();
+        if addresses.is_empty() {
+            return None;
+        }
+        let labels = service.metadata.labels.unwrap_or_default();
+        Some(Self {
+            key,
+            addresses,
+            labels: labels.into_iter().map(|(key, value)| (key.into(), value.into())).collect(),
+            local: spec.external_traffic_policy.as_deref() == Some("Local"),
+            shared: annotations::get(service.metadata.annotations.as_ref(), ALLOW_SHARED_IP).is_some(),
+        })
+    }
+}
+
+impl SliceFacts {
+    /// None if no endpoint of the slice can serve, or it belongs to no Service.
+    pub fn of(slice: EndpointSlice) -> Option<Self> {
+        let mut labels = slice.metadata.labels?;
+        let service =
+            ServiceKey::new(slice.metadata.namespace?, labels.remove("kubernetes.io/service-name")?);
+        let serving = || slice.endpoints.iter().filter(|endpoint| can_serve(endpoint));
+        serving().next()?;
+        let mut nodes: Vec<&str> = serving().filter_map(|endpoint| endpoint.node_name.as_deref()).collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        Some(Self { service, nodes: nodes.into_iter().map(NodeName::from).collect() })
+    }
+}
+
+/// As MetalLB: ready or not said, or serving while it terminates (`reference/metallb.md` §5.1).
+fn can_serve(endpoint: &Endpoint) -> bool {
+    endpoint
+        .conditions
+        .as_ref()
+        .is_none_or(|conditions| conditions.ready.unwrap_or(true) || conditions.serving == Some(true))
+}
+
+impl NodeFacts {
+    /// None only of a node without a name.
+    pub fn of(node: Node) -> Option<Self> {
+        let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
+        let says = |type_: &str| conditions.iter().find(|c| c.type_ == type_).map(|c| c.status.as_str());
+        Some(Self {
+            name: node.metadata.name?.into(),
+            labels: node.metadata.labels.unwrap_or_default(),
+            usable: says("NetworkUnavailable") != Some("True")
+                && !matches!(says("Ready"), Some("False" | "Unknown")),
+            cordoned: node.spec.and_then(|spec| spec.unschedulable).unwrap_or(false),
+        })
+    }
+
+    /// Whether `node.kubernetes.io/exclude-from-external-load-balancers` is on it.
+    pub fn is_excluded(&self) -> bool {
+        self.labels.contains_key(LABEL_EXCLUDE_NODE)
+    }
+}
+
+impl PodFacts {
+    /// None if it is on no node yet.
+    pub fn of(pod: &Pod) -> Option<Self> {
+        let status = pod.status.as_ref();
+        let conditions = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+        let ready = conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
+        let generation = label(&pod.metadata, "pod-template-generation");
+        Some(Self {
+            node: pod.spec.as_ref()?.node_name.as_deref()?.into(),
+            address: status.and_then(|status| status.pod_ip.as_deref()).and_then(|ip| ip.parse().ok()),
+            ready: ready && pod.metadata.deletion_timestamp.is_none(),
+            generation: generation.and_then(|text| text.parse().ok()).unwrap_or(0),
+        })
+    }
+}
+
+impl StatusFacts {
+    /// None if its labels do not tell what it is about.
+    pub fn of(object: ServiceL2Status) -> Option<Self> {
+        let label = |name| label(&object.metadata, name);
+        let service = ServiceKey::new(label(LABEL_SERVICE_NAMESPACE)?, label(LABEL_SERVICE_NAME)?);
+        let node = label(LABEL_NODE)?;
+        let epoch = object.metadata.annotations.as_ref().and_then(|annotations| annotations.get(EPOCH));
+        let interfaces = object.status.as_ref().filter(|status| {
+            status.node.as_deref() == Some(node)
+                && status.service_name.as_ref() == Some(&service.name)
+                && status.service_namespace.as_ref() == Some(&service.namespace)
+        });
+        Some(Self {
+            name: object.metadata.name.as_deref()?.into(),
+            node: node.into(),
+            epoch: epoch.and_then(|text| text.parse().ok()).unwrap_or(0),
+            interfaces: interfaces.map(|status| {
+                status.interfaces.iter().flatten().filter_map(|interface| interface.name.clone()).collect()
+            }),
+            service,
+        })
+    }
+}
+
+fn label<'a>(metadata: &'a ObjectMeta, name: &str) -> Option<&'a str> {
+    metadata.labels.as_ref()?.get(name).map(String::as_str)
+}
