@@ -439,7 +439,6 @@ impl Term<'_> {
     fn tell(events: &Events, object: &ObjectReference, notes: Vec<Note>) {
         let (kind, name) = (object.kind.as_deref(), object.name.as_deref());
         for note in notes {
-            let action = note.action();
             if note.warning {
                 tracing::warn!(
                     kind,
@@ -449,7 +448,7 @@ impl Term<'_> {
                     "{}",
                     note.text
                 );
-                events.warning(object, &action, note.reason, note.text);
+                events.warning(object, "Assign", note.reason, note.text);
             } else {
                 tracing::info!(
                     kind,
@@ -459,7 +458,7 @@ impl Term<'_> {
                     "{}",
                     note.text
                 );
-                events.normal(object, &action, note.reason, note.text);
+                events.normal(object, "Assign", note.reason, note.text);
             }
         }
     }

@@ -37,21 +37,6 @@ pub(crate) struct Note {
     pub(crate) text: String,
 }
 
-impl Note {
-    /// The action of the event: different for different texts.
-    ///
-    /// Repeats of an event are folded by all but its text, and the first text is what `kubectl describe` goes on to
-    /// show; an address or a reason of ten minutes ago would mislead.
-    pub(crate) fn action(&self) -> String {
-        // FNV-1a: short, and the same in every replica.
-        let hash = self
-            .text
-            .bytes()
-            .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-        format!("Assign-{hash:08x}")
-    }
-}
-
 /// The version of `service`, which grows with each write.
 pub(crate) fn version(service: &Service) -> u64 {
     service.metadata.resource_version.as_deref().and_then(|text| text.parse().ok()).unwrap_or_default()

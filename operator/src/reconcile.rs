@@ -298,8 +298,7 @@ impl Reconciler {
         self.caches.forget_config_map();
     }
 
-    /// Events about what was done. Those of one action are folded into a series that keeps its first note, so
-    /// what belongs together is one event, and repairs of different kinds are different actions.
+    /// Events about what was done; what belongs together is one event.
     fn tell(&self, stack: &Stack, deeds: &[Deed]) {
         let reference = stack.reference();
         let list = |keys: Vec<&Key>| keys.into_iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
@@ -314,7 +313,7 @@ impl Reconciler {
         for deed in deeds {
             if let Deed::Repaired(key, by) = deed {
                 let note = format!("{key} was changed by {by}, and is as the stack wants it again");
-                self.events.warning(&reference, &format!("Repair{}", key.kind), "Repaired", note);
+                self.events.warning(&reference, "Repair", "Repaired", note);
             }
         }
     }

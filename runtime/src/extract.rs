@@ -27,19 +27,19 @@ type Kept<F> = BTreeMap<Key, Arc<F>>;
 /// The facts about all objects of a kind, as a watch keeps them. A cache: read it, never wait for it to hold one's own
 /// write.
 #[derive(Debug)]
-pub struct Facts<F> {
+pub struct Mirror<F> {
     kept: Arc<RwLock<Kept<F>>>,
     listed: watch::Receiver<bool>,
 }
 
-impl<F> Clone for Facts<F> {
+impl<F> Clone for Mirror<F> {
     fn clone(&self) -> Self {
         Self { kept: Arc::clone(&self.kept), listed: self.listed.clone() }
     }
 }
 
-impl<F> Facts<F> {
-    /// All of them, in order of namespace and name.
+impl<F> Mirror<F> {
+    /// All of them, in an order that only their names decide.
     pub fn all(&self) -> Vec<Arc<F>> {
         self.kept.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
@@ -65,12 +65,12 @@ pub fn extract<K, F>(
     shutdown: CancellationToken,
     of: impl Fn(K) -> Option<F> + Send + 'static,
     changed: impl Fn() + Send + 'static,
-) -> Facts<F>
+) -> Mirror<F>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
     F: PartialEq + Send + Sync + 'static,
 {
-    let (mut writer, facts) = Writer::new();
+    let (mut writer, mirror) = Writer::new();
     tasks.spawn("watch", async move {
         let mut events = std::pin::pin!(events(api, config, shutdown));
         while let Some(event) = events.next().await {
@@ -80,7 +80,7 @@ where
         }
         Ok::<(), std::convert::Infallible>(())
     });
-    facts
+    mirror
 }
 
 struct Writer<F> {
@@ -91,36 +91,37 @@ struct Writer<F> {
 }
 
 impl<F: PartialEq> Writer<F> {
-    fn new() -> (Self, Facts<F>) {
+    fn new() -> (Self, Mirror<F>) {
         let kept = Arc::new(RwLock::new(Kept::new()));
         let (listed, receiver) = watch::channel(false);
-        let facts = Facts { kept: Arc::clone(&kept), listed: receiver };
-        (Self { kept, arriving: Kept::new(), listed }, facts)
+        let mirror = Mirror { kept: Arc::clone(&kept), listed: receiver };
+        (Self { kept, arriving: Kept::new(), listed }, mirror)
     }
 
     /// Whether what is kept is something else after the event.
     fn take<K: Resource>(&mut self, event: Event<K>, of: impl Fn(K) -> Option<F>) -> bool {
+        // Before the lock, which readers wait for.
+        let event = match event {
+            Event::Apply(object) => Event::Apply((key(&object), of(object))),
+            Event::Delete(object) => Event::Delete((key(&object), None)),
+            Event::InitApply(object) => Event::InitApply((key(&object), of(object))),
+            Event::Init => Event::Init,
+            Event::InitDone => Event::InitDone,
+        };
         let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
         match event {
-            Event::Apply(object) => {
-                let key = key(&object);
-                match of(object) {
-                    Some(facts) if kept.get(&key).is_some_and(|known| **known == facts) => false,
-                    Some(facts) => {
-                        kept.insert(key, Arc::new(facts));
-                        true
-                    }
-                    None => kept.remove(&key).is_some(),
-                }
+            Event::Apply((key, Some(facts))) if kept.get(&key).is_some_and(|known| **known == facts) => false,
+            Event::Apply((key, Some(facts))) => {
+                kept.insert(key, Arc::new(facts));
+                true
             }
-            Event::Delete(object) => kept.remove(&key(&object)).is_some(),
+            Event::Apply((key, None)) | Event::Delete((key, _)) => kept.remove(&key).is_some(),
             Event::Init => {
                 self.arriving.clear();
                 false
             }
-            Event::InitApply(object) => {
-                let key = key(&object);
-                if let Some(facts) = of(object) {
+            Event::InitApply((key, facts)) => {
+                if let Some(facts) = facts {
                     // What is known already is not held twice.
                     let known = kept.get(&key).filter(|known| ***known == facts).cloned();
                     self.arriving.insert(key, known.unwrap_or_else(|| Arc::new(facts)));
@@ -164,8 +165,8 @@ mod tests {
         (!labels.is_empty()).then_some(labels)
     }
 
-    fn all(facts: &Facts<Vec<String>>) -> Vec<String> {
-        facts.all().iter().flat_map(|labels| (**labels).clone()).collect()
+    fn all(mirror: &Mirror<Vec<String>>) -> Vec<String> {
+        mirror.all().iter().flat_map(|labels| (**labels).clone()).collect()
     }
 
     #[test]
@@ -205,6 +206,8 @@ mod tests {
                 tokio::spawn(async move { facts.ready().await })
             })
             .collect();
+        tokio::task::yield_now().await;
+        assert!(waiters.iter().all(|waiter| !waiter.is_finished()));
         assert!(!writer.take(Init, of));
         assert!(writer.take(InitDone, of), "who waits for it has to look");
         for waiter in waiters {

@@ -38,11 +38,8 @@ pub(crate) fn start(
                 let keyring = held.keyring();
                 let changed = *known != keyring;
                 if changed {
-                    let keys = keyring.ids().len();
-                    tracing::info!(
-                        keys,
-                        "the keys for beacons have changed; old ones are accepted for ten minutes"
-                    );
+                    let (current, old) = (held.current.ids().len(), held.old.len());
+                    tracing::info!(current, old, "other keys for beacons are accepted from now on");
                     *known = keyring;
                 }
                 changed
@@ -56,29 +53,30 @@ pub(crate) fn start(
 /// The keys of the files, and those that were there until a moment ago.
 struct Held {
     current: Keyring,
-    old: Keyring,
-    /// When the old ones are forgotten.
-    until: Option<Instant>,
+    /// With the time at which each is forgotten.
+    old: Vec<(Key, Instant)>,
 }
 
 impl Held {
     fn new(current: Keyring) -> Self {
-        Self { current, old: Keyring::default(), until: None }
+        Self { current, old: Vec::new() }
     }
 
+    /// Without any key in the files the old ones are kept: none at all would let anybody pose as a speaker.
     fn update(&mut self, now: Instant, read: Keyring) {
-        if self.until.is_some_and(|until| until <= now) {
-            (self.old, self.until) = (Keyring::default(), None);
-        }
         if read != self.current {
             let before = std::mem::replace(&mut self.current, read);
-            self.old = before.with_old(&self.old);
-            self.until = now.checked_add(ACCEPTED);
+            let until = now.checked_add(ACCEPTED).unwrap_or(now);
+            self.old.retain(|(key, _)| before.get(key.id()).is_none());
+            self.old.splice(0..0, before.iter().map(|key| (key.clone(), until)));
         }
+        let none = self.current.ids().is_empty();
+        self.old.retain(|(key, until)| self.current.get(key.id()).is_none() && (none || *until > now));
     }
 
     fn keyring(&self) -> Keyring {
-        with_default(&self.current.clone().with_old(&self.old))
+        let old = self.old.iter().map(|(key, _)| key);
+        with_default(&Keyring::new(self.current.iter().chain(old).cloned()))
     }
 }
 
@@ -125,14 +123,18 @@ mod tests {
         let key = |text: &str| Key::from_secret(text.as_bytes());
         let start = Instant::now();
         let mut held = Held::new(Keyring::new([key("a")]));
+        let mut at = |seconds: u64, texts: &[&str]| {
+            let read = Keyring::new(texts.iter().map(|text| key(text)));
+            held.update(start + Duration::from_secs(seconds), read);
+            held.keyring().ids()
+        };
         let ids = |texts: &[&str]| texts.iter().map(|text| key(text).id()).collect::<Vec<_>>();
-        held.update(start, Keyring::new([key("b")]));
-        assert_eq!(held.keyring().ids(), ids(&["b", "a"]));
-        held.update(start + ACCEPTED / 2, Keyring::new([key("c")]));
-        assert_eq!(held.keyring().ids(), ids(&["c", "b", "a"]));
-        held.update(start + ACCEPTED, Keyring::new([key("c")]));
-        assert_eq!(held.keyring().ids(), ids(&["c", "b", "a"]), "ten minutes from the last change");
-        held.update(start + ACCEPTED / 2 + ACCEPTED, Keyring::new([key("c")]));
-        assert_eq!(held.keyring().ids(), ids(&["c"]));
+        assert_eq!(at(0, &["b"]), ids(&["b", "a"]));
+        assert_eq!(at(300, &["c"]), ids(&["c", "b", "a"]));
+        assert_eq!(at(600, &["c"]), ids(&["c", "b"]), "ten minutes, whatever else has changed");
+        assert_eq!(at(700, &["b"]), ids(&["b", "c"]), "it came back");
+        assert_eq!(at(800, &[]), ids(&["b", "c"]));
+        assert_eq!(at(9_000, &[]), ids(&["b", "c"]), "rather these than none");
+        assert_eq!(at(9_005, &["d"]), ids(&["d"]));
     }
 }

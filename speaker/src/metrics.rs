@@ -39,18 +39,9 @@ struct Ip {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Announcement {
     service: Lazy<Arc<ServiceKey>>,
-    protocol: Lazy<Layer2>,
+    protocol: &'static str,
     node: Lazy<NodeName>,
     ip: Lazy<IpAddr>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Layer2;
-
-impl Display for Layer2 {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("layer2")
-    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -227,7 +218,7 @@ impl Metrics {
     pub(crate) fn announced(&self, service: &Arc<ServiceKey>, node: &NodeName, ip: IpAddr, yes: bool) {
         let label = Announcement {
             service: Lazy(Arc::clone(service)),
-            protocol: Lazy(Layer2),
+            protocol: "layer2",
             node: Lazy(node.clone()),
             ip: Lazy(ip),
         };

@@ -1,4 +1,4 @@
-//! Packet sockets: whole Ethernet frames, one socket per link and protocol. The only unsafe code is here.
+//! Packet sockets: whole Ethernet frames, one socket per link and protocol. Their addresses need unsafe code.
 
 #![allow(unsafe_code)]
 

@@ -15,7 +15,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
 use rules::{Configuration, Finding};
-use runtime::extract::{self, extract};
+use runtime::extract::{Mirror, extract};
 use runtime::reflect::Ended;
 use runtime::tasks::Tasks;
 use serde::de::DeserializeOwned;
@@ -47,15 +47,15 @@ pub(crate) struct Viewer {
 /// What is kept of the objects.
 #[derive(Clone)]
 pub(crate) struct Stores {
-    services: extract::Facts<ServiceFacts>,
-    slices: extract::Facts<SliceFacts>,
-    pub(crate) nodes: extract::Facts<NodeFacts>,
-    pub(crate) pods: extract::Facts<SpeakerPod>,
-    pools: extract::Facts<IPAddressPool>,
-    l2_advertisements: extract::Facts<L2Advertisement>,
-    pub(crate) statuses: extract::Facts<StatusFacts>,
-    pub(crate) states: extract::Facts<SpeakerState>,
-    pub(crate) conflicts: extract::Facts<AddressConflict>,
+    services: Mirror<ServiceFacts>,
+    slices: Mirror<SliceFacts>,
+    pub(crate) nodes: Mirror<NodeFacts>,
+    pub(crate) pods: Mirror<SpeakerPod>,
+    pools: Mirror<IPAddressPool>,
+    l2_advertisements: Mirror<L2Advertisement>,
+    pub(crate) statuses: Mirror<StatusFacts>,
+    pub(crate) states: Mirror<SpeakerState>,
+    pub(crate) conflicts: Mirror<AddressConflict>,
 }
 
 /// A pod of the speaker.
@@ -95,6 +95,11 @@ impl Stores {
         let of_services = all().labels("kubernetes.io/service-name,!service.kubernetes.io/headless");
         let of_speakers = all().labels(&format!("{LABEL_COMPONENT_TYPE}={SPEAKER}"));
         let Viewer { namespace, node, pod, class } = viewer;
+        let me = node.clone();
+        // No view is made of these.
+        let of = |object: AddressConflict| Some(bare(object));
+        let api = Api::namespaced(client.clone(), &namespace);
+        let conflicts = extract(tasks, api, all(), shutdown.clone(), of, || {});
         let mut start = Start { tasks, client, namespace: &namespace, changed, shutdown };
         Self {
             services: start
@@ -105,9 +110,9 @@ impl Stores {
             pools: start
                 .here(all(), |pool: IPAddressPool| Some(bare(IPAddressPool { status: None, ..pool }))),
             l2_advertisements: start.here(all(), |object: L2Advertisement| Some(bare(object))),
-            statuses: start.here(all(), StatusFacts::of),
+            statuses: start.here(all(), move |status| StatusFacts::of(status, &me)),
             states: start.here(of_speakers, move |object| Some(speaker_state(object, &node))),
-            conflicts: start.here(all(), |object: AddressConflict| Some(bare(object))),
+            conflicts,
         }
     }
 
@@ -235,7 +240,7 @@ impl Start<'_> {
         &mut self,
         config: watcher::Config,
         of: impl Fn(K) -> Option<F> + Send + 'static,
-    ) -> extract::Facts<F>
+    ) -> Mirror<F>
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
         F: PartialEq + Send + Sync + 'static,
@@ -248,7 +253,7 @@ impl Start<'_> {
         &mut self,
         config: watcher::Config,
         of: impl Fn(K) -> Option<F> + Send + 'static,
-    ) -> extract::Facts<F>
+    ) -> Mirror<F>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
         K: Clone + DeserializeOwned + Debug + Send + 'static,
@@ -262,7 +267,7 @@ impl Start<'_> {
         api: Api<K>,
         config: watcher::Config,
         of: impl Fn(K) -> Option<F> + Send + 'static,
-    ) -> extract::Facts<F>
+    ) -> Mirror<F>
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
         F: PartialEq + Send + Sync + 'static,

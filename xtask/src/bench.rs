@@ -1,6 +1,8 @@
 //! `cargo xtask bench`: what things cost, as tables. Ratios count, since machines differ.
 
-use crate::{bench_ipam, image, test};
+use anyhow::Context as _;
+
+use crate::{bench_ipam, bench_view, image, test};
 
 /// Arguments of `cargo xtask bench`.
 #[derive(clap::Args)]
@@ -13,6 +15,8 @@ pub(crate) struct Args {
 enum What {
     /// The allocator: filling pools, the last free address, refusals, adoption, memory.
     Ipam,
+    /// What a speaker makes of the cluster, from three nodes to five thousand.
+    View,
     /// On a real cluster: from the stack to Available, from a Service to the first answer, memory, image size.
     Smoke,
     /// On a real API server: thousands of Services at once, beside what the server alone takes for as many.
@@ -40,16 +44,29 @@ struct Passed {
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     match &args.what {
         // Figures of an unoptimised build would be worth nothing.
-        What::Ipam if cfg!(debug_assertions) => {
-            test::cargo(&["run", "--release", "--package", "xtask", "--", "bench", "ipam"], &[])
-        }
+        What::Ipam if cfg!(debug_assertions) => optimised("ipam"),
+        What::View if cfg!(debug_assertions) => optimised("view"),
         What::Ipam => bench_ipam::run(),
+        What::View => bench_view::run(),
         What::Smoke => example("smoke", &[]),
         What::Services(Passed { arguments }) => example("services", arguments),
         What::Arp(Passed { arguments }) => example("arp", arguments),
         What::Peers => example("peers", &[]),
         What::Failover(Passed { arguments }) => example("failover", arguments),
     }
+}
+
+/// The same benchmark in an optimised build.
+fn optimised(name: &str) -> anyhow::Result<()> {
+    test::cargo(&["run", "--release", "--package", "xtask", "--", "bench", name], &[])
+}
+
+/// Resident memory of this process in bytes.
+pub(crate) fn resident() -> anyhow::Result<usize> {
+    const PAGE: usize = 4096;
+    let text = std::fs::read_to_string("/proc/self/statm").context("cannot read /proc/self/statm")?;
+    let pages = text.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok());
+    Ok(pages.context("/proc/self/statm has no second number")? * PAGE)
 }
 
 /// Builds the image, and runs an example of `tests/e2e` with it.

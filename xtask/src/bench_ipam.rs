@@ -11,6 +11,8 @@ use ipam::{Adoptee, Age, Allocator, Families, Request, Sharing, Wanted};
 use k8s_openapi::jiff::Timestamp;
 use rules::{Configuration, Family, Objects};
 
+use crate::bench::resident;
+
 /// Prints the table.
 ///
 /// # Errors
@@ -158,12 +160,4 @@ fn memory() -> anyhow::Result<()> {
         format!("{each} B")
     );
     Ok(())
-}
-
-/// Resident memory of this process in bytes.
-fn resident() -> anyhow::Result<usize> {
-    const PAGE: usize = 4096;
-    let text = std::fs::read_to_string("/proc/self/statm").context("cannot read /proc/self/statm")?;
-    let pages = text.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok());
-    Ok(pages.context("/proc/self/statm has no second number")? * PAGE)
 }

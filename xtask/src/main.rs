@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 mod arrows;
 mod bench;
 mod bench_ipam;
+mod bench_view;
 mod cluster;
 mod demo;
 mod generate;

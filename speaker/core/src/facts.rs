@@ -96,7 +96,8 @@ pub struct StatusFacts {
     pub node: NodeName,
     /// The epoch of its claim; 0 where that is not known.
     pub epoch: u64,
-    /// The interfaces that its status names; none if the status is not written yet, or is about something else.
+    /// Of this node's own: the interfaces that its status names; none if the status is not written yet, or is about
+    /// something else.
     pub interfaces: Option<Vec<String>>,
 }
 
@@ -187,14 +188,15 @@ impl PodFacts {
 }
 
 impl StatusFacts {
-    /// None if its labels do not tell what it is about.
-    pub fn of(object: ServiceL2Status) -> Option<Self> {
+    /// None if its labels do not tell what it is about. `me` is this node.
+    pub fn of(object: ServiceL2Status, me: &str) -> Option<Self> {
         let label = |name| label(&object.metadata, name);
         let service = ServiceKey::new(label(LABEL_SERVICE_NAMESPACE)?, label(LABEL_SERVICE_NAME)?);
         let node = label(LABEL_NODE)?;
         let epoch = object.metadata.annotations.as_ref().and_then(|annotations| annotations.get(EPOCH));
         let interfaces = object.status.as_ref().filter(|status| {
-            status.node.as_deref() == Some(node)
+            node == me
+                && status.node.as_deref() == Some(me)
                 && status.service_name.as_ref() == Some(&service.name)
                 && status.service_namespace.as_ref() == Some(&service.namespace)
         });
@@ -213,3 +215,6 @@ impl StatusFacts {
 fn label<'a>(metadata: &'a ObjectMeta, name: &str) -> Option<&'a str> {
     metadata.labels.as_ref()?.get(name).map(String::as_str)
 }
+
+#[cfg(test)]
+mod tests;

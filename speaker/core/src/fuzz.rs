@@ -11,7 +11,7 @@ use crate::link::{Link, Scope};
 use crate::ownership::{Detection, Input as OwnershipInput, Output as OwnershipOutput, Ownership, Settings};
 use crate::placement::Placement;
 use crate::responder::{Input, Output, Plan, Responder};
-use crate::view::{Candidate, Group, Speaker, Tier, View};
+use crate::view::{Candidate, Candidates, Group, Speaker, Tier, View};
 use smoltcp::wire::EthernetAddress;
 
 /// The secret that sealed inputs are signed with.
@@ -178,7 +178,7 @@ fn view() -> View {
             hashed: id,
             addresses: [(id, Scope::All)].into(),
             services: Box::default(),
-            candidates: all.collect(),
+            candidates: Candidates::ranked(id, all.collect()),
             idle: None,
             last: None,
         };

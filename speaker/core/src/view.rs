@@ -77,7 +77,7 @@ pub struct Group {
 }
 
 /// A node that may own a group.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Candidate {
     /// The node.
     pub node: NodeName,
@@ -88,7 +88,7 @@ pub struct Candidate {
 }
 
 /// What comes before the hash in the order of candidates.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tier {
     /// The node is cordoned: it keeps what it owns, and gets new groups only if there is nobody else.
     pub cordoned: bool,

@@ -11,7 +11,7 @@ use crds::ServiceL2StatusStatus;
 use crds::annotations::EPOCH;
 use crds::names::{LABEL_NODE, LABEL_SERVICE_NAME, LABEL_SERVICE_NAMESPACE};
 use crds::{AnnouncingInterface, ObjectMeta, ServiceKey, ServiceL2Status, ServiceL2StatusSpec};
-use futures::TryStreamExt as _;
+use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -141,12 +141,17 @@ impl Announcements {
         let mut mine: BTreeMap<&ServiceKey, &StatusFacts> = BTreeMap::new();
         let mut stale: Vec<Write<'_>> = Vec::new();
         for object in &objects {
-            let (service, is_mine) = (&object.service, object.node == self.me);
-            let is_wanted = self.told.contains_key(service);
-            if is_mine && is_wanted && !mine.contains_key(service) {
-                mine.insert(service, object);
-            } else if if is_mine { published.settled } else { is_wanted } {
+            let service = &object.service;
+            let is_stale = match (object.node == self.me, self.told.contains_key(service)) {
+                (true, true) if !mine.contains_key(service) => {
+                    mine.insert(service, object);
+                    false
+                }
                 // What this node owned last is remembered until it has looked around and may own it again.
+                (true, _) => published.settled,
+                (false, is_wanted) => is_wanted,
+            };
+            if is_stale {
                 stale.push(Write::Remove(&object.name));
             }
         }
@@ -154,15 +159,31 @@ impl Announcements {
             Some(object) => Write::Correct(service, what, object),
             None => Write::Create(service, what),
         });
-        let mut under_way = FuturesUnordered::new();
-        for write in writes.chain(stale) {
+        self.carry_out_all(writes, owner).await?;
+        // Only now: until our own objects are written, those of others tell who had an address last.
+        self.carry_out_all(stale.into_iter(), owner).await
+    }
+
+    /// A few at a time. After the first failure none is begun any more, and those under way are waited for.
+    async fn carry_out_all<'a>(
+        &self,
+        writes: impl Iterator<Item = Write<'a>>,
+        owner: Option<&OwnerReference>,
+    ) -> Result<(), CallError> {
+        let (mut under_way, mut result) = (FuturesUnordered::new(), Ok(()));
+        for write in writes {
             if under_way.len() >= WRITES {
-                under_way.try_next().await?;
+                result = under_way.next().await.unwrap_or(Ok(()));
+            }
+            if result.is_err() {
+                break;
             }
             under_way.push(self.carry_out(write, owner));
         }
-        while under_way.try_next().await?.is_some() {}
-        Ok(())
+        while let Some(ended) = under_way.next().await {
+            result = result.and(ended);
+        }
+        result
     }
 
     async fn carry_out(&self, write: Write<'_>, owner: Option<&OwnerReference>) -> Result<(), CallError> {

@@ -66,8 +66,8 @@ fn signal(bed: &Bed, node: &str, signal: Signal) {
     bed.cluster.pod("metallb-system", &bed.pod_of("speaker", node)).unwrap().signal(signal).unwrap();
 }
 
-/// What two clients of `address` see while something happens and for [`WATCHED`] after it began: one that knows who has
-/// the address, and one that asks before each request.
+/// What two clients of `address` see while `during` lasts: one that knows who has the address, and one that asks before each
+/// request.
 pub fn clients(bed: &Bed, address: &str, during: impl FnOnce()) -> [TrafficReport; 2] {
     let traffic = [bed.traffic(address), bed.resolving_traffic(address)];
     // Their first requests find the way.

@@ -34,25 +34,29 @@ pub(crate) fn invalid(states: &[ConfigurationState]) -> Vec<String> {
 /// Who cannot hear whom, by node.
 pub(crate) fn blocked(states: &[ConfigurationState]) -> Vec<String> {
     let by_node: BTreeMap<String, &str> = said(states, CONDITION_BEACONS_BLOCKED)
-        .map(|(state, message)| (node(state).unwrap_or_else(|| state.name_any()), message))
+        .filter(|(_, condition)| condition.status == "True")
+        .map(|(state, condition)| (node(state).unwrap_or_else(|| state.name_any()), &*condition.message))
         .collect();
     by_node.into_iter().map(|(node, message)| format!("{node}: {message}")).collect()
 }
 
-/// That the exclude label counts for nothing; the speakers see the same nodes, so one of them is enough.
+/// That the exclude label counts for nothing. All speakers see the same nodes, so the one that spoke last is right: others
+/// may not run any more.
 pub(crate) fn label_ignored(states: &[ConfigurationState]) -> Option<&str> {
-    said(states, CONDITION_EXCLUDE_LABEL_IGNORED).map(|(_, message)| message).next()
+    let last = said(states, CONDITION_EXCLUDE_LABEL_IGNORED)
+        .map(|(_, condition)| condition)
+        .max_by_key(|condition| condition.last_transition_time.0)?;
+    (last.status == "True").then_some(&last.message)
 }
 
-/// Who says that the condition is true, and with which words.
+/// What speakers say of a condition.
 fn said<'a>(
     states: &'a [ConfigurationState],
     type_: &'static str,
-) -> impl Iterator<Item = (&'a ConfigurationState, &'a str)> {
+) -> impl Iterator<Item = (&'a ConfigurationState, &'a Condition)> {
     states.iter().flat_map(move |state| {
         let conditions = state.status.iter().flat_map(|status| &status.conditions);
-        let is_true = move |condition: &&Condition| condition.type_ == type_ && condition.status == "True";
-        conditions.filter(is_true).map(move |condition| (state, condition.message.as_str()))
+        conditions.filter(move |condition| condition.type_ == type_).map(move |condition| (state, condition))
     })
 }
 

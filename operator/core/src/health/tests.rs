@@ -213,6 +213,16 @@ fn what_controller_and_speakers_say_is_summed_up() {
     assert_eq!(message("BeaconsBlocked"), "n1: cannot hear n2");
     assert_eq!(words(&status, "ExcludeLabelIgnored"), "True OnEveryNode");
     assert_eq!(message("ExcludeLabelIgnored"), "on all");
+    let mut later = states[2].clone();
+    let said = &mut later.status.as_mut().unwrap().conditions[0];
+    (said.status, said.last_transition_time) = ("False".to_owned(), at(2_000_000_000));
+    let states = [states[2].clone(), later];
+    let now = super::status(
+        &Observed { states: &states, ..observed(&applied, None, None) },
+        &LoadBalancerStackStatus::default(),
+        &at(1),
+    );
+    assert_eq!(words(&now, "ExcludeLabelIgnored"), "False AsExpected", "who spoke last is right");
 }
 
 #[test]

@@ -78,10 +78,9 @@ impl Keyring {
         ring
     }
 
-    /// With the keys of `old` behind its own: while a key is changed both are accepted.
-    #[must_use]
-    pub fn with_old(self, old: &Self) -> Self {
-        Self::new(self.keys.into_iter().chain(old.keys.iter().cloned()))
+    /// The keys, the preferred one first.
+    pub fn iter(&self) -> impl Iterator<Item = &Key> {
+        self.keys.iter()
     }
 
     /// The key of that name.

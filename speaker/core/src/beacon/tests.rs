@@ -90,7 +90,7 @@ fn the_next_release_is_understood_as_far_as_it_says_so() {
 #[test]
 fn a_new_key_is_sent_only_to_who_has_it() {
     let (old, new) = (Key::from_secret(b"old"), Key::from_secret(b"new"));
-    let both = Keyring::new([new.clone()]).with_old(&Keyring::new([old.clone()]));
+    let both = Keyring::new([new.clone(), old.clone()]);
     assert_eq!(both.for_peer(&[old.id()]), std::slice::from_ref(&old));
     assert_eq!(both.for_peer(&[old.id(), new.id()]), std::slice::from_ref(&new));
     assert_eq!(both.for_peer(&[]), [new, old]);

@@ -95,7 +95,8 @@ impl Ownership {
         self.claimed.get(&id)?.iter().map(|(node, epoch)| (*epoch, *node)).max()
     }
 
-    fn is_outbid(&self, id: GroupId, epoch: u64) -> bool {
+    /// Whether a peer has a better claim than one of this node with `epoch`.
+    pub(super) fn is_outbid(&self, id: GroupId, epoch: u64) -> bool {
         self.best_claim(id).is_some_and(|claim| claim > (epoch, self.me))
     }
 
@@ -255,7 +256,10 @@ impl Ownership {
             return Next::Wait(Some(until));
         }
         let mine_before = group.last.as_ref().is_some_and(|(node, _)| *node == self.settings.me);
-        let epoch = if mine_before { highest.max(1) } else { highest.saturating_add(1) };
+        // Its own claim again, unless somebody had a better one since, who may be gone.
+        let again = highest.max(1);
+        let keeps = mine_before && !self.is_outbid(group.id, again);
+        let epoch = if keeps { again } else { highest.saturating_add(1) };
         match self.whose_turn(now, group) {
             Turn::Unknown => {
                 self.set_vacant_since(group.id, None);

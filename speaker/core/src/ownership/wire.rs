@@ -61,11 +61,13 @@ impl Ownership {
         self.resolve(now, id);
     }
 
-    /// If the wire has answered about all addresses, nobody has the group.
+    /// If the wire has answered about all addresses, nobody has the group: this node announces it, unless its claim would
+    /// not stand.
     fn resolve(&mut self, now: Instant, id: GroupId) {
-        let asking = |state: &&super::State| matches!(state.phase, Phase::Asking { .. });
-        if self.groups.get(&id).filter(asking).is_some_and(|state| state.pending.is_empty()) {
-            self.apply(now, id, Event::Quiet);
+        let Some(state) = self.groups.get(&id).filter(|state| state.pending.is_empty()) else { return };
+        if let Phase::Asking { epoch, .. } = state.phase {
+            let event = if self.is_outbid(id, epoch) { Event::Outbid } else { Event::Quiet };
+            self.apply(now, id, event);
         }
     }
 

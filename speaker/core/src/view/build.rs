@@ -8,6 +8,7 @@ use std::sync::Arc;
 use rules::{Configuration, L2Advertisement};
 
 use super::candidates::{self, Eligible, Serving};
+use super::ranking::Shared;
 use super::{
     Addresses, Candidate, Candidates, Group, GroupId, Idle, NodeName, ServiceKey, Speaker, Tier, View,
 };
@@ -72,14 +73,14 @@ impl View {
             .iter()
             .filter_map(|service| entry(service, configuration, &advertisements, previous))
             .collect();
+        let known = previous.iter().flat_map(|view| view.groups.values());
+        let mut shared = Shared::of(known.map(|group| &group.candidates));
         let mut groups: BTreeMap<GroupId, Arc<Group>> = BTreeMap::new();
-        let mut neighbour: Option<Arc<Group>> = None;
         for members in tied_together(&entries) {
             let members: Vec<&Entry<'_>> = members.into_iter().map(|index| &entries[index]).collect();
-            let known = neighbour.as_ref().map(|group| &group.candidates);
-            if let Some(group) = group(settings, &members, &eligible, &serving, &last, previous, known) {
-                groups.insert(group.id, Arc::clone(&group));
-                neighbour = Some(group);
+            if let Some(group) = group(settings, &members, &eligible, &serving, &last, previous, &mut shared)
+            {
+                groups.insert(group.id, group);
             }
         }
         let advertised = entries
@@ -131,6 +132,7 @@ fn matching(
         let owned = |(key, value): &(Box<str>, Box<str>)| (key.to_string(), value.to_string());
         service.labels.iter().map(owned).collect::<BTreeMap<String, String>>()
     });
+    // Most advertisements select no Services, and then nobody needs the labels.
     let selected = |a: &L2Advertisement| a.service_selectors.is_empty() || a.admits_service(&labels);
     let about = |a: &&Arc<L2Advertisement>| a.pools.contains(pool) && selected(a);
     let matching: Vec<Arc<L2Advertisement>> = advertisements.iter().filter(about).cloned().collect();
@@ -176,7 +178,7 @@ fn group(
     serving: &BTreeMap<&ServiceKey, Serving<'_>>,
     last: &HashMap<&ServiceKey, (&NodeName, u64)>,
     previous: Option<&View>,
-    neighbour: Option<&Candidates>,
+    shared: &mut Shared,
 ) -> Option<Arc<Group>> {
     let mut services: Vec<Arc<ServiceKey>> =
         members.iter().map(|entry| Arc::clone(&entry.service.key)).collect();
@@ -203,7 +205,7 @@ fn group(
         .map(|(node, epoch)| ((*node).clone(), *epoch));
     let before = previous.and_then(|view| view.groups.get(&id));
     let same_address = before.filter(|before| before.hashed == hashed).map(|before| &before.candidates);
-    let candidates = Candidates::ranked_anew(hashed, candidates, same_address, neighbour);
+    let candidates = Candidates::ranked_anew(hashed, candidates, same_address, shared);
     let group = Group { id, hashed, addresses, services: services.into(), candidates, idle, last };
     Some(match before {
         Some(before) if **before == group => Arc::clone(before),

@@ -1,5 +1,6 @@
 //! The candidates of a group, best first.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use crate::placement;
 pub struct Candidates {
     /// In order of their names.
     nodes: Arc<[Candidate]>,
-    /// Places in `nodes`, best first. A cluster has at most 5 000 nodes.
+    /// Places in `nodes`, best first. Kubernetes supports 5 000 nodes; beyond 65 536 the rest have no place.
     order: Box<[u16]>,
 }
 
@@ -22,20 +23,18 @@ impl Candidates {
         Self::rank(address, by_name(nodes).into())
     }
 
-    /// The same, without work where it was done before: `before` are candidates for the same address, `neighbour` those of
-    /// another group. Hashing every address with every node is what costs most in a large cluster.
+    /// The same, without work where it was done before: `before` are candidates for the same address. Hashing every
+    /// address with every node is what costs most in a large cluster.
     pub(super) fn ranked_anew(
         address: IpAddr,
         nodes: Vec<Candidate>,
         before: Option<&Self>,
-        neighbour: Option<&Self>,
+        shared: &mut Shared,
     ) -> Self {
         let nodes = by_name(nodes);
-        let same = |known: &&Self| *known.nodes == *nodes;
-        match (before.filter(same), neighbour.filter(same)) {
-            (Some(before), _) => before.clone(),
-            (None, Some(neighbour)) => Self::rank(address, Arc::clone(&neighbour.nodes)),
-            (None, None) => Self::rank(address, nodes.into()),
+        match before.filter(|before| *before.nodes == *nodes) {
+            Some(before) => before.clone(),
+            None => Self::rank(address, shared.take(nodes)),
         }
     }
 
@@ -74,14 +73,25 @@ impl Candidates {
     }
 }
 
-/// In the order in which they come.
-impl FromIterator<Candidate> for Candidates {
-    fn from_iter<I: IntoIterator<Item = Candidate>>(candidates: I) -> Self {
-        let given: Vec<Candidate> = candidates.into_iter().collect();
-        let nodes = by_name(given.clone());
-        let place = |one: &Candidate| nodes.iter().position(|node| node.node == one.node);
-        let order = given.iter().filter_map(|one| u16::try_from(place(one)?).ok()).collect();
-        Self { nodes: nodes.into(), order }
+/// The lists of candidates that groups have, each once.
+#[derive(Debug, Default)]
+pub(super) struct Shared(HashSet<Arc<[Candidate]>>);
+
+impl Shared {
+    /// Those that these groups have.
+    pub(super) fn of<'a>(groups: impl Iterator<Item = &'a Candidates>) -> Self {
+        let mut seen = HashSet::new();
+        let first = |candidates: &&Candidates| seen.insert(candidates.nodes.as_ptr());
+        Self(groups.filter(first).map(|candidates| Arc::clone(&candidates.nodes)).collect())
+    }
+
+    fn take(&mut self, nodes: Vec<Candidate>) -> Arc<[Candidate]> {
+        if let Some(known) = self.0.get(&*nodes) {
+            return Arc::clone(known);
+        }
+        let nodes: Arc<[Candidate]> = nodes.into();
+        self.0.insert(Arc::clone(&nodes));
+        nodes
     }
 }
 
@@ -105,15 +115,17 @@ mod tests {
     fn what_is_known_already_is_shared_and_changes_nothing() {
         let alone = Candidates::ranked(ADDRESS, nodes(&["c", "a", "b"]));
         let elsewhere = Candidates::ranked("10.0.0.2".parse().unwrap(), nodes(&["a", "b", "c"]));
-        let again =
-            |before, neighbour| Candidates::ranked_anew(ADDRESS, nodes(&["b", "a", "c"]), before, neighbour);
-        assert_eq!(again(None, None), alone);
-        let kept = again(Some(&alone), Some(&elsewhere));
+        let none = Candidates::default();
+        let mut shared = Shared::of([&none, &elsewhere, &elsewhere].into_iter());
+        let mut again = |names, before| Candidates::ranked_anew(ADDRESS, nodes(names), before, &mut shared);
+        let kept = again(&["b", "a", "c"], Some(&alone));
         assert!(kept == alone && Arc::ptr_eq(&kept.nodes, &alone.nodes));
-        let shares = again(None, Some(&elsewhere));
+        let shares = again(&["b", "a", "c"], None);
         assert!(shares == alone && Arc::ptr_eq(&shares.nodes, &elsewhere.nodes));
-        let fewer = Candidates::ranked_anew(ADDRESS, nodes(&["a", "b"]), Some(&alone), Some(&elsewhere));
+        assert!(again(&[], None).is_empty());
+        let fewer = again(&["a", "b"], Some(&alone));
         assert_eq!(fewer, Candidates::ranked(ADDRESS, nodes(&["a", "b"])));
         assert!(fewer.contains("a") && !fewer.contains("c"));
+        assert!(Arc::ptr_eq(&again(&["b", "a"], None).nodes, &fewer.nodes));
     }
 }

@@ -5,7 +5,7 @@ use super::world::{INTERVAL, address, group, mac, name};
 use crate::link::Scope;
 use crate::placement::Placement;
 use crate::responder::Sighting;
-use crate::view::{Candidate, Group, Speaker, Tier};
+use crate::view::{Candidate, Candidates, Group, Speaker, Tier};
 use smoltcp::wire::EthernetAddress;
 
 const STRANGER: [u8; 6] = [2, 0, 0, 0, 0x66, 0x66];
@@ -21,14 +21,15 @@ impl Bench {
     fn new(detection: Detection, nodes: usize) -> Self {
         let settings = Settings { me: name(0), interval: INTERVAL, misses: 3, detection, session: 1 };
         let mut bench = Self { speaker: Ownership::new(settings), now: Instant::now(), announced: false };
-        let candidates = (0..nodes).map(|node| Candidate::new(name(node), Tier::default())).collect();
+        let candidates: Vec<Candidate> =
+            (0..nodes).map(|node| Candidate::new(name(node), Tier::default())).collect();
         let id = group(1);
         let owned = Group {
             id,
             hashed: id,
             addresses: [(id, Scope::All)].into(),
             services: Box::default(),
-            candidates,
+            candidates: Candidates::ranked(id, candidates),
             idle: None,
             last: None,
         };

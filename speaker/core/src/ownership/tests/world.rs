@@ -393,7 +393,13 @@ impl World {
                 self.nodes[node].probing.remove(&id);
                 if self.nodes[node].announced.insert(id) {
                     self.history.push((self.now, node, id, true));
-                    let epoch = self.speaker(node).owned()[&id];
+                    let epoch = self.speaker(node).owned().get(&id).copied();
+                    let epoch = epoch.unwrap_or_else(|| {
+                        panic!(
+                            "node{node} announces {id} and withdraws it in one breath\n{}",
+                            self.describe()
+                        )
+                    });
                     self.change(Change::Last(id, node, epoch));
                 }
             }
