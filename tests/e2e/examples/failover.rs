@@ -110,8 +110,7 @@ fn in_namespaces(args: &Args) {
     let mut rig = Rig::up("bench-failover", 3, LanOptions::default(), &[]);
     rig.service("web", &addresses);
     for kind in KINDS.iter().filter(|kind| args.wants(kind.name)) {
-        let results = (0..args.rounds).map(|_| one(&mut rig, kind, addresses)).collect();
-        report(kind.name, ["IPv4", "IPv6"], results);
+        rounds(kind.name, ["IPv4", "IPv6"], args.rounds, || one(&mut rig, kind, addresses));
     }
 }
 
@@ -133,8 +132,7 @@ fn on_cluster(args: &Args) {
     bed.service("failover", "failover", "");
     bed.served(&format!("http://{ADDRESS}/"), Duration::from_secs(60));
     for fault in Fault::ALL.into_iter().filter(|fault| args.wants(fault.name())) {
-        let results = (0..args.rounds).map(|_| one_on_cluster(&bed, fault)).collect();
-        report(fault.name(), ["knows the owner", "asks anew"], results);
+        rounds(fault.name(), ["knows the owner", "asks anew"], args.rounds, || one_on_cluster(&bed, fault));
     }
 }
 
@@ -151,24 +149,57 @@ fn one_on_cluster(bed: &Bed, fault: Fault) -> [Round; 2] {
     seen.map(|report| Round { silence: report.longest_silence(), lost: report.lost })
 }
 
-fn report(fault: &str, clients: [&str; 2], results: Vec<[Round; 2]>) {
-    for (n, client) in clients.into_iter().enumerate() {
-        let rounds: Vec<Round> = results.iter().map(|rounds| rounds[n]).collect();
+/// Many rounds of one fault. What was seen so far is told now and then, since many take an hour.
+fn rounds(fault: &str, clients: [&str; 2], count: usize, mut one: impl FnMut() -> [Round; 2]) {
+    let mut seen: [Vec<Round>; 2] = Default::default();
+    for number in 1..=count {
+        for (seen, round) in seen.iter_mut().zip(one()) {
+            seen.push(round);
+        }
+        for (client, seen) in clients.into_iter().zip(&seen) {
+            let summary = Summary::of(seen);
+            if number == count {
+                println!("| {fault} | {client} | {summary} |");
+                summary.draw();
+            } else if number % 50 == 0 {
+                eprintln!("  {fault}, {client}, so far: {summary}");
+            }
+        }
+    }
+}
+
+/// The longest silences of many rounds, in milliseconds, sorted.
+struct Summary {
+    silences: Vec<u128>,
+    lost: u64,
+}
+
+impl Summary {
+    fn of(rounds: &[Round]) -> Self {
         let mut silences: Vec<u128> = rounds.iter().map(|round| round.silence.as_millis()).collect();
         silences.sort_unstable();
-        let at = |percent: usize| {
-            let index = (silences.len() * percent).div_ceil(100).saturating_sub(1);
-            silences.get(index).copied().unwrap_or(0)
-        };
-        let (p50, p99, max) = (at(50), at(99), at(100));
-        let lost: u64 = rounds.iter().map(|round| round.lost).sum();
-        println!("| {fault} | {client} | {} | {p50} | {p99} | {max} | {lost} |", silences.len());
-        // Classes of 50 ms.
-        for class in 0..=max / 50 {
-            let count = silences.iter().filter(|ms| **ms / 50 == class).count();
+        Self { silences, lost: rounds.iter().map(|round| round.lost).sum() }
+    }
+
+    fn at(&self, percent: usize) -> u128 {
+        let index = (self.silences.len() * percent).div_ceil(100).saturating_sub(1);
+        self.silences.get(index).copied().unwrap_or(0)
+    }
+
+    /// Classes of 50 ms.
+    fn draw(&self) {
+        for class in 0..=self.at(100) / 50 {
+            let count = self.silences.iter().filter(|ms| **ms / 50 == class).count();
             if count > 0 {
                 eprintln!("  {:>5} ms {count:>5} {}", class * 50, "#".repeat(count.min(100)));
             }
         }
+    }
+}
+
+impl std::fmt::Display for Summary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (p50, p99, max) = (self.at(50), self.at(99), self.at(100));
+        write!(f, "{} | {p50} | {p99} | {max} | {}", self.silences.len(), self.lost)
     }
 }
