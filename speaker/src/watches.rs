@@ -9,8 +9,7 @@ use announce::link::{Link, LinkFacts};
 use announce::view::{NodeName, Settings, View};
 use crds::names::{APP, LABEL_APP, LABEL_COMPONENT, LABEL_COMPONENT_TYPE, LABEL_NODE_NAME, SPEAKER};
 use crds::{AddressConflict, ConfigurationState, IPAddressPool, L2Advertisement, ResourceExt as _};
-use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
@@ -100,18 +99,22 @@ impl Stores {
         let of = |object: AddressConflict| Some(bare(object));
         let api = Api::namespaced(client.clone(), &namespace);
         let conflicts = extract(tasks, api, all(), shutdown.clone(), of, || {});
-        let mut start = Start { tasks, client, namespace: &namespace, changed, shutdown };
+        let mut start = Start { tasks, changed, shutdown };
+        let service = move |service: Service| ServiceFacts::of(service, class.as_deref());
+        let pool = |pool: IPAddressPool| Some(bare(IPAddressPool { status: None, ..pool }));
+        let advertisement = |object: L2Advertisement| Some(bare(object));
+        let pod = move |object| speaker_pod(object, pod.as_deref());
+        let status = move |status| StatusFacts::of(status, &me);
+        let state = move |object| Some(speaker_state(object, &node));
         Self {
-            services: start
-                .everywhere(balanced, move |service: Service| ServiceFacts::of(service, class.as_deref())),
-            slices: start.everywhere(of_services, SliceFacts::of),
-            nodes: start.everywhere(all(), |node: Node| NodeFacts::of(node)),
-            pods: start.here(all().labels(&speakers), move |object| speaker_pod(object, pod.as_deref())),
-            pools: start
-                .here(all(), |pool: IPAddressPool| Some(bare(IPAddressPool { status: None, ..pool }))),
-            l2_advertisements: start.here(all(), |object: L2Advertisement| Some(bare(object))),
-            statuses: start.here(all(), move |status| StatusFacts::of(status, &me)),
-            states: start.here(of_speakers, move |object| Some(speaker_state(object, &node))),
+            services: start.watch(Api::all(client.clone()), balanced, service),
+            slices: start.watch(Api::all(client.clone()), of_services, SliceFacts::of),
+            nodes: start.watch(Api::all(client.clone()), all(), NodeFacts::of),
+            pods: start.watch(Api::namespaced(client.clone(), &namespace), all().labels(&speakers), pod),
+            pools: start.watch(Api::namespaced(client.clone(), &namespace), all(), pool),
+            l2_advertisements: start.watch(Api::namespaced(client.clone(), &namespace), all(), advertisement),
+            statuses: start.watch(Api::namespaced(client.clone(), &namespace), all(), status),
+            states: start.watch(Api::namespaced(client.clone(), &namespace), of_speakers, state),
             conflicts,
         }
     }
@@ -228,40 +231,12 @@ pub(crate) async fn keep_view(
 
 struct Start<'a> {
     tasks: &'a mut Tasks,
-    client: &'a Client,
-    namespace: &'a str,
     changed: &'a Arc<Notify>,
     shutdown: &'a CancellationToken,
 }
 
 impl Start<'_> {
-    /// Watches all objects of a kind.
-    fn everywhere<K, F>(
-        &mut self,
-        config: watcher::Config,
-        of: impl Fn(K) -> Option<F> + Send + 'static,
-    ) -> Mirror<F>
-    where
-        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
-        F: PartialEq + Send + Sync + 'static,
-    {
-        self.watch(Api::all(self.client.clone()), config, of)
-    }
-
-    /// Watches those in the namespace of the stack.
-    fn here<K, F>(
-        &mut self,
-        config: watcher::Config,
-        of: impl Fn(K) -> Option<F> + Send + 'static,
-    ) -> Mirror<F>
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
-        K: Clone + DeserializeOwned + Debug + Send + 'static,
-        F: PartialEq + Send + Sync + 'static,
-    {
-        self.watch(Api::namespaced(self.client.clone(), self.namespace), config, of)
-    }
-
+    /// Watches, and notifies of what is kept and has changed.
     fn watch<K, F>(
         &mut self,
         api: Api<K>,

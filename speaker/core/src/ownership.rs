@@ -80,8 +80,8 @@ pub struct Ownership {
     /// Peers with which this node shares a group.
     talk: BTreeSet<NodeId>,
     talk_changed: bool,
-    /// What peers own, by group.
-    claimed: BTreeMap<GroupId, BTreeMap<NodeId, u64>>,
+    /// What peers claim, with their epochs.
+    claimed: BTreeMap<(GroupId, NodeId), u64>,
     /// Peers that are cut off: who is not heard although it lives, and who said so.
     blocked: BTreeMap<NodeId, Blocked>,
 

@@ -90,9 +90,15 @@ impl Ownership {
         }
     }
 
+    /// Which peers claim the group, with their epochs.
+    pub(super) fn claims_of(&self, id: GroupId) -> impl Iterator<Item = (NodeId, u64)> {
+        let claims = self.claimed.range((id, NodeId(u64::MIN))..=(id, NodeId(u64::MAX)));
+        claims.map(|((_, node), epoch)| (*node, *epoch))
+    }
+
     /// The best claim of a peer to the group.
     pub(super) fn best_claim(&self, id: GroupId) -> Option<(u64, NodeId)> {
-        self.claimed.get(&id)?.iter().map(|(node, epoch)| (*epoch, *node)).max()
+        self.claims_of(id).map(|(node, epoch)| (epoch, node)).max()
     }
 
     /// Whether a peer has a better claim than one of this node with `epoch`.

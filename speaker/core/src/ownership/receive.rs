@@ -150,7 +150,7 @@ impl Ownership {
             self.unclaim(stake.group, id);
             return;
         }
-        self.claimed.entry(stake.group).or_default().insert(id, stake.epoch);
+        self.claimed.insert((stake.group, id), stake.epoch);
         if !unchanged {
             self.dirty.insert(stake.group);
             self.talk_changed = true;
@@ -196,11 +196,7 @@ impl Ownership {
     }
 
     pub(super) fn unclaim(&mut self, group: GroupId, id: NodeId) {
-        if let Some(claims) = self.claimed.get_mut(&group) {
-            claims.remove(&id);
-            if claims.is_empty() {
-                self.claimed.remove(&group);
-            }
+        if self.claimed.remove(&(group, id)).is_some() {
             self.dirty.insert(group);
             self.talk_changed = true;
         }

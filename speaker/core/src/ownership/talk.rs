@@ -85,7 +85,7 @@ impl Ownership {
 
     /// Who has to know about a group: its owners, and the first of those whose turn it would be.
     fn core(&self, group: &Group) -> BTreeSet<NodeId> {
-        let owners = self.claimed.get(&group.id).into_iter().flat_map(|claims| claims.keys().copied());
+        let owners = self.claims_of(group.id).map(|(node, _)| node);
         let mine = self.mine.contains_key(&group.id).then_some(self.me);
         let last = group.last.as_ref().map(|(node, _)| node).filter(|node| group.admits(node));
         let placed = self.view.placed.get(&group.id);

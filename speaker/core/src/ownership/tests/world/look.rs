@@ -33,7 +33,7 @@ impl World {
             let _ = writeln!(text, " stalled {} stopping {}", node.stalled, node.stopping);
             for (id, state) in &speaker.groups {
                 let last = speaker.view.groups.get(id).map(|group| &group.last);
-                let claimed = speaker.claimed.get(id);
+                let claimed = speaker.claims_of(*id).collect::<Vec<_>>();
                 let _ = writeln!(
                     text,
                     "  {id} {state:?} last {last:?} placed {:?} claimed {claimed:?}",
