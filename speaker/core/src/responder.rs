@@ -68,7 +68,7 @@ pub enum Output {
     Leave(LinkIndex, Ipv6Addr),
     /// Somebody else claims an address that we answer for.
     Contested(Sighting),
-    /// Somebody answered a probe, or probes for the same address; the probe is over.
+    /// Somebody answered a probe, which is over then; or probes for the same address, and it goes on.
     Answered(Sighting),
     /// Nobody answered a probe.
     Unanswered(IpAddr),
@@ -437,7 +437,10 @@ impl Responder {
     fn sighted(&mut self, sighting: Sighting) {
         let open = |probe: &&mut Probe| probe.next.is_some() && probe.links.contains(&sighting.link);
         if let Some(probe) = self.probes.get_mut(&sighting.address).filter(open) {
-            probe.next = None;
+            // Who only asks as well has not answered: somebody else still may.
+            if !sighting.probing {
+                probe.next = None;
+            }
             self.outputs.push_back(Output::Answered(sighting));
         } else if !sighting.probing && self.answers(sighting.link, sighting.address) {
             self.outputs.push_back(Output::Contested(sighting));

@@ -132,7 +132,7 @@ impl Ownership {
         let Some(id) = self.asked_group(address) else {
             if speaker.is_none() {
                 self.note_conflict(now, sighting, None);
-            } else if self.conflicts.contains_key(&address) {
+            } else if !sighting.probing && self.conflicts.contains_key(&address) {
                 self.conflict_over(address);
             }
             return;
@@ -140,11 +140,11 @@ impl Ownership {
         match speaker {
             Some(node) if sighting.probing => {
                 // Two of us are at it at the same time. Who hears the other's intent knows who goes first; if
-                // they cannot talk, the higher one does.
+                // they cannot talk, the higher one does. Whoever has the address may still answer both.
                 if self.liveness(now, node) != Liveness::Alive && node > self.me {
                     self.apply(now, id, Event::Taken);
-                    return;
                 }
+                return;
             }
             Some(node) if !self.answers_by_its_kernel(now, id, node) => {
                 self.veto(id, node);

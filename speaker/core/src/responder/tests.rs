@@ -176,18 +176,17 @@ fn a_reminder_is_all_waves_once_more() {
 }
 
 #[test]
-fn b3_an_answer_and_somebody_elses_probe_end_a_probe() {
+fn b3_an_answer_ends_a_probe_and_somebody_elses_probe_is_told_and_does_not() {
     let mut bench = Bench::new(vec![link(LINK, "eth0")]);
     let address = "10.0.0.5".parse().unwrap();
-    for (frame, probing) in
-        [(arp::gratuitous_reply(THEIRS, address), false), (arp::probe(THEIRS, address), true)]
-    {
-        let asked = bench.feed(Input::Probe(ip("10.0.0.5"), Scope::All, Plan::FIRST_CLAIM));
-        assert_eq!(transmitted(&asked), [(LINK, Purpose::Probe)]);
-        let sighting = Sighting { address: ip("10.0.0.5"), mac: THEIRS, link: LINK, probing };
-        assert_eq!(bench.frame(LINK, frame), [Output::Answered(sighting)]);
-        assert_eq!(bench.pass(Duration::from_secs(1)), []);
-    }
+    let told =
+        |probing| Output::Answered(Sighting { address: ip("10.0.0.5"), mac: THEIRS, link: LINK, probing });
+    let asked = bench.feed(Input::Probe(ip("10.0.0.5"), Scope::All, Plan::TAKEOVER));
+    assert_eq!(transmitted(&asked), [(LINK, Purpose::Probe)]);
+    assert_eq!(bench.frame(LINK, arp::probe(THEIRS, address)), [told(true)]);
+    assert_eq!(transmitted(&bench.pass(Duration::from_millis(30))), [(LINK, Purpose::Probe)], "it goes on");
+    assert_eq!(bench.frame(LINK, arp::gratuitous_reply(THEIRS, address)), [told(false)]);
+    assert_eq!(bench.pass(Duration::from_secs(1)), [], "it is over");
 }
 
 #[test]

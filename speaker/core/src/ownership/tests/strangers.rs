@@ -164,8 +164,29 @@ fn an_address_that_another_speaker_answers_for_is_let_alone_and_asked_about_agai
 fn of_two_speakers_that_cannot_talk_and_probe_at_once_the_higher_goes_on() {
     let mut bench = Bench::new(Detection::Enforce, 2);
     bench.feed(Input::Answered(bench.seen(mac(1), true)));
+    assert!(!bench.announced, "the question is not answered by another one");
+    bench.feed(Input::Unanswered(group(1)));
     let higher = NodeId::of(&name(0)) > NodeId::of(&name(1));
     assert_eq!(bench.announced, higher);
+}
+
+#[test]
+fn an_owner_that_answers_after_another_speaker_has_asked_the_same_keeps_its_address() {
+    let mut bench = Bench::new(Detection::Enforce, 3);
+    let asks_too = (1..3).min_by_key(|node| NodeId::of(&name(*node))).unwrap();
+    bench.feed(Input::Answered(bench.seen(mac(asks_too), true)));
+    bench.feed(Input::Answered(bench.seen(mac(3 - asks_too), false)));
+    bench.feed(Input::Unanswered(group(1)));
+    assert!(!bench.announced && bench.speaker.owned().is_empty());
+}
+
+#[test]
+fn a_stranger_is_not_gone_because_a_speaker_asks_as_well() {
+    let mut bench = Bench::new(Detection::Enforce, 2);
+    bench.feed(Input::Answered(bench.seen(STRANGER, false)));
+    assert_eq!(probes(&bench.pass(Duration::from_secs(61))), 1);
+    bench.feed(Input::Answered(bench.seen(mac(1), true)));
+    assert!(bench.speaker.conflicts().contains_key(&group(1)) && !bench.announced);
 }
 
 #[test]

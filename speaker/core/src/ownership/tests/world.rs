@@ -430,6 +430,20 @@ impl World {
         if self.nodes[node].life != life || !self.nodes[node].probing.contains(&address) {
             return;
         }
+        // A question is a broadcast: who asks the same sees it.
+        for other in (0..self.nodes.len()).filter(|other| *other != node).collect::<Vec<_>>() {
+            let hears = self.nodes[other].probing.contains(&address)
+                && !self.nodes[other].stalled
+                && !self.wire_cut.contains(&(node, other));
+            if hears {
+                let mac = smoltcp::wire::EthernetAddress(mac(node));
+                let sighting = Sighting { address, mac, link: 1, probing: true };
+                self.feed(other, Input::Answered(sighting));
+            }
+        }
+        if !self.nodes[node].probing.contains(&address) {
+            return;
+        }
         let answers = (0..self.nodes.len()).find(|other| {
             *other != node
                 && !self.nodes[*other].stalled
