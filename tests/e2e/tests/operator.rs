@@ -250,6 +250,14 @@ fn restart(bed: &Bed) {
 
 fn deletion_and_stop(bed: &Bed) {
     bed.kubectl(&["delete", "lbs", "default", "--wait=false"]);
+    // Under way: the operator has seen it.
+    bed.kubectl(&[
+        "wait",
+        "--for=delete",
+        "daemonset/speaker",
+        "--namespace=metallb-system",
+        "--timeout=40s",
+    ]);
     bed.kubectl(&["scale", "deployment/lbstack-operator", "--replicas=0", "--namespace=lbstack-system"]);
     bed.kubectl(&["wait", "--for=delete", "lbs/default", "--timeout=40s"]);
     // It made that namespace itself, after somebody had deleted the one of the installation.
