@@ -292,9 +292,10 @@ impl ProcessId {
     /// The process that has this pid now; none if there is none, or only its corpse.
     pub(crate) fn of(pid: u32) -> Option<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // As long as other threads of it have not ended, a corpse still holds its files and sockets.
         parse_stat(&stat)
-            .filter(|(state, _)| !matches!(state, 'Z' | 'X'))
-            .map(|(_, started)| Self { pid, started })
+            .filter(|(state, threads, _)| !matches!(state, 'Z' | 'X') || *threads > 1)
+            .map(|(_, _, started)| Self { pid, started })
     }
 
     pub(crate) fn is_alive(self) -> bool {
@@ -322,14 +323,15 @@ impl std::str::FromStr for ProcessId {
     }
 }
 
-/// State and start time from /proc/PID/stat; the name in parentheses may hold blanks and parentheses itself.
-fn parse_stat(stat: &str) -> Option<(char, u64)> {
+/// State, number of threads and start time from /proc/PID/stat; the name in parentheses may hold blanks and parentheses itself.
+fn parse_stat(stat: &str) -> Option<(char, u32, u64)> {
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_whitespace();
     let state = fields.next()?.chars().next()?;
-    // Field 22 of the line; the state was field 3.
-    let started = fields.nth(18)?.parse().ok()?;
-    Some((state, started))
+    // Fields 20 and 22 of the line; the state was field 3.
+    let threads = fields.nth(16)?.parse().ok()?;
+    let started = fields.nth(1)?.parse().ok()?;
+    Some((state, threads, started))
 }
 
 fn send(pid: u32, signal: Signal) -> nix::Result<()> {
@@ -384,7 +386,7 @@ mod tests {
     #[test]
     fn the_start_time_is_found_behind_a_name_with_parentheses() {
         let stat = "42 (a) b (c) S 1 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 98765 11 12";
-        assert_eq!(parse_stat(stat), Some(('S', 98765)));
+        assert_eq!(parse_stat(stat), Some(('S', 1, 98765)));
     }
 
     #[test]
