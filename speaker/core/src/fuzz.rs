@@ -1,7 +1,7 @@
 //! What a fuzzer feeds: bytes from the network, in every way that they reach this crate. Used by `speaker/fuzz` and by
 //! the bounded run of the normal suite; not part of the speaker.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -168,7 +168,7 @@ impl Default for Beacons {
 fn view() -> View {
     let speaker = |name: &str| {
         let address = Some(IpAddr::from([192, 0, 2, 1]));
-        (name.into(), Speaker { address, ready: true, generation: 1, macs: BTreeSet::new() })
+        (name.into(), Speaker { address, ready: true, generation: 1 })
     };
     let group = |text: &str| {
         let id: IpAddr = text.parse().ok()?;

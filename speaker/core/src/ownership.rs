@@ -295,18 +295,15 @@ impl Ownership {
         self.settling.get_or_insert_with(|| now.checked_add(SETTLE).unwrap_or(now));
         self.gathering.get_or_insert_with(|| now.checked_add(GATHER).unwrap_or(now));
         self.directory.names.clear();
-        self.directory.macs.clear();
-        for (name, speaker) in &view.speakers {
-            let id = NodeId::of(name);
-            self.directory.names.insert(id, name.clone());
-            self.directory.macs.extend(speaker.macs.iter().map(|mac| (*mac, id)));
-        }
+        self.directory.names.extend(view.speakers.keys().map(|name| (NodeId::of(name), name.clone())));
+        self.directory.macs.clone_from(&view.macs);
         for (id, peer) in &self.peers {
             self.directory.macs.extend(peer.macs.iter().map(|mac| (*mac, *id)));
         }
         for mac in &self.macs {
             self.directory.macs.remove(mac);
         }
+        self.recognise();
         // What was asked about other addresses is void.
         let addresses = |view: &View, id: &GroupId| view.groups.get(id).map(|group| group.addresses.clone());
         let changed = |id: &&GroupId| addresses(&self.view, id) != addresses(&view, id);

@@ -9,7 +9,7 @@ mod build;
 mod candidates;
 mod ranking;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -31,6 +31,9 @@ pub type ServiceKey = crds::ServiceKey;
 pub struct View {
     /// The nodes with a speaker.
     pub speakers: BTreeMap<NodeName, Speaker>,
+    /// Which node has which hardware address, in six bytes; also of nodes whose pod is gone, since their speaker may
+    /// run on all the same.
+    pub macs: BTreeMap<[u8; 6], NodeId>,
     /// All groups that have an address, those that nobody may announce too.
     pub groups: BTreeMap<GroupId, Arc<Group>>,
     /// Where each group would go if nobody owned any.
@@ -52,8 +55,6 @@ pub struct Speaker {
     pub ready: bool,
     /// Generation of its pod's template: during a rolling upgrade, who has been upgraded already.
     pub generation: u64,
-    /// Its hardware addresses, in six bytes each.
-    pub macs: BTreeSet<[u8; 6]>,
 }
 
 /// Addresses that move together.

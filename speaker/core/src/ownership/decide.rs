@@ -172,7 +172,9 @@ impl Ownership {
                 Next::Wait(_) => Next::Event(Event::Wanted),
             };
         };
-        if successor != Some(to) {
+        // Who has been asked may have taken it already; another one then would be a second owner.
+        let stands = group.is_some_and(|group| self.may_succeed(now, group, to));
+        if !stands && successor != Some(to) {
             return Next::Event(Event::Unwanted { successor });
         }
         let Some(state) = self.groups.get_mut(&id) else { return Next::Wait(None) };
@@ -207,21 +209,34 @@ impl Ownership {
     /// upgrade those already upgraded, so that a group moves once; then who the placement names, then the order of
     /// candidates.
     fn successor(&self, now: Instant, group: &Group) -> Option<Successor> {
-        let declined = self.groups.get(&group.id).map(|state| &state.declined);
-        let refused = |id| declined.and_then(|d| d.get(&id)).is_some_and(|until| *until > now);
+        let refused = |id| self.has_refused(now, group.id, id);
         let placed = self.placed(group);
-        let fit = |id: NodeId| {
-            id != self.me
-                && self.liveness(now, id) == Liveness::Alive
-                && self.peers.get(&id).is_some_and(|p| !p.flags.leaving && !p.flags.stalled)
-        };
-        let candidates = group.candidates.iter().enumerate().filter(|(_, candidate)| fit(candidate.id));
+        let candidates = group.candidates.iter().enumerate();
+        let candidates = candidates.filter(|(_, candidate)| self.is_fit(now, candidate.id));
         let best = candidates.min_by_key(|(rank, candidate)| {
             let generation = self.view.speakers.get(&candidate.node).map_or(0, |s| s.generation);
             let id = candidate.id;
             (refused(id), candidate.tier, Reverse(generation), placed != Some(id), *rank)
         });
         best.map(|(_, candidate)| Successor { id: candidate.id, refused: refused(candidate.id) })
+    }
+
+    /// Whether a peer is heard, and neither leaves nor was stopped.
+    fn is_fit(&self, now: Instant, id: NodeId) -> bool {
+        self.liveness(now, id) == Liveness::Alive
+            && self.peers.get(&id).is_some_and(|peer| !peer.flags.leaving && !peer.flags.stalled)
+    }
+
+    fn has_refused(&self, now: Instant, group: GroupId, id: NodeId) -> bool {
+        let state = self.groups.get(&group);
+        state.and_then(|state| state.declined.get(&id)).is_some_and(|until| *until > now)
+    }
+
+    /// Whether the group can go to this peer, though another might come first.
+    fn may_succeed(&self, now: Instant, group: &Group, id: NodeId) -> bool {
+        group.candidates.iter().any(|candidate| candidate.id == id)
+            && self.is_fit(now, id)
+            && !self.has_refused(now, group.id, id)
     }
 
     /// Whether it is this node's turn to take a group that is not its own.

@@ -25,8 +25,9 @@ impl Ownership {
             Freshness::Fresh => {}
             Freshness::NewSession => {
                 self.replace_claims(now, id, BTreeMap::new());
-                // So that the other side knows that it is known: it may be waiting to settle.
-                self.outgoing.entry(id).or_default().alive = true;
+                // So that the other side knows that it is known, since it may be waiting to settle, and with whom it
+                // speaks: what greeted it before did not echo its session, so it did not count.
+                self.outgoing.entry(id).or_default().hello = true;
             }
             Freshness::Stale => {
                 self.counts.stale += 1;
@@ -92,6 +93,7 @@ impl Ownership {
         peer.keys = keys;
         let own = &self.macs;
         self.directory.macs.extend(peer.macs.iter().filter(|mac| !own.contains(*mac)).map(|mac| (*mac, id)));
+        self.recognise();
     }
 
     /// Asks for all claims if what is known of them does not add up.

@@ -13,6 +13,8 @@ use crate::view::Group;
 
 /// Between two greetings to the same peer: a stale message must not become a storm.
 const GREETING: Duration = Duration::from_millis(50);
+/// A greeting is repeated after this time: it may have been lost, and tells what nothing else does.
+const GREETED: Duration = Duration::from_secs(1);
 /// Who said that it wants to hear from us is talked with for this long.
 const WANTED: Duration = Duration::from_secs(2);
 /// A ready speaker that has not been heard for this long is cut off.
@@ -130,6 +132,8 @@ impl Ownership {
                 }
             } else {
                 outgoing.alive = true;
+                let recently = |at: Instant| now.saturating_duration_since(at) < GREETED;
+                outgoing.hello |= !peer.greeted.is_some_and(recently);
             }
         }
     }

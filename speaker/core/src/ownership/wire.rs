@@ -11,8 +11,10 @@ use crate::link::Scope;
 use crate::responder::{Plan, Sighting};
 use crate::view::GroupId;
 
-/// How often the wire is asked whether a stranger is still there.
-const REPROBE: Duration = Duration::from_secs(60);
+/// When the wire is asked first whether a stranger is still there; each time that it is, the pause doubles.
+const REPROBE: Duration = Duration::from_secs(1);
+/// The longest pause (as RATE_LIMIT_INTERVAL of RFC 5227 §1.1).
+const REPROBE_AT_MOST: Duration = Duration::from_secs(60);
 
 /// A stranger has an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +28,8 @@ pub struct Conflict {
     /// The address is not announced because of it.
     pub withheld: bool,
     scope: Scope,
+    /// Before it is asked for the next time.
+    pause: Duration,
     /// When to ask again; none while the wire is being asked.
     pub(super) next: Option<Instant>,
 }
@@ -117,6 +121,17 @@ impl Ownership {
         }
     }
 
+    /// Who turns out to be a speaker is no stranger: at their start speakers know the addresses of their own interfaces
+    /// alone.
+    pub(super) fn recognise(&mut self) {
+        let is_known = |conflict: &Conflict| self.directory.macs.contains_key(&conflict.sighting.mac.0);
+        let known: Vec<IpAddr> =
+            self.conflicts.iter().filter(|(_, conflict)| is_known(conflict)).map(|(a, _)| *a).collect();
+        for address in known {
+            self.conflict_over(address);
+        }
+    }
+
     /// The stranger is gone: the address is announced, if the group is ours.
     fn conflict_over(&mut self, address: IpAddr) {
         self.conflicts.remove(&address);
@@ -152,6 +167,15 @@ impl Ownership {
                 return;
             }
             Some(_) => {}
+            None if sighting.probing => {
+                // Another host that wants it, or one of us whose interfaces are not known yet. Either way one goes
+                // on: a host that follows RFC 5227 gives way to whoever it sees asking, and of two speakers the one
+                // with the higher address. The other looks again when that is over, and then there is an answer.
+                if self.macs.first().is_some_and(|mac| *mac < sighting.mac.0) {
+                    self.apply(now, id, Event::Taken);
+                }
+                return;
+            }
             None => {
                 let scope = self.view.groups.get(&id).and_then(|group| group.addresses.get(address)).cloned();
                 self.note_conflict(now, sighting, scope);
@@ -186,17 +210,18 @@ impl Ownership {
 
     /// A stranger has the address. With a scope it was found before the address was announced.
     fn note_conflict(&mut self, now: Instant, sighting: Sighting, found: Option<Scope>) {
-        let next = now.checked_add(REPROBE);
         let withheld = found.is_some() && self.settings.detection == Detection::Enforce;
         if let Some(known) = self.conflicts.get_mut(&sighting.address) {
-            *known = Conflict {
-                sighting,
-                first: known.first,
-                last: now,
-                withheld: known.withheld || withheld,
-                scope: found.unwrap_or_else(|| known.scope.clone()),
-                next,
-            };
+            if known.next.is_none() {
+                known.pause = known.pause.saturating_mul(2).min(REPROBE_AT_MOST);
+                known.next = now.checked_add(known.pause);
+            }
+            known.sighting = sighting;
+            known.last = now;
+            known.withheld |= withheld;
+            if let Some(scope) = found {
+                known.scope = scope;
+            }
             return;
         }
         if self.settings.detection == Detection::Off {
@@ -207,7 +232,10 @@ impl Ownership {
             groups.find_map(|group| group.addresses.get(sighting.address)).cloned()
         });
         let scope = scope.unwrap_or(Scope::All);
-        let conflict = Conflict { sighting, first: now, last: now, withheld, scope, next };
+        // What is announced all the same loses nothing by waiting.
+        let pause = if withheld { REPROBE } else { REPROBE_AT_MOST };
+        let next = now.checked_add(pause);
+        let conflict = Conflict { sighting, first: now, last: now, withheld, scope, pause, next };
         self.conflicts.insert(sighting.address, conflict);
     }
 
@@ -217,12 +245,16 @@ impl Ownership {
         let Some((id, epoch)) = owned.map(|(id, epoch)| (*id, *epoch)) else { return };
         match self.directory.macs.get(&sighting.mac.0).copied() {
             Some(node) if self.liveness(now, node) == Liveness::Alive => {
-                // It learns of our claim, or we of its better one; during a handover both happens anyway.
+                // It learns of our claim, or we of its better one; during a handover both happens anyway. Neighbours
+                // are told anew only by who is known to stay: a last word of the one that yields would mislead them.
                 let ours = Stake { group: id, epoch };
                 let outgoing = self.outgoing.entry(node).or_default();
                 outgoing.updates.push((ours, true));
                 outgoing.request = true;
-                self.remind(now, id);
+                let theirs = self.claimed.get(&(id, node)).copied();
+                if theirs.is_some_and(|theirs| (theirs, node) < (epoch, self.me)) {
+                    self.remind(now, id);
+                }
             }
             Some(node) => {
                 // Two speakers that cannot talk. What the API knows of epochs decides, else the higher one stays.

@@ -302,7 +302,7 @@ fn d11_our_own_probe_looped_back_is_no_conflict() {
 }
 
 #[test]
-fn d12_somebody_elses_detection_at_the_same_time_is_a_conflict() {
+fn d12_somebody_elses_detection_at_the_same_time_is_told() {
     let mut bench = Bench::new(vec![link(LINK, "eth0")]);
     bench.feed(Input::Probe(ip("fd00::5"), Scope::All, Plan::FIRST_CLAIM));
     let outputs = bench.frame(LINK, ndp::probe(THEIRS, v6("fd00::5"), [9; 6]));

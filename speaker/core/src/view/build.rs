@@ -12,6 +12,7 @@ use super::ranking::Shared;
 use super::{
     Addresses, Candidate, Candidates, Group, GroupId, Idle, NodeName, ServiceKey, Speaker, Tier, View,
 };
+use crate::beacon::NodeId;
 use crate::facts::{Facts, PodFacts, ServiceFacts, StatusFacts};
 use crate::link::Scope;
 use crate::placement::Placement;
@@ -54,12 +55,12 @@ impl View {
         configuration: &Configuration,
         previous: Option<&Self>,
     ) -> Self {
-        let mut speakers = speakers(&facts.pods);
-        for (node, links) in &facts.links {
-            if let Some(speaker) = speakers.get_mut(node) {
-                speaker.macs = links.iter().map(|link| link.mac).collect();
-            }
-        }
+        let speakers = speakers(&facts.pods);
+        let macs = facts.links.iter().flat_map(|(node, links)| {
+            let id = NodeId::of(node);
+            links.iter().map(move |link| (link.mac, id))
+        });
+        let macs = macs.collect();
         let label_ignored =
             settings.exclude_label == ExcludeLabel::Auto && candidates::all_excluded(&facts.nodes);
         let honour = settings.exclude_label != ExcludeLabel::Ignore && !label_ignored;
@@ -88,11 +89,11 @@ impl View {
             .filter_map(|entry| Some((Arc::clone(&entry.service.key), entry.verdict.ok()?)))
             .collect();
         let placed = settings.placement.place(&groups);
-        Self { speakers, groups, placed, placement: settings.placement, label_ignored, advertised }
+        Self { speakers, macs, groups, placed, placement: settings.placement, label_ignored, advertised }
     }
 }
 
-/// The speakers by node, without their hardware addresses. Of two pods on one node, as during a rolling upgrade, the
+/// The speakers by node. Of two pods on one node, as during a rolling upgrade, the
 /// ready one counts, else the newer.
 fn speakers(pods: &[Arc<PodFacts>]) -> BTreeMap<NodeName, Speaker> {
     let mut speakers: BTreeMap<NodeName, Speaker> = BTreeMap::new();
@@ -102,7 +103,7 @@ fn speakers(pods: &[Arc<PodFacts>]) -> BTreeMap<NodeName, Speaker> {
             .is_none_or(|other| (pod.ready, pod.generation) > (other.ready, other.generation));
         if better {
             let PodFacts { address, ready, generation, .. } = **pod;
-            speakers.insert(pod.node.clone(), Speaker { address, ready, generation, macs: BTreeSet::new() });
+            speakers.insert(pod.node.clone(), Speaker { address, ready, generation });
         }
     }
     speakers

@@ -48,6 +48,10 @@ fn story(seed: u64) {
     let mut world = World::placing(seed ^ 0xabcd, nodes, groups, placement);
     world.lag = Duration::from_millis([0, 20, 300][usize::try_from(chance.below(3)).unwrap()]);
     world.loss = [0, 0, 20, 150][usize::try_from(chance.below(4)).unwrap()];
+    let shown_late = seed % 4 == 1;
+    if shown_late {
+        world.show_after(Duration::from_millis(seed % 2_000));
+    }
     world.duplication = [0, 50][usize::try_from(chance.below(2)).unwrap()];
     for node in 0..nodes {
         if node == 0 || !chance.one_in(4) {
@@ -77,6 +81,11 @@ fn story(seed: u64) {
     for id in world.groups() {
         let owners = world.owners(id);
         assert_eq!(owners.len(), usize::from(up > 0), "{id} is owned by {owners:?}\n{}", world.describe());
+    }
+    // Of a speaker that went before its interfaces were known it cannot be told that it was one.
+    for node in (0..world.len()).filter(|node| world.is_up(*node) && !shown_late) {
+        let conflicts = world.speaker(node).conflicts();
+        assert!(conflicts.is_empty(), "there are no strangers: {conflicts:?}\n{}", world.describe());
     }
     world.pass(Duration::from_secs(3));
     assert_eq!(world.history.len(), history, "something still moves\n{}", world.describe());

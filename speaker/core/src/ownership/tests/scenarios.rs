@@ -311,6 +311,38 @@ fn blocked_beacons_from_the_start_give_a_warning_and_one_owner_each() {
 }
 
 #[test]
+fn speakers_that_start_together_take_each_other_for_no_strangers() {
+    for seed in 0..200 {
+        let mut world = World::new(seed, 4, 4);
+        world.show_after(Duration::from_secs(20));
+        for node in 0..4 {
+            world.start(node);
+        }
+        world.pass(Duration::from_secs(6));
+        for node in 0..4 {
+            assert_eq!(world.speaker(node).conflicts().len(), 0, "seed {seed}, node{node}");
+        }
+        for id in world.groups() {
+            world.owner(id);
+        }
+    }
+}
+
+#[test]
+fn a_handover_has_one_successor_and_the_leaving_owner_no_last_word() {
+    for seed in 0..50 {
+        let mut world = World::settled(seed, 3, 3);
+        let (before, count) = (world.now, world.groups().len());
+        let gone = (0..count).filter(|number| world.owner(world.groups()[*number]) == 0).count();
+        world.shut_down(0);
+        world.pass(Duration::from_secs(3));
+        let taken = world.history.iter().filter(|(at, _, _, yes)| *yes && *at > before).count();
+        assert_eq!(taken, gone, "seed {seed}: a group moves once");
+        assert!(world.reminders.iter().all(|(_, node, _)| *node != 0), "seed {seed}: the last word");
+    }
+}
+
+#[test]
 fn after_a_partition_the_higher_claim_stays_within_one_interval() {
     for seed in 0..50 {
         let mut world = World::settled(seed, 4, 4);

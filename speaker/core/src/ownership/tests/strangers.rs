@@ -33,19 +33,16 @@ impl Bench {
             idle: None,
             last: None,
         };
-        let speaker = |node| Speaker {
-            address: Some(address(node)),
-            ready: true,
-            generation: 1,
-            macs: [mac(node)].into(),
-        };
+        let speaker = |node| Speaker { address: Some(address(node)), ready: true, generation: 1 };
         let view = View {
+            macs: (0..nodes).map(|node| (mac(node), NodeId::of(&name(node)))).collect(),
             speakers: (0..nodes).map(|node| (name(node), speaker(node))).collect(),
             groups: [(id, Arc::new(owned))].into(),
             placed: [(id, name(0))].into(),
             placement: Placement::Balanced,
             ..View::default()
         };
+        bench.feed(Input::Macs([mac(0)].into()));
         bench.feed(Input::View(Arc::new(view)));
         bench.pass(SETTLE);
         bench
@@ -91,10 +88,13 @@ fn an_address_that_a_stranger_has_is_owned_and_not_announced_until_the_stranger_
     assert!(bench.speaker.owned().contains_key(&group(1)) && !bench.announced);
     assert_eq!(bench.speaker.conflicts()[&group(1)].sighting.mac.0, STRANGER);
 
-    assert_eq!(probes(&bench.pass(Duration::from_secs(59))), 0);
-    assert_eq!(probes(&bench.pass(Duration::from_secs(2))), 1);
-    bench.feed(Input::Answered(bench.seen(STRANGER, false)));
-    assert!(!bench.announced);
+    // After 1, 2, 4, … seconds, and then every 60.
+    for pause in [1, 2, 4, 8, 16, 32, 60, 60] {
+        assert_eq!(probes(&bench.pass(Duration::from_millis(pause * 1_000 - 10))), 0, "{pause}");
+        assert_eq!(probes(&bench.pass(Duration::from_millis(20))), 1, "{pause}");
+        bench.feed(Input::Answered(bench.seen(STRANGER, false)));
+        assert!(!bench.announced);
+    }
     assert_eq!(probes(&bench.pass(Duration::from_secs(61))), 1);
     bench.feed(Input::Unanswered(group(1)));
     assert!(bench.announced);
@@ -102,11 +102,36 @@ fn an_address_that_a_stranger_has_is_owned_and_not_announced_until_the_stranger_
 }
 
 #[test]
-fn b3_d12_a_stranger_that_probes_at_the_same_time_is_one_that_has_it() {
+fn b3_d12_a_stranger_that_probes_at_the_same_time_has_nothing_yet_and_yields() {
     let mut bench = Bench::new(Detection::Enforce, 1);
-    bench.feed(Input::Answered(bench.seen(STRANGER, true)));
+    bench.feed(Input::Answered(bench.seen([2, 0, 0, 0, 0, 0], true)));
+    assert!(bench.speaker.conflicts().is_empty());
+    bench.feed(Input::Unanswered(group(1)));
+    assert!(bench.announced);
+}
+
+#[test]
+fn b3_d12_who_probes_at_the_same_time_with_a_higher_address_goes_first_and_is_asked_again() {
+    let mut bench = Bench::new(Detection::Enforce, 1);
+    let outputs = bench.feed(Input::Answered(bench.seen(STRANGER, true)));
+    assert!(bench.speaker.conflicts().is_empty() && outputs.contains(&Output::CancelProbe(group(1))));
+    assert_eq!(probes(&bench.pass(REFUSAL / 2)), 0, "it is given the time to announce itself");
+
+    assert_eq!(probes(&bench.pass(REFUSAL)), 1);
+    bench.feed(Input::Answered(bench.seen(STRANGER, false)));
+    assert!(!bench.announced && bench.speaker.conflicts().contains_key(&group(1)), "it has taken it");
+}
+
+#[test]
+fn a_stranger_that_turns_out_to_be_a_speaker_is_none() {
+    let mut bench = Bench::new(Detection::Enforce, 1);
+    bench.feed(Input::Answered(bench.seen(STRANGER, false)));
     assert!(!bench.announced);
-    assert_eq!(bench.speaker.conflicts().len(), 1);
+    // Its node's status arrives.
+    let mut view = View::clone(&bench.speaker.view);
+    view.macs.insert(STRANGER, NodeId::of(&name(1)));
+    bench.feed(Input::View(Arc::new(view)));
+    assert!(bench.announced && bench.speaker.conflicts().is_empty());
 }
 
 #[test]

@@ -36,6 +36,8 @@ enum Happening {
     Wake(usize),
     Deliver { to: usize, from: usize, message: Message },
     Api { to: usize, change: Change },
+    Shown { node: usize, life: u32 },
+    Seen { to: usize, sighting: Sighting },
     Probed { node: usize, life: u32, address: IpAddr, round: u32, plan: Plan },
     Resume(usize),
 }
@@ -98,6 +100,8 @@ pub(super) struct World {
     pub(super) kernels: BTreeSet<usize>,
     /// The longest time that a change in the API takes to reach a node.
     pub(super) lag: Duration,
+    /// How long after its start a node's interfaces stand in the API; zero if they have been there all the time.
+    shows_after: Duration,
     /// Who announced what, and when that changed.
     pub(super) history: Vec<(Duration, usize, GroupId, bool)>,
     /// Who announced what anew, and when.
@@ -130,6 +134,7 @@ impl World {
             duplication: 0,
             kernels: BTreeSet::new(),
             lag: Duration::from_millis(20),
+            shows_after: Duration::ZERO,
             history: Vec::new(),
             reminders: Vec::new(),
             log: Vec::new(),
@@ -139,6 +144,7 @@ impl World {
         for number in 1..=groups {
             world.api.apply(&Change::Group(group(number), true));
         }
+        world.api.shown = (0..nodes).collect();
         world
     }
 
@@ -158,6 +164,12 @@ impl World {
     /// The pods of these nodes are there, and not ready yet.
     pub(super) fn expect(&mut self, nodes: std::ops::Range<usize>) {
         self.api.starting.extend(nodes);
+    }
+
+    /// The interfaces of nodes stand in the API only so long after their first start.
+    pub(super) fn show_after(&mut self, time: Duration) {
+        self.api.shown.clear();
+        self.shows_after = time;
     }
 
     /// A node that is started later has no link on the groups' subnet.
@@ -190,6 +202,7 @@ impl World {
             Change::Excluded(..) => 1,
             Change::Group(..) => 2,
             Change::Last(..) => 3,
+            Change::Shown(..) => 4,
         };
         for to in 0..self.nodes.len() {
             let late = self.late.get(&to).copied().unwrap_or_default();
@@ -219,6 +232,10 @@ impl World {
         *state = Node { life: state.life + 1, api, ..Node::default() };
         state.speaker = Some(Ownership::new(settings));
         self.feed(node, Input::Macs([mac(node)].into()));
+        if !self.shows_after.is_zero() {
+            let life = self.nodes[node].life;
+            self.schedule(self.shows_after, Happening::Shown { node, life });
+        }
         // A pod becomes ready only once its process is.
         self.change(Change::Ready(node, Some(generation)));
         let mut own = self.api.clone();
@@ -312,8 +329,11 @@ impl World {
 
     fn happen(&mut self, what: Happening) {
         let node = match &what {
-            Happening::Wake(node) | Happening::Resume(node) | Happening::Probed { node, .. } => *node,
-            Happening::Deliver { to, .. } | Happening::Api { to, .. } => *to,
+            Happening::Wake(node)
+            | Happening::Resume(node)
+            | Happening::Shown { node, .. }
+            | Happening::Probed { node, .. } => *node,
+            Happening::Deliver { to, .. } | Happening::Api { to, .. } | Happening::Seen { to, .. } => *to,
         };
         if self.nodes[node].stalled && !matches!(what, Happening::Resume(_)) {
             // What comes to a stopped process waits in its sockets.
@@ -343,6 +363,12 @@ impl World {
                 self.nodes[to].api.apply(&change);
                 self.feed_view(to);
             }
+            Happening::Shown { node, life } => {
+                if self.nodes[node].life == life {
+                    self.change(Change::Shown(node));
+                }
+            }
+            Happening::Seen { to, sighting } => self.see(to, sighting),
             Happening::Probed { node, life, address, round, plan } => {
                 self.probe(node, life, address, round, plan);
             }
@@ -391,7 +417,11 @@ impl World {
             Output::CancelProbe(address) => drop(self.nodes[node].probing.remove(&address)),
             Output::Announce(id) => {
                 self.nodes[node].probing.remove(&id);
-                if self.nodes[node].announced.insert(id) {
+                let announced = self.speaker(node).is_announced(id);
+                if announced {
+                    self.say(node, id, false);
+                }
+                if announced && self.nodes[node].announced.insert(id) {
                     self.history.push((self.now, node, id, true));
                     let epoch = self.speaker(node).owned().get(&id).copied();
                     let epoch = epoch.unwrap_or_else(|| {
@@ -408,7 +438,10 @@ impl World {
                     self.history.push((self.now, node, id, false));
                 }
             }
-            Output::Remind(id) => self.reminders.push((self.now, node, id)),
+            Output::Remind(id) => {
+                self.reminders.push((self.now, node, id));
+                self.say(node, id, false);
+            }
             Output::Defend(_) => {}
         }
     }
@@ -425,25 +458,36 @@ impl World {
         }
     }
 
+    /// A broadcast: an announcement, or the question of a probe.
+    fn say(&mut self, node: usize, address: IpAddr, probing: bool) {
+        let mac = smoltcp::wire::EthernetAddress(mac(node));
+        let sighting = Sighting { address, mac, link: 1, probing };
+        for to in (0..self.nodes.len()).filter(|to| *to != node) {
+            if !self.wire_cut.contains(&(node, to)) {
+                self.schedule(Duration::from_micros(50), Happening::Seen { to, sighting });
+            }
+        }
+    }
+
+    /// What the responder makes of a broadcast of another.
+    fn see(&mut self, node: usize, sighting: Sighting) {
+        let state = &mut self.nodes[node];
+        if state.probing.contains(&sighting.address) {
+            if !sighting.probing {
+                state.probing.remove(&sighting.address);
+            }
+            self.feed(node, Input::Answered(sighting));
+        } else if !sighting.probing && state.announced.contains(&sighting.address) {
+            self.feed(node, Input::Contested(sighting));
+        }
+    }
+
     /// One question of a probe, and the answer if anybody who can be reached has the address.
     fn probe(&mut self, node: usize, life: u32, address: IpAddr, round: u32, plan: Plan) {
         if self.nodes[node].life != life || !self.nodes[node].probing.contains(&address) {
             return;
         }
-        // A question is a broadcast: who asks the same sees it.
-        for other in (0..self.nodes.len()).filter(|other| *other != node).collect::<Vec<_>>() {
-            let hears = self.nodes[other].probing.contains(&address)
-                && !self.nodes[other].stalled
-                && !self.wire_cut.contains(&(node, other));
-            if hears {
-                let mac = smoltcp::wire::EthernetAddress(mac(node));
-                let sighting = Sighting { address, mac, link: 1, probing: true };
-                self.feed(other, Input::Answered(sighting));
-            }
-        }
-        if !self.nodes[node].probing.contains(&address) {
-            return;
-        }
+        self.say(node, address, true);
         let answers = (0..self.nodes.len()).find(|other| {
             *other != node
                 && !self.nodes[*other].stalled

@@ -13,6 +13,8 @@ pub(super) struct Api {
     /// Pods that are there and not ready yet.
     pub(super) starting: BTreeSet<usize>,
     pub(super) excluded: BTreeSet<usize>,
+    /// Nodes whose interfaces are known.
+    pub(super) shown: BTreeSet<usize>,
     /// Nodes without a link on the groups' subnet.
     pub(super) remote: BTreeSet<usize>,
     pub(super) groups: BTreeSet<GroupId>,
@@ -25,6 +27,7 @@ pub(super) enum Change {
     Excluded(usize, bool),
     Group(GroupId, bool),
     Last(GroupId, usize, u64),
+    Shown(usize),
 }
 
 impl Api {
@@ -35,6 +38,7 @@ impl Api {
                 self.ready.insert(*node, *generation);
             }
             Change::Ready(node, None) => drop(self.ready.remove(node)),
+            Change::Shown(node) => drop(self.shown.insert(*node)),
             Change::Excluded(node, true) => drop(self.excluded.insert(*node)),
             Change::Excluded(node, false) => drop(self.excluded.remove(node)),
             Change::Group(group, true) => drop(self.groups.insert(*group)),
@@ -52,12 +56,7 @@ impl Api {
 
     pub(super) fn view(&self, placement: Placement) -> View {
         let speaker = |(node, generation): (&usize, &u64)| {
-            let speaker = Speaker {
-                address: Some(address(*node)),
-                ready: true,
-                generation: *generation,
-                macs: [mac(*node)].into(),
-            };
+            let speaker = Speaker { address: Some(address(*node)), ready: true, generation: *generation };
             (name(*node), speaker)
         };
         let starting = self.starting.iter().filter(|node| !self.ready.contains_key(node)).map(|node| {
@@ -86,6 +85,7 @@ impl Api {
         let groups: BTreeMap<GroupId, Arc<Group>> = self.groups.iter().map(group).collect();
         let placed = placement.place(&groups);
         View {
+            macs: self.shown.iter().map(|node| (mac(*node), NodeId::of(&name(*node)))).collect(),
             speakers: self.ready.iter().map(speaker).chain(starting).collect(),
             groups,
             placed,
