@@ -2,6 +2,15 @@
 
 #![allow(unsafe_code)]
 
+use std::convert::Infallible;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// How long nothing has to have changed.
+const QUIET: Duration = Duration::from_secs(10);
+
 /// Gives memory back to the system. To be called before anything else, while there is one thread.
 ///
 /// Lists and views come and go by the megabyte, in several threads. glibc keeps what was freed in an arena per thread, and
@@ -18,5 +27,35 @@ pub fn spare() {
             libc::mallopt(libc::M_ARENA_MAX, ARENAS);
             libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT_BYTES);
         }
+    }
+}
+
+/// After each burst of changes, once it is over, gives back what it has left free between what is kept: thousands of lists and
+/// views that came and went. Takes some milliseconds with thousands of Services, which is why it waits. Ends with
+/// `shutdown`.
+///
+/// # Errors
+///
+/// Never.
+pub async fn give_back_when_quiet<T>(
+    mut changes: watch::Receiver<T>,
+    shutdown: CancellationToken,
+) -> Result<(), Infallible> {
+    let quiet = async {
+        while changes.changed().await.is_ok() {
+            while let Ok(Ok(())) = tokio::time::timeout(QUIET, changes.changed()).await {}
+            give_back();
+        }
+        std::future::pending::<()>().await;
+    };
+    shutdown.run_until_cancelled(quiet).await;
+    Ok(())
+}
+
+fn give_back() {
+    // SAFETY: it takes the allocator's own locks, and touches only what is free (malloc_trim(3)).
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
     }
 }

@@ -26,6 +26,7 @@ use anyhow::Context as _;
 use prometheus_client::registry::Registry;
 use runtime::admin::{self, Readiness};
 use runtime::events::Events;
+use runtime::memory;
 use runtime::tasks::Tasks;
 use tokio::sync::{Notify, watch};
 
@@ -83,6 +84,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         shutdown.clone(),
     );
     tasks.spawn("view", keep);
+
+    tasks.spawn("memory", memory::give_back_when_quiet(view.clone(), shutdown.clone()));
 
     let keys = keys::start(&mut tasks, &args.key_dirs, shutdown.clone());
     let (published, publications) = watch::channel(Published::default());

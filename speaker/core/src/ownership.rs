@@ -96,8 +96,8 @@ pub struct Ownership {
     dirty: BTreeSet<GroupId>,
     timers: BTreeSet<(Instant, GroupId)>,
     conflicts: BTreeMap<IpAddr, Conflict>,
-    /// The group of each address.
-    group_of: HashMap<IpAddr, GroupId>,
+    /// The groups of the addresses that are not the lowest of theirs, which is its name.
+    higher: HashMap<IpAddr, GroupId>,
 
     sequence: u64,
     outgoing: BTreeMap<NodeId, Outgoing>,
@@ -156,7 +156,7 @@ impl Ownership {
             dirty: BTreeSet::new(),
             timers: BTreeSet::new(),
             conflicts: BTreeMap::new(),
-            group_of: HashMap::new(),
+            higher: HashMap::new(),
             sequence: 0,
             outgoing: BTreeMap::new(),
             next_beacon: None,
@@ -238,6 +238,12 @@ impl Ownership {
         })
     }
 
+    /// The group that has an address.
+    fn group_of(&self, address: IpAddr) -> Option<GroupId> {
+        let lowest = || self.view.groups.get(&address).filter(|group| group.addresses.contains(address));
+        self.higher.get(&address).copied().or_else(|| lowest().map(|group| group.id))
+    }
+
     /// The name of a node.
     pub fn name_of(&self, id: NodeId) -> Option<&NodeName> {
         self.directory.names.get(&id)
@@ -313,9 +319,10 @@ impl Ownership {
         }
         let before = std::mem::replace(&mut self.view, view);
         let view = Arc::clone(&self.view);
-        self.group_of.clear();
+        self.higher.clear();
         for group in view.groups.values() {
-            self.group_of.extend(group.addresses.keys().map(|address| (address, group.id)));
+            let higher = group.addresses.keys().filter(|address| *address != group.id);
+            self.higher.extend(higher.map(|address| (address, group.id)));
         }
         for (id, group) in &view.groups {
             let old = before.groups.get(id);

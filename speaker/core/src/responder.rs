@@ -109,7 +109,7 @@ pub struct Responder {
     announced: HashMap<IpAddr, Announced>,
     probes: BTreeMap<IpAddr, Probe>,
     /// Counts starts of schedules, so that a schedule knows what is void.
-    generation: u64,
+    generation: u32,
     nonces: u64,
     outputs: VecDeque<Output>,
 }
@@ -126,9 +126,20 @@ struct Port {
 #[derive(Debug)]
 struct Announced {
     scope: Scope,
-    /// The links that it is announced on, each with the generation of its schedule there.
-    links: BTreeMap<LinkIndex, u64>,
+    /// The links that it is announced on, each with the generation of its schedule there. Mostly one, of thousands of
+    /// addresses: a tree would take ten times the memory.
+    links: Vec<(LinkIndex, u32)>,
     defended: Option<Instant>,
+}
+
+impl Announced {
+    fn indices(&self) -> impl Iterator<Item = LinkIndex> {
+        self.links.iter().map(|(index, _)| *index)
+    }
+
+    fn generation(&self, index: LinkIndex) -> Option<u32> {
+        self.links.iter().find(|(link, _)| *link == index).map(|(_, generation)| *generation)
+    }
 }
 
 impl Responder {
@@ -245,14 +256,15 @@ impl Responder {
     fn relink(&mut self, now: Instant, address: IpAddr, renewed: &[LinkIndex]) {
         let Some(announced) = self.announced.get(&address) else { return };
         let links = self.links_for(address, &announced.scope);
-        let before: Vec<LinkIndex> = announced.links.keys().copied().collect();
+        let before: Vec<LinkIndex> = announced.indices().collect();
         let start: Vec<LinkIndex> = links
             .iter()
             .filter(|index| renewed.contains(index) || !before.contains(index))
             .copied()
             .collect();
         if let Some(announced) = self.announced.get_mut(&address) {
-            announced.links.retain(|index, _| links.contains(index));
+            announced.links.retain(|(index, _)| links.contains(index));
+            announced.links.reserve_exact(start.len());
         }
         self.start(now, address, &start);
         self.change_groups(address, &before, &links);
@@ -265,7 +277,10 @@ impl Responder {
         for index in links {
             let Some(port) = self.ports.get_mut(index) else { continue };
             self.generation = self.generation.wrapping_add(1);
-            announced.links.insert(*index, self.generation);
+            match announced.links.iter_mut().find(|(link, _)| link == index) {
+                Some((_, generation)) => *generation = self.generation,
+                None => announced.links.push((*index, self.generation)),
+            }
             port.schedule.start(now, address, self.generation);
         }
     }
@@ -275,7 +290,7 @@ impl Responder {
             announced.scope = scope;
             return self.relink(now, address, &[]);
         }
-        let announced = Announced { scope, links: BTreeMap::new(), defended: None };
+        let announced = Announced { scope, links: Vec::new(), defended: None };
         self.announced.insert(address, announced);
         self.relink(now, address, &[]);
         self.end_probe(address);
@@ -283,13 +298,13 @@ impl Responder {
 
     fn remind(&mut self, now: Instant, address: IpAddr) {
         let Some(announced) = self.announced.get(&address) else { return };
-        let links: Vec<LinkIndex> = announced.links.keys().copied().collect();
+        let links: Vec<LinkIndex> = announced.indices().collect();
         self.start(now, address, &links);
     }
 
     fn withdraw(&mut self, address: IpAddr) {
         if let Some(announced) = self.announced.remove(&address) {
-            let links: Vec<LinkIndex> = announced.links.into_keys().collect();
+            let links: Vec<LinkIndex> = announced.indices().collect();
             self.change_groups(address, &links, &[]);
         }
     }
@@ -324,12 +339,12 @@ impl Responder {
             return;
         }
         announced.defended = Some(now);
-        for index in announced.links.keys() {
-            if let Some(port) = self.ports.get(index)
+        for index in announced.indices() {
+            if let Some(port) = self.ports.get(&index)
                 && let Some(frame) = port.unasked(address, Form::First)
             {
                 self.outputs.push_back(Output::Transmit {
-                    link: *index,
+                    link: index,
                     frame,
                     address,
                     purpose: Purpose::Defence,
@@ -430,7 +445,7 @@ impl Responder {
     }
 
     fn answers(&self, index: LinkIndex, address: IpAddr) -> bool {
-        self.announced.get(&address).is_some_and(|announced| announced.links.contains_key(&index))
+        self.announced.get(&address).is_some_and(|announced| announced.generation(index).is_some())
     }
 
     /// Somebody with another hardware address has, or probes for, this address.
@@ -450,7 +465,7 @@ impl Responder {
     /// Sends what the schedules and probes have due.
     fn send_due(&mut self, now: Instant) {
         for (index, port) in &mut self.ports {
-            let generation = |address: &IpAddr| self.announced.get(address)?.links.get(index).copied();
+            let generation = |address: &IpAddr| self.announced.get(address)?.generation(*index);
             while let Some(Due { address, form, .. }) = port.schedule.pop(now, generation) {
                 if let Some(frame) = port.unasked(address, form) {
                     let purpose = Purpose::Gratuitous;

@@ -29,6 +29,8 @@ const REFRESH: Duration = Duration::from_secs(60);
 /// 200 frames per second and link.
 const FRAME_INTERVAL: Duration = Duration::from_millis(5);
 const BURST: u32 = 40;
+/// Frames for which an empty queue keeps room.
+const KEPT: usize = 64;
 
 /// Which of the two frames of a wave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,8 +47,8 @@ pub(crate) struct Due {
     pub(crate) address: IpAddr,
     pub(crate) form: Form,
     /// Which announcement of the address it belongs to; a later one makes this one void.
-    generation: u64,
-    wave: usize,
+    generation: u32,
+    wave: u8,
     started: Instant,
 }
 
@@ -71,7 +73,7 @@ impl Schedule {
     }
 
     /// Begins with wave 0. Whatever an older `generation` of the address has left is passed over.
-    pub(crate) fn start(&mut self, now: Instant, address: IpAddr, generation: u64) {
+    pub(crate) fn start(&mut self, now: Instant, address: IpAddr, generation: u32) {
         self.enqueue(Due { address, form: Form::First, generation, wave: 0, started: now });
     }
 
@@ -86,7 +88,7 @@ impl Schedule {
     }
 
     /// The next frame to send now. `generation` tells the current generation of an announced address.
-    pub(crate) fn pop(&mut self, now: Instant, generation: impl Fn(&IpAddr) -> Option<u64>) -> Option<Due> {
+    pub(crate) fn pop(&mut self, now: Instant, generation: impl Fn(&IpAddr) -> Option<u32>) -> Option<Due> {
         while let Some(Reverse((at, _))) = self.timers.peek()
             && *at <= now
             && let Some(Reverse((_, due))) = self.timers.pop()
@@ -108,18 +110,21 @@ impl Schedule {
                 self.follow(now, due);
                 return Some(due);
             }
+            // After thousands at once the queue would keep their room for ever.
+            self.ready[urgency].shrink_to(KEPT);
         }
         None
     }
 
     /// Schedules what comes after `due`: the other form at once, else the next wave.
     fn follow(&mut self, now: Instant, due: Due) {
-        let both_forms = if due.address.is_ipv4() { due.wave < WAVES.len() } else { due.wave == 0 };
+        let both_forms =
+            if due.address.is_ipv4() { usize::from(due.wave) < WAVES.len() } else { due.wave == 0 };
         if both_forms && due.form == Form::First {
             return self.enqueue(Due { form: Form::Second, ..due });
         }
         let wave = due.wave.saturating_add(1);
-        let at = match WAVES.get(wave) {
+        let at = match WAVES.get(usize::from(wave)) {
             Some(after) => due.started.checked_add(*after),
             None => now.checked_add(REFRESH),
         };

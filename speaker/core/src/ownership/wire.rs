@@ -103,8 +103,8 @@ impl Ownership {
 
     /// The group that is being asked about and has this address.
     fn asked_group(&self, address: IpAddr) -> Option<GroupId> {
-        let id = self.group_of.get(&address)?;
-        self.groups.get(id)?.pending.contains(&address).then_some(*id)
+        let id = self.group_of(address)?;
+        self.groups.get(&id)?.pending.contains(&address).then_some(id)
     }
 
     pub(super) fn unanswered(&mut self, now: Instant, address: IpAddr) {
@@ -136,8 +136,8 @@ impl Ownership {
     fn conflict_over(&mut self, address: IpAddr) {
         self.conflicts.remove(&address);
         self.outputs.push_back(Output::CancelProbe(address));
-        if let Some(id) = self.group_of.get(&address).filter(|id| self.mine.contains_key(id)) {
-            self.outputs.push_back(Output::Announce(*id));
+        if let Some(id) = self.group_of(address).filter(|id| self.mine.contains_key(id)) {
+            self.outputs.push_back(Output::Announce(id));
         }
     }
 
@@ -241,8 +241,8 @@ impl Ownership {
 
     /// Somebody claims, on the wire, an address that this node announces.
     pub(super) fn contested(&mut self, now: Instant, sighting: Sighting) {
-        let owned = self.group_of.get(&sighting.address).and_then(|id| self.mine.get_key_value(id));
-        let Some((id, epoch)) = owned.map(|(id, epoch)| (*id, *epoch)) else { return };
+        let Some(id) = self.group_of(sighting.address) else { return };
+        let Some(epoch) = self.mine.get(&id).copied() else { return };
         match self.directory.macs.get(&sighting.mac.0).copied() {
             Some(node) if self.liveness(now, node) == Liveness::Alive => {
                 // It learns of our claim, or we of its better one; during a handover both happens anyway. Neighbours

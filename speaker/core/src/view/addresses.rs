@@ -1,13 +1,14 @@
 //! Addresses with the links that each is announced on.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::link::Scope;
 
 /// A few addresses in their order. Nearly every group has one or two, and there may be thousands of groups: a tree
-/// would take ten times the memory.
+/// would take ten times the memory. A copy is the same list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Addresses(Box<[(IpAddr, Scope)]>);
+pub struct Addresses(Arc<[(IpAddr, Scope)]>);
 
 impl Addresses {
     /// All of them.
