@@ -1,6 +1,6 @@
 //! Every call of the operator: bounded in time, and written only while this process leads.
 
-use crds::names::OPERATOR;
+use crds::names::{OPERATOR, STACK};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{
     Api as KubeApi, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Preconditions,
@@ -158,6 +158,13 @@ impl Api {
         let patch = Patch::Merge(json!({"metadata": metadata}));
         let params = PatchParams { field_manager: Some(OPERATOR.to_owned()), ..PatchParams::default() };
         Ok(bounded(self.stacks().patch(&stack.name_any(), &params, &patch)).await?)
+    }
+
+    /// The stack as it is now, if it exists. Only who leads may ask, since nobody else would do anything about it.
+    pub(crate) async fn stack(&self) -> Result<Option<DynamicObject>, Error> {
+        self.may_write()?;
+        let only = ListParams::default().fields(&format!("metadata.name={STACK}"));
+        Ok(bounded(self.stacks().list(&only)).await?.items.pop())
     }
 
     /// Stores the status of the stack.

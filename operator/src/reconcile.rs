@@ -98,6 +98,22 @@ impl Reconciler {
         self.deadline.is_some()
     }
 
+    /// Asks the API, if this process leads, whether the stack is being deleted; the watch may not have told yet.
+    pub(crate) async fn learns_of_deletion(&mut self) -> bool {
+        match self.api.stack().await {
+            Ok(stack) => {
+                let leaving = stack.filter(|stack| stack.metadata.deletion_timestamp.is_some());
+                let learns = leaving.is_some();
+                self.written = leaving.or_else(|| self.written.take());
+                learns
+            }
+            Err(error) => {
+                tracing::debug!(%error, "cannot ask whether the stack is being deleted");
+                false
+            }
+        }
+    }
+
     /// Waits no longer than `patience` from now on for what is to go first.
     pub(crate) fn hurry(&mut self, patience: Duration) {
         let latest = Instant::now() + patience;

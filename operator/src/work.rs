@@ -31,8 +31,12 @@ pub(crate) async fn run(
         () = shutdown.cancelled() => return Ok(()),
         () = work => {}
     }
-    reconciler.hurry(LAST_PATIENCE);
     let finish = async {
+        // Who deletes stack and operator together may have asked for the one before this process heard of the other.
+        if reconciler.learns_of_deletion().await {
+            reconciler.reconcile().await;
+        }
+        reconciler.hurry(LAST_PATIENCE);
         while reconciler.is_tearing_down() {
             let next = reconciler.reconcile().await;
             let _ = tokio::time::timeout(next, changed.notified()).await;

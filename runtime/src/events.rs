@@ -36,7 +36,7 @@ impl Events {
         instance: Option<String>,
         shutdown: CancellationToken,
     ) -> Self {
-        let (queue, mut events) = mpsc::channel(QUEUE);
+        let (queue, mut events) = mpsc::channel::<Occurrence>(QUEUE);
         let urgent = watch::Sender::new(None);
         let last = urgent.subscribe();
         let mut recorder = Recorder::new(client, component, instance);
@@ -44,8 +44,9 @@ impl Events {
             let send = async {
                 while let Some(occurrence) = events.recv().await {
                     give_way(&last).await;
+                    let reason = occurrence.reason.clone();
                     if let Err(error) = recorder.publish(occurrence).await {
-                        tracing::debug!(%error, "an event could not be sent");
+                        tracing::debug!(reason, %error, "an event could not be sent");
                     }
                 }
             };
