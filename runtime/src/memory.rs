@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// How long nothing has to have changed.
-const QUIET: Duration = Duration::from_secs(10);
+/// How long after a change.
+const LATER: Duration = Duration::from_secs(30);
 
 /// Gives memory back to the system. To be called before anything else, while there is one thread.
 ///
@@ -30,25 +30,26 @@ pub fn spare() {
     }
 }
 
-/// After each burst of changes, once it is over, gives back what it has left free between what is kept: thousands of lists and
-/// views that came and went. Takes some milliseconds with thousands of Services, which is why it waits. Ends with
-/// `shutdown`.
+/// Half a minute after a change gives back what that has left free between what is kept: of thousands of lists and views that
+/// came and went. Takes some milliseconds with thousands of Services, which is why it is not done after each. Ends
+/// with `shutdown`.
 ///
 /// # Errors
 ///
 /// Never.
-pub async fn give_back_when_quiet<T>(
+pub async fn give_back_later<T>(
     mut changes: watch::Receiver<T>,
     shutdown: CancellationToken,
 ) -> Result<(), Infallible> {
-    let quiet = async {
+    let work = async {
         while changes.changed().await.is_ok() {
-            while let Ok(Ok(())) = tokio::time::timeout(QUIET, changes.changed()).await {}
+            tokio::time::sleep(LATER).await;
+            changes.mark_unchanged();
             give_back();
         }
         std::future::pending::<()>().await;
     };
-    shutdown.run_until_cancelled(quiet).await;
+    shutdown.run_until_cancelled(work).await;
     Ok(())
 }
 

@@ -127,6 +127,8 @@ struct State {
     vacant_since: Option<Instant>,
     /// When it was announced anew for the last time.
     reminded: Option<Instant>,
+    /// How often in a row somebody was let go first who asked the same.
+    gave_way: u8,
     /// The highest epoch that was seen.
     highest: u64,
     timer: Option<Instant>,
@@ -309,7 +311,6 @@ impl Ownership {
         for mac in &self.macs {
             self.directory.macs.remove(mac);
         }
-        self.recognise();
         // What was asked about other addresses is void.
         let addresses = |view: &View, id: &GroupId| view.groups.get(id).map(|group| group.addresses.clone());
         let changed = |id: &&GroupId| addresses(&self.view, id) != addresses(&view, id);
@@ -324,6 +325,7 @@ impl Ownership {
             let higher = group.addresses.keys().filter(|address| *address != group.id);
             self.higher.extend(higher.map(|address| (address, group.id)));
         }
+        self.recognise(now);
         for (id, group) in &view.groups {
             let old = before.groups.get(id);
             if old.is_some_and(|old| Arc::ptr_eq(old, group)) && before.placed.get(id) == view.placed.get(id)
@@ -423,6 +425,7 @@ impl Ownership {
             Phase::Owning { epoch } => {
                 state.highest = state.highest.max(epoch);
                 state.vacant_since = None;
+                state.gave_way = 0;
                 if before.claimed().is_none() {
                     state.declined.clear();
                 }
@@ -468,6 +471,12 @@ impl Ownership {
 
     fn give_up(&mut self, id: GroupId) {
         let Some(epoch) = self.mine.remove(&id) else { return };
+        // Whoever owns it next sees for itself.
+        if let Some(group) = self.view.groups.get(&id) {
+            for address in group.addresses.keys() {
+                self.conflicts.remove(&address);
+            }
+        }
         let stake = Stake { group: id, epoch };
         self.print ^= print_of(stake);
         self.outputs.push_back(Output::Withdraw(id));

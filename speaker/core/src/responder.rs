@@ -94,6 +94,8 @@ pub struct Sighting {
     pub address: IpAddr,
     /// Whose hardware address.
     pub mac: EthernetAddress,
+    /// Our own hardware address there.
+    pub ours: EthernetAddress,
     /// Where it was seen.
     pub link: LinkIndex,
     /// It only probes for the address at the same time as we do (checklist B3, D12).
@@ -370,19 +372,9 @@ impl Responder {
             return Err(Dropped::Own);
         }
         // Any packet whose sender has the address is a claim to it (RFC 5227 §2.4).
-        self.sighted(Sighting {
-            address: arp.sender.into(),
-            mac: arp.sender_mac,
-            link: index,
-            probing: false,
-        });
+        self.sighted(index, arp.sender_mac, arp.sender.into(), false);
         if arp.is_probe() {
-            self.sighted(Sighting {
-                address: arp.target.into(),
-                mac: arp.sender_mac,
-                link: index,
-                probing: true,
-            });
+            self.sighted(index, arp.sender_mac, arp.target.into(), true);
         }
         let Some(port) = self.ports.get(&index) else { return Err(Dropped::UnknownLink) };
         let for_us = arp.destination.is_broadcast() || arp.destination == port.link.mac;
@@ -405,7 +397,7 @@ impl Responder {
                 if self.own.contains(&mac) {
                     return Err(Dropped::Own);
                 }
-                self.sighted(Sighting { address: target.into(), mac, link: index, probing: false });
+                self.sighted(index, mac, target.into(), false);
             }
             Ndp::Solicitation { frame_source, source, target, source_mac, nonce } => {
                 let looped = self.probes.get(&target.into()).is_some_and(|p| nonce == Some(p.nonce));
@@ -413,12 +405,7 @@ impl Responder {
                     return Err(Dropped::Own);
                 }
                 if source.is_unspecified() {
-                    self.sighted(Sighting {
-                        address: target.into(),
-                        mac: frame_source,
-                        link: index,
-                        probing: true,
-                    });
+                    self.sighted(index, frame_source, target.into(), true);
                 }
                 let Some(port) = self.ports.get(&index) else { return Err(Dropped::UnknownLink) };
                 let Some(link_local) = port.link.link_local else { return Ok(()) };
@@ -449,7 +436,9 @@ impl Responder {
     }
 
     /// Somebody with another hardware address has, or probes for, this address.
-    fn sighted(&mut self, sighting: Sighting) {
+    fn sighted(&mut self, link: LinkIndex, mac: EthernetAddress, address: IpAddr, probing: bool) {
+        let Some(ours) = self.ports.get(&link).map(|port| port.link.mac) else { return };
+        let sighting = Sighting { address, mac, ours, link, probing };
         let open = |probe: &&mut Probe| probe.next.is_some() && probe.links.contains(&sighting.link);
         if let Some(probe) = self.probes.get_mut(&sighting.address).filter(open) {
             // Who only asks as well has not answered: somebody else still may.

@@ -31,8 +31,7 @@ pub type ServiceKey = crds::ServiceKey;
 pub struct View {
     /// The nodes with a speaker.
     pub speakers: BTreeMap<NodeName, Speaker>,
-    /// Which node has which hardware address, in six bytes; also of nodes whose pod is gone, since their speaker may
-    /// run on all the same.
+    /// Which node with a speaker has which hardware address, in six bytes.
     pub macs: BTreeMap<[u8; 6], NodeId>,
     /// All groups that have an address, those that nobody may announce too.
     pub groups: BTreeMap<GroupId, Arc<Group>>,

@@ -1,12 +1,12 @@
 //! A `ServiceL2Status` per Service and owner, an event when the owner changes, a metric.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use announce::facts::StatusFacts;
 use announce::link::Scope;
-use announce::view::{Idle, NodeName};
+use announce::view::{Idle, NodeName, View};
 use crds::ServiceL2StatusStatus;
 use crds::annotations::EPOCH;
 use crds::names::{LABEL_NODE, LABEL_SERVICE_NAME, LABEL_SERVICE_NAMESPACE};
@@ -140,6 +140,7 @@ impl Announcements {
         let objects = self.stores.statuses.all();
         let mut mine: BTreeMap<&ServiceKey, &StatusFacts> = BTreeMap::new();
         let mut stale: Vec<Write<'_>> = Vec::new();
+        let announceable = announceable(&published.view);
         for object in &objects {
             let service = &object.service;
             let is_stale = match (object.node == self.me, self.told.contains_key(service)) {
@@ -147,8 +148,8 @@ impl Announcements {
                     mine.insert(service, object);
                     false
                 }
-                // What this node owned last is remembered until it has looked around and may own it again.
-                (true, _) => published.settled,
+                // Who announced it last is remembered as long as somebody may announce it again; the next one removes this.
+                (true, _) => published.settled && !announceable.contains(service),
                 (false, is_wanted) => is_wanted,
             };
             if is_stale {
@@ -286,6 +287,12 @@ fn wanted(published: &Published) -> BTreeMap<Arc<ServiceKey>, Wanted> {
         }
     }
     wanted
+}
+
+/// The Services that some node may announce.
+fn announceable(view: &View) -> BTreeSet<&ServiceKey> {
+    let groups = view.groups.values().filter(|group| group.idle.is_none());
+    groups.flat_map(|group| group.services.iter().map(|service| &**service)).collect()
 }
 
 /// One name per Service and node, so that a write can be repeated.

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use announce::link::Link;
 use announce::ownership::Conflict;
-use announce::view::NodeName;
+use announce::view::{Group, NodeName};
 use crds::{AddressConflict, AddressConflictSpec, ResourceExt as _};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use k8s_openapi::jiff::Timestamp;
@@ -97,21 +97,24 @@ impl Conflicts {
     }
 }
 
-/// Ours to remove: this node wrote it and sees the stranger no more, or this node announces the address and has asked
-/// the wire; or the node that wrote it is not one of `nodes`, and nobody else would.
+/// Ours to remove: this node announces the address and has asked the wire; or no group has the address any more, or the
+/// node that wrote it is not one of `nodes`, and nobody else would. A node that has just started has written it in an
+/// earlier life, and does not know yet.
 fn is_over(
     spec: &AddressConflictSpec,
     published: &Published,
     me: &NodeName,
     nodes: Option<&BTreeSet<String>>,
 ) -> bool {
-    let owned = || {
-        let address = spec.address.parse::<IpAddr>().ok();
-        let groups = published.owned.keys().filter_map(|id| published.view.groups.get(id));
-        address.is_some_and(|address| groups.into_iter().any(|g| g.addresses.contains(address)))
-    };
-    let orphaned = || nodes.is_some_and(|nodes| !nodes.contains(&spec.node));
-    published.settled && (spec.node == **me || owned() || orphaned())
+    let address = spec.address.parse::<IpAddr>().ok();
+    let has = |group: &Group| address.is_some_and(|address| group.addresses.contains(address));
+    let owned =
+        || published.owned.keys().filter_map(|id| published.view.groups.get(id)).any(|group| has(group));
+    let unused = || !published.view.groups.values().any(|group| has(group));
+    let orphaned = |nodes: &BTreeSet<String>| !nodes.contains(&spec.node);
+    let mine = spec.node == **me;
+    let tidy = mine && unused() || nodes.is_some_and(|nodes| orphaned(nodes) || unused());
+    published.settled && (owned() || tidy)
 }
 
 fn mac(conflict: &Conflict) -> String {
@@ -145,11 +148,15 @@ fn says_the_same(stored: &AddressConflictSpec, new: &AddressConflictSpec) -> boo
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use announce::link::Scope;
+    use announce::view::{Candidates, View};
+
     use super::*;
 
     #[test]
-    fn a_conflict_that_a_node_saw_goes_with_the_node() {
-        let published = Published { settled: true, ..Published::default() };
+    fn a_conflict_is_over_once_the_wire_was_asked_or_nobody_would_ask_it() {
         let spec = AddressConflictSpec {
             address: "10.0.0.1".into(),
             mac: "02:00:00:00:66:66".into(),
@@ -159,11 +166,31 @@ mod tests {
             first_seen: None,
             last_seen: None,
         };
+        let id: IpAddr = "10.0.0.1".parse().unwrap();
+        let group = Group {
+            id,
+            hashed: id,
+            addresses: [(id, Scope::All)].into(),
+            services: Box::default(),
+            candidates: Candidates::default(),
+            idle: None,
+            last: None,
+        };
+        let mut view = View::default();
+        view.groups.insert(id, Arc::new(group));
+        let mut published = Published { settled: true, view: Arc::new(view), ..Published::default() };
         let nodes = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
         let (with, without) = (nodes(&["node1", "node2"]), nodes(&["node1"]));
-        let over = |nodes| is_over(&spec, &published, &"node1".into(), nodes);
-        assert!(!over(None), "another speaker tidies");
-        assert!(!over(Some(&with)));
-        assert!(over(Some(&without)));
+        let over = |published: &Published, me: &str, nodes| is_over(&spec, published, &me.into(), nodes);
+        assert!(!over(&published, "node1", None), "another speaker tidies");
+        assert!(!over(&published, "node1", Some(&with)), "who saw it is there");
+        assert!(over(&published, "node1", Some(&without)), "who saw it is gone");
+        assert!(!over(&published, "node2", None), "it has just started and has not asked");
+        published.owned.insert(id, 1);
+        assert!(over(&published, "node1", None) && over(&published, "node2", None), "the owner has asked");
+        let unused = Published { settled: true, ..Published::default() };
+        assert!(over(&unused, "node2", None) && over(&unused, "node1", Some(&with)), "nobody will ask");
+        assert!(!over(&unused, "node1", None));
+        assert!(!over(&Published::default(), "node2", Some(&without)), "it has not looked around");
     }
 }

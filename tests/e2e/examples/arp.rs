@@ -62,7 +62,7 @@ fn main() {
     })
     .expect("it comes to rest");
     let (before, begun) = (rig.processor_time(0), Instant::now());
-    std::thread::sleep(Duration::from_secs(20));
+    std::thread::sleep(Duration::from_secs(40));
     let used = rig.processor_time(0).saturating_sub(before).as_secs_f64() / begun.elapsed().as_secs_f64();
     println!("speaker at rest with {} Services: {:.2} % of a processor", services + 1, used * 100.0);
     // By now it has given back what the burst needed.

@@ -143,10 +143,13 @@ impl Ownership {
         let successor = self.successor(now, group);
         if !self.may_own(group) {
             // Rather one that has just refused than a gap.
-            return Next::Event(Event::Unwanted { successor: successor.map(|s| s.id) });
+            let successor = successor.map(|s| s.id).filter(|_| !self.withholds(group));
+            return Next::Event(Event::Unwanted { successor });
         }
         let willing = successor.filter(|successor| !successor.refused).map(|successor| successor.id);
-        let unwanted = if self.view.placement == Placement::Hash {
+        let unwanted = if self.withholds(group) {
+            false
+        } else if self.view.placement == Placement::Hash {
             // MetalLB's function is not sticky.
             self.placed(group).is_some_and(|node| node != self.me && willing == Some(node))
         } else {
@@ -157,6 +160,12 @@ impl Ownership {
         } else {
             Next::Wait(self.reconsidered(now, id))
         }
+    }
+
+    /// Whether a stranger has an address of the group. Who owns it next has to find that out from the wire, which an owner
+    /// that hands over spares it.
+    fn withholds(&self, group: &Group) -> bool {
+        group.addresses.keys().any(|address| !self.is_announced(address))
     }
 
     /// When the next refusal of a successor is void.

@@ -30,6 +30,10 @@ pub(super) struct Peer {
     pub(super) claims: BTreeMap<GroupId, u64>,
     /// [`print`](crate::beacon::print) of `claims`.
     pub(super) print: u64,
+    /// What is known of its claims was up to date when it last told; not if it was silent since.
+    pub(super) agrees: bool,
+    /// Groups of ours that it claimed before it fell silent: if it was only cut off, it has announced them all the time.
+    pub(super) doubtful: Vec<GroupId>,
     pub(super) parts: Option<Parts>,
     pub(super) requested: Option<Instant>,
     pub(super) greeted: Option<Instant>,
@@ -111,6 +115,8 @@ impl Peer {
             keys: Vec::new(),
             claims: BTreeMap::new(),
             print: 0,
+            agrees: false,
+            doubtful: Vec::new(),
             parts: None,
             requested: None,
             greeted: None,
@@ -197,9 +203,12 @@ impl Ownership {
             if alive {
                 self.alive.insert(id);
                 self.blocked.remove(&id);
-                self.remind_of_all(now, id);
+                self.doubt(id);
             } else {
                 self.alive.remove(&id);
+                if let Some(peer) = self.peers.get_mut(&id) {
+                    peer.agrees = false;
+                }
                 self.counts.suspicions += 1;
             }
             self.dirty.extend(self.view.groups.keys());

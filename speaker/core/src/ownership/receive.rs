@@ -27,7 +27,8 @@ impl Ownership {
                 self.replace_claims(now, id, BTreeMap::new());
                 // So that the other side knows that it is known, since it may be waiting to settle, and with whom it
                 // speaks: what greeted it before did not echo its session, so it did not count.
-                self.outgoing.entry(id).or_default().hello = true;
+                let outgoing = self.outgoing.entry(id).or_default();
+                (outgoing.hello, outgoing.alive) = (true, true);
             }
             Freshness::Stale => {
                 self.counts.stale += 1;
@@ -42,7 +43,7 @@ impl Ownership {
         }
         self.notice_liveness(now);
         match message.body {
-            Body::Hello { macs, keys } => self.greeted(id, macs, keys),
+            Body::Hello { macs, keys } => self.greeted(now, id, macs, keys),
             Body::Alive { claims } => self.compare(now, id, claims),
             Body::Update(changes) => {
                 for (stake, held) in changes {
@@ -84,7 +85,7 @@ impl Ownership {
         }
     }
 
-    fn greeted(&mut self, id: NodeId, macs: Vec<[u8; 6]>, keys: Vec<crate::beacon::KeyId>) {
+    fn greeted(&mut self, now: Instant, id: NodeId, macs: Vec<[u8; 6]>, keys: Vec<crate::beacon::KeyId>) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         for mac in &peer.macs {
             self.directory.macs.remove(mac);
@@ -93,7 +94,7 @@ impl Ownership {
         peer.keys = keys;
         let own = &self.macs;
         self.directory.macs.extend(peer.macs.iter().filter(|mac| !own.contains(*mac)).map(|mac| (*mac, id)));
-        self.recognise();
+        self.recognise(now);
     }
 
     /// Asks for all claims if what is known of them does not add up.
@@ -101,9 +102,12 @@ impl Ownership {
         let interval = self.settings.interval;
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let recently = peer.requested.is_some_and(|at| now.saturating_duration_since(at) < interval / 2);
-        if peer.print != claims && !recently {
+        let agreed = std::mem::replace(&mut peer.agrees, peer.print == claims);
+        if !peer.agrees && !recently {
             peer.requested = Some(now);
             self.outgoing.entry(id).or_default().request = true;
+        } else if peer.agrees && !agreed {
+            self.remind_of_doubtful(now, id);
         }
     }
 
@@ -172,16 +176,18 @@ impl Ownership {
         }
     }
 
-    /// A speaker is heard again. What it owned and still claims, and what is ours since, it has announced all the time
-    /// if it was only cut off.
-    pub(super) fn remind_of_all(&mut self, now: Instant, id: NodeId) {
-        let Some(peer) = self.peers.get(&id) else { return };
-        let worse = |(group, theirs): (&GroupId, &u64)| {
-            let ours = self.mine.get(group)?;
-            ((*theirs, id) < (*ours, self.me)).then_some(*group)
-        };
-        let lost: Vec<GroupId> = peer.claims.iter().filter_map(worse).collect();
-        for group in lost {
+    /// A speaker is heard again. What it owned when it was heard last, and what is ours since, it has announced all the
+    /// time if it was only cut off. Who of the two keeps it is known once it has told what it claims by now.
+    pub(super) fn doubt(&mut self, id: NodeId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let mine = &self.mine;
+        peer.doubtful = peer.claims.keys().filter(|group| mine.contains_key(group)).copied().collect();
+    }
+
+    /// What a speaker claims is known: what is ours all the same is told to neighbours anew.
+    fn remind_of_doubtful(&mut self, now: Instant, id: NodeId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        for group in std::mem::take(&mut peer.doubtful) {
             self.remind(now, group);
         }
     }

@@ -13,6 +13,8 @@ use crate::view::GroupId;
 
 /// When the wire is asked first whether a stranger is still there; each time that it is, the pause doubles.
 const REPROBE: Duration = Duration::from_secs(1);
+/// How often in a row somebody is let go first who only asks.
+pub(super) const GIVES_WAY: u8 = 3;
 /// The longest pause (as RATE_LIMIT_INTERVAL of RFC 5227 §1.1).
 const REPROBE_AT_MOST: Duration = Duration::from_secs(60);
 
@@ -28,9 +30,9 @@ pub struct Conflict {
     /// The address is not announced because of it.
     pub withheld: bool,
     scope: Scope,
-    /// Before it is asked for the next time.
+    /// Between the next question and the one after it.
     pause: Duration,
-    /// When to ask again; none while the wire is being asked.
+    /// When to ask again.
     pub(super) next: Option<Instant>,
 }
 
@@ -108,9 +110,7 @@ impl Ownership {
     }
 
     pub(super) fn unanswered(&mut self, now: Instant, address: IpAddr) {
-        if let Some(conflict) = self.conflicts.get(&address)
-            && conflict.next.is_none()
-        {
+        if self.conflicts.contains_key(&address) {
             self.conflict_over(address);
         }
         if let Some(id) = self.asked_group(address) {
@@ -123,19 +123,43 @@ impl Ownership {
 
     /// Who turns out to be a speaker is no stranger: at their start speakers know the addresses of their own interfaces
     /// alone.
-    pub(super) fn recognise(&mut self) {
-        let is_known = |conflict: &Conflict| self.directory.macs.contains_key(&conflict.sighting.mac.0);
-        let known: Vec<IpAddr> =
-            self.conflicts.iter().filter(|(_, conflict)| is_known(conflict)).map(|(a, _)| *a).collect();
-        for address in known {
+    pub(super) fn recognise(&mut self, now: Instant) {
+        let node = |conflict: &Conflict| self.directory.macs.get(&conflict.sighting.mac.0).copied();
+        let known: Vec<(IpAddr, NodeId)> =
+            self.conflicts.iter().filter_map(|(a, conflict)| Some((*a, node(conflict)?))).collect();
+        for (address, node) in known {
+            self.was_a_speaker(now, address, node);
+        }
+    }
+
+    fn was_a_speaker(&mut self, now: Instant, address: IpAddr, node: NodeId) {
+        let id = self.group_of(address).filter(|_| self.liveness(now, node) != Liveness::Alive);
+        if let Some(id) = id
+            && let Some(epoch) = self.mine.get(&id).copied()
+            && self.yields_on_the_wire(id, epoch, node)
+        {
+            // It had the address first, and nothing but the wire tells who has it now.
+            self.conflicts.remove(&address);
+            self.apply(now, id, Event::Outbid);
+        } else {
             self.conflict_over(address);
         }
+    }
+
+    /// Whether a claim of ours gives way to a speaker that cannot be talked with. What the API knows of epochs decides, else
+    /// the higher one stays.
+    fn yields_on_the_wire(&self, id: GroupId, epoch: u64, node: NodeId) -> bool {
+        let last = self.view.groups.get(&id).and_then(|group| group.last.as_ref());
+        let theirs = last.filter(|(name, _)| NodeId::of(name) == node).map_or(epoch, |(_, epoch)| *epoch);
+        (theirs, node) > (epoch, self.me)
     }
 
     /// The stranger is gone: the address is announced, if the group is ours.
     fn conflict_over(&mut self, address: IpAddr) {
         self.conflicts.remove(&address);
-        self.outputs.push_back(Output::CancelProbe(address));
+        if self.asked_group(address).is_none() {
+            self.outputs.push_back(Output::CancelProbe(address));
+        }
         if let Some(id) = self.group_of(address).filter(|id| self.mine.contains_key(id)) {
             self.outputs.push_back(Output::Announce(id));
         }
@@ -145,19 +169,22 @@ impl Ownership {
         let address = sighting.address;
         let speaker = self.directory.macs.get(&sighting.mac.0).copied();
         let Some(id) = self.asked_group(address) else {
-            if speaker.is_none() {
-                self.note_conflict(now, sighting, None);
-            } else if !sighting.probing && self.conflicts.contains_key(&address) {
-                self.conflict_over(address);
+            match speaker {
+                // It is the stranger that was asked for, not who asks for the address too.
+                _ if sighting.probing => {}
+                None => self.note_conflict(now, sighting, None),
+                Some(node) if self.conflicts.contains_key(&address) => self.was_a_speaker(now, address, node),
+                Some(_) => {}
             }
             return;
         };
         match speaker {
-            Some(node) if sighting.probing => {
-                // Two of us are at it at the same time. Who hears the other's intent knows who goes first; if
-                // they cannot talk, the higher one does. Whoever has the address may still answer both.
-                if self.liveness(now, node) != Liveness::Alive && node > self.me {
-                    self.apply(now, id, Event::Taken);
+            _ if sighting.probing => {
+                // Two are at it at the same time; whoever has the address may still answer both. Speakers that hear each
+                // other's intents know who goes first.
+                let heard = speaker.is_some_and(|node| self.liveness(now, node) == Liveness::Alive);
+                if !heard && sighting.mac > sighting.ours {
+                    self.give_way(now, id);
                 }
                 return;
             }
@@ -167,15 +194,6 @@ impl Ownership {
                 return;
             }
             Some(_) => {}
-            None if sighting.probing => {
-                // Another host that wants it, or one of us whose interfaces are not known yet. Either way one goes
-                // on: a host that follows RFC 5227 gives way to whoever it sees asking, and of two speakers the one
-                // with the higher address. The other looks again when that is over, and then there is an answer.
-                if self.macs.first().is_some_and(|mac| *mac < sighting.mac.0) {
-                    self.apply(now, id, Event::Taken);
-                }
-                return;
-            }
             None => {
                 let scope = self.view.groups.get(&id).and_then(|group| group.addresses.get(address)).cloned();
                 self.note_conflict(now, sighting, scope);
@@ -185,6 +203,17 @@ impl Ownership {
             state.pending.remove(&address);
         }
         self.resolve(now, id);
+    }
+
+    /// Lets somebody go first who asks the same and cannot be talked with: another speaker, which may not be known as one yet,
+    /// or a host that wants the address. (Of two speakers the one with the higher hardware address goes on; a host that
+    /// follows RFC 5227 gives way to whoever it sees asking.) The wire is asked again once that is over, and then there
+    /// is an answer; but not for ever, since somebody may do nothing but ask.
+    fn give_way(&mut self, now: Instant, id: GroupId) {
+        if let Some(state) = self.groups.get_mut(&id).filter(|state| state.gave_way < GIVES_WAY) {
+            state.gave_way += 1;
+            self.apply(now, id, Event::Taken);
+        }
     }
 
     /// Whether a node answers for an address that its speaker, which is heard, does not own. Then its kernel does, as
@@ -212,9 +241,9 @@ impl Ownership {
     fn note_conflict(&mut self, now: Instant, sighting: Sighting, found: Option<Scope>) {
         let withheld = found.is_some() && self.settings.detection == Detection::Enforce;
         if let Some(known) = self.conflicts.get_mut(&sighting.address) {
-            if known.next.is_none() {
-                known.pause = known.pause.saturating_mul(2).min(REPROBE_AT_MOST);
-                known.next = now.checked_add(known.pause);
+            if withheld && !known.withheld {
+                known.pause = REPROBE.saturating_mul(2);
+                known.next = now.checked_add(REPROBE);
             }
             known.sighting = sighting;
             known.last = now;
@@ -233,8 +262,9 @@ impl Ownership {
         });
         let scope = scope.unwrap_or(Scope::All);
         // What is announced all the same loses nothing by waiting.
-        let pause = if withheld { REPROBE } else { REPROBE_AT_MOST };
-        let next = now.checked_add(pause);
+        let first = if withheld { REPROBE } else { REPROBE_AT_MOST };
+        let next = now.checked_add(first);
+        let pause = first.saturating_mul(2);
         let conflict = Conflict { sighting, first: now, last: now, withheld, scope, pause, next };
         self.conflicts.insert(sighting.address, conflict);
     }
@@ -251,16 +281,14 @@ impl Ownership {
                 let outgoing = self.outgoing.entry(node).or_default();
                 outgoing.updates.push((ours, true));
                 outgoing.request = true;
-                let theirs = self.claimed.get(&(id, node)).copied();
+                let agrees = self.peers.get(&node).is_some_and(|peer| peer.agrees);
+                let theirs = self.claimed.get(&(id, node)).copied().filter(|_| agrees);
                 if theirs.is_some_and(|theirs| (theirs, node) < (epoch, self.me)) {
                     self.remind(now, id);
                 }
             }
             Some(node) => {
-                // Two speakers that cannot talk. What the API knows of epochs decides, else the higher one stays.
-                let last = self.view.groups.get(&id).and_then(|group| group.last.clone());
-                let theirs = last.filter(|(name, _)| NodeId::of(name) == node).map_or(epoch, |(_, e)| e);
-                if (theirs, node) > (epoch, self.me) {
+                if self.yields_on_the_wire(id, epoch, node) {
                     self.apply(now, id, Event::Outbid);
                 } else {
                     self.remind(now, id);
@@ -278,7 +306,9 @@ impl Ownership {
     pub(super) fn reprobe(&mut self, now: Instant) {
         for (address, conflict) in &mut self.conflicts {
             if conflict.next.is_some_and(|at| at <= now) {
-                conflict.next = None;
+                conflict.pause = conflict.pause.min(REPROBE_AT_MOST);
+                conflict.next = now.checked_add(conflict.pause);
+                conflict.pause = conflict.pause.saturating_mul(2);
                 let scope = conflict.scope.clone();
                 self.outputs.push_back(Output::Probe(*address, scope, Plan::FIRST_CLAIM));
             }

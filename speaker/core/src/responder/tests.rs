@@ -179,8 +179,9 @@ fn a_reminder_is_all_waves_once_more() {
 fn b3_an_answer_ends_a_probe_and_somebody_elses_probe_is_told_and_does_not() {
     let mut bench = Bench::new(vec![link(LINK, "eth0")]);
     let address = "10.0.0.5".parse().unwrap();
-    let told =
-        |probing| Output::Answered(Sighting { address: ip("10.0.0.5"), mac: THEIRS, link: LINK, probing });
+    let told = |probing| {
+        Output::Answered(Sighting { address: ip("10.0.0.5"), mac: THEIRS, ours: OURS, link: LINK, probing })
+    };
     let asked = bench.feed(Input::Probe(ip("10.0.0.5"), Scope::All, Plan::TAKEOVER));
     assert_eq!(transmitted(&asked), [(LINK, Purpose::Probe)]);
     assert_eq!(bench.frame(LINK, arp::probe(THEIRS, address)), [told(true)]);
@@ -205,7 +206,7 @@ fn b6_b7_a_foreign_claim_is_told_and_defended_at_most_once_in_ten_seconds() {
     let mut bench = Bench::new(vec![link(LINK, "eth0")]);
     bench.announce("10.0.0.5", Scope::All);
     let foreign = arp::gratuitous_request(THEIRS, "10.0.0.5".parse().unwrap());
-    let sighting = Sighting { address: ip("10.0.0.5"), mac: THEIRS, link: LINK, probing: false };
+    let sighting = Sighting { address: ip("10.0.0.5"), mac: THEIRS, ours: OURS, link: LINK, probing: false };
     assert_eq!(bench.frame(LINK, foreign), [Output::Contested(sighting)]);
     assert_eq!(transmitted(&bench.feed(Input::Defend(ip("10.0.0.5")))), [(LINK, Purpose::Defence)]);
     bench.pass(Duration::from_secs(9));
@@ -306,7 +307,7 @@ fn d12_somebody_elses_detection_at_the_same_time_is_told() {
     let mut bench = Bench::new(vec![link(LINK, "eth0")]);
     bench.feed(Input::Probe(ip("fd00::5"), Scope::All, Plan::FIRST_CLAIM));
     let outputs = bench.frame(LINK, ndp::probe(THEIRS, v6("fd00::5"), [9; 6]));
-    let sighting = Sighting { address: ip("fd00::5"), mac: THEIRS, link: LINK, probing: true };
+    let sighting = Sighting { address: ip("fd00::5"), mac: THEIRS, ours: OURS, link: LINK, probing: true };
     assert_eq!(outputs, [Output::Answered(sighting)]);
 }
 

@@ -31,7 +31,8 @@ pub struct Settings {
 /// What `node.kubernetes.io/exclude-from-external-load-balancers` on a node means.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ExcludeLabel {
-    /// Honoured, except where every node carries it, as in a cluster of one.
+    /// Honoured, except where every node carries it, as in a cluster of one, and from then on until a node without it
+    /// could announce.
     #[default]
     Auto,
     /// Honoured always.
@@ -56,15 +57,20 @@ impl View {
         previous: Option<&Self>,
     ) -> Self {
         let speakers = speakers(&facts.pods);
-        let macs = facts.links.iter().flat_map(|(node, links)| {
-            let id = NodeId::of(node);
-            links.iter().map(move |link| (link.mac, id))
-        });
+        let macs =
+            facts.links.iter().filter(|(node, _)| speakers.contains_key(*node)).flat_map(|(node, links)| {
+                let id = NodeId::of(node);
+                links.iter().map(move |link| (link.mac, id))
+            });
         let macs = macs.collect();
-        let label_ignored =
-            settings.exclude_label == ExcludeLabel::Auto && candidates::all_excluded(&facts.nodes);
+        let honoured = candidates::eligible(facts, &speakers, true);
+        // A node that joins has not got the label yet, and nobody could announce until its speaker is ready: up to then
+        // nothing changes.
+        let goes_on = previous.is_some_and(|view| view.label_ignored) && honoured.is_empty();
+        let label_ignored = settings.exclude_label == ExcludeLabel::Auto
+            && (goes_on || candidates::all_excluded(&facts.nodes));
         let honour = settings.exclude_label != ExcludeLabel::Ignore && !label_ignored;
-        let eligible = candidates::eligible(facts, &speakers, honour);
+        let eligible = if honour { honoured } else { candidates::eligible(facts, &speakers, false) };
         let serving = candidates::serving(&facts.slices);
         let last = last_owners(&facts.statuses);
         let advertisements: Vec<Arc<L2Advertisement>> =

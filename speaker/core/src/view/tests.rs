@@ -161,16 +161,19 @@ impl Cluster {
 
     /// The candidates of the only group, sorted by name.
     fn candidates(&self) -> Vec<String> {
-        let view = self.view();
-        assert_eq!(view.groups.len(), 1);
-        let group = view.groups.values().next().unwrap();
-        let nodes: BTreeSet<String> = group.candidates.iter().map(|c| c.node.to_string()).collect();
-        nodes.into_iter().collect()
+        names(&self.view())
     }
 
     fn idle(&self) -> Option<Idle> {
         self.view().groups.values().next().unwrap().idle
     }
+}
+
+fn names(view: &View) -> Vec<String> {
+    assert_eq!(view.groups.len(), 1);
+    let group = view.groups.values().next().unwrap();
+    let nodes: BTreeSet<String> = group.candidates.iter().map(|c| c.node.to_string()).collect();
+    nodes.into_iter().collect()
 }
 
 fn merge(into: &mut Value, more: &Value) {
@@ -232,6 +235,25 @@ fn the_exclude_label_counts_unless_every_node_has_it() {
     cluster.node("c", &json!({}));
     assert_eq!(cluster.candidates(), ["a", "b", "c"]);
     assert!(!cluster.view().label_ignored, "that was asked for");
+}
+
+#[test]
+fn a_node_that_joins_without_the_exclude_label_changes_nothing_before_its_speaker_is_ready() {
+    let excluded = json!({"metadata": {"labels": {crds::names::LABEL_EXCLUDE_NODE: ""}}});
+    let mut cluster = with_service();
+    for node in ["a", "b", "c"] {
+        cluster.node(node, &excluded);
+    }
+    let before = cluster.view();
+    cluster.node("d", &json!({}));
+    let joined = cluster.view_after(Some(&before));
+    assert!(joined.label_ignored);
+    assert_eq!(names(&joined), ["a", "b", "c"]);
+    assert!(!cluster.view().label_ignored, "who does not know that it was ignored honours it");
+    cluster.pod("d", true);
+    let ready = cluster.view_after(Some(&joined));
+    assert!(!ready.label_ignored);
+    assert_eq!(names(&ready), ["d"]);
 }
 
 #[test]

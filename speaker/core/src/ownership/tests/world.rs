@@ -28,6 +28,10 @@ pub(super) fn mac(node: usize) -> [u8; 6] {
     [2, 0, 0, 0, 0, u8::try_from(node + 1).unwrap()]
 }
 
+fn hardware(node: usize) -> smoltcp::wire::EthernetAddress {
+    smoltcp::wire::EthernetAddress(mac(node))
+}
+
 pub(super) fn group(number: u8) -> GroupId {
     IpAddr::V4([10, 0, 0, number].into())
 }
@@ -96,6 +100,8 @@ pub(super) struct World {
     pub(super) loss: u64,
     /// Beacons that come twice, of 1000.
     pub(super) duplication: u64,
+    /// Addresses that somebody has who is no speaker.
+    pub(super) strangers: BTreeSet<IpAddr>,
     /// Nodes whose kernels answer for every address.
     pub(super) kernels: BTreeSet<usize>,
     /// The longest time that a change in the API takes to reach a node.
@@ -132,6 +138,7 @@ impl World {
             wire_cut: BTreeSet::new(),
             loss: 0,
             duplication: 0,
+            strangers: BTreeSet::new(),
             kernels: BTreeSet::new(),
             lag: Duration::from_millis(20),
             shows_after: Duration::ZERO,
@@ -460,9 +467,9 @@ impl World {
 
     /// A broadcast: an announcement, or the question of a probe.
     fn say(&mut self, node: usize, address: IpAddr, probing: bool) {
-        let mac = smoltcp::wire::EthernetAddress(mac(node));
-        let sighting = Sighting { address, mac, link: 1, probing };
+        let mac = hardware(node);
         for to in (0..self.nodes.len()).filter(|to| *to != node) {
+            let sighting = Sighting { address, mac, ours: hardware(to), link: 1, probing };
             if !self.wire_cut.contains(&(node, to)) {
                 self.schedule(Duration::from_micros(50), Happening::Seen { to, sighting });
             }
@@ -488,6 +495,12 @@ impl World {
             return;
         }
         self.say(node, address, true);
+        if self.strangers.contains(&address) {
+            self.nodes[node].probing.remove(&address);
+            let mac = smoltcp::wire::EthernetAddress([2, 0, 0, 0, 0x66, 0x66]);
+            let sighting = Sighting { address, mac, ours: hardware(node), link: 1, probing: false };
+            return self.feed(node, Input::Answered(sighting));
+        }
         let answers = (0..self.nodes.len()).find(|other| {
             *other != node
                 && !self.nodes[*other].stalled
@@ -497,8 +510,8 @@ impl World {
         });
         if let Some(other) = answers {
             self.nodes[node].probing.remove(&address);
-            let mac = smoltcp::wire::EthernetAddress(mac(other));
-            let sighting = Sighting { address, mac, link: 1, probing: false };
+            let mac = hardware(other);
+            let sighting = Sighting { address, mac, ours: hardware(node), link: 1, probing: false };
             self.feed(node, Input::Answered(sighting));
         } else if round + 1 < plan.count {
             let what = Happening::Probed { node, life, address, round: round + 1, plan };

@@ -85,7 +85,12 @@ impl Api {
         let groups: BTreeMap<GroupId, Arc<Group>> = self.groups.iter().map(group).collect();
         let placed = placement.place(&groups);
         View {
-            macs: self.shown.iter().map(|node| (mac(*node), NodeId::of(&name(*node)))).collect(),
+            macs: self
+                .shown
+                .iter()
+                .filter(|node| self.ready.contains_key(*node) || self.starting.contains(*node))
+                .map(|node| (mac(*node), NodeId::of(&name(*node))))
+                .collect(),
             speakers: self.ready.iter().map(speaker).chain(starting).collect(),
             groups,
             placed,
