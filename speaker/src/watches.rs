@@ -127,8 +127,7 @@ impl Stores {
         self.pods.ready().await?;
         self.pools.ready().await?;
         self.l2_advertisements.ready().await?;
-        self.statuses.ready().await?;
-        self.states.ready().await
+        self.statuses.ready().await
     }
 
     /// What there is now.
