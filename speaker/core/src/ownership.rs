@@ -127,7 +127,7 @@ struct State {
     vacant_since: Option<Instant>,
     /// When it was announced anew for the last time.
     reminded: Option<Instant>,
-    /// How often in a row somebody was let go first who asked the same.
+    /// How often somebody was let go first who asked the same, since this node owned the group last.
     gave_way: u8,
     /// The highest epoch that was seen.
     highest: u64,

@@ -1,5 +1,6 @@
 //! A `ServiceL2Status` per Service and owner, an event when the owner changes, a metric.
 
+use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -140,7 +141,7 @@ impl Announcements {
         let objects = self.stores.statuses.all();
         let mut mine: BTreeMap<&ServiceKey, &StatusFacts> = BTreeMap::new();
         let mut stale: Vec<Write<'_>> = Vec::new();
-        let announceable = announceable(&published.view);
+        let announceable = LazyCell::new(|| announceable(&published.view));
         for object in &objects {
             let service = &object.service;
             let is_stale = match (object.node == self.me, self.told.contains_key(service)) {

@@ -13,7 +13,7 @@ use crate::view::GroupId;
 
 /// When the wire is asked first whether a stranger is still there; each time that it is, the pause doubles.
 const REPROBE: Duration = Duration::from_secs(1);
-/// How often in a row somebody is let go first who only asks.
+/// How often somebody is let go first who only asks, before this node has owned the group.
 pub(super) const GIVES_WAY: u8 = 3;
 /// The longest pause (as RATE_LIMIT_INTERVAL of RFC 5227 §1.1).
 const REPROBE_AT_MOST: Duration = Duration::from_secs(60);
@@ -30,10 +30,18 @@ pub struct Conflict {
     /// The address is not announced because of it.
     pub withheld: bool,
     scope: Scope,
-    /// Between the next question and the one after it.
-    pause: Duration,
     /// When to ask again.
     pub(super) next: Option<Instant>,
+    /// How long after that, if it is still there.
+    pause: Duration,
+}
+
+impl Conflict {
+    /// Asks again after `pause`, and then after twice as long.
+    fn ask_after(&mut self, now: Instant, pause: Duration) {
+        self.next = now.checked_add(pause);
+        self.pause = pause.saturating_mul(2).min(REPROBE_AT_MOST);
+    }
 }
 
 impl Ownership {
@@ -242,8 +250,7 @@ impl Ownership {
         let withheld = found.is_some() && self.settings.detection == Detection::Enforce;
         if let Some(known) = self.conflicts.get_mut(&sighting.address) {
             if withheld && !known.withheld {
-                known.pause = REPROBE.saturating_mul(2);
-                known.next = now.checked_add(REPROBE);
+                known.ask_after(now, REPROBE);
             }
             known.sighting = sighting;
             known.last = now;
@@ -263,9 +270,9 @@ impl Ownership {
         let scope = scope.unwrap_or(Scope::All);
         // What is announced all the same loses nothing by waiting.
         let first = if withheld { REPROBE } else { REPROBE_AT_MOST };
-        let next = now.checked_add(first);
-        let pause = first.saturating_mul(2);
-        let conflict = Conflict { sighting, first: now, last: now, withheld, scope, pause, next };
+        let (next, pause) = (None, first);
+        let mut conflict = Conflict { sighting, first: now, last: now, withheld, scope, next, pause };
+        conflict.ask_after(now, first);
         self.conflicts.insert(sighting.address, conflict);
     }
 
@@ -306,9 +313,7 @@ impl Ownership {
     pub(super) fn reprobe(&mut self, now: Instant) {
         for (address, conflict) in &mut self.conflicts {
             if conflict.next.is_some_and(|at| at <= now) {
-                conflict.pause = conflict.pause.min(REPROBE_AT_MOST);
-                conflict.next = now.checked_add(conflict.pause);
-                conflict.pause = conflict.pause.saturating_mul(2);
+                conflict.ask_after(now, conflict.pause);
                 let scope = conflict.scope.clone();
                 self.outputs.push_back(Output::Probe(*address, scope, Plan::FIRST_CLAIM));
             }

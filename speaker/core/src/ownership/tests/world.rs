@@ -3,6 +3,7 @@
 mod api;
 mod chance;
 mod look;
+mod wire;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
@@ -26,10 +27,6 @@ pub(super) fn address(node: usize) -> IpAddr {
 
 pub(super) fn mac(node: usize) -> [u8; 6] {
     [2, 0, 0, 0, 0, u8::try_from(node + 1).unwrap()]
-}
-
-fn hardware(node: usize) -> smoltcp::wire::EthernetAddress {
-    smoltcp::wire::EthernetAddress(mac(node))
 }
 
 pub(super) fn group(number: u8) -> GroupId {
@@ -462,64 +459,6 @@ impl World {
         for _ in 0..copies {
             let delay = Duration::from_micros(100 + self.chance.below(5_000));
             self.schedule(delay, Happening::Deliver { to, from, message: message.clone() });
-        }
-    }
-
-    /// A broadcast: an announcement, or the question of a probe.
-    fn say(&mut self, node: usize, address: IpAddr, probing: bool) {
-        let mac = hardware(node);
-        for to in (0..self.nodes.len()).filter(|to| *to != node) {
-            let sighting = Sighting { address, mac, ours: hardware(to), link: 1, probing };
-            if !self.wire_cut.contains(&(node, to)) {
-                self.schedule(Duration::from_micros(50), Happening::Seen { to, sighting });
-            }
-        }
-    }
-
-    /// What the responder makes of a broadcast of another.
-    fn see(&mut self, node: usize, sighting: Sighting) {
-        let state = &mut self.nodes[node];
-        if state.probing.contains(&sighting.address) {
-            if !sighting.probing {
-                state.probing.remove(&sighting.address);
-            }
-            self.feed(node, Input::Answered(sighting));
-        } else if !sighting.probing && state.announced.contains(&sighting.address) {
-            self.feed(node, Input::Contested(sighting));
-        }
-    }
-
-    /// One question of a probe, and the answer if anybody who can be reached has the address.
-    fn probe(&mut self, node: usize, life: u32, address: IpAddr, round: u32, plan: Plan) {
-        if self.nodes[node].life != life || !self.nodes[node].probing.contains(&address) {
-            return;
-        }
-        self.say(node, address, true);
-        if self.strangers.contains(&address) {
-            self.nodes[node].probing.remove(&address);
-            let mac = smoltcp::wire::EthernetAddress([2, 0, 0, 0, 0x66, 0x66]);
-            let sighting = Sighting { address, mac, ours: hardware(node), link: 1, probing: false };
-            return self.feed(node, Input::Answered(sighting));
-        }
-        let answers = (0..self.nodes.len()).find(|other| {
-            *other != node
-                && !self.nodes[*other].stalled
-                && (self.nodes[*other].announced.contains(&address) || self.kernels.contains(other))
-                && !self.wire_cut.contains(&(node, *other))
-                && !self.wire_cut.contains(&(*other, node))
-        });
-        if let Some(other) = answers {
-            self.nodes[node].probing.remove(&address);
-            let mac = hardware(other);
-            let sighting = Sighting { address, mac, ours: hardware(node), link: 1, probing: false };
-            self.feed(node, Input::Answered(sighting));
-        } else if round + 1 < plan.count {
-            let what = Happening::Probed { node, life, address, round: round + 1, plan };
-            self.schedule(plan.wait, what);
-        } else {
-            self.nodes[node].probing.remove(&address);
-            // The last answer could come until the wait is over; nobody answers in this model after half of it.
-            self.feed(node, Input::Unanswered(address));
         }
     }
 
