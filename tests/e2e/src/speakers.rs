@@ -5,6 +5,7 @@
 mod objects;
 mod peers;
 
+use std::cell::Cell;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -41,6 +42,8 @@ pub struct Rig {
     pub nodes: Vec<Node>,
     directory: PathBuf,
     arguments: Vec<String>,
+    /// There is a Service, so that speakers have a group in common.
+    talking: Cell<bool>,
 }
 
 /// A node: a machine with a web server, and a speaker if it runs.
@@ -89,6 +92,7 @@ impl Rig {
             nodes: Vec::new(),
             directory,
             arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
+            talking: Cell::new(false),
         };
         for number in 0..nodes {
             let name = format!("node{}", number + 1);
@@ -195,7 +199,7 @@ impl Rig {
         objects::pod_ready(&self.cluster, &node.name, node.guest.host.v4, yes);
     }
 
-    /// Waits until every speaker that runs is ready and hears all others that run.
+    /// Waits until every speaker that runs is ready and, if there are Services, hears all others that run.
     pub fn all_ready(&self) {
         let running: Vec<usize> = (0..self.nodes.len()).filter(|number| self.runs(*number)).collect();
         for number in &running {
@@ -204,8 +208,8 @@ impl Rig {
             until(UP, &format!("{} to be ready and hear {others} others", self.nodes[*number].name), || {
                 let ready = self.admin(*number, "readyz")?;
                 let metrics = self.admin(*number, "metrics")?;
-                // Speakers talk only where they share a group; without groups there is nobody to hear.
-                if ready == "ok\n" && (metrics.contains(&heard) || !metrics.contains("state=\"heard\"")) {
+                // Without a group in common speakers talk only until each has looked around.
+                if ready == "ok\n" && (metrics.contains(&heard) || !self.talking.get()) {
                     Ok(())
                 } else {
                     Err(ready)
@@ -277,6 +281,7 @@ impl Rig {
     fn write_services(&self, wanted: &[Wanted]) {
         let (runtime, client) = &self.api;
         objects::services(runtime, client, wanted);
+        self.talking.set(true);
     }
 
     /// Takes a Service away.
