@@ -4,10 +4,11 @@
 mod announcements;
 mod conflicts;
 pub(crate) mod state;
+mod unannounced;
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use announce::link::Link;
 use announce::view::NodeName;
@@ -27,6 +28,8 @@ use state::State;
 
 /// How long after a failed write to try again.
 const RETRY: Duration = Duration::from_secs(5);
+/// How often to look for what has become void by time alone.
+const TIDY: Duration = Duration::from_mins(10);
 const FIELD_MANAGER: &str = "lbstack-speaker";
 
 /// What the writer is made with.
@@ -87,12 +90,10 @@ impl Writer {
                 (links.borrow_and_update().clone(), findings.borrow_and_update().clone());
             let write = self.write(&now, &links_now, &findings_now);
             let Some(failed) = shutdown.run_until_cancelled(write).await else { return Ok(()) };
+            let pause = if failed { RETRY } else { self.pause() };
             let next = async {
-                let retry = async {
-                    if failed { tokio::time::sleep(RETRY).await } else { std::future::pending().await }
-                };
                 tokio::select! {
-                    () = retry => {}
+                    () = tokio::time::sleep(pause) => {}
                     Ok(()) = published.changed() => {}
                     Ok(()) = links.changed() => {}
                     Ok(()) = findings.changed() => {}
@@ -102,6 +103,13 @@ impl Writer {
             shutdown.run_until_cancelled(next).await;
         }
         Ok(())
+    }
+
+    /// How long what was written holds if nothing changes.
+    fn pause(&self) -> Duration {
+        let now = Instant::now();
+        let next = self.announcements.next(now).map_or(TIDY, |at| at.saturating_duration_since(now));
+        next.min(TIDY)
     }
 
     /// Writes all three; one that fails does not keep back the others. True if any failed.
@@ -131,10 +139,14 @@ impl Writer {
     }
 }
 
-/// Whether it is on this speaker to do what one has to do for all: of all ready ones on the first by name.
+/// The speaker that does what one has to do for all: of all ready ones the first by name.
+fn spokesman(published: &Published) -> Option<&NodeName> {
+    published.view.speakers.iter().find(|(_, speaker)| speaker.ready).map(|(name, _)| name)
+}
+
+/// Whether this one is it.
 fn speaks_for_all(published: &Published, me: &NodeName) -> bool {
-    let mut ready = published.view.speakers.iter().filter(|(_, speaker)| speaker.ready);
-    ready.next().is_some_and(|(name, _)| name == me)
+    spokesman(published) == Some(me)
 }
 
 /// The nodes of the cluster, if this speaker is to remove what others have left. None as well before the nodes are

@@ -96,6 +96,8 @@ pub struct Ownership {
     dirty: BTreeSet<GroupId>,
     timers: BTreeSet<(Instant, GroupId)>,
     conflicts: BTreeMap<IpAddr, Conflict>,
+    /// Addresses that came to a group of ours, and about which the wire is asked before they are announced.
+    added: BTreeSet<IpAddr>,
     /// The groups of the addresses that are not the lowest of theirs, which is its name.
     higher: HashMap<IpAddr, GroupId>,
 
@@ -158,6 +160,7 @@ impl Ownership {
             dirty: BTreeSet::new(),
             timers: BTreeSet::new(),
             conflicts: BTreeMap::new(),
+            added: BTreeSet::new(),
             higher: HashMap::new(),
             sequence: 0,
             outgoing: BTreeMap::new(),
@@ -226,9 +229,13 @@ impl Ownership {
         &self.conflicts
     }
 
-    /// Whether an address of an owned group is announced: not if a stranger had it first.
+    /// Whether an address of an owned group is announced: not if a stranger had it first, nor before that is known.
     pub fn is_announced(&self, address: IpAddr) -> bool {
-        self.conflicts.get(&address).is_none_or(|conflict| !conflict.withheld)
+        !self.added.contains(&address) && !self.is_withheld(address)
+    }
+
+    fn is_withheld(&self, address: IpAddr) -> bool {
+        self.conflicts.get(&address).is_some_and(|conflict| conflict.withheld)
     }
 
     /// Peers that live and are not heard, and how that is known. Those that are not ready any more are expected to
@@ -320,7 +327,9 @@ impl Ownership {
         }
         let before = std::mem::replace(&mut self.view, view);
         let view = Arc::clone(&self.view);
-        self.higher.clear();
+        let higher_before = std::mem::take(&mut self.higher);
+        let was_there =
+            |address: IpAddr| before.groups.contains_key(&address) || higher_before.contains_key(&address);
         for group in view.groups.values() {
             let higher = group.addresses.keys().filter(|address| *address != group.id);
             self.higher.extend(higher.map(|address| (address, group.id)));
@@ -340,7 +349,11 @@ impl Ownership {
             if old.is_none() {
                 self.inherit(now, *id, &before);
             }
+            if self.mine.contains_key(id) {
+                self.ask_about_added(group, was_there);
+            }
         }
+        self.leave_to_others();
         for id in before.groups.keys().filter(|id| !view.groups.contains_key(id)) {
             self.dirty.insert(*id);
         }
@@ -412,6 +425,9 @@ impl Ownership {
         state.offer = None;
         match after {
             Phase::Refused => {
+                if event == Event::Outbid {
+                    state.gave_way = 0;
+                }
                 let pause =
                     if event == Event::Outbid { self.settings.interval.saturating_mul(3) } else { REFUSAL };
                 state.until = now.checked_add(pause);
@@ -472,10 +488,8 @@ impl Ownership {
     fn give_up(&mut self, id: GroupId) {
         let Some(epoch) = self.mine.remove(&id) else { return };
         // Whoever owns it next sees for itself.
-        if let Some(group) = self.view.groups.get(&id) {
-            for address in group.addresses.keys() {
-                self.conflicts.remove(&address);
-            }
+        if let Some(group) = self.view.groups.get(&id).cloned() {
+            group.addresses.keys().for_each(|address| self.forget_answers(address));
         }
         let stake = Stake { group: id, epoch };
         self.print ^= print_of(stake);

@@ -4,10 +4,11 @@ use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use announce::facts::StatusFacts;
 use announce::link::Scope;
-use announce::view::{Idle, NodeName, View};
+use announce::view::NodeName;
 use crds::ServiceL2StatusStatus;
 use crds::annotations::EPOCH;
 use crds::names::{LABEL_NODE, LABEL_SERVICE_NAME, LABEL_SERVICE_NAMESPACE};
@@ -22,14 +23,14 @@ use runtime::client::{CallError, bounded};
 use runtime::events::Events;
 use serde_json::json;
 
-use super::{FIELD_MANAGER, speaks_for_all};
+use super::unannounced::Unannounced;
+use super::{FIELD_MANAGER, speaks_for_all, spokesman};
 use crate::driver::Published;
 use crate::metrics::Metrics;
 use crate::watches::Stores;
 
 /// How many writes are under way at once: a node that takes over thousands of Services is to have told of them soon.
 const WRITES: usize = 8;
-
 /// What a Service's object is to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Wanted {
@@ -57,8 +58,8 @@ pub(super) struct Announcements {
     metrics: Metrics,
     /// What was announced when last looked, for events and metrics.
     told: BTreeMap<Arc<ServiceKey>, Wanted>,
-    /// What was told of Services that nobody announces.
-    idle: BTreeMap<Arc<ServiceKey>, Idle>,
+    /// The Services that nobody can announce.
+    unannounced: BTreeMap<Arc<ServiceKey>, Unannounced>,
 }
 
 impl Announcements {
@@ -79,7 +80,7 @@ impl Announcements {
             events,
             metrics,
             told: BTreeMap::new(),
-            idle: BTreeMap::new(),
+            unannounced: BTreeMap::new(),
         }
     }
 
@@ -89,9 +90,15 @@ impl Announcements {
         published: &Published,
         owner: Option<&OwnerReference>,
     ) -> Result<(), CallError> {
+        let now = Instant::now();
         self.tell(wanted(published));
-        self.tell_idle(published);
-        self.correct_all(published, owner).await
+        self.tell_unannounced(now, published);
+        self.correct_all(now, published, owner).await
+    }
+
+    /// When to write again, if nothing changes.
+    pub(super) fn next(&self, now: Instant) -> Option<Instant> {
+        self.unannounced.values().filter_map(|service| service.next(now)).min()
     }
 
     /// Events and metrics of what has changed.
@@ -114,56 +121,52 @@ impl Announcements {
         self.told = wanted;
     }
 
-    /// One warning on each Service that nobody announces, by the first of all ready speakers. That there is no
-    /// endpoint is no fault, and Kubernetes shows it.
-    fn tell_idle(&mut self, published: &Published) {
-        let speaks = speaks_for_all(published, &self.me);
-        let mut idle = BTreeMap::new();
-        for group in published.view.groups.values().filter(|_| speaks) {
-            let Some(why) = group.idle.filter(|why| *why != Idle::NoEndpoints) else { continue };
+    /// One warning on each Service that nobody can announce, by the first of all ready speakers.
+    fn tell_unannounced(&mut self, now: Instant, published: &Published) {
+        let (somebody, me) = (spokesman(published).is_some(), speaks_for_all(published, &self.me));
+        let mut unannounced = BTreeMap::new();
+        for group in published.view.groups.values() {
+            let Some(why) = group.idle else { continue };
             for service in &group.services {
-                if self.idle.get(service) != Some(&why) {
-                    let note = format!("no node announces the Service's addresses: {}", why.message());
-                    self.events.warning(&reference(service), "Announce", "announceFailed", note);
+                let mut state = Unannounced::go_on(self.unannounced.get(service), now, why);
+                if state.is_news(now) && somebody {
+                    state.told = true;
+                    if me {
+                        let note = format!("no node announces the Service's addresses: {}", why.message());
+                        self.events.warning(&reference(service), "Announce", "announceFailed", note);
+                    }
                 }
-                idle.insert(Arc::clone(service), why);
+                unannounced.insert(Arc::clone(service), state);
             }
         }
-        self.idle = idle;
+        self.unannounced = unannounced;
     }
 
     /// Brings the objects of this node in line with what was told, and removes what other nodes left of its Services.
     async fn correct_all(
         &self,
+        now: Instant,
         published: &Published,
         owner: Option<&OwnerReference>,
     ) -> Result<(), CallError> {
         let objects = self.stores.statuses.all();
-        let mut mine: BTreeMap<&ServiceKey, &StatusFacts> = BTreeMap::new();
-        let mut stale: Vec<Write<'_>> = Vec::new();
-        let announceable = LazyCell::new(|| announceable(&published.view));
-        for object in &objects {
-            let service = &object.service;
-            let is_stale = match (object.node == self.me, self.told.contains_key(service)) {
-                (true, true) if !mine.contains_key(service) => {
-                    mine.insert(service, object);
-                    false
-                }
-                // Who announced it last is remembered as long as somebody may announce it again; the next one removes this.
-                (true, _) => published.settled && !announceable.contains(service),
-                (false, is_wanted) => is_wanted,
-            };
-            if is_stale {
-                stale.push(Write::Remove(&object.name));
-            }
-        }
+        let known: LazyCell<BTreeSet<&ServiceKey>, _> = LazyCell::new(|| {
+            let groups = published.view.groups.values();
+            groups.flat_map(|group| group.services.iter().map(|service| &**service)).collect()
+        });
+        // Who announced a Service last is remembered as long as somebody may announce it again; the next one removes that.
+        let is_remembered = |service: &ServiceKey| {
+            let past = self.unannounced.get(service).is_some_and(|service| service.is_past(now));
+            !published.settled || (!past && known.contains(service))
+        };
+        let (mine, stale) = sort(&objects, &self.me, &self.told, is_remembered);
         let writes = self.told.iter().map(|(service, what)| match mine.get(&**service) {
             Some(object) => Write::Correct(service, what, object),
             None => Write::Create(service, what),
         });
         self.carry_out_all(writes, owner).await?;
         // Only now: until our own objects are written, those of others tell who had an address last.
-        self.carry_out_all(stale.into_iter(), owner).await
+        self.carry_out_all(stale.into_iter().map(|object| Write::Remove(&object.name)), owner).await
     }
 
     /// A few at a time. After the first failure none is begun any more, and those under way are waited for.
@@ -271,6 +274,31 @@ fn is_new(told: Option<&Wanted>, what: &Wanted) -> bool {
     !what.addresses.is_empty() && told.is_none_or(|told| told.addresses.is_empty())
 }
 
+/// The objects that say what was told, and those that are to go.
+fn sort<'a>(
+    objects: &'a [Arc<StatusFacts>],
+    me: &NodeName,
+    told: &BTreeMap<Arc<ServiceKey>, Wanted>,
+    is_remembered: impl Fn(&ServiceKey) -> bool,
+) -> (BTreeMap<&'a ServiceKey, &'a StatusFacts>, Vec<&'a StatusFacts>) {
+    let mut mine: BTreeMap<&ServiceKey, &StatusFacts> = BTreeMap::new();
+    let mut stale: Vec<&StatusFacts> = Vec::new();
+    for object in objects.iter().map(|object| &**object) {
+        let service = &object.service;
+        match (object.node == *me, told.contains_key(service)) {
+            // One is enough: rather the one with our own name than what another implementation left.
+            (true, true) => match mine.get(service) {
+                Some(_) if *object.name != *name(service, me) => stale.push(object),
+                _ => stale.extend(mine.insert(service, object)),
+            },
+            (true, false) if is_remembered(service) => {}
+            (true, false) | (false, true) => stale.push(object),
+            (false, false) => {}
+        }
+    }
+    (mine, stale)
+}
+
 fn wanted(published: &Published) -> BTreeMap<Arc<ServiceKey>, Wanted> {
     let mut wanted = BTreeMap::new();
     for (id, epoch) in &published.owned {
@@ -288,12 +316,6 @@ fn wanted(published: &Published) -> BTreeMap<Arc<ServiceKey>, Wanted> {
         }
     }
     wanted
-}
-
-/// The Services that some node may announce.
-fn announceable(view: &View) -> BTreeSet<&ServiceKey> {
-    let groups = view.groups.values().filter(|group| group.idle.is_none());
-    groups.flat_map(|group| group.services.iter().map(|service| &**service)).collect()
 }
 
 /// One name per Service and node, so that a write can be repeated.
@@ -322,16 +344,59 @@ fn reference(service: &ServiceKey) -> ObjectReference {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_service_is_told_of_once_it_has_an_address_that_is_not_withheld() {
-        let what = |addresses: &[&str]| Wanted {
+    fn what(addresses: &[&str]) -> Wanted {
+        Wanted {
             interfaces: Box::default(),
             epoch: 1,
             addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
-        };
+        }
+    }
+
+    #[test]
+    fn a_service_is_told_of_once_it_has_an_address_that_is_not_withheld() {
         assert!(!is_new(None, &what(&[])));
         assert!(is_new(None, &what(&["10.0.0.1"])));
         assert!(is_new(Some(&what(&[])), &what(&["10.0.0.1"])));
         assert!(!is_new(Some(&what(&["10.0.0.1"])), &what(&["10.0.0.1", "10.0.0.2"])));
+    }
+
+    fn service(name: &str) -> ServiceKey {
+        ServiceKey { namespace: "default".into(), name: name.into() }
+    }
+
+    /// Names of the objects that are to go.
+    fn stale(objects: &[(&str, &str, &str)], told: &[&str], remembered: &[&str]) -> Vec<String> {
+        let object = |(name, name_of_service, node): &(&str, &str, &str)| {
+            let (name, service) = ((*name).into(), service(name_of_service));
+            Arc::new(StatusFacts { name, service, node: (*node).into(), epoch: 1, interfaces: None })
+        };
+        let objects: Vec<_> = objects.iter().map(object).collect();
+        let told = told.iter().map(|name| (Arc::new(service(name)), what(&[]))).collect();
+        let is_remembered = |service: &ServiceKey| remembered.contains(&&*service.name);
+        let (_, stale) = sort(&objects, &"node1".into(), &told, is_remembered);
+        stale.into_iter().map(|object| object.name.to_string()).collect()
+    }
+
+    #[test]
+    fn what_other_nodes_left_of_a_service_goes_once_this_one_announces_it() {
+        let objects = [("a", "web", "node1"), ("b", "web", "node2"), ("c", "db", "node2")];
+        assert_eq!(stale(&objects, &["web"], &[]), ["b"]);
+    }
+
+    #[test]
+    fn one_object_of_this_node_is_kept_for_a_service_and_that_with_its_own_name() {
+        let ours = name(&service("web"), "node1");
+        for objects in [
+            [("l2-abcde", "web", "node1"), (&ours, "web", "node1")],
+            [(&ours, "web", "node1"), ("l2-abcde", "web", "node1")],
+        ] {
+            assert_eq!(stale(&objects, &["web"], &[]), ["l2-abcde"]);
+        }
+    }
+
+    #[test]
+    fn who_announced_a_service_last_is_remembered_while_that_matters() {
+        let objects = [("a", "web", "node1"), ("b", "db", "node1")];
+        assert_eq!(stale(&objects, &[], &["web"]), ["b"]);
     }
 }

@@ -6,18 +6,23 @@ use std::time::Instant;
 
 use announce::link::Link;
 use announce::ownership::Conflict;
-use announce::view::{Group, NodeName};
+use announce::view::NodeName;
 use crds::{AddressConflict, AddressConflictSpec, ResourceExt as _};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, Client};
 use runtime::client::{CallError, bounded};
 use serde_json::json;
 
-use super::{FIELD_MANAGER, nodes_to_tidy};
+use super::{FIELD_MANAGER, speaks_for_all};
 use crate::driver::Published;
 use crate::watches::Stores;
+
+/// A stranger that is there is seen within a minute, and that is written within another.
+const ANSWERED: SignedDuration = SignedDuration::from_mins(3);
+/// How long an address is kept back whose stranger nobody looks for any more.
+const KEPT: SignedDuration = SignedDuration::from_hours(1);
 
 /// Keeps the objects about strangers.
 pub(super) struct Conflicts {
@@ -61,9 +66,9 @@ impl Conflicts {
             let params = PatchParams::apply(FIELD_MANAGER).force();
             bounded(self.api.patch(&name, &params, &Patch::Apply(object))).await?;
         }
-        let nodes = nodes_to_tidy(published, &self.me, &self.stores);
+        let tidies = speaks_for_all(published, &self.me);
         for (name, object) in stored {
-            if is_over(&object.spec, published, &self.me, nodes.as_ref()) {
+            if is_over(&object.spec, published, &self.me, tidies) {
                 match bounded(self.api.delete(&name, &DeleteParams::default())).await {
                     Err(error) if !error.is_not_found() => return Err(error),
                     _ => {}
@@ -97,24 +102,26 @@ impl Conflicts {
     }
 }
 
-/// Ours to remove: this node announces the address and has asked the wire; or no group has the address any more, or the
-/// node that wrote it is not one of `nodes`, and nobody else would. A node that has just started has written it in an
-/// earlier life, and does not know yet.
-fn is_over(
-    spec: &AddressConflictSpec,
-    published: &Published,
-    me: &NodeName,
-    nodes: Option<&BTreeSet<String>>,
-) -> bool {
+/// Whether an object that no stranger stands behind, as far as this node sees, is to go. Who owns the address has asked the
+/// wire before; only what was announced all the same may have been handed over to it, and then it has asked
+/// nobody. Anywhere else nobody may have looked since: a Service that is gone does not make its stranger go, and
+/// whoever gets the address next would meet it.
+fn is_over(spec: &AddressConflictSpec, published: &Published, me: &NodeName, tidies: bool) -> bool {
     let address = spec.address.parse::<IpAddr>().ok();
-    let has = |group: &Group| address.is_some_and(|address| group.addresses.contains(address));
-    let owned =
-        || published.owned.keys().filter_map(|id| published.view.groups.get(id)).any(|group| has(group));
-    let unused = || !published.view.groups.values().any(|group| has(group));
-    let orphaned = |nodes: &BTreeSet<String>| !nodes.contains(&spec.node);
+    let owned = published
+        .owned
+        .keys()
+        .filter_map(|id| published.view.groups.get(id))
+        .any(|group| address.is_some_and(|address| group.addresses.contains(address)));
     let mine = spec.node == **me;
-    let tidy = mine && unused() || nodes.is_some_and(|nodes| orphaned(nodes) || unused());
-    published.settled && (owned() || tidy)
+    let asked = owned && (mine || !spec.announced || unseen_for(spec, ANSWERED));
+    published.settled && (asked || (mine || tidies) && unseen_for(spec, KEPT))
+}
+
+/// Whether the stranger has not been seen for this long.
+fn unseen_for(spec: &AddressConflictSpec, time: SignedDuration) -> bool {
+    let now = Timestamp::now();
+    spec.last_seen.as_ref().is_none_or(|seen| now.duration_since(seen.0) >= time)
 }
 
 fn mac(conflict: &Conflict) -> String {
@@ -151,21 +158,24 @@ mod tests {
     use std::sync::Arc;
 
     use announce::link::Scope;
-    use announce::view::{Candidates, View};
+    use announce::view::{Candidates, Group, View};
 
     use super::*;
 
-    #[test]
-    fn a_conflict_is_over_once_the_wire_was_asked_or_nobody_would_ask_it() {
-        let spec = AddressConflictSpec {
+    fn spec(announced: bool, unseen_for: SignedDuration) -> AddressConflictSpec {
+        AddressConflictSpec {
             address: "10.0.0.1".into(),
             mac: "02:00:00:00:66:66".into(),
             node: "node2".into(),
             interface: "eth0".into(),
-            announced: false,
+            announced,
             first_seen: None,
-            last_seen: None,
-        };
+            last_seen: Timestamp::now().checked_sub(unseen_for).ok().map(Time),
+        }
+    }
+
+    /// What a speaker publishes that knows of one group, and owns it or not.
+    fn published(owns: bool) -> Published {
         let id: IpAddr = "10.0.0.1".parse().unwrap();
         let group = Group {
             id,
@@ -178,19 +188,35 @@ mod tests {
         };
         let mut view = View::default();
         view.groups.insert(id, Arc::new(group));
-        let mut published = Published { settled: true, view: Arc::new(view), ..Published::default() };
-        let nodes = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
-        let (with, without) = (nodes(&["node1", "node2"]), nodes(&["node1"]));
-        let over = |published: &Published, me: &str, nodes| is_over(&spec, published, &me.into(), nodes);
-        assert!(!over(&published, "node1", None), "another speaker tidies");
-        assert!(!over(&published, "node1", Some(&with)), "who saw it is there");
-        assert!(over(&published, "node1", Some(&without)), "who saw it is gone");
-        assert!(!over(&published, "node2", None), "it has just started and has not asked");
-        published.owned.insert(id, 1);
-        assert!(over(&published, "node1", None) && over(&published, "node2", None), "the owner has asked");
-        let unused = Published { settled: true, ..Published::default() };
-        assert!(over(&unused, "node2", None) && over(&unused, "node1", Some(&with)), "nobody will ask");
-        assert!(!over(&unused, "node1", None));
-        assert!(!over(&Published::default(), "node2", Some(&without)), "it has not looked around");
+        let owned = owns.then_some((id, 1)).into_iter().collect();
+        Published { settled: true, view: Arc::new(view), owned, ..Published::default() }
+    }
+
+    const NOW: SignedDuration = SignedDuration::ZERO;
+
+    #[test]
+    fn who_owns_an_address_without_a_stranger_removes_what_says_that_there_is_one() {
+        let over = |spec: &AddressConflictSpec, me: &str| is_over(spec, &published(true), &me.into(), false);
+        assert!(over(&spec(false, NOW), "node1"), "it was asked before this node owned it");
+        assert!(over(&spec(false, NOW), "node2") && over(&spec(true, NOW), "node2"), "it is its own");
+        assert!(!over(&spec(true, NOW), "node1"), "it may have been handed over without a question");
+        assert!(over(&spec(true, ANSWERED), "node1"), "the stranger would have been seen meanwhile");
+    }
+
+    #[test]
+    fn an_address_that_nobody_owns_is_kept_back_as_long_as_its_stranger_may_be_there() {
+        let over = |spec: &AddressConflictSpec, me: &str, tidies| {
+            let unused = Published { settled: true, ..Published::default() };
+            let verdicts = [published(false), unused].map(|now| is_over(spec, &now, &me.into(), tidies));
+            assert_eq!(verdicts[0], verdicts[1], "with and without a Service");
+            verdicts[0]
+        };
+        assert!(!over(&spec(false, NOW), "node2", true), "who wrote it may just have been started again");
+        assert!(!over(&spec(false, NOW), "node1", true), "who wrote it may see it still");
+        assert!(over(&spec(false, KEPT), "node2", false), "it has written it and sees it no more");
+        assert!(over(&spec(false, KEPT), "node1", true), "who wrote it is gone");
+        assert!(!over(&spec(false, KEPT), "node1", false), "another speaker tidies");
+        let starting = Published::default();
+        assert!(!is_over(&spec(false, KEPT), &starting, &"node2".into(), true), "it has not looked around");
     }
 }

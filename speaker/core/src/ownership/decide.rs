@@ -165,7 +165,7 @@ impl Ownership {
     /// Whether a stranger has an address of the group. Who owns it next has to find that out from the wire, which an owner
     /// that hands over spares it.
     fn withholds(&self, group: &Group) -> bool {
-        group.addresses.keys().any(|address| !self.is_announced(address))
+        group.addresses.keys().any(|address| self.is_withheld(address))
     }
 
     /// When the next refusal of a successor is void.

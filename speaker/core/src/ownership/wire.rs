@@ -9,7 +9,7 @@ use super::{Blocked, Detection, Output, Ownership};
 use crate::beacon::{NodeId, Stake};
 use crate::link::Scope;
 use crate::responder::{Plan, Sighting};
-use crate::view::GroupId;
+use crate::view::{Group, GroupId};
 
 /// When the wire is asked first whether a stranger is still there; each time that it is, the pause doubles.
 const REPROBE: Duration = Duration::from_secs(1);
@@ -86,10 +86,48 @@ impl Ownership {
     }
 
     pub(super) fn stop_asking(&mut self, id: GroupId) {
-        if let Some(group) = self.view.groups.get(&id) {
-            self.outputs.extend(group.addresses.keys().map(Output::CancelProbe));
+        if let Some(group) = self.view.groups.get(&id).cloned() {
+            for address in group.addresses.keys() {
+                self.outputs.push_back(Output::CancelProbe(address));
+                self.forget_answers(address);
+            }
         }
         self.end_asking(id);
+    }
+
+    /// Asks the wire about addresses that have come to a group of ours and were in none before: a dual-stack Service has
+    /// got its second one, say. The others are announced meanwhile.
+    pub(super) fn ask_about_added(&mut self, group: &Group, was_there: impl Fn(IpAddr) -> bool) {
+        if self.settings.detection == Detection::Off {
+            return;
+        }
+        for (address, scope) in group.addresses.iter() {
+            if !was_there(address) && !self.conflicts.contains_key(&address) && self.added.insert(address) {
+                self.outputs.push_back(Output::Probe(address, scope.clone(), Plan::FIRST_CLAIM));
+            }
+        }
+    }
+
+    /// What this node has asked about an address that is not its own any more is void.
+    pub(super) fn forget_answers(&mut self, address: IpAddr) {
+        let stranger = self.conflicts.remove(&address).is_some();
+        if self.added.remove(&address) || stranger {
+            self.outputs.push_back(Output::CancelProbe(address));
+        }
+    }
+
+    /// Whether strangers have addresses of other nodes' groups is for those to find out. One whose address is in no group
+    /// any more is watched until it goes: nobody else would.
+    pub(super) fn leave_to_others(&mut self) {
+        let is_ours = |id: GroupId| self.mine.contains_key(&id) || self.asking.contains(&id);
+        let of_others = |address: &IpAddr| self.group_of(*address).is_some_and(|id| !is_ours(id));
+        let is_gone = |address: &IpAddr| self.group_of(*address).is_none();
+        let strangers = self.conflicts.keys().filter(|address| of_others(address));
+        let added = self.added.iter().filter(|address| of_others(address) || is_gone(address));
+        let forgotten: Vec<IpAddr> = strangers.chain(added).copied().collect();
+        for address in forgotten {
+            self.forget_answers(address);
+        }
     }
 
     pub(super) fn end_asking(&mut self, id: GroupId) {
@@ -120,6 +158,9 @@ impl Ownership {
     pub(super) fn unanswered(&mut self, now: Instant, address: IpAddr) {
         if self.conflicts.contains_key(&address) {
             self.conflict_over(address);
+        }
+        if self.added.remove(&address) {
+            self.announce_again(address);
         }
         if let Some(id) = self.asked_group(address) {
             if let Some(state) = self.groups.get_mut(&id) {
@@ -168,6 +209,11 @@ impl Ownership {
         if self.asked_group(address).is_none() {
             self.outputs.push_back(Output::CancelProbe(address));
         }
+        self.announce_again(address);
+    }
+
+    /// What is announced of the group of an address has changed, if it is ours.
+    fn announce_again(&mut self, address: IpAddr) {
         if let Some(id) = self.group_of(address).filter(|id| self.mine.contains_key(id)) {
             self.outputs.push_back(Output::Announce(id));
         }
@@ -176,13 +222,21 @@ impl Ownership {
     pub(super) fn answered(&mut self, now: Instant, sighting: Sighting) {
         let address = sighting.address;
         let speaker = self.directory.macs.get(&sighting.mac.0).copied();
+        let scope = || {
+            let id = self.group_of(address)?;
+            self.view.groups.get(&id)?.addresses.get(address).cloned()
+        };
         let Some(id) = self.asked_group(address) else {
+            let found = scope().filter(|_| self.added.contains(&address));
             match speaker {
                 // It is the stranger that was asked for, not who asks for the address too.
-                _ if sighting.probing => {}
-                None => self.note_conflict(now, sighting, None),
+                _ if sighting.probing => return,
+                None => self.note_conflict(now, sighting, found),
                 Some(node) if self.conflicts.contains_key(&address) => self.was_a_speaker(now, address, node),
                 Some(_) => {}
+            }
+            if self.added.remove(&address) {
+                self.announce_again(address);
             }
             return;
         };
@@ -203,8 +257,8 @@ impl Ownership {
             }
             Some(_) => {}
             None => {
-                let scope = self.view.groups.get(&id).and_then(|group| group.addresses.get(address)).cloned();
-                self.note_conflict(now, sighting, scope);
+                let found = scope();
+                self.note_conflict(now, sighting, found);
             }
         }
         if let Some(state) = self.groups.get_mut(&id) {
@@ -230,7 +284,9 @@ impl Ownership {
     fn answers_by_its_kernel(&self, now: Instant, id: GroupId, node: NodeId) -> bool {
         let phase = self.groups.get(&id).map(|state| state.phase);
         let rechecks = matches!(phase, Some(Phase::Asking { cause: Cause::Recheck, .. }));
-        let owns = self.peers.get(&node).is_some_and(|peer| peer.claims.contains_key(&id));
+        // A group that is not known here may have the address over there.
+        let may_have = |claimed: &GroupId| *claimed == id || !self.view.groups.contains_key(claimed);
+        let owns = self.peers.get(&node).is_some_and(|peer| peer.claims.keys().any(may_have));
         !rechecks && !owns && self.liveness(now, node) == Liveness::Alive
     }
 

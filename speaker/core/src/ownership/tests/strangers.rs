@@ -329,3 +329,97 @@ fn there_is_no_warning_about_the_silence_of_a_speaker_that_is_not_ready_any_more
     bench.feed(Input::View(Arc::new(view)));
     assert_eq!(bench.speaker.blocked().count(), 0);
 }
+
+/// Of the group with it, once a second address has come.
+const SECOND: u8 = 9;
+
+impl Bench {
+    /// The group has one more address.
+    fn add(&mut self) -> Vec<Output> {
+        let mut view = View::clone(&self.speaker.view);
+        let mut grown = Group::clone(&view.groups[&group(1)]);
+        grown.addresses = [(group(1), Scope::All), (group(SECOND), Scope::All)].into();
+        view.groups.insert(group(1), Arc::new(grown));
+        self.feed(Input::View(Arc::new(view)))
+    }
+
+    fn seen_at(&self, number: u8, mac: [u8; 6]) -> Sighting {
+        Sighting { address: group(number), ..self.seen(mac, false) }
+    }
+
+    /// One that owns its group.
+    fn owning(detection: Detection) -> Self {
+        let mut bench = Self::new(detection, 2);
+        bench.feed(Input::Unanswered(group(1)));
+        assert!(bench.announced);
+        bench
+    }
+}
+
+#[test]
+fn an_address_that_comes_to_an_owned_group_is_announced_once_the_wire_was_silent() {
+    let mut bench = Bench::owning(Detection::Enforce);
+    assert_eq!(probes(&bench.add()), 1);
+    assert!(bench.speaker.is_announced(group(1)) && !bench.speaker.is_announced(group(SECOND)));
+    assert_eq!(bench.feed(Input::Unanswered(group(SECOND))), [Output::Announce(group(1))]);
+    assert!(bench.speaker.is_announced(group(SECOND)));
+}
+
+#[test]
+fn an_address_that_comes_to_an_owned_group_is_withheld_if_a_stranger_has_it() {
+    let mut bench = Bench::owning(Detection::Enforce);
+    bench.add();
+    bench.feed(Input::Answered(bench.seen_at(SECOND, STRANGER)));
+    assert!(bench.speaker.is_announced(group(1)) && !bench.speaker.is_announced(group(SECOND)));
+    assert_eq!(probes(&bench.pass(Duration::from_secs(1))), 1, "it is asked again");
+    bench.feed(Input::Unanswered(group(SECOND)));
+    assert!(bench.speaker.is_announced(group(SECOND)));
+
+    let mut bench = Bench::owning(Detection::Warn);
+    bench.add();
+    bench.feed(Input::Answered(bench.seen_at(SECOND, STRANGER)));
+    assert!(bench.speaker.is_announced(group(SECOND)) && bench.speaker.conflicts().len() == 1);
+}
+
+#[test]
+fn nothing_is_announced_of_a_group_that_was_lost_while_an_address_of_it_was_asked_about() {
+    let mut bench = Bench::owning(Detection::Enforce);
+    bench.add();
+    let mut view = View::clone(&bench.speaker.view);
+    let mut elsewhere = Group::clone(&view.groups[&group(1)]);
+    elsewhere.candidates = Candidates::ranked(group(1), vec![Candidate::new(name(1), Tier::default())]);
+    view.groups.insert(group(1), Arc::new(elsewhere));
+    let outputs = bench.feed(Input::View(Arc::new(view)));
+    assert!(outputs.contains(&Output::CancelProbe(group(SECOND))), "{outputs:?}");
+    assert_eq!(bench.feed(Input::Unanswered(group(SECOND))), []);
+    assert!(bench.speaker.owned().is_empty() && !bench.announced);
+}
+
+#[test]
+fn a_stranger_whose_service_is_gone_is_watched_until_it_goes_itself() {
+    let mut bench = Bench::new(Detection::Enforce, 1);
+    bench.feed(Input::Answered(bench.seen(STRANGER, false)));
+    let mut view = View::clone(&bench.speaker.view);
+    view.groups.clear();
+    view.placed.clear();
+    bench.feed(Input::View(Arc::new(view)));
+    assert!(bench.speaker.owned().is_empty() && bench.speaker.conflicts().contains_key(&group(1)));
+    assert_eq!(probes(&bench.pass(Duration::from_secs(1))), 1);
+    bench.feed(Input::Answered(bench.seen(STRANGER, false)));
+    assert_eq!(probes(&bench.pass(Duration::from_secs(2))), 1);
+    assert_eq!(bench.feed(Input::Unanswered(group(1))), [Output::CancelProbe(group(1))]);
+    assert!(bench.speaker.conflicts().is_empty());
+}
+
+#[test]
+fn a_stranger_at_an_address_of_another_node_is_not_told_of_by_this_one() {
+    let mut bench = Bench::new(Detection::Enforce, 2);
+    bench.feed(Input::Answered(bench.seen(STRANGER, false)));
+    assert!(bench.speaker.conflicts().contains_key(&group(1)));
+    let mut view = View::clone(&bench.speaker.view);
+    let mut elsewhere = Group::clone(&view.groups[&group(1)]);
+    elsewhere.candidates = Candidates::ranked(group(1), vec![Candidate::new(name(1), Tier::default())]);
+    view.groups.insert(group(1), Arc::new(elsewhere));
+    bench.feed(Input::View(Arc::new(view)));
+    assert!(bench.speaker.owned().is_empty() && bench.speaker.conflicts().is_empty());
+}
