@@ -1,7 +1,7 @@
 //! What answering costs: `cargo xtask bench arp`.
 //!
-//! Latency of the speaker's answers beside those of the kernel for its own address on the same link, with one address
-//! and with thousands; memory and processor time of the speaker.
+//! Latency of the speaker's answers beside those of the kernel for its own address on the same link, and of a process that
+//! does nothing but answer, with one address and with thousands; memory and processor time of the speaker.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -9,7 +9,7 @@
     reason = "all of this is tests: what is not as expected is a panic"
 )]
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -42,6 +42,15 @@ fn main() {
         "| who | address | p50 µs | p99 µs | answers per second, one after the other | {AT_ONCE} at once |"
     );
     println!("|---|---|---|---|---|---|");
+    let bare = Ipv4Addr::new(192, 168, 33, 210);
+    let process = rig.nodes[0].guest.host.answer(bare).expect("a process that answers");
+    testbed::until(Duration::from_secs(5), "the process to answer", || {
+        let answers = rig.cluster.client().who_has(bare.into(), Duration::from_millis(50));
+        if answers.is_ok_and(|answers| answers.len() == 1) { Ok(()) } else { Err("it does not".to_owned()) }
+    })
+    .expect("it answers");
+    measure(&rig, "a process that only answers", bare.into());
+    drop(process);
     compare(&rig, &own, &announced, 1);
     println!("speaker with 1 Service: {:.1} MB", rig.memory(0));
     rig.services(services, "10.1.0.0".parse().expect("an address"));
@@ -70,18 +79,23 @@ fn main() {
 }
 
 fn compare(rig: &Rig, own: &[IpAddr], announced: &[IpAddr], count: u32) {
-    for (who, addresses) in [("kernel".to_owned(), own), (format!("speaker, {count} Services"), announced)] {
-        for address in addresses {
-            let ask = |rounds: u32, burst: u32| {
-                let begun = Instant::now();
-                let answers = rig.cluster.client().arping(*address, rounds, burst).expect("the client asks");
-                let answered = f64::from(rounds * burst - answers.unanswered);
-                (answers, answered / begun.elapsed().as_secs_f64())
-            };
-            let (answers, one_by_one) = ask(QUESTIONS, 1);
-            let (_, at_once) = ask(QUESTIONS / 5, AT_ONCE);
-            let (p50, p99) = (answers.p50_us.unwrap_or(0), answers.p99_us.unwrap_or(0));
-            println!("| {who} | {address} | {p50} | {p99} | {one_by_one:.0} | {at_once:.0} |");
-        }
+    for address in own {
+        measure(rig, "kernel", *address);
     }
+    for address in announced {
+        measure(rig, &format!("speaker, {count} Services"), *address);
+    }
+}
+
+fn measure(rig: &Rig, who: &str, address: IpAddr) {
+    let ask = |rounds: u32, burst: u32| {
+        let begun = Instant::now();
+        let answers = rig.cluster.client().arping(address, rounds, burst).expect("the client asks");
+        let answered = f64::from(rounds * burst - answers.unanswered);
+        (answers, answered / begun.elapsed().as_secs_f64())
+    };
+    let (answers, one_by_one) = ask(QUESTIONS, 1);
+    let (_, at_once) = ask(QUESTIONS / 5, AT_ONCE);
+    let (p50, p99) = (answers.p50_us.unwrap_or(0), answers.p99_us.unwrap_or(0));
+    println!("| {who} | {address} | {p50} | {p99} | {one_by_one:.0} | {at_once:.0} |");
 }

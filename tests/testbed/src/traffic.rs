@@ -1,7 +1,7 @@
 //! What a client sees: who answers for an address, how fast, and for how long nobody does.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -161,6 +161,13 @@ impl Host {
             words.extend(["--cold", INTERFACE]);
         }
         self.spawn(words).map(Traffic)
+    }
+
+    /// Starts a process that answers ARP for an address, and does nothing else, until the handle is dropped.
+    pub fn answer(&self, address: Ipv4Addr) -> Result<Running> {
+        let program = self.tools.join("answer").display().to_string();
+        let (mac, address) = (self.mac.to_string(), address.to_string());
+        self.spawn([&program, "--interface", INTERFACE, "--mac", &mac, "--address", &address])
     }
 
     /// Says by gratuitous ARP or unsolicited neighbour advertisement that an address is this machine's.

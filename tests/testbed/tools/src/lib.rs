@@ -1,5 +1,6 @@
 //! What the tools share.
 
+pub mod ethernet;
 pub mod flags;
 pub mod neighbour;
 pub mod silence;

@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
-    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr,
-    Icmpv6Packet, Icmpv6Repr, IpProtocol, Ipv6Packet, Ipv6Repr, NdiscNeighborFlags, NdiscRepr,
-    RawHardwareAddress,
+    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, Icmpv6Packet,
+    Icmpv6Repr, IpProtocol, Ipv6Packet, Ipv6Repr, NdiscNeighborFlags, NdiscRepr, RawHardwareAddress,
 };
+use testbed_tools::ethernet::{self, frame};
 use testbed_tools::flags::Flags;
 use testbed_tools::sys::PacketSocket;
 
@@ -30,9 +30,7 @@ fn main() -> io::Result<()> {
         "--interface eth0 --mac MAC --source ADDR --target ADDR [--window-ms 100] [--rounds 1] [--every-ms 0] [--first false] [--burst 1]",
     );
     let interface: String = flags.required("interface");
-    let mac: String = flags.required("mac");
-    let own_mac =
-        parse_mac(&mac).ok_or_else(|| io::Error::other(format!("{mac:?} is not a link-layer address")))?;
+    let own_mac = ethernet::parse_mac(&flags.required::<String>("mac"))?;
     if let Some(address) = flags.optional("announce") {
         flags.end();
         return PacketSocket::open(&interface)?.send(&announcement(own_mac, address));
@@ -87,11 +85,6 @@ fn main() -> io::Result<()> {
         })
     );
     Ok(())
-}
-
-fn parse_mac(text: &str) -> Option<EthernetAddress> {
-    let bytes: Option<Vec<u8>> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).ok()).collect();
-    Some(EthernetAddress(bytes?.try_into().ok()?))
 }
 
 impl Question {
@@ -229,21 +222,6 @@ fn neighbour_discovery(
         let mut icmp = Icmpv6Packet::new_unchecked(packet.payload_mut());
         message.emit(&source, &to, &mut icmp, &ChecksumCapabilities::default());
     })
-}
-
-fn frame(
-    own_mac: EthernetAddress,
-    to: EthernetAddress,
-    protocol: EthernetProtocol,
-    length: usize,
-    fill: impl FnOnce(&mut [u8]),
-) -> Vec<u8> {
-    let ethernet = EthernetRepr { src_addr: own_mac, dst_addr: to, ethertype: protocol };
-    let mut bytes = vec![0; ethernet.buffer_len() + length];
-    let mut frame = EthernetFrame::new_unchecked(&mut bytes);
-    ethernet.emit(&mut frame);
-    fill(frame.payload_mut());
-    bytes
 }
 
 #[cfg(test)]
