@@ -20,8 +20,6 @@ use testbed::{LanOptions, Options, Signal};
 
 /// Longer than any takeover; a longer silence is as long as this.
 const WATCHED: Duration = Duration::from_millis(1_200);
-/// Of the Service on the whole cluster.
-const ADDRESS: &str = "192.168.33.50";
 const EXCLUDE: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 
 /// A kind of fault: its name, whether the client asks anew who has the address before each request, what happens, and how
@@ -125,33 +123,33 @@ fn one(rig: &mut Rig, kind: &Kind, addresses: [IpAddr; 2]) -> [Round; 2] {
 }
 
 fn on_cluster(args: &Args) {
-    let bed = Bed::installed(Options { id: "bench-failover".into(), ..Options::default() });
-    bed.stack_up();
-    bed.pool("failover", &format!("{ADDRESS}-{ADDRESS}"));
-    bed.web();
-    bed.service("failover", "failover", "");
-    bed.served(&format!("http://{ADDRESS}/"), Duration::from_secs(60));
+    let bed = faults::served(Options { id: "bench-failover".into(), ..Options::default() });
     for fault in Fault::ALL.into_iter().filter(|fault| args.wants(fault.name())) {
-        rounds(fault.name(), ["knows the owner", "asks anew"], args.rounds, || one_on_cluster(&bed, fault));
+        rounds(fault.name(), faults::CLIENTS, args.rounds, || one_on_cluster(&bed, fault));
     }
 }
 
-fn one_on_cluster(bed: &Bed, fault: Fault) -> [Round; 2] {
-    let owner = bed.announcer("default", "failover");
+fn one_on_cluster(bed: &Bed, fault: Fault) -> [Round; 4] {
+    let owner = bed.announcer("default", faults::SERVICE);
     bed.web_away_from(&owner);
-    let seen = clients(bed, ADDRESS, || {
+    let seen = clients(bed, || {
         fault.begin(bed, &owner);
         std::thread::sleep(faults::WATCHED);
     });
     fault.mend(bed, &owner);
-    bed.announcer_after("default", "failover", &owner);
+    bed.announcer_after("default", faults::SERVICE, &owner);
     bed.stack_available();
     seen.map(|report| Round { silence: report.longest_silence(), lost: report.lost })
 }
 
 /// Many rounds of one fault. What was seen so far is told now and then, since many take an hour.
-fn rounds(fault: &str, clients: [&str; 2], count: usize, mut one: impl FnMut() -> [Round; 2]) {
-    let mut seen: [Vec<Round>; 2] = Default::default();
+fn rounds<const CLIENTS: usize>(
+    fault: &str,
+    clients: [&str; CLIENTS],
+    count: usize,
+    mut one: impl FnMut() -> [Round; CLIENTS],
+) {
+    let mut seen = [const { Vec::new() }; CLIENTS];
     for number in 1..=count {
         for (seen, round) in seen.iter_mut().zip(one()) {
             seen.push(round);

@@ -2,12 +2,18 @@
 
 use std::time::Duration;
 
-use testbed::{Signal, TrafficReport};
+use testbed::{Options, Signal, TrafficReport};
 
 use crate::Bed;
 
+/// Of the Service that is watched: one of each family.
+pub const ADDRESSES: [&str; 2] = ["192.168.33.50", "fd00:33::50"];
+/// The name of that Service and its pool.
+pub const SERVICE: &str = "failover";
 /// Long enough for a takeover to be over, and for a client to see it.
 pub const WATCHED: Duration = Duration::from_secs(3);
+const SERVED: Duration = Duration::from_secs(60);
+const FIRST_REQUESTS: Duration = Duration::from_millis(300);
 
 /// Something that befalls a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,12 +72,39 @@ fn signal(bed: &Bed, node: &str, signal: Signal) {
     bed.cluster.pod("metallb-system", &bed.pod_of("speaker", node)).unwrap().signal(signal).unwrap();
 }
 
-/// What two clients of `address` see while `during` lasts: one that knows who has the address, and one that asks before each
-/// request.
-pub fn clients(bed: &Bed, address: &str, during: impl FnOnce()) -> [TrafficReport; 2] {
-    let traffic = [bed.traffic(address), bed.resolving_traffic(address)];
+/// A cluster with lbstack and a Service that answers on [`ADDRESSES`].
+pub fn served(options: Options) -> Bed {
+    let bed = Bed::installed(options);
+    bed.stack_up();
+    bed.pool(SERVICE, &ADDRESSES.map(|address| format!("{address}-{address}")).join(", "));
+    bed.web();
+    bed.service(SERVICE, SERVICE, "ipFamilyPolicy: RequireDualStack");
+    let [v4, v6] = ADDRESSES;
+    bed.served(&format!("http://{v4}/"), SERVED);
+    bed.served(&format!("http://[{v6}]/"), SERVED);
+    bed
+}
+
+/// The clients of [`clients`], as tables and messages call them.
+pub const CLIENTS: [&str; 4] =
+    ["IPv4, knows the owner", "IPv4, asks anew", "IPv6, knows the owner", "IPv6, asks anew"];
+
+/// What clients see while `during` lasts: of either family one that knows who has the address, and one that asks before
+/// each request. In the order of [`CLIENTS`].
+pub fn clients(bed: &Bed, during: impl FnOnce()) -> [TrafficReport; 4] {
+    let [v4, v6] = ADDRESSES;
+    let traffic = [bed.traffic(v4), bed.resolving_traffic(v4), bed.traffic(v6), bed.resolving_traffic(v6)];
     // Their first requests find the way.
-    std::thread::sleep(Duration::from_millis(300));
+    std::thread::sleep(FIRST_REQUESTS);
     during();
+    traffic.map(|traffic| bed.seen(traffic))
+}
+
+/// What clients of either family see that ask before each request, over something that takes a while.
+pub fn resolving_clients(bed: &Bed, during: impl FnOnce()) -> [TrafficReport; 2] {
+    let traffic = ADDRESSES.map(|address| bed.resolving_traffic(address));
+    std::thread::sleep(FIRST_REQUESTS);
+    during();
+    std::thread::sleep(WATCHED);
     traffic.map(|traffic| bed.seen(traffic))
 }

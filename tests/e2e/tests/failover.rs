@@ -10,27 +10,16 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use e2e::faults::{Fault, WATCHED, clients};
+use e2e::faults::{self, ADDRESSES, CLIENTS, Fault, SERVICE, WATCHED, clients, resolving_clients};
 use e2e::{Bed, Suite};
-use testbed::{Options, TrafficReport};
+use testbed::Options;
 
-const ADDRESS: &str = "192.168.33.50";
-const SERVED: Duration = Duration::from_secs(60);
 /// Of a machine that does other things too; `cargo xtask bench failover` has the figures.
 const MOVED: Duration = Duration::from_millis(1500);
 const EXCLUDE: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 
 fn main() -> ExitCode {
-    let make = || {
-        let bed = Bed::installed(Options::default());
-        bed.stack_up();
-        bed.pool("failover", &format!("{ADDRESS}-{ADDRESS}"));
-        bed.web();
-        bed.service("failover", "failover", "");
-        bed.served(&format!("http://{ADDRESS}/"), SERVED);
-        bed
-    };
-    let suite = Suite::new("failover", make)
+    let suite = Suite::new("failover", || faults::served(Options::default()))
         .test("a_rollout_of_the_speakers_loses_no_request", rollout)
         .test("a_node_that_is_excluded_by_its_label_loses_no_request", excluded)
         .test("each_node_is_drained_and_rebooted_in_turn", maintenance)
@@ -56,10 +45,10 @@ enum Api {
 /// Each fault befalls the node that answers; another answers within [`MOVED`], and only that one once it is mended.
 fn faults(bed: &Bed, faults: &[Fault], api: Api) {
     for fault in faults {
-        let owner = bed.announcer("default", "failover");
+        let owner = bed.announcer("default", SERVICE);
         bed.web_away_from(&owner);
         let pod = bed.pod_of("speaker", &owner);
-        let both = clients(bed, ADDRESS, || {
+        let all = clients(bed, || {
             fault.begin(bed, &owner);
             if api == Api::Goes {
                 bed.api_server_away_for(WATCHED);
@@ -67,60 +56,53 @@ fn faults(bed: &Bed, faults: &[Fault], api: Api) {
                 std::thread::sleep(WATCHED);
             }
         });
-        for (client, seen) in ["knows the owner", "asks anew"].into_iter().zip(both) {
+        for (client, seen) in CLIENTS.into_iter().zip(all) {
             let served = seen.answered > 0 && seen.longest_silence() < MOVED;
-            assert!(served, "{fault:?} of {owner} ({pod}), to a client that {client}: {seen:?}");
+            assert!(served, "{fault:?} of {owner} ({pod}), to the client ({client}): {seen:?}");
         }
         fault.mend(bed, &owner);
-        let next = bed.announcer_after("default", "failover", &owner);
+        let next = bed.announcer_after("default", SERVICE, &owner);
         bed.stack_available();
         let mac = bed.cluster.host(&next).unwrap().mac.to_string();
-        for _ in 0..10 {
-            assert_eq!(bed.who_has(ADDRESS).join(" "), mac, "{next} alone answers after {owner}");
+        for address in ADDRESSES.repeat(10) {
+            assert_eq!(bed.who_has(address).join(" "), mac, "{next} alone answers after {owner}");
         }
     }
 }
 
-/// A client that asks before each request who has the address, over something that takes a while.
-fn resolving_client(bed: &Bed, during: impl FnOnce()) -> TrafficReport {
-    let traffic = bed.resolving_traffic(ADDRESS);
-    std::thread::sleep(Duration::from_millis(300));
-    during();
-    std::thread::sleep(WATCHED);
-    bed.seen(traffic)
-}
-
 fn rollout(bed: &Bed) {
-    let seen = resolving_client(bed, || {
+    let seen = resolving_clients(bed, || {
         let speakers = ["--namespace", "metallb-system", "daemonset/speaker"];
         bed.kubectl(&[&["rollout", "restart"], &speakers[..]].concat());
         bed.kubectl(&[&["rollout", "status", "--timeout=180s"], &speakers[..]].concat());
     });
-    assert_eq!(seen.lost, 0, "{seen:?}");
+    assert!(seen.iter().all(|seen| seen.answered > 0 && seen.lost == 0), "{seen:?}");
 }
 
 fn excluded(bed: &Bed) {
-    let owner = bed.announcer("default", "failover");
-    let seen = resolving_client(bed, || {
+    let owner = bed.announcer("default", SERVICE);
+    let seen = resolving_clients(bed, || {
         bed.kubectl(&["label", "node", &owner, &format!("{EXCLUDE}=")]);
-        bed.announcer_after("default", "failover", &owner);
+        bed.announcer_after("default", SERVICE, &owner);
     });
     bed.kubectl(&["label", "node", &owner, &format!("{EXCLUDE}-")]);
-    assert_eq!(seen.lost, 0, "{seen:?}");
+    assert!(seen.iter().all(|seen| seen.answered > 0 && seen.lost == 0), "{seen:?}");
 }
 
 fn maintenance(bed: &Bed) {
     for node in bed.nodes() {
         bed.web_away_from(&node);
-        let traffic = bed.traffic(ADDRESS);
-        std::thread::sleep(Duration::from_millis(300));
-        bed.kubectl(&["drain", &node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=120s"]);
-        bed.power_off(&node);
-        bed.power_on(&node);
-        bed.kubectl(&["uncordon", &node]);
-        let seen = bed.seen(traffic);
-        assert!(seen.answered > 0 && seen.longest_silence() < MOVED, "{node}: {seen:?}");
-        assert_eq!(bed.address("default", "failover"), ADDRESS);
+        let all = clients(bed, || {
+            bed.kubectl(&["drain", &node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=120s"]);
+            bed.power_off(&node);
+            bed.power_on(&node);
+            bed.kubectl(&["uncordon", &node]);
+        });
+        for (client, seen) in CLIENTS.into_iter().zip(all) {
+            let served = seen.answered > 0 && seen.longest_silence() < MOVED;
+            assert!(served, "{node}, to the client ({client}): {seen:?}");
+        }
+        assert_eq!(bed.addresses("default", SERVICE, 2), ADDRESSES);
         bed.stack_available();
     }
 }
