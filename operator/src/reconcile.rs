@@ -23,7 +23,7 @@ use crate::prune::{Made, made, prune};
 use crate::stack::{FINALIZER, Stack};
 use crate::status::{self, TroubledPods};
 use crate::teardown::{self, Progress};
-use crate::watch::Caches;
+use crate::watch::{Caches, FIRST_LISTS};
 
 /// When to look again if nothing happens: a look at rest makes no call.
 const AT_REST: Duration = Duration::from_mins(5);
@@ -54,6 +54,8 @@ pub(crate) struct Reconciler {
     definitions: Definitions,
     known: Known,
     pods: TroubledPods,
+    /// Until when to wait for mirrors to be filled.
+    mirrors_due: Instant,
     /// The stack as our last write left it.
     written: Option<DynamicObject>,
     /// While the stack is being deleted: until when to wait for what is to go first.
@@ -78,6 +80,7 @@ impl Reconciler {
             definitions: Definitions::default(),
             known: Known::default(),
             pods: TroubledPods::default(),
+            mirrors_due: Instant::now() + FIRST_LISTS,
             written: None,
             deadline: None,
         }
@@ -89,6 +92,7 @@ impl Reconciler {
         self.definitions = Definitions::default();
         self.known = Known::default();
         self.pods = TroubledPods::default();
+        self.mirrors_due = Instant::now() + FIRST_LISTS;
         self.written = None;
         self.deadline = None;
     }
@@ -131,6 +135,7 @@ impl Reconciler {
     }
 
     async fn look(&mut self) -> Result<Duration, ReconcileError> {
+        self.caches.first_lists(self.mirrors_due).await;
         let Some(stack) = self.stack() else {
             self.no_stack();
             return Ok(AT_REST);

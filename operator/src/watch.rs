@@ -6,12 +6,12 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crds::names::{BEACON_KEY_SECRET, STACK};
 use crds::{ConfigurationState, LegacyAddressPool};
 use futures::StreamExt as _;
+use futures::future::join_all;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, DynamicObject, TypeMeta};
 use kube::core::ApiResource;
@@ -22,20 +22,33 @@ use kube::runtime::{WatchStreamExt as _, watcher as watch};
 use kube::{Client, ResourceExt as _};
 use render::{Key, Kind};
 use runtime::tasks::Tasks;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch as channel};
 use tokio_util::sync::CancellationToken;
 
 use crate::stack::stack_resource;
 
 /// How long a look waits for the first list of a mirror that it has just asked for.
 const FIRST_LIST: Duration = Duration::from_secs(1);
+/// How long a new leader waits for all first lists: longer than a watch that failed rests. A kind that cannot be listed
+/// must not hold up the others for ever.
+pub(crate) const FIRST_LISTS: Duration = Duration::from_secs(15);
 
 /// One mirrored kind.
 struct Cache {
     resource: ApiResource,
     store: Store<DynamicObject>,
-    /// The first list is in.
-    filled: Arc<AtomicBool>,
+    first_list: channel::Receiver<FirstList>,
+}
+
+/// How far the first list of a mirror is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FirstList {
+    /// Nothing is known of the kind.
+    Awaited,
+    /// The kind is not defined, so there are no objects of it. It is asked for again.
+    Undefined,
+    /// It is in.
+    In,
 }
 
 /// All that is mirrored.
@@ -98,7 +111,7 @@ impl Caches {
 
     /// Whether the first list of `AddressPool`s is in.
     pub(crate) fn knows_address_pools(&self) -> bool {
-        self.address_pools.filled.load(Ordering::Acquire)
+        self.address_pools.is_filled()
     }
 
     /// Every `ConfigurationState` in `namespace`.
@@ -121,7 +134,7 @@ impl Caches {
 
     /// Whether the mirror of the ConfigMap is filled: whether "none" means that there is none.
     pub(crate) fn knows_config_map(&self) -> bool {
-        self.config_map.as_ref().is_some_and(|followed| followed.cache.filled.load(Ordering::Acquire))
+        self.config_map.as_ref().is_some_and(|followed| followed.cache.is_filled())
     }
 
     /// Stops mirroring a ConfigMap.
@@ -148,7 +161,13 @@ impl Caches {
 
     /// Whether the first list of stacks is in.
     pub(crate) fn knows_stacks(&self) -> bool {
-        self.stacks.filled.load(Ordering::Acquire)
+        self.stacks.is_filled()
+    }
+
+    /// Waits for every first list, but not beyond `deadline`. Before, what is not in a mirror may exist all the same.
+    pub(crate) async fn first_lists(&self, deadline: Instant) {
+        let mirrors = self.owned.values().chain([&self.stacks, &self.address_pools, &self.states]);
+        let _ = tokio::time::timeout_at(deadline.into(), join_all(mirrors.map(Cache::first_list))).await;
     }
 
     /// What the mirror has of `key`.
@@ -187,6 +206,19 @@ fn config(kind: Kind) -> watcher::Config {
     }
 }
 
+impl Cache {
+    /// Whether the first list is in.
+    fn is_filled(&self) -> bool {
+        *self.first_list.borrow() == FirstList::In
+    }
+
+    /// Waits until the first list is in, or known to be empty.
+    async fn first_list(&self) {
+        // A watch that has ended (shutdown) will not tell more.
+        let _ = self.first_list.clone().wait_for(|list| *list != FirstList::Awaited).await;
+    }
+}
+
 fn within(cache: &Cache, namespace: &str) -> Vec<Arc<DynamicObject>> {
     cache.store.state_filter(|object: &DynamicObject| object.namespace().as_deref() == Some(namespace))
 }
@@ -200,8 +232,8 @@ fn mirror(
     changed: Arc<Notify>,
 ) -> (Cache, impl Future<Output = ()> + Send + 'static) {
     let mut writer = Writer::new(resource.clone());
-    let filled = Arc::new(AtomicBool::new(false));
-    let cache = Cache { resource: resource.clone(), store: writer.as_reader(), filled: Arc::clone(&filled) };
+    let (progress, first_list) = channel::channel(FirstList::Awaited);
+    let cache = Cache { resource: resource.clone(), store: writer.as_reader(), first_list };
     let keep_up = async move {
         // The items of a list do not say what they are.
         let types = TypeMeta { api_version: resource.api_version.clone(), kind: resource.kind.clone() };
@@ -214,15 +246,62 @@ fn mirror(
                 Ok(event) => {
                     writer.apply_watcher_event(&event);
                     match event {
-                        Event::InitDone => filled.store(true, Ordering::Release),
+                        Event::InitDone => {
+                            progress.send_replace(FirstList::In);
+                        }
                         Event::Init | Event::InitApply(_) => continue,
                         Event::Apply(_) | Event::Delete(_) => {}
                     }
                     changed.notify_one();
                 }
-                Err(error) => tracing::warn!(kind = resource.kind, %error, "watch failed, trying again"),
+                Err(error) => {
+                    tracing::warn!(kind = resource.kind, %error, "watch failed, trying again");
+                    if is_undefined(&error) && *progress.borrow() == FirstList::Awaited {
+                        progress.send_replace(FirstList::Undefined);
+                    }
+                }
             }
         }
     };
     (cache, keep_up)
+}
+
+/// Whether a first list failed because the kind is not defined.
+fn is_undefined(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 404)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+    use kube::core::Status;
+
+    use super::*;
+
+    #[test]
+    fn a_first_list_is_waited_for_unless_the_kind_is_not_defined() {
+        for (list, known, filled) in [
+            (FirstList::Awaited, false, false),
+            (FirstList::Undefined, true, false),
+            (FirstList::In, true, true),
+        ] {
+            let resource = Kind::DaemonSet.api_resource();
+            let (progress, first_list) = channel::channel(FirstList::Awaited);
+            let cache = Cache { store: Writer::new(resource.clone()).as_reader(), resource, first_list };
+            let mut wait = Box::pin(cache.first_list());
+            assert_eq!(wait.as_mut().now_or_never(), None);
+            progress.send_replace(list);
+            assert_eq!(wait.now_or_never().is_some(), known, "{list:?}");
+            assert_eq!(cache.is_filled(), filled, "{list:?}");
+        }
+    }
+
+    #[test]
+    fn only_the_answer_that_there_is_no_such_kind_says_that_it_has_no_objects() {
+        let answer = |code| kube::Error::Api(Box::new(Status { code, ..Status::default() }));
+        assert!(is_undefined(&watcher::Error::InitialListFailed(answer(404))));
+        assert!(!is_undefined(&watcher::Error::InitialListFailed(answer(403))));
+        assert!(!is_undefined(&watcher::Error::InitialListFailed(answer(500))));
+        assert!(!is_undefined(&watcher::Error::NoResourceVersion));
+    }
 }

@@ -1,7 +1,8 @@
 //! Leader election by a Lease (`coordination.k8s.io/v1`).
 //!
 //! What holds:
-//! - Every write carries the resourceVersion that was read, so of two that want the Lease one gets a conflict.
+//! - Every write carries the resourceVersion that was read, so of two that want the Lease one gets a conflict. It reads
+//!   again: whoever leads goes on until its deadline unless another holds the Lease, for whatever reason it was written.
 //! - Whether a Lease has expired is measured by the local monotonic clock since the last *observed change* of it,
 //!   never by comparing wall clocks (as client-go does).
 //! - A leader counts as leading for [`Settings::renew_deadline`] from the moment *before* it sent its last
@@ -171,8 +172,20 @@ fn lose(leading: &watch::Sender<Option<Instant>>, settings: &Settings, why: &str
     }
 }
 
-/// One look at the Lease, and one write if it is ours to write. Returns until when this process leads.
+/// One look at the Lease, and after a conflict a second one. Returns until when this process leads; none: another does.
 async fn step(
+    api: &Api<Lease>,
+    settings: &Settings,
+    observed: &mut Option<Observation>,
+) -> Result<Option<Instant>, CallError> {
+    match attempt(api, settings, observed).await {
+        Err(error) if error.is_conflict() => attempt(api, settings, observed).await,
+        result => result,
+    }
+}
+
+/// Reads the Lease, and writes it if it is ours to write.
+async fn attempt(
     api: &Api<Lease>,
     settings: &Settings,
     observed: &mut Option<Observation>,
@@ -186,18 +199,11 @@ async fn step(
         Decision::Renew => renewed(settings, lease.as_ref()),
     };
     let written = match lease {
-        None => bounded(api.create(&PostParams::default(), &desired)).await,
-        Some(_) => bounded(api.replace(&settings.name, &PostParams::default(), &desired)).await,
+        None => bounded(api.create(&PostParams::default(), &desired)).await?,
+        Some(_) => bounded(api.replace(&settings.name, &PostParams::default(), &desired)).await?,
     };
-    match written {
-        Ok(lease) => {
-            *observed = Observation::update(observed.take(), Some(&lease), before);
-            Ok(Some(before + settings.renew_deadline))
-        }
-        // Somebody was faster. Whether that was another holder is seen at the next look.
-        Err(error) if error.is_conflict() => Ok(None),
-        Err(error) => Err(error),
-    }
+    *observed = Observation::update(observed.take(), Some(&written), before);
+    Ok(Some(before + settings.renew_deadline))
 }
 
 /// The Lease with us as its holder.

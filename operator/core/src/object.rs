@@ -107,9 +107,9 @@ kinds! {
     Role: Role, Whole;
     RoleBinding: RoleBinding, Whole;
     Secret: Secret, Whole;
+    PoolPolicy: PoolPolicy, Whole;
     IpAddressPool: IPAddressPool, Whole;
     L2Advertisement: L2Advertisement, Whole;
-    PoolPolicy: PoolPolicy, Whole;
     BfdProfile: BFDProfile, Whole;
     Community: Community, Whole;
     BgpPeer: BGPPeer, Whole;
@@ -192,5 +192,7 @@ mod tests {
         assert!(Kind::Namespace < Kind::ServiceAccount);
         assert!(Kind::ClusterRole < Kind::ClusterRoleBinding && Kind::Role < Kind::RoleBinding);
         assert!(Kind::Secret < Kind::Deployment && Kind::RoleBinding < Kind::Deployment);
+        // As soon as there is a pool, a Service that waits gets an address of it.
+        assert!(Kind::PoolPolicy < Kind::IpAddressPool);
     }
 }

@@ -1,4 +1,10 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
+
+use axum::http::{Method, Request, Response};
+use kube::client::Body;
+use serde_json::json;
 
 use super::*;
 
@@ -89,4 +95,55 @@ async fn work_is_dropped_when_its_leader_leads_no_more() {
     });
     assert_eq!(stopped.await, None);
     drop(until);
+}
+
+/// A Lease of `holder` in an API where somebody else is always faster, `conflicts` times.
+fn contested(holder: &'static str, conflicts: u32) -> Api<Lease> {
+    let left = Arc::new(AtomicU32::new(conflicts));
+    let answer = move |request: Request<Body>| {
+        let left = Arc::clone(&left);
+        async move {
+            let write = request.method() != Method::GET;
+            let faster = |left: u32| left.checked_sub(1);
+            let (code, body) =
+                if write && left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, faster).is_ok() {
+                    (409, json!({"kind": "Status", "status": "Failure", "reason": "Conflict", "code": 409}))
+                } else {
+                    (200, json!(held(Some(holder), "1")))
+                };
+            Response::builder().status(code).body(Body::from(body.to_string().into_bytes()))
+        }
+    };
+    Api::namespaced(Client::new(tower::service_fn(answer), "ns"), "ns")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_conflict_ends_no_leadership_as_long_as_nobody_else_holds_the_lease() {
+    let settings = Settings::new("ns", "lease", "me");
+    let look = |holder, conflicts| {
+        let settings = &settings;
+        async move { step(&contested(holder, conflicts), settings, &mut None).await }
+    };
+    let until = Instant::now() + settings.renew_deadline;
+    assert_eq!(look("me", 1).await.unwrap(), Some(until), "it is read again, and renewed");
+    assert!(look("me", 2).await.unwrap_err().is_conflict(), "it failed to renew, which the deadline is for");
+    assert_eq!(look("other", 0).await.unwrap(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_whose_writes_all_conflict_leads_until_its_deadline() {
+    let settings = Settings::new("ns", "lease", "me");
+    let (sender, until) = watch::channel(Some(Instant::now() + settings.renew_deadline));
+    let (leadership, shutdown) = (Leadership { until }, CancellationToken::new());
+    let api = contested("me", u32::MAX);
+    let election = tokio::spawn({
+        let (settings, shutdown) = (settings.clone(), shutdown.clone());
+        async move { run(&api, &settings, &sender, shutdown).await }
+    });
+    tokio::time::sleep(settings.renew_deadline - settings.retry).await;
+    assert!(leadership.is_leading());
+    tokio::time::sleep(settings.retry).await;
+    assert!(!leadership.is_leading());
+    shutdown.cancel();
+    election.await.unwrap();
 }
