@@ -14,7 +14,7 @@ mod beacons;
 mod ports;
 mod told;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
@@ -56,6 +56,8 @@ pub(crate) struct Published {
     pub(crate) owned: BTreeMap<GroupId, u64>,
     /// Addresses that a stranger has.
     pub(crate) conflicts: BTreeMap<IpAddr, Conflict>,
+    /// Addresses of owned groups about which the wire is being asked before they are announced.
+    pub(crate) added: BTreeSet<IpAddr>,
     /// Speakers that live and are not heard.
     pub(crate) blocked: Vec<(NodeName, String)>,
 }
@@ -392,6 +394,7 @@ impl State {
             settled: self.ownership.is_settled(),
             owned,
             conflicts,
+            added: self.ownership.added().clone(),
             blocked,
         };
         self.driver.published.send_if_modified(|known| {

@@ -88,9 +88,10 @@ impl Writer {
             let now = published.borrow_and_update().clone();
             let (links_now, findings_now) =
                 (links.borrow_and_update().clone(), findings.borrow_and_update().clone());
-            let write = self.write(&now, &links_now, &findings_now);
+            let begun = Instant::now();
+            let write = self.write(begun, &now, &links_now, &findings_now);
             let Some(failed) = shutdown.run_until_cancelled(write).await else { return Ok(()) };
-            let pause = if failed { RETRY } else { self.pause() };
+            let pause = if failed { RETRY } else { self.pause(begun) };
             let next = async {
                 tokio::select! {
                     () = tokio::time::sleep(pause) => {}
@@ -105,20 +106,26 @@ impl Writer {
         Ok(())
     }
 
-    /// How long what was written holds if nothing changes.
-    fn pause(&self) -> Duration {
-        let now = Instant::now();
-        let next = self.announcements.next(now).map_or(TIDY, |at| at.saturating_duration_since(now));
-        next.min(TIDY)
+    /// How long what was written holds if nothing changes. What became due while it was written counts too.
+    fn pause(&self, begun: Instant) -> Duration {
+        let next = self.announcements.next(begun);
+        next.map_or(TIDY, |at| at.saturating_duration_since(Instant::now())).min(TIDY)
     }
 
     /// Writes all three; one that fails does not keep back the others. True if any failed.
-    async fn write(&mut self, published: &Published, links: &[Link], findings: &[Finding]) -> bool {
+    async fn write(
+        &mut self,
+        now: Instant,
+        published: &Published,
+        links: &[Link],
+        findings: &[Finding],
+    ) -> bool {
         let owner = self.owner();
         let owner = owner.as_ref();
+        // The few before the many: while thousands are written, who owns what may change.
         let results = [
-            ("who announces what", self.announcements.write(published, owner).await),
             ("who else has an address", self.conflicts.write(published, links, owner).await),
+            ("who announces what", self.announcements.write(now, published, owner).await),
             ("the state of this speaker", self.state.write(published, links, findings, owner).await),
         ];
         let mut failed = false;

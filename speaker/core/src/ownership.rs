@@ -96,7 +96,7 @@ pub struct Ownership {
     dirty: BTreeSet<GroupId>,
     timers: BTreeSet<(Instant, GroupId)>,
     conflicts: BTreeMap<IpAddr, Conflict>,
-    /// Addresses that came to a group of ours, and about which the wire is asked before they are announced.
+    /// See [`Self::added`].
     added: BTreeSet<IpAddr>,
     /// The groups of the addresses that are not the lowest of theirs, which is its name.
     higher: HashMap<IpAddr, GroupId>,
@@ -229,6 +229,11 @@ impl Ownership {
         &self.conflicts
     }
 
+    /// Addresses that came to an owned group, and are not announced before the wire has been asked about them.
+    pub fn added(&self) -> &BTreeSet<IpAddr> {
+        &self.added
+    }
+
     /// Whether an address of an owned group is announced: not if a stranger had it first, nor before that is known.
     pub fn is_announced(&self, address: IpAddr) -> bool {
         !self.added.contains(&address) && !self.is_withheld(address)
@@ -328,8 +333,10 @@ impl Ownership {
         let before = std::mem::replace(&mut self.view, view);
         let view = Arc::clone(&self.view);
         let higher_before = std::mem::take(&mut self.higher);
-        let was_there =
-            |address: IpAddr| before.groups.contains_key(&address) || higher_before.contains_key(&address);
+        let group_before = |address: IpAddr| {
+            let lowest = || before.groups.contains_key(&address).then_some(address);
+            higher_before.get(&address).copied().or_else(lowest)
+        };
         for group in view.groups.values() {
             let higher = group.addresses.keys().filter(|address| *address != group.id);
             self.higher.extend(higher.map(|address| (address, group.id)));
@@ -350,7 +357,7 @@ impl Ownership {
                 self.inherit(now, *id, &before);
             }
             if self.mine.contains_key(id) {
-                self.ask_about_added(group, was_there);
+                self.ask_about_added(group, group_before);
             }
         }
         self.leave_to_others();

@@ -13,6 +13,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use rules::IpRange;
+
 use crate::beacon::NodeId;
 use crate::placement::Placement;
 pub use addresses::Addresses;
@@ -41,6 +43,8 @@ pub struct View {
     pub placement: Placement,
     /// Every node carries the exclude label, which therefore counts for nothing.
     pub label_ignored: bool,
+    /// The addresses of all pools.
+    pub pools: Vec<IpRange>,
     /// The advertisements behind each announced Service: where an address has lost its pool, these still hold.
     pub(crate) advertised: BTreeMap<Arc<ServiceKey>, Vec<Arc<rules::L2Advertisement>>>,
 }
@@ -156,6 +160,11 @@ impl Idle {
 }
 
 impl View {
+    /// Whether a Service may get this address: a pool has it.
+    pub fn may_be_given(&self, address: IpAddr) -> bool {
+        self.pools.iter().any(|range| range.contains(address))
+    }
+
     /// Notes what `me` owned when it was stopped, which the objects of the API may not tell yet.
     pub fn remember(&mut self, me: &NodeName, claims: &BTreeMap<GroupId, u64>) {
         for (id, epoch) in claims {

@@ -24,7 +24,7 @@ use runtime::events::Events;
 use serde_json::json;
 
 use super::unannounced::Unannounced;
-use super::{FIELD_MANAGER, speaks_for_all, spokesman};
+use super::{FIELD_MANAGER, nodes_to_tidy, speaks_for_all, spokesman};
 use crate::driver::Published;
 use crate::metrics::Metrics;
 use crate::watches::Stores;
@@ -87,10 +87,10 @@ impl Announcements {
     /// Tells and writes what has changed.
     pub(super) async fn write(
         &mut self,
+        now: Instant,
         published: &Published,
         owner: Option<&OwnerReference>,
     ) -> Result<(), CallError> {
-        let now = Instant::now();
         self.tell(wanted(published));
         self.tell_unannounced(now, published);
         self.correct_all(now, published, owner).await
@@ -159,7 +159,12 @@ impl Announcements {
             let past = self.unannounced.get(service).is_some_and(|service| service.is_past(now));
             !published.settled || (!past && known.contains(service))
         };
-        let (mine, stale) = sort(&objects, &self.me, &self.told, is_remembered);
+        let nodes = LazyCell::new(|| nodes_to_tidy(published, &self.me, &self.stores));
+        let is_orphan = |object: &StatusFacts| {
+            let gone = || nodes.as_ref().is_some_and(|nodes| !nodes.contains(&*object.node));
+            !known.contains(&object.service) && gone()
+        };
+        let (mine, stale) = sort(&objects, &self.me, &self.told, is_remembered, is_orphan);
         let writes = self.told.iter().map(|(service, what)| match mine.get(&**service) {
             Some(object) => Write::Correct(service, what, object),
             None => Write::Create(service, what),
@@ -280,6 +285,7 @@ fn sort<'a>(
     me: &NodeName,
     told: &BTreeMap<Arc<ServiceKey>, Wanted>,
     is_remembered: impl Fn(&ServiceKey) -> bool,
+    is_orphan: impl Fn(&StatusFacts) -> bool,
 ) -> (BTreeMap<&'a ServiceKey, &'a StatusFacts>, Vec<&'a StatusFacts>) {
     let mut mine: BTreeMap<&ServiceKey, &StatusFacts> = BTreeMap::new();
     let mut stale: Vec<&StatusFacts> = Vec::new();
@@ -292,8 +298,8 @@ fn sort<'a>(
                 _ => stale.extend(mine.insert(service, object)),
             },
             (true, false) if is_remembered(service) => {}
-            (true, false) | (false, true) => stale.push(object),
-            (false, false) => {}
+            (false, false) if !is_orphan(object) => {}
+            (true, false) | (false, true) | (false, false) => stale.push(object),
         }
     }
     (mine, stale)
@@ -373,7 +379,8 @@ mod tests {
         let objects: Vec<_> = objects.iter().map(object).collect();
         let told = told.iter().map(|name| (Arc::new(service(name)), what(&[]))).collect();
         let is_remembered = |service: &ServiceKey| remembered.contains(&&*service.name);
-        let (_, stale) = sort(&objects, &"node1".into(), &told, is_remembered);
+        let is_orphan = |status: &StatusFacts| *status.node == *"gone";
+        let (_, stale) = sort(&objects, &"node1".into(), &told, is_remembered, is_orphan);
         stale.into_iter().map(|object| object.name.to_string()).collect()
     }
 
@@ -392,6 +399,12 @@ mod tests {
         ] {
             assert_eq!(stale(&objects, &["web"], &[]), ["l2-abcde"]);
         }
+    }
+
+    #[test]
+    fn what_a_node_left_that_is_gone_too_goes_with_the_service() {
+        let objects = [("a", "web", "gone"), ("b", "web", "node2")];
+        assert_eq!(stale(&objects, &[], &[]), ["a"]);
     }
 
     #[test]

@@ -19,8 +19,6 @@ use super::{FIELD_MANAGER, speaks_for_all};
 use crate::driver::Published;
 use crate::watches::Stores;
 
-/// A stranger that is there is seen within a minute, and that is written within another.
-const ANSWERED: SignedDuration = SignedDuration::from_mins(3);
 /// How long an address is kept back whose stranger nobody looks for any more.
 const KEPT: SignedDuration = SignedDuration::from_hours(1);
 
@@ -66,16 +64,32 @@ impl Conflicts {
             let params = PatchParams::apply(FIELD_MANAGER).force();
             bounded(self.api.patch(&name, &params, &Patch::Apply(object))).await?;
         }
+        let whose: Vec<(IpAddr, Whose)> =
+            self.told.iter().map(|address| (*address, Whose::of(*address, published))).collect();
+        for (address, whose) in whose {
+            if published.conflicts.contains_key(&address) {
+                continue;
+            }
+            // The wire has told this node that the stranger is gone; of other nodes' addresses only they know.
+            if whose != Whose::Others {
+                self.remove(&AddressConflict::name_for(address)).await?;
+            }
+            self.told.remove(&address);
+        }
         let tidies = speaks_for_all(published, &self.me);
         for (name, object) in stored {
             if is_over(&object.spec, published, &self.me, tidies) {
-                match bounded(self.api.delete(&name, &DeleteParams::default())).await {
-                    Err(error) if !error.is_not_found() => return Err(error),
-                    _ => {}
-                }
+                self.remove(&name).await?;
             }
         }
         Ok(())
+    }
+
+    async fn remove(&self, name: &str) -> Result<(), CallError> {
+        match bounded(self.api.delete(name, &DeleteParams::default())).await {
+            Err(error) if !error.is_not_found() => Err(error),
+            _ => Ok(()),
+        }
     }
 
     fn spec(&self, address: IpAddr, conflict: &Conflict, links: &[Link]) -> AddressConflictSpec {
@@ -98,24 +112,43 @@ impl Conflicts {
                 tracing::warn!(%address, mac, interface, announced = !conflict.withheld, "a stranger uses an address");
             }
         }
-        self.told.retain(|address| published.conflicts.contains_key(address));
     }
 }
 
-/// Whether an object that no stranger stands behind, as far as this node sees, is to go. Who owns the address has asked the
-/// wire before; only what was announced all the same may have been handed over to it, and then it has asked
-/// nobody. Anywhere else nobody may have looked since: a Service that is gone does not make its stranger go, and
-/// whoever gets the address next would meet it.
+/// Whose an address is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    /// Of a group that this node owns.
+    Ours,
+    /// Of another group.
+    Others,
+    /// Of no Service.
+    Nobodys,
+}
+
+impl Whose {
+    fn of(address: IpAddr, published: &Published) -> Self {
+        let has = |id: &IpAddr| published.view.groups.get(id).is_some_and(|g| g.addresses.contains(address));
+        if published.owned.keys().any(has) {
+            Self::Ours
+        } else if published.view.groups.keys().any(has) {
+            Self::Others
+        } else {
+            Self::Nobodys
+        }
+    }
+}
+
+/// Whether an object goes that this process has not told of. Who owns an address has asked the wire first; unless a
+/// stranger's was announced all the same, which may have been handed over without a question. Anywhere else nobody may
+/// have looked: a Service that is gone does not make its stranger go, and whoever gets the address next would meet it.
 fn is_over(spec: &AddressConflictSpec, published: &Published, me: &NodeName, tidies: bool) -> bool {
     let address = spec.address.parse::<IpAddr>().ok();
-    let owned = published
-        .owned
-        .keys()
-        .filter_map(|id| published.view.groups.get(id))
-        .any(|group| address.is_some_and(|address| group.addresses.contains(address)));
-    let mine = spec.node == **me;
-    let asked = owned && (mine || !spec.announced || unseen_for(spec, ANSWERED));
-    published.settled && (asked || (mine || tidies) && unseen_for(spec, KEPT))
+    let whose = address.map(|address| Whose::of(address, published));
+    let is_ours = whose == Some(Whose::Ours);
+    let asked = is_ours && !spec.announced && address.is_some_and(|a| !published.added.contains(&a));
+    let responsible = is_ours || spec.node == **me || tidies;
+    published.settled && (asked || responsible && unseen_for(spec, KEPT))
 }
 
 /// Whether the stranger has not been seen for this long.
@@ -195,12 +228,15 @@ mod tests {
     const NOW: SignedDuration = SignedDuration::ZERO;
 
     #[test]
-    fn who_owns_an_address_without_a_stranger_removes_what_says_that_there_is_one() {
-        let over = |spec: &AddressConflictSpec, me: &str| is_over(spec, &published(true), &me.into(), false);
-        assert!(over(&spec(false, NOW), "node1"), "it was asked before this node owned it");
-        assert!(over(&spec(false, NOW), "node2") && over(&spec(true, NOW), "node2"), "it is its own");
-        assert!(!over(&spec(true, NOW), "node1"), "it may have been handed over without a question");
-        assert!(over(&spec(true, ANSWERED), "node1"), "the stranger would have been seen meanwhile");
+    fn who_owns_an_address_and_has_asked_the_wire_removes_what_says_that_there_is_a_stranger() {
+        let mut owner = published(true);
+        let over =
+            |spec: &AddressConflictSpec, owner: &Published| is_over(spec, owner, &"node1".into(), false);
+        assert!(over(&spec(false, NOW), &owner));
+        assert!(!over(&spec(true, NOW), &owner), "it may have been handed over without a question");
+        assert!(over(&spec(true, KEPT), &owner));
+        owner.added.insert("10.0.0.1".parse().unwrap());
+        assert!(!over(&spec(false, NOW), &owner), "the wire is being asked");
     }
 
     #[test]

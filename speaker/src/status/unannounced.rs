@@ -15,6 +15,8 @@ const REMEMBERED: Duration = Duration::from_mins(10);
 pub(super) struct Unannounced {
     why: Idle,
     since: Instant,
+    /// Since when it is a fault.
+    fault_since: Instant,
     /// One of the speakers has told users of it.
     pub(super) told: bool,
 }
@@ -23,12 +25,15 @@ impl Unannounced {
     /// What is known of it at `now`; it was not, or for whatever reason, `before`.
     pub(super) fn go_on(before: Option<&Self>, now: Instant, why: Idle) -> Self {
         let told = before.is_some_and(|before| before.told && before.why == why);
-        Self { why, since: before.map_or(now, |before| before.since), told }
+        let since = before.map_or(now, |before| before.since);
+        let fault = before.filter(|before| before.why != Idle::NoEndpoints);
+        Self { why, since, fault_since: fault.map_or(now, |before| before.fault_since), told }
     }
 
     /// Whether users are to be told. That there is no endpoint is no fault, and Kubernetes shows it.
     pub(super) fn is_news(&self, now: Instant) -> bool {
-        !self.told && self.why != Idle::NoEndpoints && now.saturating_duration_since(self.since) >= NEWS_AFTER
+        let lasts = now.saturating_duration_since(self.fault_since) >= NEWS_AFTER;
+        !self.told && self.why != Idle::NoEndpoints && lasts
     }
 
     /// Whether who announced it last no longer matters.
@@ -38,7 +43,7 @@ impl Unannounced {
 
     /// When either becomes so.
     pub(super) fn next(&self, now: Instant) -> Option<Instant> {
-        let times = [NEWS_AFTER, REMEMBERED].map(|after| self.since.checked_add(after));
+        let times = [self.fault_since.checked_add(NEWS_AFTER), self.since.checked_add(REMEMBERED)];
         times.into_iter().flatten().filter(|at| *at > now).min()
     }
 }
@@ -57,13 +62,16 @@ mod tests {
         let later = start + NEWS_AFTER * 2;
         assert!(!Unannounced::go_on(Some(&told), later, Idle::NoCandidate).is_news(later));
         assert!(Unannounced::go_on(Some(&told), later, Idle::NoPool).is_news(later));
-        assert!(!Unannounced::go_on(Some(&told), later, Idle::NoEndpoints).is_news(later), "no fault");
+        let idle = Unannounced::go_on(Some(&told), later, Idle::NoEndpoints);
+        assert!(!idle.is_news(later + NEWS_AFTER), "no fault");
+        let again = Unannounced::go_on(Some(&idle), later + NEWS_AFTER, Idle::NoCandidate);
+        assert!(!again.is_news(later + NEWS_AFTER), "it was none a moment ago");
     }
 
     #[test]
     fn who_announced_a_service_last_is_forgotten_after_ten_minutes_without_anybody_who_could() {
         let start = Instant::now();
-        let first = Unannounced::go_on(None, start, Idle::NoEndpoints);
+        let first = Unannounced::go_on(None, start, Idle::NoPool);
         let other = Unannounced::go_on(Some(&first), start + REMEMBERED / 2, Idle::NoCandidate);
         assert!(!other.is_past(start + REMEMBERED / 2) && other.is_past(start + REMEMBERED));
         assert_eq!(other.next(start + REMEMBERED / 2), Some(start + REMEMBERED));

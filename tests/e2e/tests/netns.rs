@@ -40,6 +40,7 @@ fn main() -> ExitCode {
         ("a_healed_partition_leaves_one_owner_and_the_client_knows_which", a_healed_partition),
         ("a_changed_key_moves_nothing", a_changed_key_moves_nothing),
         ("a_stranger_keeps_an_address_from_being_announced_until_it_goes", a_stranger_comes_and_goes),
+        ("a_stranger_is_told_of_until_it_goes_though_its_service_is_gone", a_stranger_outlives_its_service),
         ("a_stranger_who_comes_later_is_told_of_and_the_address_stays", a_late_stranger),
         ("a_speaker_that_restarts_without_an_api_server_goes_on", restarts_without_api),
         ("an_api_server_that_went_without_a_word_is_found_again", a_dead_connection_is_noticed),
@@ -323,6 +324,28 @@ fn a_stranger_comes_and_goes(rig: &mut Rig) {
     for address in addresses {
         rig.nobody_has(address);
     }
+}
+
+fn a_stranger_outlives_its_service(rig: &mut Rig) {
+    let (address, name): (IpAddr, _) = ("192.168.33.212".parse().unwrap(), "192.168.33.212");
+    let stranger = rig.cluster.lan().stranger(&[address], Mac([2, 0, 0, 0, 0x66, 0x68])).unwrap();
+    rig.service("haunted", &[address]);
+    until_conflict(rig, name, Some(false), SOON);
+    rig.remove_service("haunted");
+    // A speaker writes of strangers first: once this is gone, it has decided about that.
+    until(SOON, "the ServiceL2Status to go with the Service", || {
+        let list = rig.cluster.get(["servicel2statuses", "--namespace", NAMESPACE]);
+        let list = list.map_err(|error| error.to_string())?;
+        let mut items = list["items"].as_array().into_iter().flatten();
+        match items.find(|object| object["metadata"]["labels"]["metallb.io/service-name"] == "haunted") {
+            None => Ok(()),
+            Some(object) => Err(object.to_string()),
+        }
+    })
+    .unwrap();
+    assert_eq!(conflict(rig, name), Ok(Some(false)), "whoever gets the address next would meet it");
+    drop(stranger);
+    until_conflict(rig, name, None, ASKED_AGAIN);
 }
 
 fn a_late_stranger(rig: &mut Rig) {

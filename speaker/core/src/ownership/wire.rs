@@ -95,15 +95,26 @@ impl Ownership {
         self.end_asking(id);
     }
 
-    /// Asks the wire about addresses that have come to a group of ours and were in none before: a dual-stack Service has
-    /// got its second one, say. The others are announced meanwhile.
-    pub(super) fn ask_about_added(&mut self, group: &Group, was_there: impl Fn(IpAddr) -> bool) {
+    /// Asks the wire about addresses that have come to a group of ours, and that this node has not asked about yet: a
+    /// dual-stack Service has got its second one, or another node's Service shares ours now. The rest of the group is
+    /// announced meanwhile.
+    pub(super) fn ask_about_added(
+        &mut self,
+        group: &Group,
+        group_before: impl Fn(IpAddr) -> Option<GroupId>,
+    ) {
         if self.settings.detection == Detection::Off {
             return;
         }
         for (address, scope) in group.addresses.iter() {
-            if !was_there(address) && !self.conflicts.contains_key(&address) && self.added.insert(address) {
-                self.outputs.push_back(Output::Probe(address, scope.clone(), Plan::FIRST_CLAIM));
+            let plan = match group_before(address) {
+                Some(before) if self.mine.contains_key(&before) => continue,
+                // Somebody has served it up to now.
+                Some(_) => Plan::TAKEOVER,
+                None => Plan::FIRST_CLAIM,
+            };
+            if !self.conflicts.contains_key(&address) && self.added.insert(address) {
+                self.outputs.push_back(Output::Probe(address, scope.clone(), plan));
             }
         }
     }
@@ -117,13 +128,13 @@ impl Ownership {
     }
 
     /// Whether strangers have addresses of other nodes' groups is for those to find out. One whose address is in no group
-    /// any more is watched until it goes: nobody else would.
+    /// any more is watched until it goes, since nobody else would; but only while a Service may get that address.
     pub(super) fn leave_to_others(&mut self) {
         let is_ours = |id: GroupId| self.mine.contains_key(&id) || self.asking.contains(&id);
-        let of_others = |address: &IpAddr| self.group_of(*address).is_some_and(|id| !is_ours(id));
-        let is_gone = |address: &IpAddr| self.group_of(*address).is_none();
-        let strangers = self.conflicts.keys().filter(|address| of_others(address));
-        let added = self.added.iter().filter(|address| of_others(address) || is_gone(address));
+        let left = |address: &IpAddr, unused: bool| self.group_of(*address).map_or(unused, |id| !is_ours(id));
+        let strangers =
+            self.conflicts.keys().filter(|address| left(address, !self.view.may_be_given(**address)));
+        let added = self.added.iter().filter(|address| left(address, true));
         let forgotten: Vec<IpAddr> = strangers.chain(added).copied().collect();
         for address in forgotten {
             self.forget_answers(address);
@@ -284,9 +295,7 @@ impl Ownership {
     fn answers_by_its_kernel(&self, now: Instant, id: GroupId, node: NodeId) -> bool {
         let phase = self.groups.get(&id).map(|state| state.phase);
         let rechecks = matches!(phase, Some(Phase::Asking { cause: Cause::Recheck, .. }));
-        // A group that is not known here may have the address over there.
-        let may_have = |claimed: &GroupId| *claimed == id || !self.view.groups.contains_key(claimed);
-        let owns = self.peers.get(&node).is_some_and(|peer| peer.claims.keys().any(may_have));
+        let owns = self.peers.get(&node).is_some_and(|peer| peer.claims.contains_key(&id));
         !rechecks && !owns && self.liveness(now, node) == Liveness::Alive
     }
 

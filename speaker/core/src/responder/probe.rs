@@ -54,8 +54,15 @@ impl Responder {
     }
 
     pub(super) fn end_probe(&mut self, address: IpAddr) {
-        if let Some(probe) = self.probes.remove(&address) {
-            self.change_groups(address, &probe.links, &[]);
+        let Some(probe) = self.probes.remove(&address) else { return };
+        self.change_groups(address, &probe.links, &[]);
+        if probe.next.is_none() {
+            // Its result may not have been taken yet, and would pass for that of the next one.
+            self.outputs.retain(|output| match output {
+                Output::Unanswered(of) => *of != address,
+                Output::Answered(sighting) => sighting.address != address,
+                Output::Transmit { .. } | Output::Join(..) | Output::Leave(..) | Output::Contested(_) => true,
+            });
         }
     }
 

@@ -202,6 +202,30 @@ fn b5_a_silent_wire_is_known_after_two_questions_of_25_ms() {
 }
 
 #[test]
+fn a_question_that_is_asked_anew_is_not_answered_by_what_was_found_out_before() {
+    let mut bench = Bench::new(vec![link(LINK, "eth0")]);
+    let addresses = [ip("10.0.0.5"), ip("10.0.0.6")];
+    for address in addresses {
+        bench.feed(Input::Probe(address, Scope::All, Plan::TAKEOVER));
+    }
+    bench.pass(Plan::TAKEOVER.duration() - Duration::from_millis(1));
+    // Stopped for a while; what is asked is void, and is asked anew before anything else is looked at.
+    bench.now += Duration::from_secs(5);
+    for input in [
+        Input::CancelProbe(addresses[0]),
+        Input::CancelProbe(addresses[1]),
+        Input::Probe(addresses[0], Scope::All, Plan::TAKEOVER),
+        Input::Probe(addresses[1], Scope::All, Plan::TAKEOVER),
+    ] {
+        bench.responder.handle(bench.now, input).unwrap();
+    }
+    let outputs: Vec<Output> = std::iter::from_fn(|| bench.responder.poll_output()).collect();
+    assert!(!outputs.iter().any(|output| matches!(output, Output::Unanswered(_))), "{outputs:?}");
+    let silent = bench.pass(Plan::TAKEOVER.duration());
+    assert_eq!(silent.iter().filter(|output| matches!(output, Output::Unanswered(_))).count(), 2);
+}
+
+#[test]
 fn b6_b7_a_foreign_claim_is_told_and_defended_at_most_once_in_ten_seconds() {
     let mut bench = Bench::new(vec![link(LINK, "eth0")]);
     bench.announce("10.0.0.5", Scope::All);

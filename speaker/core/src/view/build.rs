@@ -95,7 +95,9 @@ impl View {
             .filter_map(|entry| Some((Arc::clone(&entry.service.key), entry.verdict.ok()?)))
             .collect();
         let placed = settings.placement.place(&groups);
-        Self { speakers, macs, groups, placed, placement: settings.placement, label_ignored, advertised }
+        let pools = configuration.pools.values().flat_map(|pool| pool.ranges.iter().copied()).collect();
+        let placement = settings.placement;
+        Self { speakers, macs, groups, placed, placement, label_ignored, pools, advertised }
     }
 }
 

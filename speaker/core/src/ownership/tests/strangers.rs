@@ -334,9 +334,10 @@ fn there_is_no_warning_about_the_silence_of_a_speaker_that_is_not_ready_any_more
 const SECOND: u8 = 9;
 
 impl Bench {
-    /// The group has one more address.
+    /// The group has one more address, whichever group had that.
     fn add(&mut self) -> Vec<Output> {
         let mut view = View::clone(&self.speaker.view);
+        view.groups.remove(&group(SECOND));
         let mut grown = Group::clone(&view.groups[&group(1)]);
         grown.addresses = [(group(1), Scope::All), (group(SECOND), Scope::All)].into();
         view.groups.insert(group(1), Arc::new(grown));
@@ -402,6 +403,7 @@ fn a_stranger_whose_service_is_gone_is_watched_until_it_goes_itself() {
     let mut view = View::clone(&bench.speaker.view);
     view.groups.clear();
     view.placed.clear();
+    view.pools = rules::IpRange::new(group(1), group(1)).into_iter().collect();
     bench.feed(Input::View(Arc::new(view)));
     assert!(bench.speaker.owned().is_empty() && bench.speaker.conflicts().contains_key(&group(1)));
     assert_eq!(probes(&bench.pass(Duration::from_secs(1))), 1);
@@ -409,6 +411,33 @@ fn a_stranger_whose_service_is_gone_is_watched_until_it_goes_itself() {
     assert_eq!(probes(&bench.pass(Duration::from_secs(2))), 1);
     assert_eq!(bench.feed(Input::Unanswered(group(1))), [Output::CancelProbe(group(1))]);
     assert!(bench.speaker.conflicts().is_empty());
+}
+
+#[test]
+fn a_host_whose_address_no_service_can_get_any_more_is_not_asked_about() {
+    let mut bench = Bench::new(Detection::Enforce, 1);
+    bench.feed(Input::Answered(bench.seen(STRANGER, false)));
+    let mut view = View::clone(&bench.speaker.view);
+    view.groups.clear();
+    view.placed.clear();
+    bench.feed(Input::View(Arc::new(view)));
+    assert!(bench.speaker.conflicts().is_empty());
+    assert_eq!(probes(&bench.pass(Duration::from_secs(100))), 0);
+}
+
+#[test]
+fn an_address_that_comes_from_another_nodes_group_is_asked_about_too() {
+    let mut bench = Bench::owning(Detection::Enforce);
+    let mut view = View::clone(&bench.speaker.view);
+    let mut elsewhere = Group::clone(&view.groups[&group(1)]);
+    elsewhere.id = group(SECOND);
+    elsewhere.addresses = [(group(SECOND), Scope::All)].into();
+    elsewhere.candidates = Candidates::ranked(group(1), vec![Candidate::new(name(1), Tier::default())]);
+    view.groups.insert(group(SECOND), Arc::new(elsewhere));
+    bench.feed(Input::View(Arc::new(view)));
+    assert_eq!(probes(&bench.add()), 1);
+    assert!(!bench.speaker.is_announced(group(SECOND)));
+    assert_eq!(bench.feed(Input::Unanswered(group(SECOND))), [Output::Announce(group(1))]);
 }
 
 #[test]
