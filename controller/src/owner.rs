@@ -259,9 +259,9 @@ impl Term<'_> {
         }
         self.findings = findings;
         let now = Timestamp::now();
-        self.allocator.set_configuration(Arc::new(configuration), now);
         let before = std::mem::replace(&mut self.conflicts, self.owner.watches.conflicts());
-        self.allocator.set_quarantine(self.conflicts.keys().copied().collect(), now);
+        let quarantine = self.conflicts.keys().copied().collect();
+        self.allocator.configure(Arc::new(configuration), quarantine, now);
         let either: BTreeSet<IpAddr> = before.keys().chain(self.conflicts.keys()).copied().collect();
         for ip in either {
             if before.get(&ip) != self.conflicts.get(&ip) {

@@ -13,6 +13,20 @@ use crate::usage::ServiceRef;
 use crate::waiting::Place;
 
 impl Allocator {
+    /// Puts `configuration` in force, and that strangers use `quarantine`, as of one moment.
+    pub fn configure(
+        &mut self,
+        configuration: Arc<Configuration>,
+        quarantine: BTreeSet<IpAddr>,
+        now: Timestamp,
+    ) {
+        // What either half forbids is forbidden before anything is given by the other.
+        let either = self.quarantine.union(&quarantine).copied().collect();
+        self.set_quarantine(either, now);
+        self.set_configuration(configuration, now);
+        self.set_quarantine(quarantine, now);
+    }
+
     /// Puts `configuration` in force. The same again changes nothing.
     pub fn set_configuration(&mut self, configuration: Arc<Configuration>, now: Timestamp) {
         if *self.configuration == *configuration {
@@ -63,6 +77,9 @@ impl Allocator {
 
     /// Addresses that strangers on the network use: nobody gets them any more; who has one keeps it.
     pub fn set_quarantine(&mut self, quarantine: BTreeSet<IpAddr>, now: Timestamp) {
+        if self.quarantine == quarantine {
+            return;
+        }
         let before = std::mem::replace(&mut self.quarantine, quarantine);
         let (added, removed): (Vec<IpAddr>, Vec<IpAddr>) = (
             self.quarantine.difference(&before).copied().collect(),

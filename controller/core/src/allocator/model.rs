@@ -132,8 +132,7 @@ impl World {
         // A new controller does not know since when an address is in no pool.
         self.homeless.clear();
         self.allocator = Allocator::new();
-        self.allocator.set_configuration(Arc::clone(&self.configuration), at(self.now));
-        self.allocator.set_quarantine(self.quarantine.clone(), at(self.now));
+        self.allocator.configure(Arc::clone(&self.configuration), self.quarantine.clone(), at(self.now));
         for (service, object) in self.objects.iter().filter(|(_, object)| object.request.is_none()) {
             self.allocator.leaving(service, &object.stored);
         }

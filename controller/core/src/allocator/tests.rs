@@ -488,6 +488,26 @@ fn addresses_under_conflict_are_given_to_nobody_and_left_to_who_has_them() {
 }
 
 #[test]
+fn an_address_that_a_stranger_uses_is_given_to_nobody_when_a_pool_gets_it() {
+    let mut a = allocator(&[]);
+    settle(&mut a, "a", plain(1), 1);
+    let pools = configuration(&[("p", addresses(&["10.0.0.1-10.0.0.2"]))]);
+    a.configure(pools, ips(&["10.0.0.1"]).into_iter().collect(), at(2));
+    assert_eq!(has(&a, "a"), ["10.0.0.2"]);
+}
+
+#[test]
+fn an_address_that_a_stranger_leaves_is_given_to_nobody_when_its_pool_reserves_it() {
+    let pools = [("p", addresses(&["10.0.0.1/32"]))];
+    let mut a = allocator(&pools);
+    a.set_quarantine(ips(&["10.0.0.1"]).into_iter().collect(), at(1));
+    settle(&mut a, "a", plain(1), 2);
+    let policy = json!({"pool": "p", "reserved": [{"addresses": "10.0.0.1"}]});
+    a.configure(configuration_with(&pools, &[("policy", policy)]), BTreeSet::new(), at(3));
+    assert_eq!(has(&a, "a"), Vec::<String>::new());
+}
+
+#[test]
 fn a_request_without_cluster_address_gets_nothing() {
     let mut a = allocator(&[("p", addresses(&["10.0.0.1/32"]))]);
     settle(&mut a, "a", request(1, &json!({}), &json!({"clusterIPs": []})), 1);
