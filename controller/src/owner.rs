@@ -9,6 +9,7 @@
 //! write or the watch says so, see [`ipam::Allocator`].
 
 mod known;
+mod policies;
 mod writes;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -24,7 +25,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, ListParams};
 use kube::{Client, Resource as _};
-use rules::{Configuration, Finding, Severity};
+use rules::{Configuration, Finding, Objects, Severity};
 use runtime::admin::Gate;
 use runtime::client::{CallError, bounded};
 use runtime::events::Events;
@@ -33,6 +34,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::known::Known;
+use self::policies::Policies;
 use self::writes::{Ended, Unsettled, Writes};
 use crate::dirty::Marks;
 use crate::figures::figures;
@@ -74,6 +76,7 @@ struct Term<'a> {
     known: Known,
     writes: Writes,
     statuses: StatusWriter,
+    policies: Policies,
     findings: Vec<Finding>,
     conflicts: BTreeMap<IpAddr, String>,
 }
@@ -140,6 +143,7 @@ impl Owner {
                 unsettled.clone(),
             ),
             statuses: StatusWriter::new(self.client.clone(), self.leadership.clone(), self.write_bound),
+            policies: Policies::default(),
             findings: Vec::new(),
             conflicts: BTreeMap::new(),
         };
@@ -190,7 +194,7 @@ impl Term<'_> {
                 }
                 ended = self.writes.ended() => self.wrote(ended),
                 () = self.statuses.written() => {}
-                () = sleep_until(deadline) => self.allocator.poll(Timestamp::now()),
+                () = sleep_until(deadline) => self.end_graces(),
                 _ = reminder.tick() => self.remind(),
             }
             self.retry();
@@ -238,15 +242,32 @@ impl Term<'_> {
         again
     }
 
-    /// The allocator's deadline on the clock of the runtime.
+    /// When [`Self::end_graces`] has something to do, on the clock of the runtime.
     fn grace_deadline(&self) -> Option<Instant> {
-        let left = self.allocator.next_deadline()?.duration_since(Timestamp::now());
+        let deadlines = [self.allocator.next_deadline(), self.policies.next_deadline()];
+        let left = deadlines.into_iter().flatten().min()?.duration_since(Timestamp::now());
         Some(Instant::now() + Duration::try_from(left).unwrap_or_default())
+    }
+
+    fn end_graces(&mut self) {
+        let now = Timestamp::now();
+        if self.policies.next_deadline().is_some_and(|deadline| deadline <= now) {
+            self.configure();
+        }
+        self.allocator.poll(now);
     }
 
     /// Judges the configuration anew and puts it in force.
     fn configure(&mut self) {
-        let (configuration, findings) = Configuration::from_objects(&self.owner.watches.objects());
+        let now = Timestamp::now();
+        let objects = self.owner.watches.objects();
+        let pool_policies = self.policies.update(&objects.pool_policies, now);
+        let (configuration, mut findings) =
+            Configuration::from_objects(&Objects { pool_policies, ..objects });
+        // There is nobody left to tell.
+        findings.retain(|finding| {
+            finding.object.kind != "PoolPolicy" || !self.policies.is_deleted(&finding.object.name)
+        });
         for finding in findings.iter().filter(|finding| !self.findings.contains(finding)) {
             tracing::warn!(object = %finding.object, %finding, "configuration");
             let rules::ObjectRef { kind, namespace, name } = &finding.object;
@@ -258,7 +279,6 @@ impl Term<'_> {
             self.owner.events.warning(&object, "Judge", reason, finding.to_string());
         }
         self.findings = findings;
-        let now = Timestamp::now();
         let before = std::mem::replace(&mut self.conflicts, self.owner.watches.conflicts());
         let quarantine = self.conflicts.keys().copied().collect();
         self.allocator.configure(Arc::new(configuration), quarantine, now);
