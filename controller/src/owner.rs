@@ -24,7 +24,7 @@ use k8s_openapi::api::core::v1::{ObjectReference, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, ListParams};
-use kube::{Client, Resource as _};
+use kube::{Client, Resource as _, ResourceExt as _};
 use rules::{Configuration, Finding, Objects, Severity};
 use runtime::admin::Gate;
 use runtime::client::{CallError, bounded};
@@ -261,6 +261,7 @@ impl Term<'_> {
     fn configure(&mut self) {
         let now = Timestamp::now();
         let objects = self.owner.watches.objects();
+        let namespaces = objects.namespaces.iter().map(|namespace| namespace.name_any()).collect();
         let pool_policies = self.policies.update(&objects.pool_policies, now);
         let (configuration, mut findings) =
             Configuration::from_objects(&Objects { pool_policies, ..objects });
@@ -282,6 +283,7 @@ impl Term<'_> {
         let before = std::mem::replace(&mut self.conflicts, self.owner.watches.conflicts());
         let quarantine = self.conflicts.keys().copied().collect();
         self.allocator.configure(Arc::new(configuration), quarantine, now);
+        self.allocator.set_namespaces(namespaces, now);
         let either: BTreeSet<IpAddr> = before.keys().chain(self.conflicts.keys()).copied().collect();
         for ip in either {
             if before.get(&ip) != self.conflicts.get(&ip) {

@@ -61,6 +61,8 @@ pub struct Allocator {
     leaving: BTreeMap<String, BTreeSet<ServiceRef>>,
     /// Addresses that strangers use: given to nobody.
     quarantine: BTreeSet<IpAddr>,
+    /// Namespaces that the configuration was judged with; none means every namespace.
+    namespaces: Option<BTreeSet<String>>,
     /// Addresses that are being handed over between Services which ask for each other's.
     pledges: BTreeMap<IpAddr, ServiceRef>,
     /// When the grace of a lost address ends.
@@ -266,9 +268,9 @@ impl Allocator {
         self.graces.first().map(|(deadline, _)| *deadline)
     }
 
-    /// What `service` shall have; none if it is not known.
+    /// What `service` shall have; none if it is not known, or if its namespace is not, so that nothing is decided yet.
     pub fn outcome(&self, service: &ServiceKey) -> Option<Outcome<'_>> {
-        self.services.get(service).map(|entry| Outcome {
+        self.services.get(service).filter(|_| self.knows(&service.namespace)).map(|entry| Outcome {
             addresses: &entry.desired,
             pool: entry.pool.as_deref().filter(|_| !entry.desired.is_empty()),
             refusal: entry.refusal.as_deref(),
@@ -336,12 +338,21 @@ impl Allocator {
         service
     }
 
+    /// Whether pools and policies were judged with the labels of `namespace`.
+    fn knows(&self, namespace: &str) -> bool {
+        self.namespaces.as_ref().is_none_or(|known| known.contains(namespace))
+    }
+
     /// Decides anew what `service` shall have.
     fn resolve(&mut self, service: &ServiceRef, now: Timestamp) {
         let Some(entry) = self.services.get(service) else { return };
         let Some(request) = entry.request.clone() else { return };
         let desired = entry.desired.clone();
         let judged = self.judge(service, &request, &desired);
+        if !self.knows(&service.namespace) {
+            self.postpone(service, judged.keep(true), now);
+            return;
+        }
         let lost = self.in_grace(service, &judged, now);
         let mut kept = judged.keep(lost.is_some());
         if kept.is_empty() {
@@ -352,6 +363,16 @@ impl Allocator {
         let choice = self.choose(service, &request, &kept, lost);
         self.apply(service, &request, choice, now);
         self.break_cycle(service);
+    }
+
+    /// Leaves `kept` to `service`, and it out of everybody's way. It waits from now on, unless it did before.
+    fn postpone(&mut self, service: &ServiceRef, kept: Vec<IpAddr>, now: Timestamp) {
+        self.leave_queue(service);
+        self.set_addresses(service, Some(kept), None);
+        if let Some(entry) = self.services.get_mut(service) {
+            entry.refusal = None;
+            entry.since.get_or_insert(now);
+        }
     }
 }
 
