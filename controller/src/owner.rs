@@ -1,7 +1,7 @@
 //! The task that owns the allocator.
 //!
 //! ```text
-//!   stand by ──Lease won──► list anew, adopt ──► lead ──Lease lost──► stand by
+//!   stand by ──Lease won──► catch up, list anew, adopt ──► lead ──Lease lost──► stand by
 //! ```
 //!
 //! While it leads: marks of the watches and ends of writes come in, the allocator decides, and each Service whose
@@ -23,11 +23,11 @@ use ipam::{Adoptee, Allocator, Request};
 use k8s_openapi::api::core::v1::{ObjectReference, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, ListParams};
+use kube::api::Api;
 use kube::{Client, Resource as _, ResourceExt as _};
 use rules::{Configuration, Finding, Objects, Severity};
 use runtime::admin::Gate;
-use runtime::client::{CallError, bounded};
+use runtime::client::CallError;
 use runtime::events::Events;
 use runtime::lease::Leadership;
 use tokio::time::Instant;
@@ -38,6 +38,7 @@ use self::policies::Policies;
 use self::writes::{Ended, Unsettled, Writes};
 use crate::dirty::Marks;
 use crate::figures::figures;
+use crate::list::list;
 use crate::metrics::Metrics;
 use crate::service::{self, Note, has_leftovers, is_going, is_ours, plan, version};
 use crate::statuses::{Facts, StatusWriter};
@@ -123,10 +124,10 @@ impl Owner {
         // Marked from here on is looked at after the list.
         self.watches.dirty.take();
         let (services, listed) = loop {
-            match self.list().await {
+            match self.look_afresh().await {
                 Ok(services) => break services,
                 Err(error) => {
-                    tracing::warn!(%error, "Services cannot be listed, so nothing is assigned yet; trying again");
+                    tracing::warn!(%error, "the API cannot be asked, so nothing is assigned yet; trying again");
                     tokio::time::sleep(LIST_RETRY).await;
                 }
             }
@@ -154,21 +155,10 @@ impl Owner {
     }
 
     /// All Services and the version of the list, from the API itself: what another leader wrote last must be among
-    /// it.
-    async fn list(&self) -> Result<(Vec<Service>, u64), CallError> {
-        const PAGE: u32 = 500;
-        let api: Api<Service> = Api::all(self.client.clone());
-        let mut parameters = ListParams::default().limit(PAGE);
-        let mut services = Vec::new();
-        loop {
-            let page = bounded(api.list(&parameters)).await?;
-            let version = page.metadata.resource_version.and_then(|text| text.parse().ok());
-            services.extend(page.items);
-            match page.metadata.continue_.filter(|token| !token.is_empty()) {
-                Some(token) => parameters = ListParams::default().limit(PAGE).continue_token(&token),
-                None => return Ok((services, version.unwrap_or_default())),
-            }
-        }
+    /// it. And what that leader went by must be in the stores.
+    async fn look_afresh(&self) -> Result<(Vec<Service>, u64), CallError> {
+        self.watches.catch_up(&self.client).await?;
+        list(&Api::all(self.client.clone())).await
     }
 }
 

@@ -10,6 +10,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
+use crate::list;
+
 /// Our conditions on Services: whether it has what it asks for, and whether a stranger uses what it has. The latter is
 /// there only while that is so.
 const ADDRESS_ASSIGNED: &str = "lbstack.dev/AddressAssigned";
@@ -39,7 +41,7 @@ pub(crate) struct Note {
 
 /// The version of `service`, which grows with each write.
 pub(crate) fn version(service: &Service) -> u64 {
-    service.metadata.resource_version.as_deref().and_then(|text| text.parse().ok()).unwrap_or_default()
+    list::version(&service.metadata)
 }
 
 /// Whether the Service is one that this controller serves: of the right type and class.

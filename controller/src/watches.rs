@@ -14,11 +14,13 @@ use kube::runtime::reflector::Store;
 use kube::runtime::watcher;
 use kube::{Client, Resource};
 use rules::Objects;
+use runtime::client::CallError;
 use runtime::reflect::{ready, reflect};
 use runtime::tasks::Tasks;
 use tokio_util::sync::CancellationToken;
 
 use crate::dirty::Dirty;
+use crate::list::catch_up;
 use crate::statuses::STATE;
 
 /// Stores of everything that the controller reads, and the marks of what changed in them.
@@ -116,6 +118,21 @@ impl Watches {
         let _ = ready(&self.conflicts).await;
         let _ = ready(&self.states).await;
         let _ = ready(&self.namespaces).await;
+    }
+
+    /// Waits until the stores of all that assignment goes by have what the API has now.
+    pub(crate) async fn catch_up(&self, client: &Client) -> Result<(), CallError> {
+        catch_up(&self.pools, &self.api(client)).await?;
+        catch_up(&self.pool_policies, &self.api(client)).await?;
+        catch_up(&self.conflicts, &self.api(client)).await?;
+        catch_up(&self.namespaces, &Api::all(client.clone())).await
+    }
+
+    fn api<K>(&self, client: &Client) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        Api::namespaced(client.clone(), &self.namespace)
     }
 
     /// The objects to judge.
