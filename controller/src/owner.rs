@@ -40,7 +40,7 @@ use crate::dirty::Marks;
 use crate::figures::figures;
 use crate::list::list;
 use crate::metrics::Metrics;
-use crate::service::{self, Note, has_leftovers, is_going, is_ours, plan, version};
+use crate::service::{self, Note, has_leftovers, is_ours, plan, version};
 use crate::statuses::{Facts, StatusWriter};
 use crate::watches::Watches;
 
@@ -132,22 +132,7 @@ impl Owner {
                 }
             }
         };
-        let mut term = Term {
-            owner: self,
-            allocator: Allocator::new(),
-            known: Known::new(self.watches.services.clone()),
-            writes: Writes::new(
-                self.client.clone(),
-                self.leadership.clone(),
-                self.metrics.clone(),
-                self.write_bound,
-                unsettled.clone(),
-            ),
-            statuses: StatusWriter::new(self.client.clone(), self.leadership.clone(), self.write_bound),
-            policies: Policies::default(),
-            findings: Vec::new(),
-            conflicts: BTreeMap::new(),
-        };
+        let mut term = Term::new(self, unsettled);
         term.configure();
         term.adopt(services, listed);
         self.ready.open();
@@ -162,7 +147,27 @@ impl Owner {
     }
 }
 
-impl Term<'_> {
+impl<'a> Term<'a> {
+    fn new(owner: &'a Owner, unsettled: &Unsettled) -> Self {
+        let Owner { client, leadership, write_bound, .. } = owner;
+        Self {
+            owner,
+            allocator: Allocator::new(),
+            known: Known::new(owner.watches.services.clone()),
+            writes: Writes::new(
+                client.clone(),
+                leadership.clone(),
+                owner.metrics.clone(),
+                *write_bound,
+                unsettled.clone(),
+            ),
+            statuses: StatusWriter::new(client.clone(), leadership.clone(), *write_bound),
+            policies: Policies::default(),
+            findings: Vec::new(),
+            conflicts: BTreeMap::new(),
+        }
+    }
+
     async fn run(&mut self) -> Infallible {
         let mut figures_due = Some(Instant::now());
         let every = self.owner.remind_every;
@@ -305,30 +310,33 @@ impl Term<'_> {
 
     /// Takes over what Services have.
     fn adopt(&mut self, services: Vec<Service>, listed: u64) {
+        let now = Timestamp::now();
         let mut adoptees = Vec::new();
         let mut keys = Vec::with_capacity(services.len());
         let mut all = HashSet::with_capacity(services.len());
         for service in services {
             let key = ServiceKey::of(&service);
             all.insert(key.clone());
+            let stored = self.writes.possibly_stored(&key, version(&service), service::stored(&service));
             if is_ours(&service, &self.owner.class) {
                 adoptees.push(Adoptee {
                     service: key.clone(),
                     request: Request::from_service(&service),
-                    current: self.writes.possibly_stored(&key, version(&service), service::stored(&service)),
+                    current: stored,
                     pool: service::annotated_pool(&service).map(str::to_owned),
                     waiting_since: service::waiting_since(&service),
                 });
                 keys.push(key);
-            } else if has_leftovers(&service) || is_going(&service, &self.owner.class) {
-                let stored = self.writes.possibly_stored(&key, version(&service), service::stored(&service));
-                self.allocator.leaving(&key, &stored);
+            } else {
+                // Of another class since it was changed or we are, or on its way out with the last finalizer: speakers or
+                // kube-proxy may still go by its status.
+                self.allocator.release(&key, &stored, now);
                 keys.push(key);
             }
             self.known.learn(service);
         }
         let (count, held) = (adoptees.len(), adoptees.iter().filter(|a| !a.current.is_empty()).count());
-        self.allocator.adopt(adoptees, Timestamp::now());
+        self.allocator.adopt(adoptees, now);
         tracing::info!(services = count, with_addresses = held, "adopted");
         self.allocator.take_changed();
         for key in keys {
@@ -500,3 +508,6 @@ async fn sleep_until(deadline: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -167,3 +167,49 @@ impl Watches {
         self.states.find(|state| state.metadata.name.as_deref() == Some(STATE))
     }
 }
+
+#[cfg(test)]
+pub(crate) mod by_hand {
+    //! Stores that a test fills.
+
+    use kube::runtime::reflector::store;
+    use kube::runtime::reflector::store::Writer;
+
+    use super::*;
+
+    pub(crate) struct Writers {
+        pub(crate) services: Writer<Service>,
+        pub(crate) pools: Writer<IPAddressPool>,
+        pub(crate) pool_policies: Writer<PoolPolicy>,
+        pub(crate) namespaces: Writer<Namespace>,
+    }
+
+    pub(crate) fn watches(namespace: &str) -> (Watches, Writers) {
+        let (services, of_services) = store();
+        let (pools, of_pools) = store();
+        let (pool_policies, of_pool_policies) = store();
+        let (namespaces, of_namespaces) = store();
+        let watches = Watches {
+            namespace: namespace.to_owned(),
+            dirty: Dirty::default(),
+            services,
+            pools,
+            l2_advertisements: store().0,
+            bgp_advertisements: store().0,
+            bgp_peers: store().0,
+            bfd_profiles: store().0,
+            communities: store().0,
+            pool_policies,
+            conflicts: store().0,
+            states: store().0,
+            namespaces,
+        };
+        let writers = Writers {
+            services: of_services,
+            pools: of_pools,
+            pool_policies: of_pool_policies,
+            namespaces: of_namespaces,
+        };
+        (watches, writers)
+    }
+}

@@ -140,7 +140,7 @@ impl Allocator {
         Self::default()
     }
 
-    /// Takes over all Services as they are found, before anything is assigned.
+    /// Takes over all Services of ours as they are found, before anything is assigned. First [`Self::release`] the others.
     ///
     /// In a clash the elder Service keeps the address (then the lower UID), so the order of the list does not
     /// matter. Then those that lack something get it, longest-waiting first.
@@ -176,16 +176,6 @@ impl Allocator {
         self.serve(now);
     }
 
-    /// A Service that is not ours any more, but whose status still has addresses that we gave: nobody gets them until
-    /// [`Self::stored`] says that they are gone. For start, before [`Self::adopt`].
-    pub fn leaving(&mut self, service: &ServiceKey, stored: &[IpAddr]) {
-        if !stored.is_empty() {
-            let service = Arc::new(service.clone());
-            self.services.entry(Arc::clone(&service)).or_insert_with(Entry::new);
-            self.set_addresses(&service, None, Some(stored.to_vec()));
-        }
-    }
-
     /// Decides what `service` shall have, which asks for `request` and has `stored` in its status.
     ///
     /// Asking again with the same changes nothing.
@@ -205,10 +195,16 @@ impl Allocator {
         self.outcome(&service).unwrap_or(Outcome { addresses: &[], pool: None, refusal: None })
     }
 
-    /// The Service is no longer ours: it shall have nothing. Its addresses are free once [`Self::stored`] says so.
+    /// The Service is not ours, or no longer: it shall have nothing. Nobody gets what its status has, whoever wrote that,
+    /// until [`Self::stored`] or this says that it is gone.
     pub fn release(&mut self, service: &ServiceKey, stored: &[IpAddr], now: Timestamp) {
-        let Some((service, entry)) = self.services.get_key_value(service) else { return };
-        let (service, was_ours) = (Arc::clone(service), entry.request.is_some());
+        let known = self.services.get_key_value(service).map(|(known, _)| Arc::clone(known));
+        if known.is_none() && stored.is_empty() {
+            return;
+        }
+        let service = known.unwrap_or_else(|| Arc::new(service.clone()));
+        let entry = self.services.entry(Arc::clone(&service)).or_insert_with(Entry::new);
+        let was_ours = entry.request.is_some();
         self.leave_queue(&service);
         self.end_grace(&service);
         if let Some(entry) = self.services.get_mut(&service) {

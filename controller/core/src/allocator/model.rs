@@ -151,7 +151,7 @@ impl World {
         self.allocator.configure(Arc::clone(&self.configuration), self.quarantine.clone(), at(self.now));
         self.set_namespaces(self.unknown);
         for (service, object) in self.objects.iter().filter(|(_, object)| object.request.is_none()) {
-            self.allocator.leaving(service, &object.stored);
+            self.allocator.release(service, &object.stored, at(self.now));
         }
         let adoptees = self.objects.iter().filter_map(|(service, object)| {
             Some(Adoptee {

@@ -175,6 +175,24 @@ fn an_address_is_free_only_when_the_write_that_takes_it_away_is_known() {
 }
 
 #[test]
+fn what_the_status_of_a_service_of_another_class_has_is_given_to_nobody() {
+    let mut a = allocator(&[("lan", addresses(&["10.0.0.1-10.0.0.2"]))]);
+    a.release(&key("other"), &ips(&["10.0.0.1"]), at(1));
+    assert_eq!(settle(&mut a, "a", plain(1), 2), ["10.0.0.2"]);
+    assert_eq!(settle(&mut a, "b", asks(2, "10.0.0.1"), 3), Vec::<String>::new());
+    assert!(why(&a, "b").contains("Service shop/other has it"), "{}", why(&a, "b"));
+    a.release(&key("other"), &[], at(4));
+    assert_eq!(has(&a, "b"), ["10.0.0.1"]);
+}
+
+#[test]
+fn a_service_that_comes_from_another_class_keeps_what_its_status_has() {
+    let mut a = allocator(&[("lan", addresses(&["10.0.0.1-10.0.0.2"]))]);
+    a.release(&key("a"), &ips(&["10.0.0.2"]), at(1));
+    assert_eq!(texts(a.assign(&key("a"), plain(1), &ips(&["10.0.0.2"]), at(2))), ["10.0.0.2"]);
+}
+
+#[test]
 fn after_a_write_of_unknown_outcome_both_addresses_are_kept() {
     let mut a = allocator(&[("lan", addresses(&["10.0.0.1-10.0.0.2"]))]);
     settle(&mut a, "a", plain(1), 1);
