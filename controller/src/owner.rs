@@ -37,11 +37,11 @@ use self::known::Known;
 use self::policies::Policies;
 use self::writes::{Ended, Unsettled, Writes};
 use crate::dirty::Marks;
-use crate::figures::figures;
+use crate::figures::{PoolFigures, figures};
 use crate::list::list;
 use crate::metrics::Metrics;
 use crate::service::{self, Note, has_leftovers, is_ours, plan, version};
-use crate::statuses::{Facts, StatusWriter};
+use crate::statuses::{self, Facts, StatusWriter};
 use crate::watches::Watches;
 
 /// How long a replica that may be the only one waits for the Lease before it calls itself ready without having it.
@@ -78,6 +78,8 @@ struct Term<'a> {
     writes: Writes,
     statuses: StatusWriter,
     policies: Policies,
+    /// What was judged last; the stores may have more.
+    objects: Objects,
     findings: Vec<Finding>,
     conflicts: BTreeMap<IpAddr, String>,
 }
@@ -163,6 +165,7 @@ impl<'a> Term<'a> {
             ),
             statuses: StatusWriter::new(client.clone(), leadership.clone(), *write_bound),
             policies: Policies::default(),
+            objects: Objects::default(),
             findings: Vec::new(),
             conflicts: BTreeMap::new(),
         }
@@ -213,21 +216,11 @@ impl<'a> Term<'a> {
     /// Tells how things are: metrics at once, statuses as their writer allows. Returns when to call again.
     fn publish(&mut self) -> Option<Instant> {
         let figures = figures(&mut self.allocator);
-        let watches = &self.owner.watches;
-        let again = self.statuses.wait().or_else(|| {
-            let state = watches.state();
-            let facts = Facts {
-                namespace: &watches.namespace,
-                objects: &watches.objects(),
-                configuration: self.allocator.configuration(),
-                findings: &self.findings,
-                figures: &figures,
-                conflicts: &self.conflicts,
-                state: state.as_deref(),
-                now: Time(Timestamp::now()),
-            };
-            self.statuses.write(facts.writes())
-        });
+        let mut again = self.statuses.wait();
+        if again.is_none() {
+            let due = self.due_statuses(&figures);
+            again = self.statuses.write(due);
+        }
         let refused = self.allocator.refused();
         let errors = self.findings.iter().filter(|finding| finding.severity == Severity::Error).count();
         self.owner.metrics.publish(|snapshot| {
@@ -235,6 +228,23 @@ impl<'a> Term<'a> {
                 crate::metrics::Snapshot { pools: figures, refused, leading: true, loaded: true, errors };
         });
         again
+    }
+
+    /// The statuses that are not as they shall be.
+    fn due_statuses(&self, figures: &BTreeMap<String, PoolFigures>) -> Vec<statuses::Write> {
+        let watches = &self.owner.watches;
+        let state = watches.state();
+        let facts = Facts {
+            namespace: &watches.namespace,
+            objects: &self.objects,
+            configuration: self.allocator.configuration(),
+            findings: &self.findings,
+            figures,
+            conflicts: &self.conflicts,
+            state: state.as_deref(),
+            now: Time(Timestamp::now()),
+        };
+        facts.writes()
     }
 
     /// When [`Self::end_graces`] has something to do, on the clock of the runtime.
@@ -255,11 +265,10 @@ impl<'a> Term<'a> {
     /// Judges the configuration anew and puts it in force.
     fn configure(&mut self) {
         let now = Timestamp::now();
-        let objects = self.owner.watches.objects();
-        let namespaces = objects.namespaces.iter().map(|namespace| namespace.name_any()).collect();
-        let pool_policies = self.policies.update(&objects.pool_policies, now);
+        self.objects = self.owner.watches.objects();
+        let pool_policies = self.policies.update(&self.objects.pool_policies, now);
         let (configuration, mut findings) =
-            Configuration::from_objects(&Objects { pool_policies, ..objects });
+            Configuration::from_objects(&Objects { pool_policies, ..self.objects.clone() });
         // There is nobody left to tell.
         findings.retain(|finding| {
             finding.object.kind != "PoolPolicy" || !self.policies.is_deleted(&finding.object.name)
@@ -278,7 +287,8 @@ impl<'a> Term<'a> {
         let before = std::mem::replace(&mut self.conflicts, self.owner.watches.conflicts());
         let quarantine = self.conflicts.keys().copied().collect();
         self.allocator.configure(Arc::new(configuration), quarantine, now);
-        self.allocator.set_namespaces(namespaces, now);
+        let namespaces = self.objects.namespaces.iter().map(|namespace| namespace.name_any());
+        self.allocator.set_namespaces(namespaces.collect(), now);
         let either: BTreeSet<IpAddr> = before.keys().chain(self.conflicts.keys()).copied().collect();
         for ip in either {
             if before.get(&ip) != self.conflicts.get(&ip) {

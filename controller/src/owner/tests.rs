@@ -117,3 +117,19 @@ async fn what_a_policy_reserves_is_not_given_away_when_the_policy_is_replaced() 
     assert_eq!(has(&term, "shop", "web"), Some(vec![]));
     assert!(term.grace_deadline().is_some(), "it is looked at again when the grace is over");
 }
+
+#[tokio::test]
+async fn nothing_is_said_of_a_pool_before_it_is_judged() {
+    let (owner, mut writers) = owner();
+    let mut term = Term::new(&owner, &Unsettled::default());
+    term.configure();
+    // It will be left out, but nobody has looked yet.
+    writers.pools.apply_watcher_event(&Event::Apply(pool("10.0.0")));
+    let told = |term: &Term<'_>| {
+        let due = term.due_statuses(&BTreeMap::new());
+        due.into_iter().find(|write| write.name == "lan").map(|write| write.patch["status"].clone())
+    };
+    assert_eq!(told(&term), None);
+    term.configure();
+    assert_eq!(told(&term).unwrap()["conditions"][0]["reason"], "ConfigurationError");
+}
