@@ -12,7 +12,7 @@ use crate::COMPONENT;
 use crate::watches::by_hand::{Writers, watches};
 
 /// An API server that is away.
-fn nowhere() -> Client {
+pub(super) fn nowhere() -> Client {
     Client::try_from(Config::new("http://127.0.0.1:9".parse().unwrap())).unwrap()
 }
 
