@@ -9,11 +9,12 @@
 //!                                           └──► metrics
 //! ```
 //!
-//! One task owns the allocator. Every replica runs the watches; the one that holds the Lease lists anew, adopts
-//! what Services have, and only then assigns.
+//! One task owns the allocator. Every replica runs the watches; the one that holds the Lease waits until they have what
+//! the API has by then, lists Services anew, adopts what they have, and only then assigns.
 
 mod dirty;
 mod figures;
+mod list;
 mod metrics;
 mod owner;
 pub mod plan;

@@ -1,7 +1,7 @@
 //! The task that owns the allocator.
 //!
 //! ```text
-//!   stand by ──Lease won──► list anew, adopt ──► lead ──Lease lost──► stand by
+//!   stand by ──Lease won──► catch up, list anew, adopt ──► lead ──Lease lost──► stand by
 //! ```
 //!
 //! While it leads: marks of the watches and ends of writes come in, the allocator decides, and each Service whose
@@ -9,6 +9,7 @@
 //! write or the watch says so, see [`ipam::Allocator`].
 
 mod known;
+mod policies;
 mod writes;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -22,23 +23,25 @@ use ipam::{Adoptee, Allocator, Request};
 use k8s_openapi::api::core::v1::{ObjectReference, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, ListParams};
-use kube::{Client, Resource as _};
-use rules::{Configuration, Finding, Severity};
+use kube::api::Api;
+use kube::{Client, Resource as _, ResourceExt as _};
+use rules::{Configuration, Finding, Objects, Severity};
 use runtime::admin::Gate;
-use runtime::client::{CallError, bounded};
+use runtime::client::CallError;
 use runtime::events::Events;
 use runtime::lease::Leadership;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::known::Known;
+use self::policies::Policies;
 use self::writes::{Ended, Unsettled, Writes};
 use crate::dirty::Marks;
-use crate::figures::figures;
+use crate::figures::{PoolFigures, figures};
+use crate::list::list;
 use crate::metrics::Metrics;
-use crate::service::{self, Note, has_leftovers, is_going, is_ours, plan, version};
-use crate::statuses::{Facts, StatusWriter};
+use crate::service::{self, Note, has_leftovers, is_ours, plan, version};
+use crate::statuses::{self, Facts, StatusWriter};
 use crate::watches::Watches;
 
 /// How long a replica that may be the only one waits for the Lease before it calls itself ready without having it.
@@ -74,6 +77,9 @@ struct Term<'a> {
     known: Known,
     writes: Writes,
     statuses: StatusWriter,
+    policies: Policies,
+    /// What was judged last; the stores may have more.
+    objects: Objects,
     findings: Vec<Finding>,
     conflicts: BTreeMap<IpAddr, String>,
 }
@@ -120,29 +126,15 @@ impl Owner {
         // Marked from here on is looked at after the list.
         self.watches.dirty.take();
         let (services, listed) = loop {
-            match self.list().await {
+            match self.look_afresh().await {
                 Ok(services) => break services,
                 Err(error) => {
-                    tracing::warn!(%error, "Services cannot be listed, so nothing is assigned yet; trying again");
+                    tracing::warn!(%error, "the API cannot be asked, so nothing is assigned yet; trying again");
                     tokio::time::sleep(LIST_RETRY).await;
                 }
             }
         };
-        let mut term = Term {
-            owner: self,
-            allocator: Allocator::new(),
-            known: Known::new(self.watches.services.clone()),
-            writes: Writes::new(
-                self.client.clone(),
-                self.leadership.clone(),
-                self.metrics.clone(),
-                self.write_bound,
-                unsettled.clone(),
-            ),
-            statuses: StatusWriter::new(self.client.clone(), self.leadership.clone(), self.write_bound),
-            findings: Vec::new(),
-            conflicts: BTreeMap::new(),
-        };
+        let mut term = Term::new(self, unsettled);
         term.configure();
         term.adopt(services, listed);
         self.ready.open();
@@ -150,25 +142,35 @@ impl Owner {
     }
 
     /// All Services and the version of the list, from the API itself: what another leader wrote last must be among
-    /// it.
-    async fn list(&self) -> Result<(Vec<Service>, u64), CallError> {
-        const PAGE: u32 = 500;
-        let api: Api<Service> = Api::all(self.client.clone());
-        let mut parameters = ListParams::default().limit(PAGE);
-        let mut services = Vec::new();
-        loop {
-            let page = bounded(api.list(&parameters)).await?;
-            let version = page.metadata.resource_version.and_then(|text| text.parse().ok());
-            services.extend(page.items);
-            match page.metadata.continue_.filter(|token| !token.is_empty()) {
-                Some(token) => parameters = ListParams::default().limit(PAGE).continue_token(&token),
-                None => return Ok((services, version.unwrap_or_default())),
-            }
-        }
+    /// it. And what that leader went by must be in the stores.
+    async fn look_afresh(&self) -> Result<(Vec<Service>, u64), CallError> {
+        self.watches.catch_up(&self.client).await?;
+        list(&Api::all(self.client.clone())).await
     }
 }
 
-impl Term<'_> {
+impl<'a> Term<'a> {
+    fn new(owner: &'a Owner, unsettled: &Unsettled) -> Self {
+        let Owner { client, leadership, write_bound, .. } = owner;
+        Self {
+            owner,
+            allocator: Allocator::new(),
+            known: Known::new(owner.watches.services.clone()),
+            writes: Writes::new(
+                client.clone(),
+                leadership.clone(),
+                owner.metrics.clone(),
+                *write_bound,
+                unsettled.clone(),
+            ),
+            statuses: StatusWriter::new(client.clone(), leadership.clone(), *write_bound),
+            policies: Policies::default(),
+            objects: Objects::default(),
+            findings: Vec::new(),
+            conflicts: BTreeMap::new(),
+        }
+    }
+
     async fn run(&mut self) -> Infallible {
         let mut figures_due = Some(Instant::now());
         let every = self.owner.remind_every;
@@ -190,7 +192,7 @@ impl Term<'_> {
                 }
                 ended = self.writes.ended() => self.wrote(ended),
                 () = self.statuses.written() => {}
-                () = sleep_until(deadline) => self.allocator.poll(Timestamp::now()),
+                () = sleep_until(deadline) => self.end_graces(),
                 _ = reminder.tick() => self.remind(),
             }
             self.retry();
@@ -214,21 +216,11 @@ impl Term<'_> {
     /// Tells how things are: metrics at once, statuses as their writer allows. Returns when to call again.
     fn publish(&mut self) -> Option<Instant> {
         let figures = figures(&mut self.allocator);
-        let watches = &self.owner.watches;
-        let again = self.statuses.wait().or_else(|| {
-            let state = watches.state();
-            let facts = Facts {
-                namespace: &watches.namespace,
-                objects: &watches.objects(),
-                configuration: self.allocator.configuration(),
-                findings: &self.findings,
-                figures: &figures,
-                conflicts: &self.conflicts,
-                state: state.as_deref(),
-                now: Time(Timestamp::now()),
-            };
-            self.statuses.write(facts.writes())
-        });
+        let mut again = self.statuses.wait();
+        if again.is_none() {
+            let due = self.due_statuses(&figures);
+            again = self.statuses.write(due);
+        }
         let refused = self.allocator.refused();
         let errors = self.findings.iter().filter(|finding| finding.severity == Severity::Error).count();
         self.owner.metrics.publish(|snapshot| {
@@ -238,15 +230,49 @@ impl Term<'_> {
         again
     }
 
-    /// The allocator's deadline on the clock of the runtime.
+    /// The statuses that are not as they shall be.
+    fn due_statuses(&self, figures: &BTreeMap<String, PoolFigures>) -> Vec<statuses::Write> {
+        let watches = &self.owner.watches;
+        let state = watches.state();
+        let facts = Facts {
+            namespace: &watches.namespace,
+            objects: &self.objects,
+            configuration: self.allocator.configuration(),
+            findings: &self.findings,
+            figures,
+            conflicts: &self.conflicts,
+            state: state.as_deref(),
+            now: Time(Timestamp::now()),
+        };
+        facts.writes()
+    }
+
+    /// When [`Self::end_graces`] has something to do, on the clock of the runtime.
     fn grace_deadline(&self) -> Option<Instant> {
-        let left = self.allocator.next_deadline()?.duration_since(Timestamp::now());
+        let deadlines = [self.allocator.next_deadline(), self.policies.next_deadline()];
+        let left = deadlines.into_iter().flatten().min()?.duration_since(Timestamp::now());
         Some(Instant::now() + Duration::try_from(left).unwrap_or_default())
+    }
+
+    fn end_graces(&mut self) {
+        let now = Timestamp::now();
+        if self.policies.next_deadline().is_some_and(|deadline| deadline <= now) {
+            self.configure();
+        }
+        self.allocator.poll(now);
     }
 
     /// Judges the configuration anew and puts it in force.
     fn configure(&mut self) {
-        let (configuration, findings) = Configuration::from_objects(&self.owner.watches.objects());
+        let now = Timestamp::now();
+        self.objects = self.owner.watches.objects();
+        let pool_policies = self.policies.update(&self.objects.pool_policies, now);
+        let (configuration, mut findings) =
+            Configuration::from_objects(&Objects { pool_policies, ..self.objects.clone() });
+        // There is nobody left to tell.
+        findings.retain(|finding| {
+            finding.object.kind != "PoolPolicy" || !self.policies.is_deleted(&finding.object.name)
+        });
         for finding in findings.iter().filter(|finding| !self.findings.contains(finding)) {
             tracing::warn!(object = %finding.object, %finding, "configuration");
             let rules::ObjectRef { kind, namespace, name } = &finding.object;
@@ -258,10 +284,11 @@ impl Term<'_> {
             self.owner.events.warning(&object, "Judge", reason, finding.to_string());
         }
         self.findings = findings;
-        let now = Timestamp::now();
-        self.allocator.set_configuration(Arc::new(configuration), now);
         let before = std::mem::replace(&mut self.conflicts, self.owner.watches.conflicts());
-        self.allocator.set_quarantine(self.conflicts.keys().copied().collect(), now);
+        let quarantine = self.conflicts.keys().copied().collect();
+        self.allocator.configure(Arc::new(configuration), quarantine, now);
+        let namespaces = self.objects.namespaces.iter().map(|namespace| namespace.name_any());
+        self.allocator.set_namespaces(namespaces.collect(), now);
         let either: BTreeSet<IpAddr> = before.keys().chain(self.conflicts.keys()).copied().collect();
         for ip in either {
             if before.get(&ip) != self.conflicts.get(&ip) {
@@ -293,30 +320,33 @@ impl Term<'_> {
 
     /// Takes over what Services have.
     fn adopt(&mut self, services: Vec<Service>, listed: u64) {
+        let now = Timestamp::now();
         let mut adoptees = Vec::new();
         let mut keys = Vec::with_capacity(services.len());
         let mut all = HashSet::with_capacity(services.len());
         for service in services {
             let key = ServiceKey::of(&service);
             all.insert(key.clone());
+            let stored = self.writes.possibly_stored(&key, version(&service), service::stored(&service));
             if is_ours(&service, &self.owner.class) {
                 adoptees.push(Adoptee {
                     service: key.clone(),
                     request: Request::from_service(&service),
-                    current: self.writes.possibly_stored(&key, version(&service), service::stored(&service)),
+                    current: stored,
                     pool: service::annotated_pool(&service).map(str::to_owned),
                     waiting_since: service::waiting_since(&service),
                 });
                 keys.push(key);
-            } else if has_leftovers(&service) || is_going(&service, &self.owner.class) {
-                let stored = self.writes.possibly_stored(&key, version(&service), service::stored(&service));
-                self.allocator.leaving(&key, &stored);
+            } else {
+                // Of another class since it was changed or we are, or on its way out with the last finalizer: speakers or
+                // kube-proxy may still go by its status.
+                self.allocator.release(&key, &stored, now);
                 keys.push(key);
             }
             self.known.learn(service);
         }
         let (count, held) = (adoptees.len(), adoptees.iter().filter(|a| !a.current.is_empty()).count());
-        self.allocator.adopt(adoptees, Timestamp::now());
+        self.allocator.adopt(adoptees, now);
         tracing::info!(services = count, with_addresses = held, "adopted");
         self.allocator.take_changed();
         for key in keys {
@@ -488,3 +518,6 @@ async fn sleep_until(deadline: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
+use crate::list;
+
 /// Our conditions on Services: whether it has what it asks for, and whether a stranger uses what it has. The latter is
 /// there only while that is so.
 const ADDRESS_ASSIGNED: &str = "lbstack.dev/AddressAssigned";
@@ -39,27 +41,17 @@ pub(crate) struct Note {
 
 /// The version of `service`, which grows with each write.
 pub(crate) fn version(service: &Service) -> u64 {
-    service.metadata.resource_version.as_deref().and_then(|text| text.parse().ok()).unwrap_or_default()
+    list::version(&service.metadata)
 }
 
-/// Whether the Service is one that this controller serves: of the right type and class.
+/// Whether the Service is one that this controller serves: of the right type and class, and not being deleted.
 pub(crate) fn is_ours(service: &Service, class: &str) -> bool {
-    of_class(service, class) && service.metadata.deletion_timestamp.is_none()
-}
-
-/// Whether the Service was ours and is being deleted: until its last finalizer is gone it has its addresses, and speakers
-/// announce them.
-pub(crate) fn is_going(service: &Service, class: &str) -> bool {
-    of_class(service, class) && service.metadata.deletion_timestamp.is_some()
-}
-
-fn of_class(service: &Service, class: &str) -> bool {
     let Some(spec) = &service.spec else { return false };
     let of_class = match spec.load_balancer_class.as_deref() {
         None => class.is_empty(),
         Some(of) => !class.is_empty() && of == class,
     };
-    spec.type_.as_deref() == Some("LoadBalancer") && of_class
+    spec.type_.as_deref() == Some("LoadBalancer") && of_class && service.metadata.deletion_timestamp.is_none()
 }
 
 /// Whether a Service that is not ours still carries what we wrote.

@@ -14,11 +14,13 @@ use kube::runtime::reflector::Store;
 use kube::runtime::watcher;
 use kube::{Client, Resource};
 use rules::Objects;
+use runtime::client::CallError;
 use runtime::reflect::{ready, reflect};
 use runtime::tasks::Tasks;
 use tokio_util::sync::CancellationToken;
 
 use crate::dirty::Dirty;
+use crate::list::catch_up;
 use crate::statuses::STATE;
 
 /// Stores of everything that the controller reads, and the marks of what changed in them.
@@ -118,6 +120,21 @@ impl Watches {
         let _ = ready(&self.namespaces).await;
     }
 
+    /// Waits until the stores of all that assignment goes by have what the API has now.
+    pub(crate) async fn catch_up(&self, client: &Client) -> Result<(), CallError> {
+        catch_up(&self.pools, &self.api(client)).await?;
+        catch_up(&self.pool_policies, &self.api(client)).await?;
+        catch_up(&self.conflicts, &self.api(client)).await?;
+        catch_up(&self.namespaces, &Api::all(client.clone())).await
+    }
+
+    fn api<K>(&self, client: &Client) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        Api::namespaced(client.clone(), &self.namespace)
+    }
+
     /// The objects to judge.
     pub(crate) fn objects(&self) -> Objects {
         Objects {
@@ -148,5 +165,51 @@ impl Watches {
     /// Our `ConfigurationState`.
     pub(crate) fn state(&self) -> Option<std::sync::Arc<ConfigurationState>> {
         self.states.find(|state| state.metadata.name.as_deref() == Some(STATE))
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod by_hand {
+    //! Stores that a test fills.
+
+    use kube::runtime::reflector::store;
+    use kube::runtime::reflector::store::Writer;
+
+    use super::*;
+
+    pub(crate) struct Writers {
+        pub(crate) services: Writer<Service>,
+        pub(crate) pools: Writer<IPAddressPool>,
+        pub(crate) pool_policies: Writer<PoolPolicy>,
+        pub(crate) namespaces: Writer<Namespace>,
+    }
+
+    pub(crate) fn watches(namespace: &str) -> (Watches, Writers) {
+        let (services, of_services) = store();
+        let (pools, of_pools) = store();
+        let (pool_policies, of_pool_policies) = store();
+        let (namespaces, of_namespaces) = store();
+        let watches = Watches {
+            namespace: namespace.to_owned(),
+            dirty: Dirty::default(),
+            services,
+            pools,
+            l2_advertisements: store().0,
+            bgp_advertisements: store().0,
+            bgp_peers: store().0,
+            bfd_profiles: store().0,
+            communities: store().0,
+            pool_policies,
+            conflicts: store().0,
+            states: store().0,
+            namespaces,
+        };
+        let writers = Writers {
+            services: of_services,
+            pools: of_pools,
+            pool_policies: of_pool_policies,
+            namespaces: of_namespaces,
+        };
+        (watches, writers)
     }
 }

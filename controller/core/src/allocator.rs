@@ -61,6 +61,8 @@ pub struct Allocator {
     leaving: BTreeMap<String, BTreeSet<ServiceRef>>,
     /// Addresses that strangers use: given to nobody.
     quarantine: BTreeSet<IpAddr>,
+    /// Namespaces that the configuration was judged with; none means every namespace.
+    namespaces: Option<BTreeSet<String>>,
     /// Addresses that are being handed over between Services which ask for each other's.
     pledges: BTreeMap<IpAddr, ServiceRef>,
     /// When the grace of a lost address ends.
@@ -138,7 +140,7 @@ impl Allocator {
         Self::default()
     }
 
-    /// Takes over all Services as they are found, before anything is assigned.
+    /// Takes over all Services of ours as they are found, before anything is assigned. First [`Self::release`] the others.
     ///
     /// In a clash the elder Service keeps the address (then the lower UID), so the order of the list does not
     /// matter. Then those that lack something get it, longest-waiting first.
@@ -174,16 +176,6 @@ impl Allocator {
         self.serve(now);
     }
 
-    /// A Service that is not ours any more, but whose status still has addresses that we gave: nobody gets them until
-    /// [`Self::stored`] says that they are gone. For start, before [`Self::adopt`].
-    pub fn leaving(&mut self, service: &ServiceKey, stored: &[IpAddr]) {
-        if !stored.is_empty() {
-            let service = Arc::new(service.clone());
-            self.services.entry(Arc::clone(&service)).or_insert_with(Entry::new);
-            self.set_addresses(&service, None, Some(stored.to_vec()));
-        }
-    }
-
     /// Decides what `service` shall have, which asks for `request` and has `stored` in its status.
     ///
     /// Asking again with the same changes nothing.
@@ -203,10 +195,16 @@ impl Allocator {
         self.outcome(&service).unwrap_or(Outcome { addresses: &[], pool: None, refusal: None })
     }
 
-    /// The Service is no longer ours: it shall have nothing. Its addresses are free once [`Self::stored`] says so.
+    /// The Service is not ours, or no longer: it shall have nothing. Nobody gets what its status has, whoever wrote that,
+    /// until [`Self::stored`] or this says that it is gone.
     pub fn release(&mut self, service: &ServiceKey, stored: &[IpAddr], now: Timestamp) {
-        let Some((service, entry)) = self.services.get_key_value(service) else { return };
-        let (service, was_ours) = (Arc::clone(service), entry.request.is_some());
+        let known = self.services.get_key_value(service).map(|(known, _)| Arc::clone(known));
+        if known.is_none() && stored.is_empty() {
+            return;
+        }
+        let service = known.unwrap_or_else(|| Arc::new(service.clone()));
+        let entry = self.services.entry(Arc::clone(&service)).or_insert_with(Entry::new);
+        let was_ours = entry.request.is_some();
         self.leave_queue(&service);
         self.end_grace(&service);
         if let Some(entry) = self.services.get_mut(&service) {
@@ -266,9 +264,9 @@ impl Allocator {
         self.graces.first().map(|(deadline, _)| *deadline)
     }
 
-    /// What `service` shall have; none if it is not known.
+    /// What `service` shall have; none if it is not known, or if its namespace is not, so that nothing is decided yet.
     pub fn outcome(&self, service: &ServiceKey) -> Option<Outcome<'_>> {
-        self.services.get(service).map(|entry| Outcome {
+        self.services.get(service).filter(|_| self.knows(&service.namespace)).map(|entry| Outcome {
             addresses: &entry.desired,
             pool: entry.pool.as_deref().filter(|_| !entry.desired.is_empty()),
             refusal: entry.refusal.as_deref(),
@@ -336,12 +334,21 @@ impl Allocator {
         service
     }
 
+    /// Whether pools and policies were judged with the labels of `namespace`.
+    fn knows(&self, namespace: &str) -> bool {
+        self.namespaces.as_ref().is_none_or(|known| known.contains(namespace))
+    }
+
     /// Decides anew what `service` shall have.
     fn resolve(&mut self, service: &ServiceRef, now: Timestamp) {
         let Some(entry) = self.services.get(service) else { return };
         let Some(request) = entry.request.clone() else { return };
         let desired = entry.desired.clone();
         let judged = self.judge(service, &request, &desired);
+        if !self.knows(&service.namespace) {
+            self.postpone(service, judged.keep(true), now);
+            return;
+        }
         let lost = self.in_grace(service, &judged, now);
         let mut kept = judged.keep(lost.is_some());
         if kept.is_empty() {
@@ -352,6 +359,16 @@ impl Allocator {
         let choice = self.choose(service, &request, &kept, lost);
         self.apply(service, &request, choice, now);
         self.break_cycle(service);
+    }
+
+    /// Leaves `kept` to `service`, and it out of everybody's way. It waits from now on, unless it did before.
+    fn postpone(&mut self, service: &ServiceRef, kept: Vec<IpAddr>, now: Timestamp) {
+        self.leave_queue(service);
+        self.set_addresses(service, Some(kept), None);
+        if let Some(entry) = self.services.get_mut(service) {
+            entry.refusal = None;
+            entry.since.get_or_insert(now);
+        }
     }
 }
 

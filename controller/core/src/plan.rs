@@ -57,8 +57,7 @@ pub enum EffectKind {
 /// What would become of every Service if the cluster became `after`. Worst first.
 pub fn plan(before: &Cluster, after: &Cluster, now: Timestamp) -> Vec<Effect> {
     let mut allocator = Allocator::new();
-    allocator.set_configuration(Arc::clone(&before.configuration), now);
-    allocator.set_quarantine(before.quarantine.clone(), now);
+    allocator.configure(Arc::clone(&before.configuration), before.quarantine.clone(), now);
     allocator.adopt(before.services.clone(), now);
     settle(&mut allocator, now);
 
@@ -69,8 +68,7 @@ pub fn plan(before: &Cluster, after: &Cluster, now: Timestamp) -> Vec<Effect> {
     for adoptee in &gone {
         allocator.forget(&adoptee.service, now);
     }
-    allocator.set_configuration(Arc::clone(&after.configuration), now);
-    allocator.set_quarantine(after.quarantine.clone(), now);
+    allocator.configure(Arc::clone(&after.configuration), after.quarantine.clone(), now);
     for adoptee in &after.services {
         let known = allocator.outcome(&adoptee.service).map(|outcome| outcome.addresses.to_vec());
         let stored = known.unwrap_or_else(|| adoptee.current.clone());

@@ -300,7 +300,8 @@ impl Writes {
                 tracing::warn!(service = %key, %error, "the status of a Service could not be written, trying again");
                 match error.code() {
                     Some(404) => {
-                        self.verify(&key);
+                        // Until the watch tells of the deletion, another write would be made and end the same way.
+                        self.retry_later(&key, true);
                         Ended::Nothing
                     }
                     Some(400..=499) => Ended::Refused { key, version },
@@ -346,5 +347,33 @@ impl Writes {
             due.push((key, verify));
         }
         due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+    use crate::owner::tests::nowhere;
+
+    #[tokio::test]
+    async fn a_service_that_a_write_does_not_find_is_asked_for_after_a_pause_longer_each_time() {
+        let leadership = Leadership::fixed(true);
+        let bound = Duration::from_secs(1);
+        let mut writes = Writes::new(nowhere(), leadership, Metrics::default(), bound, Unsettled::default());
+        for pause in [FIRST_PAUSE, FIRST_PAUSE * 2, FIRST_PAUSE * 4] {
+            let begun = Instant::now();
+            let not_found = kube::Error::Api(Status::failure("gone", "NotFound").with_code(404).boxed());
+            let ended = writes.settle(Report {
+                key: ServiceKey::new("shop", "web"),
+                verified: false,
+                plan: None,
+                result: Some(Err(not_found.into())),
+            });
+            assert!(matches!(ended, Ended::Nothing), "{ended:?}");
+            assert!(writes.verifying.is_empty());
+            assert!(writes.next_retry().unwrap() >= begun + pause);
+        }
     }
 }

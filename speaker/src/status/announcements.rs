@@ -299,7 +299,7 @@ fn sort<'a>(
             },
             (true, false) if is_remembered(service) => {}
             (false, false) if !is_orphan(object) => {}
-            (true, false) | (false, true) | (false, false) => stale.push(object),
+            _ => stale.push(object),
         }
     }
     (mine, stale)

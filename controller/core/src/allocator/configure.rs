@@ -13,6 +13,20 @@ use crate::usage::ServiceRef;
 use crate::waiting::Place;
 
 impl Allocator {
+    /// Puts `configuration` in force, and that strangers use `quarantine`, as of one moment.
+    pub fn configure(
+        &mut self,
+        configuration: Arc<Configuration>,
+        quarantine: BTreeSet<IpAddr>,
+        now: Timestamp,
+    ) {
+        // What either half forbids is forbidden before anything is given by the other.
+        let either = self.quarantine.union(&quarantine).copied().collect();
+        self.set_quarantine(either, now);
+        self.set_configuration(configuration, now);
+        self.set_quarantine(quarantine, now);
+    }
+
     /// Puts `configuration` in force. The same again changes nothing.
     pub fn set_configuration(&mut self, configuration: Arc<Configuration>, now: Timestamp) {
         if *self.configuration == *configuration {
@@ -45,24 +59,50 @@ impl Allocator {
         (self.pinned, self.plain) = (names(pinned), names(plain));
     }
 
-    /// Decides anew for everybody: who has something first, then who waits, longest first.
+    /// The namespaces whose labels the configuration was judged with. Nothing is decided for a Service of another: it keeps
+    /// what it has, and is looked at when its namespace is known. Unless this is called, every namespace counts as known.
+    pub fn set_namespaces(&mut self, namespaces: BTreeSet<String>, now: Timestamp) {
+        let before = self.namespaces.replace(namespaces);
+        if before == self.namespaces {
+            return;
+        }
+        let knew = |namespace: &String| before.as_ref().is_none_or(|before| before.contains(namespace));
+        let affected = self.order(|service| knew(&service.namespace) != self.knows(&service.namespace));
+        for service in affected {
+            self.resolve(&service, now);
+            // Whoever was not decided has an outcome now, if only what it had before.
+            self.changed.insert(service);
+        }
+        self.serve(now);
+    }
+
+    /// Decides anew for everybody.
     fn resolve_all(&mut self, now: Timestamp) {
+        for service in self.order(|_| true) {
+            self.resolve(&service, now);
+        }
+    }
+
+    /// The Services that `which` accepts: who has something first, then who waits, longest first.
+    fn order(&self, which: impl Fn(&ServiceRef) -> bool) -> Vec<ServiceRef> {
         let mut order: Vec<_> = self
             .services
             .iter()
+            .filter(|(service, _)| which(service))
             .map(|(service, entry)| {
                 let age = entry.request.as_ref().map(|request| request.age.clone());
                 (entry.desired.is_empty(), entry.since, age, Arc::clone(service))
             })
             .collect();
         order.sort();
-        for (.., service) in order {
-            self.resolve(&service, now);
-        }
+        order.into_iter().map(|(.., service)| service).collect()
     }
 
     /// Addresses that strangers on the network use: nobody gets them any more; who has one keeps it.
     pub fn set_quarantine(&mut self, quarantine: BTreeSet<IpAddr>, now: Timestamp) {
+        if self.quarantine == quarantine {
+            return;
+        }
         let before = std::mem::replace(&mut self.quarantine, quarantine);
         let (added, removed): (Vec<IpAddr>, Vec<IpAddr>) = (
             self.quarantine.difference(&before).copied().collect(),

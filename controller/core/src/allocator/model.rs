@@ -37,6 +37,8 @@ enum Step {
     Configure(u8, u8),
     /// Strangers use addresses.
     Quarantine(u8),
+    /// Namespaces become known, or are no longer.
+    Namespaces(u8),
     /// Time passes.
     Wait(u8),
     /// The controller dies and another takes over.
@@ -64,6 +66,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => service.prop_map(Step::WriteLost),
         2 => (0..12_u8, 0..6_u8).prop_map(|(pools, policies)| Step::Configure(pools, policies)),
         1 => (0..3_u8).prop_map(Step::Quarantine),
+        1 => (0..3_u8).prop_map(Step::Namespaces),
         2 => (0..8_u8).prop_map(Step::Wait),
         1 => Just(Step::Restart),
     ]
@@ -84,6 +87,8 @@ struct World {
     allocator: Allocator,
     configuration: Arc<Configuration>,
     quarantine: BTreeSet<IpAddr>,
+    /// The one namespace that is not known, if any.
+    unknown: Option<&'static str>,
     now: i64,
     /// Since when an address of a Service is in no pool that gives it to that Service.
     homeless: BTreeMap<(ServiceKey, IpAddr), i64>,
@@ -112,7 +117,18 @@ impl Before {
 
 impl World {
     fn desired(&self, service: &ServiceKey) -> Vec<IpAddr> {
-        self.allocator.outcome(service).map(|outcome| outcome.addresses.to_vec()).unwrap_or_default()
+        self.allocator.services.get(service).map(|entry| entry.desired.clone()).unwrap_or_default()
+    }
+
+    /// Whether anything is decided for `service` at the moment.
+    fn decided(&self, service: &ServiceKey) -> bool {
+        self.unknown != Some(&service.namespace)
+    }
+
+    fn set_namespaces(&mut self, unknown: Option<&'static str>) {
+        self.unknown = unknown;
+        let known = ["shop", "bank"].into_iter().filter(|name| unknown != Some(*name));
+        self.allocator.set_namespaces(known.map(str::to_owned).collect(), at(self.now));
     }
 
     /// The controller looks at the object, as after an event of the watch.
@@ -132,10 +148,10 @@ impl World {
         // A new controller does not know since when an address is in no pool.
         self.homeless.clear();
         self.allocator = Allocator::new();
-        self.allocator.set_configuration(Arc::clone(&self.configuration), at(self.now));
-        self.allocator.set_quarantine(self.quarantine.clone(), at(self.now));
+        self.allocator.configure(Arc::clone(&self.configuration), self.quarantine.clone(), at(self.now));
+        self.set_namespaces(self.unknown);
         for (service, object) in self.objects.iter().filter(|(_, object)| object.request.is_none()) {
-            self.allocator.leaving(service, &object.stored);
+            self.allocator.release(service, &object.stored, at(self.now));
         }
         let adoptees = self.objects.iter().filter_map(|(service, object)| {
             Some(Adoptee {
@@ -158,7 +174,10 @@ impl World {
         let refused: BTreeSet<ServiceKey> = self
             .objects
             .keys()
-            .filter(|service| self.allocator.outcome(service).is_some_and(|o| o.refusal.is_some()))
+            .filter(|service| {
+                self.allocator.services.get(*service).is_some_and(|entry| entry.request.is_some())
+                    && self.allocator.outcome(service).is_none_or(|o| o.refusal.is_some())
+            })
             .cloned()
             .collect();
         self.waits.retain(|service, _| refused.contains(service));
@@ -224,6 +243,14 @@ impl World {
                 self.quarantine = ips(list).into_iter().collect();
                 self.allocator.set_quarantine(self.quarantine.clone(), at(self.now));
             }
+            Step::Namespaces(choice) => {
+                let unknown = match choice {
+                    0 => None,
+                    1 => Some("bank"),
+                    _ => Some("shop"),
+                };
+                self.set_namespaces(unknown);
+            }
             Step::Wait(seconds) => {
                 self.now += i64::from(*seconds);
                 self.allocator.poll(at(self.now));
@@ -234,6 +261,7 @@ impl World {
 
     /// Sees everything as it is, and writes everything until nothing changes.
     fn settle(&mut self) -> Result<(), TestCaseError> {
+        self.set_namespaces(None);
         for service in self.objects.keys().cloned().collect::<Vec<_>>() {
             self.look(&service);
         }

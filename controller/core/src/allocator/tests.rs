@@ -30,8 +30,17 @@ pub(crate) fn configuration(pools: &[(&str, Value)]) -> Arc<Configuration> {
     configuration_with(pools, &[])
 }
 
-/// The same with `PoolPolicy`s. Namespaces are labelled by the team that they are named after.
+/// The same with `PoolPolicy`s.
 pub(crate) fn configuration_with(pools: &[(&str, Value)], policies: &[(&str, Value)]) -> Arc<Configuration> {
+    configuration_in(&["shop", "bank"], pools, policies)
+}
+
+/// The same with these namespaces, which are labelled by the team that they are named after.
+fn configuration_in(
+    namespaces: &[&str],
+    pools: &[(&str, Value)],
+    policies: &[(&str, Value)],
+) -> Arc<Configuration> {
     let object = |api: &str, kind: &str, (name, spec): &(&str, Value)| json!({"apiVersion": api, "kind": kind, "metadata": {"name": name, "namespace": "metallb-system"}, "spec": spec});
     let pool = |entry| {
         Arc::new(serde_json::from_value(object("metallb.io/v1beta1", "IPAddressPool", entry)).unwrap())
@@ -39,7 +48,7 @@ pub(crate) fn configuration_with(pools: &[(&str, Value)], policies: &[(&str, Val
     let policy = |entry| {
         Arc::new(serde_json::from_value(object("lbstack.dev/v1alpha1", "PoolPolicy", entry)).unwrap())
     };
-    let namespace = |name| {
+    let namespace = |name: &&str| {
         Arc::new(
             serde_json::from_value(json!({"metadata": {"name": name, "labels": {"team": name}}})).unwrap(),
         )
@@ -47,7 +56,7 @@ pub(crate) fn configuration_with(pools: &[(&str, Value)], policies: &[(&str, Val
     let objects = rules::Objects {
         pools: pools.iter().map(pool).collect(),
         pool_policies: policies.iter().map(policy).collect(),
-        namespaces: ["shop", "bank"].into_iter().map(namespace).collect(),
+        namespaces: namespaces.iter().map(namespace).collect(),
         ..rules::Objects::default()
     };
     Arc::new(Configuration::from_objects(&objects).0)
@@ -163,6 +172,24 @@ fn an_address_is_free_only_when_the_write_that_takes_it_away_is_known() {
     assert_eq!(has(&a, "b"), Vec::<String>::new());
     a.stored(&key("a"), &[], at(4));
     assert_eq!(has(&a, "b"), ["10.0.0.1"]);
+}
+
+#[test]
+fn what_the_status_of_a_service_of_another_class_has_is_given_to_nobody() {
+    let mut a = allocator(&[("lan", addresses(&["10.0.0.1-10.0.0.2"]))]);
+    a.release(&key("other"), &ips(&["10.0.0.1"]), at(1));
+    assert_eq!(settle(&mut a, "a", plain(1), 2), ["10.0.0.2"]);
+    assert_eq!(settle(&mut a, "b", asks(2, "10.0.0.1"), 3), Vec::<String>::new());
+    assert!(why(&a, "b").contains("Service shop/other has it"), "{}", why(&a, "b"));
+    a.release(&key("other"), &[], at(4));
+    assert_eq!(has(&a, "b"), ["10.0.0.1"]);
+}
+
+#[test]
+fn a_service_that_comes_from_another_class_keeps_what_its_status_has() {
+    let mut a = allocator(&[("lan", addresses(&["10.0.0.1-10.0.0.2"]))]);
+    a.release(&key("a"), &ips(&["10.0.0.2"]), at(1));
+    assert_eq!(texts(a.assign(&key("a"), plain(1), &ips(&["10.0.0.2"]), at(2))), ["10.0.0.2"]);
 }
 
 #[test]
@@ -472,6 +499,49 @@ fn pools_for_some_come_first_by_priority_and_admit_only_those() {
     assert_eq!(why(&a, "named"), "pool e-others was asked for, but: namespace shop not allowed");
 }
 
+fn namespaces(names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+#[test]
+fn a_service_waits_for_its_namespace_and_then_gets_what_that_is_admitted_to() {
+    let of_shop = json!([{"matchLabels": {"team": "shop"}}]);
+    let pools = [
+        (
+            "for-shop",
+            json!({"addresses": ["10.0.0.1/32"], "serviceAllocation": {"namespaceSelectors": of_shop}}),
+        ),
+        ("plain", addresses(&["10.1.0.1/32"])),
+    ];
+    let mut a = Allocator::new();
+    a.set_configuration(configuration_in(&[], &pools, &[]), at(0));
+    a.set_namespaces(namespaces(&[]), at(0));
+    a.assign(&key("a"), plain(1), &[], at(1));
+    assert_eq!(a.outcome(&key("a")), None, "nothing is said of it yet");
+    assert_eq!(a.take_changed(), []);
+    a.set_configuration(configuration_in(&["shop"], &pools, &[]), at(2));
+    a.set_namespaces(namespaces(&["shop"]), at(2));
+    assert_eq!((has(&a, "a"), a.take_changed()), (vec!["10.0.0.1".to_owned()], vec![key("a")]));
+}
+
+#[test]
+fn a_service_whose_namespace_is_not_known_keeps_what_it_has_and_stands_in_nobodys_way() {
+    let mut a = allocator(&[("p", addresses(&["10.0.0.1-10.0.0.2"]))]);
+    a.set_namespaces(namespaces(&["shop", "bank"]), at(0));
+    let of_bank = |name: &str| ServiceKey::new("bank", name);
+    settle(&mut a, "has", plain(1), 1);
+    a.assign(&of_bank("leaves"), plain(2), &[], at(1));
+    settle(&mut a, "waits", plain(3), 2);
+    a.assign(&of_bank("later"), plain(4), &[], at(3));
+    a.set_namespaces(namespaces(&["bank"]), at(4));
+    a.forget(&of_bank("leaves"), at(5));
+    assert_eq!(texts(a.outcome(&of_bank("later")).unwrap()), ["10.0.0.2"]);
+    a.poll(at(100));
+    a.set_namespaces(namespaces(&["bank", "shop"]), at(100));
+    assert_eq!((has(&a, "has"), has(&a, "waits")), (vec!["10.0.0.1".to_owned()], vec![]));
+    assert_eq!(a.outcome(&key("waits")).unwrap().refusal.map(Refusal::reason), Some("NoPoolFits"));
+}
+
 #[test]
 fn addresses_under_conflict_are_given_to_nobody_and_left_to_who_has_them() {
     let mut a = allocator(&[("p", addresses(&["10.0.0.1-10.0.0.3"]))]);
@@ -485,6 +555,26 @@ fn addresses_under_conflict_are_given_to_nobody_and_left_to_who_has_them() {
     assert_eq!(settle(&mut a, "d", plain(4), 5), Vec::<String>::new());
     a.set_quarantine(BTreeSet::new(), at(6));
     assert_eq!([has(&a, "c"), has(&a, "d")], [["10.0.0.2"], ["10.0.0.1"]]);
+}
+
+#[test]
+fn an_address_that_a_stranger_uses_is_given_to_nobody_when_a_pool_gets_it() {
+    let mut a = allocator(&[]);
+    settle(&mut a, "a", plain(1), 1);
+    let pools = configuration(&[("p", addresses(&["10.0.0.1-10.0.0.2"]))]);
+    a.configure(pools, ips(&["10.0.0.1"]).into_iter().collect(), at(2));
+    assert_eq!(has(&a, "a"), ["10.0.0.2"]);
+}
+
+#[test]
+fn an_address_that_a_stranger_leaves_is_given_to_nobody_when_its_pool_reserves_it() {
+    let pools = [("p", addresses(&["10.0.0.1/32"]))];
+    let mut a = allocator(&pools);
+    a.set_quarantine(ips(&["10.0.0.1"]).into_iter().collect(), at(1));
+    settle(&mut a, "a", plain(1), 2);
+    let policy = json!({"pool": "p", "reserved": [{"addresses": "10.0.0.1"}]});
+    a.configure(configuration_with(&pools, &[("policy", policy)]), BTreeSet::new(), at(3));
+    assert_eq!(has(&a, "a"), Vec::<String>::new());
 }
 
 #[test]

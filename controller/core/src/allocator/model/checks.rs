@@ -150,7 +150,8 @@ impl World {
         let admits = |a: &rules::Allocation| {
             a.admits_namespace(&service.namespace) && a.admits_labels(&request.labels)
         };
-        request.wanted == Ok(Wanted::Any)
+        self.decided(service)
+            && request.wanted == Ok(Wanted::Any)
             && request.families == Ok(Families::Single(Family::of(ip)))
             && pool.auto_assign
             && pool.allocation.as_ref().is_none_or(admits)
@@ -161,7 +162,7 @@ impl World {
     /// What is in no pool for a Service is kept for the time of grace, and no longer.
     pub(super) fn check_grace(&mut self) -> Result<(), TestCaseError> {
         let mut homeless = BTreeMap::new();
-        for service in self.objects.keys() {
+        for service in self.objects.keys().filter(|service| self.decided(service)) {
             for ip in self.desired(service) {
                 let left_out = &self.configuration.left_out;
                 let remembered = self.allocator.outcome(service).and_then(|outcome| outcome.pool);
