@@ -133,10 +133,16 @@ where
 
 fn cluster(state: &State) -> Cluster {
     let (configuration, _) = Configuration::from_objects(&state.objects);
-    let ours = state.services.iter().filter(|service| service::is_ours(service, &state.class));
-    let services = ours.map(|service| adoptee(service)).collect();
-    let strangers = state.conflicts.iter().filter_map(|conflict| conflict.spec.address.parse().ok());
-    Cluster { configuration: Arc::new(configuration), services, quarantine: strangers.collect() }
+    let (ours, others): (Vec<_>, Vec<_>) =
+        state.services.iter().partition(|service| service::is_ours(service, &state.class));
+    let services = ours.into_iter().map(|service| adoptee(service)).collect();
+    // What is no load balancer any more is cleared.
+    let stays = others.into_iter().filter(|service| !service::has_leftovers(service));
+    let others = stays.map(|service| (ServiceKey::of(service), service::stored(service)));
+    let others = others.filter(|(_, stored)| !stored.is_empty()).collect();
+    let quarantine =
+        state.conflicts.iter().filter_map(|conflict| conflict.spec.address.parse().ok()).collect();
+    Cluster { configuration: Arc::new(configuration), services, others, quarantine }
 }
 
 fn adoptee(service: &Service) -> Adoptee {

@@ -56,6 +56,8 @@ pub(crate) struct Published {
     pub(crate) owned: BTreeMap<GroupId, u64>,
     /// Addresses that a stranger has.
     pub(crate) conflicts: BTreeMap<IpAddr, Conflict>,
+    /// Addresses whose stranger is gone, as the wire has told.
+    pub(crate) over: BTreeSet<IpAddr>,
     /// Addresses of owned groups about which the wire is being asked before they are announced.
     pub(crate) added: BTreeSet<IpAddr>,
     /// Speakers that live and are not heard.
@@ -394,6 +396,7 @@ impl State {
             settled: self.ownership.is_settled(),
             owned,
             conflicts,
+            over: self.ownership.over().clone(),
             added: self.ownership.added().clone(),
             blocked,
         };

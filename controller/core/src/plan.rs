@@ -13,13 +13,15 @@ use rules::Configuration;
 
 use crate::allocator::{Adoptee, Allocator, GRACE};
 
-/// A cluster: its configuration and its Services of ours.
+/// A cluster: its configuration and its Services.
 #[derive(Clone, Debug)]
 pub struct Cluster {
     /// What the configuration objects mean.
     pub configuration: Arc<Configuration>,
-    /// The Services, with the addresses that they have.
+    /// The Services that are ours, with the addresses that they have.
     pub services: Vec<Adoptee>,
+    /// What stands in the statuses of others, and stays there.
+    pub others: BTreeMap<ServiceKey, Vec<IpAddr>>,
     /// Addresses that strangers use.
     pub quarantine: BTreeSet<IpAddr>,
 }
@@ -58,26 +60,33 @@ pub enum EffectKind {
 pub fn plan(before: &Cluster, after: &Cluster, now: Timestamp) -> Vec<Effect> {
     let mut allocator = Allocator::new();
     allocator.configure(Arc::clone(&before.configuration), before.quarantine.clone(), now);
+    for (service, stored) in &before.others {
+        allocator.release(service, stored, now);
+    }
     allocator.adopt(before.services.clone(), now);
-    settle(&mut allocator, now);
+    settle(&mut allocator, before, now);
 
     let has: BTreeMap<&ServiceKey, &Adoptee> =
         before.services.iter().map(|adoptee| (&adoptee.service, adoptee)).collect();
     let stay: BTreeSet<&ServiceKey> = after.services.iter().map(|new| &new.service).collect();
     let gone: Vec<&Adoptee> = before.services.iter().filter(|old| !stay.contains(&old.service)).collect();
-    for adoptee in &gone {
-        allocator.forget(&adoptee.service, now);
+    for (service, stored) in &after.others {
+        allocator.release(service, stored, now);
+    }
+    let known = gone.iter().map(|adoptee| &adoptee.service).chain(before.others.keys());
+    for service in known.filter(|service| !after.others.contains_key(*service) && !stay.contains(service)) {
+        allocator.forget(service, now);
     }
     allocator.configure(Arc::clone(&after.configuration), after.quarantine.clone(), now);
     for adoptee in &after.services {
         let known = allocator.outcome(&adoptee.service).map(|outcome| outcome.addresses.to_vec());
         let stored = known.unwrap_or_else(|| adoptee.current.clone());
         allocator.assign(&adoptee.service, adoptee.request.clone(), &stored, now);
-        settle(&mut allocator, now);
+        settle(&mut allocator, after, now);
     }
     let later = now.checked_add(GRACE).unwrap_or(now);
     allocator.poll(later);
-    settle(&mut allocator, later);
+    settle(&mut allocator, after, later);
 
     let mut effects: Vec<Effect> = after
         .services
@@ -123,14 +132,14 @@ fn kind(before: &[IpAddr], after: &[IpAddr]) -> EffectKind {
     }
 }
 
-/// Does every write at once, until none is due.
-fn settle(allocator: &mut Allocator, now: Timestamp) {
+/// Does every write at once, until none is due. What others have is not ours to write.
+fn settle(allocator: &mut Allocator, cluster: &Cluster, now: Timestamp) {
     loop {
         let changed = allocator.take_changed();
         if changed.is_empty() {
             return;
         }
-        for service in changed {
+        for service in changed.into_iter().filter(|service| !cluster.others.contains_key(service)) {
             let addresses = allocator.outcome(&service).map(|outcome| outcome.addresses.to_vec());
             allocator.stored(&service, &addresses.unwrap_or_default(), now);
         }
@@ -156,7 +165,7 @@ mod tests {
 
     fn cluster(addresses: &[&str], services: Vec<Adoptee>) -> Cluster {
         let configuration = configuration(&[("lan", json!({ "addresses": addresses }))]);
-        Cluster { configuration, services, quarantine: BTreeSet::new() }
+        Cluster { configuration, services, others: BTreeMap::new(), quarantine: BTreeSet::new() }
     }
 
     #[test]
@@ -217,5 +226,19 @@ mod tests {
         };
         let effects = plan(&before, &after, at(9));
         assert_eq!(effects[0].kind, EffectKind::Waits, "{effects:?}");
+    }
+
+    #[test]
+    fn what_a_service_of_another_class_has_is_promised_to_nobody() {
+        let had = |service: &Adoptee| (service.service.clone(), service.current.clone());
+        let old = adoptee("old", 1, &json!({}), &["10.0.0.1"]);
+        let waits = vec![adoptee("a", 2, &json!({}), &[])];
+        let before = cluster(&["10.0.0.1/32"], [vec![old.clone()], waits.clone()].concat());
+        let after = Cluster { others: [had(&old)].into(), ..cluster(&["10.0.0.1/32"], waits) };
+        for before in [before, after.clone()] {
+            let effects = plan(&before, &after, at(9));
+            let of_a = effects.iter().find(|effect| effect.service == key("a")).unwrap();
+            assert_eq!(of_a.kind, EffectKind::Waits, "{effects:?}");
+        }
     }
 }

@@ -96,6 +96,8 @@ pub struct Ownership {
     dirty: BTreeSet<GroupId>,
     timers: BTreeSet<(Instant, GroupId)>,
     conflicts: BTreeMap<IpAddr, Conflict>,
+    /// See [`Self::over`].
+    over: BTreeSet<IpAddr>,
     /// See [`Self::added`].
     added: BTreeSet<IpAddr>,
     /// The groups of the addresses that are not the lowest of theirs, which is its name.
@@ -160,6 +162,7 @@ impl Ownership {
             dirty: BTreeSet::new(),
             timers: BTreeSet::new(),
             conflicts: BTreeMap::new(),
+            over: BTreeSet::new(),
             added: BTreeSet::new(),
             higher: HashMap::new(),
             sequence: 0,
@@ -227,6 +230,11 @@ impl Ownership {
     /// Addresses that a stranger has.
     pub fn conflicts(&self) -> &BTreeMap<IpAddr, Conflict> {
         &self.conflicts
+    }
+
+    /// Addresses that a stranger had, who is gone as this node knows from the wire.
+    pub fn over(&self) -> &BTreeSet<IpAddr> {
+        &self.over
     }
 
     /// Addresses that came to an owned group, and are not announced before the wire has been asked about them.

@@ -314,7 +314,9 @@ fn wanted(published: &Published) -> BTreeMap<Arc<ServiceKey>, Wanted> {
             Some(Scope::Named(names)) => names.into_iter().collect(),
             Some(Scope::All) | None => Box::default(),
         };
-        let announced = |address: &IpAddr| published.conflicts.get(address).is_none_or(|c| !c.withheld);
+        let withheld =
+            |address: &IpAddr| published.conflicts.get(address).is_some_and(|conflict| conflict.withheld);
+        let announced = |address: &IpAddr| !withheld(address) && !published.added.contains(address);
         let addresses: Box<[IpAddr]> = group.addresses.keys().filter(announced).collect();
         for service in &group.services {
             let (interfaces, addresses) = (interfaces.clone(), addresses.clone());

@@ -64,14 +64,10 @@ impl Conflicts {
             let params = PatchParams::apply(FIELD_MANAGER).force();
             bounded(self.api.patch(&name, &params, &Patch::Apply(object))).await?;
         }
-        let whose: Vec<(IpAddr, Whose)> =
-            self.told.iter().map(|address| (*address, Whose::of(*address, published))).collect();
-        for (address, whose) in whose {
-            if published.conflicts.contains_key(&address) {
-                continue;
-            }
-            // The wire has told this node that the stranger is gone; of other nodes' addresses only they know.
-            if whose != Whose::Others {
+        let ended = |address: &&IpAddr| !published.conflicts.contains_key(*address);
+        for address in self.told.iter().filter(ended).copied().collect::<Vec<_>>() {
+            // Otherwise the address is another node's now, and that knows.
+            if published.over.contains(&address) {
                 self.remove(&AddressConflict::name_for(address)).await?;
             }
             self.told.remove(&address);
@@ -115,39 +111,17 @@ impl Conflicts {
     }
 }
 
-/// Whose an address is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Whose {
-    /// Of a group that this node owns.
-    Ours,
-    /// Of another group.
-    Others,
-    /// Of no Service.
-    Nobodys,
-}
-
-impl Whose {
-    fn of(address: IpAddr, published: &Published) -> Self {
-        let has = |id: &IpAddr| published.view.groups.get(id).is_some_and(|g| g.addresses.contains(address));
-        if published.owned.keys().any(has) {
-            Self::Ours
-        } else if published.view.groups.keys().any(has) {
-            Self::Others
-        } else {
-            Self::Nobodys
-        }
-    }
-}
-
 /// Whether an object goes that this process has not told of. Who owns an address has asked the wire first; unless a
 /// stranger's was announced all the same, which may have been handed over without a question. Anywhere else nobody may
 /// have looked: a Service that is gone does not make its stranger go, and whoever gets the address next would meet it.
 fn is_over(spec: &AddressConflictSpec, published: &Published, me: &NodeName, tidies: bool) -> bool {
-    let address = spec.address.parse::<IpAddr>().ok();
-    let whose = address.map(|address| Whose::of(address, published));
-    let is_ours = whose == Some(Whose::Ours);
-    let asked = is_ours && !spec.announced && address.is_some_and(|a| !published.added.contains(&a));
-    let responsible = is_ours || spec.node == **me || tidies;
+    let owns = |address: &IpAddr| {
+        let mut groups = published.owned.keys().filter_map(|id| published.view.groups.get(id));
+        groups.any(|group| group.addresses.contains(*address))
+    };
+    let ours = spec.address.parse().ok().filter(owns);
+    let asked = ours.is_some_and(|address| !spec.announced && !published.added.contains(&address));
+    let responsible = ours.is_some() || spec.node == **me || tidies;
     published.settled && (asked || responsible && unseen_for(spec, KEPT))
 }
 

@@ -141,6 +141,10 @@ impl Ownership {
         }
         let Some(group) = group else { return Next::Event(Event::Gone) };
         let successor = self.successor(now, group);
+        if successor.is_some() && group.addresses.keys().any(|address| self.added.contains(&address)) {
+            // Who is handed a group does not ask; it takes no longer than a few hundred milliseconds.
+            return Next::Wait(None);
+        }
         if !self.may_own(group) {
             // Rather one that has just refused than a gap.
             let successor = successor.map(|s| s.id).filter(|_| !self.withholds(group));

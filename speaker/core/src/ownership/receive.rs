@@ -24,6 +24,7 @@ impl Ownership {
         match peer.judge(now, self.settings.session, &message) {
             Freshness::Fresh => {}
             Freshness::NewSession => {
+                peer.agrees = false;
                 self.replace_claims(now, id, BTreeMap::new());
                 // So that the other side knows that it is known, since it may be waiting to settle, and with whom it
                 // speaks: what greeted it before did not echo its session, so it did not count.

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::peers::Liveness;
+use super::peers::{Liveness, Peer};
 use super::phase::{Cause, Event, Phase};
 use super::{Blocked, Detection, Output, Ownership};
 use crate::beacon::{NodeId, Stake};
@@ -216,7 +216,9 @@ impl Ownership {
 
     /// The stranger is gone: the address is announced, if the group is ours.
     fn conflict_over(&mut self, address: IpAddr) {
-        self.conflicts.remove(&address);
+        if self.conflicts.remove(&address).is_some() {
+            self.over.insert(address);
+        }
         if self.asked_group(address).is_none() {
             self.outputs.push_back(Output::CancelProbe(address));
         }
@@ -227,6 +229,7 @@ impl Ownership {
     fn announce_again(&mut self, address: IpAddr) {
         if let Some(id) = self.group_of(address).filter(|id| self.mine.contains_key(id)) {
             self.outputs.push_back(Output::Announce(id));
+            self.dirty.insert(id);
         }
     }
 
@@ -291,12 +294,14 @@ impl Ownership {
 
     /// Whether a node answers for an address that its speaker, which is heard, does not own. Then its kernel does, as
     /// where kube-proxy puts the addresses on every node in its ipvs mode and strictARP is off. That must not keep the
-    /// address from being announced at all. After a stall what peers own is not known yet, so there it is not asked.
+    /// address from being announced at all. Who has just come back, after a stall or to the network, does not know yet what
+    /// that speaker owns by now.
     fn answers_by_its_kernel(&self, now: Instant, id: GroupId, node: NodeId) -> bool {
         let phase = self.groups.get(&id).map(|state| state.phase);
         let rechecks = matches!(phase, Some(Phase::Asking { cause: Cause::Recheck, .. }));
-        let owns = self.peers.get(&node).is_some_and(|peer| peer.claims.contains_key(&id));
-        !rechecks && !owns && self.liveness(now, node) == Liveness::Alive
+        let owns_not = |peer: &Peer| peer.agrees && !peer.claims.contains_key(&id);
+        let owns_not = self.peers.get(&node).is_some_and(owns_not);
+        !rechecks && owns_not && self.liveness(now, node) == Liveness::Alive
     }
 
     /// The wire shows that a node lives whose beacons do not arrive.
@@ -338,6 +343,7 @@ impl Ownership {
         let (next, pause) = (None, first);
         let mut conflict = Conflict { sighting, first: now, last: now, withheld, scope, next, pause };
         conflict.ask_after(now, first);
+        self.over.remove(&sighting.address);
         self.conflicts.insert(sighting.address, conflict);
     }
 

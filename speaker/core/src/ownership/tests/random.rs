@@ -61,10 +61,13 @@ fn story(seed: u64) {
     }
     world.pass(Duration::from_millis(chance.below(2_500)));
     for _ in 0..=chance.below(5) {
-        fault(&mut world, &mut chance);
+        fault(&mut world, &mut chance, seed % 4 == 2);
         world.pass(Duration::from_millis(chance.below(1_000)));
     }
     // Everything that was cut is whole again.
+    for node in 0..world.len() {
+        world.plug(node, true);
+    }
     world.deaf.clear();
     world.wire_cut.clear();
     world.loss = 0;
@@ -91,7 +94,7 @@ fn story(seed: u64) {
     assert_eq!(world.history.len(), history, "something still moves\n{}", world.describe());
 }
 
-fn fault(world: &mut World, chance: &mut Chance) {
+fn fault(world: &mut World, chance: &mut Chance, cables: bool) {
     let all: Vec<usize> = (0..world.len()).collect();
     let Some(node) = chance.pick(&all) else { return };
     let other = chance.pick(&all).unwrap_or(node);
@@ -138,6 +141,7 @@ fn fault(world: &mut World, chance: &mut Chance) {
             let yes = !world.groups().contains(&id);
             world.add_group(id, yes);
         }
+        _ if cables => world.plug(node, chance.one_in(2)),
         _ => {
             for other in all {
                 world.deaf.insert((node, other));

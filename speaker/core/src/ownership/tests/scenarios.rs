@@ -439,3 +439,18 @@ fn a_restarted_owner_leaves_the_group_where_it_went() {
         assert_eq!(world.owner(group(1)), next, "seed {seed}");
     }
 }
+
+#[test]
+fn a_node_whose_cable_is_plugged_in_again_announces_nothing_that_others_have_taken() {
+    for seed in 0..200 {
+        let mut world = World::settled(seed, 3, 1);
+        let owner = world.owner(group(1));
+        world.plug(owner, false);
+        world.pass(Duration::from_millis(3_000 + seed));
+        assert_ne!(world.owner(group(1)), owner);
+        let before = world.history.len();
+        world.plug(owner, true);
+        world.pass(Duration::from_secs(3));
+        assert_eq!(world.history.len(), before, "seed {seed}\n{}", world.describe());
+    }
+}

@@ -3,6 +3,7 @@
 use super::super::wire::GIVES_WAY;
 use super::super::*;
 use super::world::{INTERVAL, World, address, group, mac, name};
+use crate::beacon::{Body, Flags, Message};
 use crate::link::Scope;
 use crate::placement::Placement;
 use crate::responder::Sighting;
@@ -383,6 +384,32 @@ fn an_address_that_comes_to_an_owned_group_is_withheld_if_a_stranger_has_it() {
 }
 
 #[test]
+fn a_group_is_handed_over_only_once_the_wire_was_asked_about_all_of_it() {
+    let mut bench = Bench::owning(Detection::Enforce);
+    bench.add();
+    let heard = Message {
+        sender: NodeId::of(&name(1)),
+        session: 7,
+        echo: 1,
+        sequence: 1,
+        flags: Flags::default(),
+        body: Body::Alive { claims: 0 },
+    };
+    bench.feed(Input::Message(address(1), heard));
+    let mut view = View::clone(&bench.speaker.view);
+    let mut elsewhere = Group::clone(&view.groups[&group(1)]);
+    elsewhere.candidates = Candidates::ranked(group(1), vec![Candidate::new(name(1), Tier::default())]);
+    view.groups.insert(group(1), Arc::new(elsewhere));
+    let offers = |outputs: &[Output]| {
+        let offers = |output: &&Output| matches!(output, Output::Send { message, .. } if matches!(message.body, Body::Leave(_)));
+        outputs.iter().filter(offers).count()
+    };
+    assert_eq!(offers(&bench.feed(Input::View(Arc::new(view)))), 0);
+    assert!(bench.announced && bench.speaker.owned().contains_key(&group(1)));
+    assert_eq!(offers(&bench.feed(Input::Unanswered(group(SECOND)))), 1);
+}
+
+#[test]
 fn nothing_is_announced_of_a_group_that_was_lost_while_an_address_of_it_was_asked_about() {
     let mut bench = Bench::owning(Detection::Enforce);
     bench.add();
@@ -409,8 +436,9 @@ fn a_stranger_whose_service_is_gone_is_watched_until_it_goes_itself() {
     assert_eq!(probes(&bench.pass(Duration::from_secs(1))), 1);
     bench.feed(Input::Answered(bench.seen(STRANGER, false)));
     assert_eq!(probes(&bench.pass(Duration::from_secs(2))), 1);
+    assert!(bench.speaker.over().is_empty());
     assert_eq!(bench.feed(Input::Unanswered(group(1))), [Output::CancelProbe(group(1))]);
-    assert!(bench.speaker.conflicts().is_empty());
+    assert!(bench.speaker.conflicts().is_empty() && bench.speaker.over().contains(&group(1)));
 }
 
 #[test]
@@ -451,4 +479,5 @@ fn a_stranger_at_an_address_of_another_node_is_not_told_of_by_this_one() {
     view.groups.insert(group(1), Arc::new(elsewhere));
     bench.feed(Input::View(Arc::new(view)));
     assert!(bench.speaker.owned().is_empty() && bench.speaker.conflicts().is_empty());
+    assert!(bench.speaker.over().is_empty(), "nobody has asked");
 }

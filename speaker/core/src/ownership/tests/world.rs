@@ -231,7 +231,8 @@ impl World {
             detection: Detection::Enforce,
             session: self.chance.next() | 1,
         };
-        let api = self.api.clone();
+        let unplugged = self.nodes[node].api.unplugged;
+        let api = Api { unplugged, ..self.api.clone() };
         let state = &mut self.nodes[node];
         *state = Node { life: state.life + 1, api, ..Node::default() };
         state.speaker = Some(Ownership::new(settings));
@@ -244,6 +245,7 @@ impl World {
         self.change(Change::Ready(node, Some(generation)));
         let mut own = self.api.clone();
         own.ready.insert(node, generation);
+        own.unplugged = unplugged;
         self.nodes[node].api = own;
         self.feed_view(node);
     }
@@ -253,7 +255,8 @@ impl World {
         self.note(format!("kill node{node}"));
         let state = &mut self.nodes[node];
         let announced = std::mem::take(&mut state.announced);
-        *state = Node { life: state.life + 1, ..Node::default() };
+        let api = Api { unplugged: state.api.unplugged, ..Api::default() };
+        *state = Node { life: state.life + 1, api, ..Node::default() };
         for group in announced {
             self.history.push((self.now, node, group, false));
         }
@@ -300,6 +303,15 @@ impl World {
                     self.wire_cut.remove(&(a, b));
                 }
             }
+        }
+    }
+
+    /// Pulls the cable of a node, or plugs it in again. The node sees that at once, the others do not.
+    pub(super) fn plug(&mut self, node: usize, yes: bool) {
+        self.cut(&[node], !yes);
+        self.nodes[node].api.unplugged = (!yes).then_some(node);
+        if self.is_up(node) {
+            self.feed_view(node);
         }
     }
 

@@ -17,6 +17,8 @@ pub(super) struct Api {
     pub(super) shown: BTreeSet<usize>,
     /// Nodes without a link on the groups' subnet.
     pub(super) remote: BTreeSet<usize>,
+    /// The node that sees this has no carrier.
+    pub(super) unplugged: Option<usize>,
     pub(super) groups: BTreeSet<GroupId>,
     pub(super) last: BTreeMap<GroupId, (usize, u64)>,
 }
@@ -66,7 +68,7 @@ impl Api {
         let candidates: Vec<Candidate> = self
             .ready
             .keys()
-            .filter(|node| !self.excluded.contains(node))
+            .filter(|node| !self.excluded.contains(node) && self.unplugged != Some(**node))
             .map(|node| (node, Tier { remote: self.remote.contains(node), ..Tier::default() }))
             .map(|(node, tier)| Candidate::new(name(*node), tier))
             .collect();
