@@ -131,7 +131,7 @@ fn on_cluster(args: &Args) {
 
 fn one_on_cluster(bed: &Bed, fault: Fault) -> [Round; 4] {
     let owner = bed.announcer("default", faults::SERVICE);
-    bed.web_away_from(&owner);
+    faults::web_away_from(bed, &owner);
     let seen = clients(bed, || {
         fault.begin(bed, &owner);
         std::thread::sleep(faults::WATCHED);

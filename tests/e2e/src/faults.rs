@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use testbed::{Options, Signal, TrafficReport};
 
-use crate::Bed;
+use crate::{Bed, wait};
 
 /// Of the Service that is watched: one of each family.
 pub const ADDRESSES: [&str; 2] = ["192.168.33.50", "fd00:33::50"];
@@ -83,6 +83,22 @@ pub fn served(options: Options) -> Bed {
     bed.served(&format!("http://{v4}/"), SERVED);
     bed.served(&format!("http://[{v6}]/"), SERVED);
     bed
+}
+
+/// Moves the pods of the Service away from `node`, and waits until every node forwards to where they are. Where the
+/// network has just been away, kube-proxy's connection to the API needs seconds to go on, and until then it forwards to pods
+/// that are gone: that is not what is measured.
+pub fn web_away_from(bed: &Bed, node: &str) {
+    bed.web_away_from(node);
+    let service = bed.get(&["service", "--namespace", "default", SERVICE]);
+    let port = service["spec"]["ports"][0]["nodePort"].as_u64().expect("it has a node port");
+    for node in bed.nodes() {
+        let address = bed.cluster.host(&node).unwrap_or_else(|error| panic!("{error}")).v4;
+        let (url, client) = (format!("http://{address}:{port}/"), bed.cluster.client());
+        // Each goes to one of the endpoints by chance.
+        let all_answer = || (0..8).all(|_| client.curl(&url).is_ok()).then_some(());
+        wait::poll(&format!("{node} forwards to the pods"), SERVED, all_answer);
+    }
 }
 
 /// The clients of [`clients`], as tables and messages call them.

@@ -46,7 +46,7 @@ enum Api {
 fn faults(bed: &Bed, faults: &[Fault], api: Api) {
     for fault in faults {
         let owner = bed.announcer("default", SERVICE);
-        bed.web_away_from(&owner);
+        faults::web_away_from(bed, &owner);
         let pod = bed.pod_of("speaker", &owner);
         let all = clients(bed, || {
             fault.begin(bed, &owner);
@@ -91,7 +91,7 @@ fn excluded(bed: &Bed) {
 
 fn maintenance(bed: &Bed) {
     for node in bed.nodes() {
-        bed.web_away_from(&node);
+        faults::web_away_from(bed, &node);
         let all = clients(bed, || {
             bed.kubectl(&["drain", &node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=120s"]);
             bed.power_off(&node);
