@@ -262,8 +262,7 @@ impl Ownership {
 
     /// The group that has an address.
     fn group_of(&self, address: IpAddr) -> Option<GroupId> {
-        let lowest = || self.view.groups.get(&address).filter(|group| group.addresses.contains(address));
-        self.higher.get(&address).copied().or_else(|| lowest().map(|group| group.id))
+        group_in(&self.view, &self.higher, address)
     }
 
     /// The name of a node.
@@ -341,10 +340,7 @@ impl Ownership {
         let before = std::mem::replace(&mut self.view, view);
         let view = Arc::clone(&self.view);
         let higher_before = std::mem::take(&mut self.higher);
-        let group_before = |address: IpAddr| {
-            let lowest = || before.groups.contains_key(&address).then_some(address);
-            higher_before.get(&address).copied().or_else(lowest)
-        };
+        let group_before = |address| group_in(&before, &higher_before, address);
         for group in view.groups.values() {
             let higher = group.addresses.keys().filter(|address| *address != group.id);
             self.higher.extend(higher.map(|address| (address, group.id)));
@@ -440,11 +436,12 @@ impl Ownership {
         state.offer = None;
         match after {
             Phase::Refused => {
-                if event == Event::Outbid {
+                let pause = if event == Event::Outbid {
                     state.gave_way = 0;
-                }
-                let pause =
-                    if event == Event::Outbid { self.settings.interval.saturating_mul(3) } else { REFUSAL };
+                    self.settings.interval.saturating_mul(3)
+                } else {
+                    REFUSAL
+                };
                 state.until = now.checked_add(pause);
             }
             Phase::Leaving { .. } => {
@@ -511,6 +508,12 @@ impl Ownership {
         self.outputs.push_back(Output::Withdraw(id));
         self.tell_all(stake, false);
     }
+}
+
+/// The group of a view that has an address; `higher` has the groups of those that are not the lowest of theirs.
+fn group_in(view: &View, higher: &HashMap<IpAddr, GroupId>, address: IpAddr) -> Option<GroupId> {
+    let lowest = || view.groups.get(&address).filter(|group| group.addresses.contains(address));
+    higher.get(&address).copied().or_else(|| lowest().map(|group| group.id))
 }
 
 #[cfg(test)]

@@ -24,13 +24,14 @@ use runtime::events::Events;
 use serde_json::json;
 
 use super::unannounced::Unannounced;
-use super::{FIELD_MANAGER, nodes_to_tidy, speaks_for_all, spokesman};
+use super::{FIELD_MANAGER, nodes_to_tidy, spokesman};
 use crate::driver::Published;
 use crate::metrics::Metrics;
 use crate::watches::Stores;
 
 /// How many writes are under way at once: a node that takes over thousands of Services is to have told of them soon.
 const WRITES: usize = 8;
+
 /// What a Service's object is to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Wanted {
@@ -123,15 +124,15 @@ impl Announcements {
 
     /// One warning on each Service that nobody can announce, by the first of all ready speakers.
     fn tell_unannounced(&mut self, now: Instant, published: &Published) {
-        let (somebody, me) = (spokesman(published).is_some(), speaks_for_all(published, &self.me));
+        let spokesman = spokesman(published);
         let mut unannounced = BTreeMap::new();
         for group in published.view.groups.values() {
             let Some(why) = group.idle else { continue };
             for service in &group.services {
                 let mut state = Unannounced::go_on(self.unannounced.get(service), now, why);
-                if state.is_news(now) && somebody {
+                if state.is_news(now) && spokesman.is_some() {
                     state.told = true;
-                    if me {
+                    if spokesman == Some(&self.me) {
                         let note = format!("no node announces the Service's addresses: {}", why.message());
                         self.events.warning(&reference(service), "Announce", "announceFailed", note);
                     }

@@ -345,6 +345,24 @@ impl Bench {
         self.feed(Input::View(Arc::new(view)))
     }
 
+    /// Only node 1 may own the group.
+    fn lose_candidacy(&mut self) -> Vec<Output> {
+        let mut view = View::clone(&self.speaker.view);
+        let mut elsewhere = Group::clone(&view.groups[&group(1)]);
+        elsewhere.candidates = Candidates::ranked(group(1), vec![Candidate::new(name(1), Tier::default())]);
+        view.groups.insert(group(1), Arc::new(elsewhere));
+        self.feed(Input::View(Arc::new(view)))
+    }
+
+    /// The Service is gone; a pool has these addresses, if any.
+    fn remove_service(&mut self, pool: Option<rules::IpRange>) {
+        let mut view = View::clone(&self.speaker.view);
+        view.groups.clear();
+        view.placed.clear();
+        view.pools = pool.into_iter().collect();
+        self.feed(Input::View(Arc::new(view)));
+    }
+
     fn seen_at(&self, number: u8, mac: [u8; 6]) -> Sighting {
         Sighting { address: group(number), ..self.seen(mac, false) }
     }
@@ -396,15 +414,11 @@ fn a_group_is_handed_over_only_once_the_wire_was_asked_about_all_of_it() {
         body: Body::Alive { claims: 0 },
     };
     bench.feed(Input::Message(address(1), heard));
-    let mut view = View::clone(&bench.speaker.view);
-    let mut elsewhere = Group::clone(&view.groups[&group(1)]);
-    elsewhere.candidates = Candidates::ranked(group(1), vec![Candidate::new(name(1), Tier::default())]);
-    view.groups.insert(group(1), Arc::new(elsewhere));
     let offers = |outputs: &[Output]| {
         let offers = |output: &&Output| matches!(output, Output::Send { message, .. } if matches!(message.body, Body::Leave(_)));
         outputs.iter().filter(offers).count()
     };
-    assert_eq!(offers(&bench.feed(Input::View(Arc::new(view)))), 0);
+    assert_eq!(offers(&bench.lose_candidacy()), 0);
     assert!(bench.announced && bench.speaker.owned().contains_key(&group(1)));
     assert_eq!(offers(&bench.feed(Input::Unanswered(group(SECOND)))), 1);
 }
@@ -413,11 +427,7 @@ fn a_group_is_handed_over_only_once_the_wire_was_asked_about_all_of_it() {
 fn nothing_is_announced_of_a_group_that_was_lost_while_an_address_of_it_was_asked_about() {
     let mut bench = Bench::owning(Detection::Enforce);
     bench.add();
-    let mut view = View::clone(&bench.speaker.view);
-    let mut elsewhere = Group::clone(&view.groups[&group(1)]);
-    elsewhere.candidates = Candidates::ranked(group(1), vec![Candidate::new(name(1), Tier::default())]);
-    view.groups.insert(group(1), Arc::new(elsewhere));
-    let outputs = bench.feed(Input::View(Arc::new(view)));
+    let outputs = bench.lose_candidacy();
     assert!(outputs.contains(&Output::CancelProbe(group(SECOND))), "{outputs:?}");
     assert_eq!(bench.feed(Input::Unanswered(group(SECOND))), []);
     assert!(bench.speaker.owned().is_empty() && !bench.announced);
@@ -427,11 +437,7 @@ fn nothing_is_announced_of_a_group_that_was_lost_while_an_address_of_it_was_aske
 fn a_stranger_whose_service_is_gone_is_watched_until_it_goes_itself() {
     let mut bench = Bench::new(Detection::Enforce, 1);
     bench.feed(Input::Answered(bench.seen(STRANGER, false)));
-    let mut view = View::clone(&bench.speaker.view);
-    view.groups.clear();
-    view.placed.clear();
-    view.pools = rules::IpRange::new(group(1), group(1)).into_iter().collect();
-    bench.feed(Input::View(Arc::new(view)));
+    bench.remove_service(rules::IpRange::new(group(1), group(1)));
     assert!(bench.speaker.owned().is_empty() && bench.speaker.conflicts().contains_key(&group(1)));
     assert_eq!(probes(&bench.pass(Duration::from_secs(1))), 1);
     bench.feed(Input::Answered(bench.seen(STRANGER, false)));
@@ -445,10 +451,7 @@ fn a_stranger_whose_service_is_gone_is_watched_until_it_goes_itself() {
 fn a_host_whose_address_no_service_can_get_any_more_is_not_asked_about() {
     let mut bench = Bench::new(Detection::Enforce, 1);
     bench.feed(Input::Answered(bench.seen(STRANGER, false)));
-    let mut view = View::clone(&bench.speaker.view);
-    view.groups.clear();
-    view.placed.clear();
-    bench.feed(Input::View(Arc::new(view)));
+    bench.remove_service(None);
     assert!(bench.speaker.conflicts().is_empty());
     assert_eq!(probes(&bench.pass(Duration::from_secs(100))), 0);
 }
@@ -473,11 +476,7 @@ fn a_stranger_at_an_address_of_another_node_is_not_told_of_by_this_one() {
     let mut bench = Bench::new(Detection::Enforce, 2);
     bench.feed(Input::Answered(bench.seen(STRANGER, false)));
     assert!(bench.speaker.conflicts().contains_key(&group(1)));
-    let mut view = View::clone(&bench.speaker.view);
-    let mut elsewhere = Group::clone(&view.groups[&group(1)]);
-    elsewhere.candidates = Candidates::ranked(group(1), vec![Candidate::new(name(1), Tier::default())]);
-    view.groups.insert(group(1), Arc::new(elsewhere));
-    bench.feed(Input::View(Arc::new(view)));
+    bench.lose_candidacy();
     assert!(bench.speaker.owned().is_empty() && bench.speaker.conflicts().is_empty());
     assert!(bench.speaker.over().is_empty(), "nobody has asked");
 }
