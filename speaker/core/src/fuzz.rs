@@ -74,6 +74,9 @@ pub struct Beacons {
     ownership: Ownership,
     keys: Keyring,
     now: Instant,
+    /// The token that the speaker has sent last to each of the others, and how many messages of theirs it was fed.
+    tokens: BTreeMap<IpAddr, u64>,
+    fed: u64,
 }
 
 const ME: &str = "fuzzed";
@@ -90,7 +93,8 @@ impl Beacons {
             session: 7,
         };
         let keys = Keyring::new([Key::from_secret(SECRET)]);
-        let mut speaker = Self { ownership: Ownership::new(settings), keys, now: Instant::now() };
+        let ownership = Ownership::new(settings);
+        let mut speaker = Self { ownership, keys, now: Instant::now(), tokens: BTreeMap::new(), fed: 0 };
         speaker.feed(OwnershipInput::View(Arc::new(view())));
         // Those who start at the same time are waited for.
         for _ in 0..100 {
@@ -128,16 +132,14 @@ impl Beacons {
     }
 
     fn accept(&mut self, mut message: Message) {
-        // As if it echoed this speaker's session: else nothing of it would count.
-        message.echo = 7;
-        let [a, b, c, d] = PEERS.map(NodeId::of);
-        message.sender = match message.sender.0 % 4 {
-            0 => a,
-            1 => b,
-            2 => c,
-            _ => d,
-        };
-        let from = IpAddr::from([192, 0, 2, 1]);
+        let number = usize::try_from(message.sender.0 % PEERS.len() as u64).unwrap_or(0);
+        let from = address(number);
+        message.sender = NodeId::of(PEERS[number]);
+        // As the others do, with the token that was heard last and a number that was not there: else nothing of it would
+        // count.
+        message.echo = self.tokens.get(&from).copied().unwrap_or(message.echo);
+        self.fed += 1;
+        message.sequence = self.fed;
         self.feed(OwnershipInput::Message(from, message));
         self.pass(Duration::from_millis(1));
     }
@@ -151,8 +153,14 @@ impl Beacons {
     fn feed(&mut self, input: OwnershipInput) {
         self.ownership.handle(self.now, input);
         while let Some(output) = self.ownership.poll_output() {
-            if let OwnershipOutput::Probe(address, ..) = output {
-                self.ownership.handle(self.now, OwnershipInput::Unanswered(address));
+            match output {
+                OwnershipOutput::Probe(address, ..) => {
+                    self.ownership.handle(self.now, OwnershipInput::Unanswered(address));
+                }
+                OwnershipOutput::Send { address, message, .. } => {
+                    self.tokens.insert(address, message.session);
+                }
+                _ => {}
             }
         }
     }
@@ -164,11 +172,15 @@ impl Default for Beacons {
     }
 }
 
+/// Of one of [`PEERS`].
+fn address(number: usize) -> IpAddr {
+    IpAddr::from([192, 0, 2, u8::try_from(number).unwrap_or(u8::MAX)])
+}
+
 /// Two groups that everybody may have, the first of them placed here.
 fn view() -> View {
-    let speaker = |name: &str| {
-        let address = Some(IpAddr::from([192, 0, 2, 1]));
-        (name.into(), Speaker { address, ready: true, generation: 1 })
+    let speaker = |(number, name): (usize, &str)| {
+        (name.into(), Speaker { address: Some(address(number)), ready: true, generation: 1 })
     };
     let group = |text: &str| {
         let id: IpAddr = text.parse().ok()?;
@@ -187,7 +199,7 @@ fn view() -> View {
     let groups: BTreeMap<_, _> = ["10.0.0.5", "fd00::5"].into_iter().filter_map(group).collect();
     let placed = groups.keys().copied().zip([ME.into(), PEERS[0].into()]).collect();
     View {
-        speakers: PEERS.into_iter().map(speaker).collect(),
+        speakers: PEERS.into_iter().enumerate().map(speaker).collect(),
         groups,
         placed,
         placement: Placement::Balanced,

@@ -10,7 +10,9 @@
 //! | [`phase`] | the state machine of one group |
 //! | [`interface`] | what the driver gives and is told |
 //! | [`decide`] | which event a group meets next: whose turn it is, who succeeds |
-//! | [`peers`] | which messages count, and which speakers live |
+//! | [`peers`] | which speakers there are, and which live |
+//! | [`freshness`] | which messages count |
+//! | [`quota`] | how much is sent because of what others send |
 //! | [`receive`] | what messages say |
 //! | [`talk`] | whom to talk with, and what is sent |
 //! | [`wire`] | what probes and other frames say about who has an address; conflicts with strangers |
@@ -18,9 +20,11 @@
 //! No socket, no clock, no chance: the driver brings the time and the session, and carries out [`Output`]s.
 
 mod decide;
+mod freshness;
 mod interface;
 mod peers;
 mod phase;
+mod quota;
 mod receive;
 mod talk;
 mod wire;
@@ -32,8 +36,9 @@ use std::time::{Duration, Instant};
 
 use crate::beacon::{KeyId, NodeId, Stake, print_of};
 use crate::view::{GroupId, NodeName, View};
+use freshness::Tokens;
 pub use interface::{Blocked, Counts, Detection, Input, Output, Settings};
-use peers::{Directory, Peer};
+use peers::{Directory, Heard, Peer};
 use phase::{Action, Cause, Event, Phase};
 use talk::Outgoing;
 pub use wire::Conflict;
@@ -75,8 +80,9 @@ pub struct Ownership {
     keys: Vec<KeyId>,
 
     peers: BTreeMap<NodeId, Peer>,
-    /// Peers that were alive when last looked.
-    alive: BTreeSet<NodeId>,
+    tokens: Tokens,
+    /// Peers that are heard.
+    alive: Heard,
     /// Peers with which this node shares a group.
     talk: BTreeSet<NodeId>,
     talk_changed: bool,
@@ -133,6 +139,8 @@ struct State {
     reminded: Option<Instant>,
     /// How often somebody was let go first who asked the same, since this node owned the group last.
     gave_way: u8,
+    /// When a peer last said that it owns it no more: whom it handed it to may not have been heard yet.
+    released: Option<Instant>,
     /// The highest epoch that was seen.
     highest: u64,
     timer: Option<Instant>,
@@ -143,13 +151,14 @@ impl Ownership {
     pub fn new(settings: Settings) -> Self {
         Self {
             me: NodeId::of(&settings.me),
+            tokens: Tokens::new(settings.session),
             settings,
             view: Arc::default(),
             directory: Directory::default(),
             macs: BTreeSet::new(),
             keys: Vec::new(),
             peers: BTreeMap::new(),
-            alive: BTreeSet::new(),
+            alive: Heard::default(),
             talk: BTreeSet::new(),
             talk_changed: false,
             claimed: BTreeMap::new(),
@@ -213,9 +222,7 @@ impl Ownership {
 
     /// When to call [`Self::handle`] again at the latest.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let falls_silent = self.alive.iter().filter_map(|id| self.peers.get(id)?.heard);
-        let patience = self.patience();
-        let falls_silent = falls_silent.filter_map(|heard| heard.checked_add(patience)).min();
+        let falls_silent = self.alive.first().and_then(|(heard, _)| heard.checked_add(self.patience()));
         let timer = self.timers.first().map(|(at, _)| *at);
         let conflict = self.conflicts.values().filter_map(|conflict| conflict.next).min();
         let settling = self.settling.filter(|_| !self.settled);
@@ -298,23 +305,17 @@ impl Ownership {
             self.counts.stalls += 1;
             let claimed: Vec<GroupId> = self.mine.keys().copied().collect();
             let asking: Vec<GroupId> = self.asking.iter().copied().collect();
-            for peer in self.peers.values_mut() {
-                peer.heard = peer.heard.map(|_| now);
-            }
             for id in asking.into_iter().chain(claimed) {
                 self.apply(now, id, Event::Stalled);
             }
+            self.hear_all(now);
             self.greet_all();
             self.next_beacon = self.next_beacon.map(|_| now);
         } else if late > self.settings.interval {
             // Accuses nobody in this round.
             let patience = self.settings.interval.saturating_mul(self.settings.misses.saturating_sub(1));
             let floor = now.checked_sub(patience).unwrap_or(now);
-            for id in &self.alive {
-                if let Some(peer) = self.peers.get_mut(id) {
-                    peer.heard = peer.heard.map(|heard| heard.max(floor));
-                }
-            }
+            self.hear_since(floor);
         }
     }
 
@@ -325,7 +326,9 @@ impl Ownership {
         self.directory.names.extend(view.speakers.keys().map(|name| (NodeId::of(name), name.clone())));
         self.directory.macs.clone_from(&view.macs);
         for (id, peer) in &self.peers {
-            self.directory.macs.extend(peer.macs.iter().map(|mac| (*mac, *id)));
+            for mac in &peer.macs {
+                self.directory.macs.entry(*mac).or_insert(*id);
+            }
         }
         for mac in &self.macs {
             self.directory.macs.remove(mac);
@@ -393,7 +396,7 @@ impl Ownership {
 
     /// Everything that time brings.
     fn advance(&mut self, now: Instant) {
-        self.notice_liveness(now);
+        self.notice_silence(now);
         self.settle(now);
         self.beacon(now);
         self.reprobe(now);

@@ -21,7 +21,7 @@ pub struct Settings {
     pub misses: u32,
     /// What to do about strangers with our addresses.
     pub detection: Detection,
-    /// Random, never 0, new with each start.
+    /// Random, secret, new with each start: what the tokens for other speakers are made of.
     pub session: u64,
 }
 
@@ -106,7 +106,7 @@ pub struct Counts {
     pub vetoes: u64,
     /// Times that this speaker was stopped for so long that it asked anew.
     pub stalls: u64,
-    /// Messages that did not echo our session.
+    /// Messages that did not echo our token.
     pub stale: u64,
     /// Messages that had been there before.
     pub replayed: u64,

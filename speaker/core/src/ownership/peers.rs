@@ -1,75 +1,73 @@
-//! The other speakers: whether what they say is fresh, and whether they live.
-//!
-//! *Freshness needs no clock and no disk:* a message counts only if it echoes this speaker's session, which is
-//! random and new with each start, and if its sequence number has not been there in the sender's session. What was
-//! recorded earlier fails one or the other. A session that a sender has given up is never taken again.
+//! The other speakers: what is known of each, and whether they live.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::Ownership;
+use super::freshness::{Freshness, Handshake, Tokens};
+use super::quota::Quota;
+use super::{OFFER, Ownership};
 use crate::beacon::{Flags, KeyId, Message, NodeId, Stake, print_of};
-use crate::view::GroupId;
+use crate::view::{GroupId, NodeName, View};
 
-/// Sessions of a peer that are remembered as given up.
-const RETIRED: usize = 32;
+/// Sessions of a peer that are not its current one, as far as is known, and are answered in a period. What is
+/// recorded may be of many.
+const STALE_ANSWERS: usize = 8;
+/// Answers to what a peer says about groups, in a period.
+const ANSWERS: usize = 16_384;
+/// A leaving owner repeats its offer after 20 ms; what is asked again sooner than that is not answered again.
+const ANSWER_PERIOD: Duration = Duration::from_millis(OFFER.as_millis() as u64 / 2);
 
 /// What is known of another speaker.
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) address: Option<IpAddr>,
-    session: Option<Session>,
-    retired: VecDeque<u64>,
-    /// When something fresh was last heard.
+    pub(super) handshake: Handshake,
+    /// When something that counts was last heard.
     pub(super) heard: Option<Instant>,
     pub(super) flags: Flags,
     pub(super) macs: BTreeSet<[u8; 6]>,
     pub(super) keys: Vec<KeyId>,
+    /// The sequence number of the hello that `macs` and `keys` are of.
+    pub(super) introduced: u64,
     /// What it owns.
     pub(super) claims: BTreeMap<GroupId, u64>,
     /// [`print`](crate::beacon::print) of `claims`.
     pub(super) print: u64,
     /// What is known of its claims was up to date when it last told; not if it was silent since.
     pub(super) agrees: bool,
-    /// Groups of ours that it claimed before it fell silent: if it was only cut off, it has announced them all the time.
+    /// Groups of ours that it claimed before it fell silent: if it was only cut off, it has announced them
+    /// all the time.
     pub(super) doubtful: Vec<GroupId>,
     pub(super) parts: Option<Parts>,
+    /// When it was asked for all its claims.
     pub(super) requested: Option<Instant>,
+    /// When it was sent all of ours.
+    pub(super) informed: Option<Instant>,
+    /// It has asked for all of ours again since then.
+    pub(super) asks: bool,
     pub(super) greeted: Option<Instant>,
-    /// When a session that had not proved to be current was echoed to it. Limited apart from greetings: two
-    /// speakers that greet at the same moment would otherwise never answer each other.
-    pub(super) echoed: Option<Instant>,
+    /// Sessions whose stale messages were answered.
+    pub(super) stale_answers: Quota<u64>,
+    /// Groups about which it was sent a claim because of a frame.
+    pub(super) contested: Quota<GroupId>,
+    /// What it was answered about groups.
+    pub(super) answers: Quota<(Answer, Stake)>,
     /// Since when this speaker wants to hear from it.
     pub(super) since: Instant,
     /// When it last said that it wants to hear from us.
     pub(super) wants_us: Option<Instant>,
 }
 
-/// A peer's current session. Messages may overtake one another: of the last 64 sequence numbers it is known which
-/// have been there; what is older does not count.
-#[derive(Clone, Copy, Debug)]
-struct Session {
-    id: u64,
-    highest: u64,
-    /// Bit n: the number `highest - n` has been there.
-    seen: u64,
-}
-
-impl Session {
-    /// Notes a sequence number; false if it has been there, or is too old to tell.
-    fn note(&mut self, sequence: u64) -> bool {
-        if sequence > self.highest {
-            let shift = u32::try_from(sequence - self.highest).unwrap_or(u32::MAX);
-            self.seen = self.seen.checked_shl(shift).unwrap_or(0) | 1;
-            self.highest = sequence;
-            return true;
-        }
-        let bit = u32::try_from(self.highest - sequence).ok().and_then(|age| 1_u64.checked_shl(age));
-        let new = bit.is_some_and(|bit| self.seen & bit == 0);
-        self.seen |= bit.unwrap_or(0);
-        new
-    }
+/// What is answered to something that a peer says about a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Answer {
+    /// It is ours, with this epoch.
+    Claim,
+    /// This node is about to claim it with this epoch.
+    Intent,
+    /// Do not.
+    Nack,
 }
 
 /// Parts of a list of claims that are not complete yet.
@@ -90,68 +88,47 @@ pub(super) enum Liveness {
     Unheard,
 }
 
-/// What a message is worth.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Freshness {
-    /// It counts.
-    Fresh,
-    /// It counts, and the sender has begun a new session: what it said before is void.
-    NewSession,
-    /// It does not echo our session: the sender does not know it yet, and is to be greeted.
-    Stale,
-    /// It was there before, or is of a session that was given up.
-    Replayed,
-}
-
 impl Peer {
-    pub(super) fn new(now: Instant, address: Option<IpAddr>) -> Self {
+    pub(super) fn new(now: Instant, address: Option<IpAddr>, tokens: &mut Tokens) -> Self {
         Self {
             address,
-            session: None,
-            retired: VecDeque::new(),
+            handshake: Handshake::new(tokens),
             heard: None,
             flags: Flags::default(),
             macs: BTreeSet::new(),
             keys: Vec::new(),
+            introduced: 0,
             claims: BTreeMap::new(),
             print: 0,
             agrees: false,
             doubtful: Vec::new(),
             parts: None,
             requested: None,
+            informed: None,
+            asks: false,
             greeted: None,
-            echoed: None,
+            stale_answers: Quota::default(),
+            contested: Quota::default(),
+            answers: Quota::default(),
             since: now,
             wants_us: None,
         }
     }
 
-    /// Judges a message and, if it counts, notes it.
-    pub(super) fn judge(&mut self, now: Instant, ours: u64, message: &Message) -> Freshness {
-        if self.retired.contains(&message.session) {
-            return Freshness::Replayed;
-        }
-        if message.echo != ours {
-            return Freshness::Stale;
-        }
-        let freshness = match &mut self.session {
-            Some(session) if session.id == message.session => {
-                if !session.note(message.sequence) {
-                    return Freshness::Replayed;
-                }
-                Freshness::Fresh
+    /// Judges a message and, if it counts, notes what each message tells.
+    pub(super) fn judge(&mut self, now: Instant, tokens: &mut Tokens, message: &Message) -> Freshness {
+        let freshness = self.handshake.judge(tokens, message);
+        match freshness {
+            Freshness::Fresh => {}
+            Freshness::NewSession => {
+                // It may have been started again with other keys.
+                self.keys.clear();
+                self.introduced = 0;
+                self.agrees = false;
             }
-            session => {
-                self.retired.extend(session.map(|session| session.id));
-                if self.retired.len() > RETIRED {
-                    self.retired.pop_front();
-                }
-                *session = Some(Session { id: message.session, highest: message.sequence, seen: 1 });
-                Freshness::NewSession
-            }
-        };
-        self.heard = Some(now);
-        if self.session.is_some_and(|session| session.highest == message.sequence) {
+            Freshness::Stale | Freshness::Replayed => return freshness,
+        }
+        if self.handshake.is_latest(message.sequence) {
             self.flags = message.flags;
         }
         if message.flags.wanted {
@@ -160,9 +137,29 @@ impl Peer {
         freshness
     }
 
-    /// The session to echo to it.
-    pub(super) fn echo(&self) -> u64 {
-        self.session.map_or(0, |session| session.id)
+    /// The token to answer a stale message with, unless it is not to be answered, or its session was just
+    /// now.
+    pub(super) fn answer_to_stale(
+        &mut self,
+        now: Instant,
+        period: Duration,
+        heard: bool,
+        message: &Message,
+    ) -> Option<u64> {
+        let token = self.handshake.answer(message, heard)?;
+        // Whoever repeats what is old must not use up the answers to what is not.
+        let most = STALE_ANSWERS * if self.handshake.is_current(message) { 2 } else { 1 };
+        self.stale_answers.admit(now, period, most, message.session).then_some(token)
+    }
+
+    /// Whether to answer something that it says about a group: not twice at the same time.
+    pub(super) fn may_be_answered(&mut self, now: Instant, answer: Answer, stake: Stake) -> bool {
+        self.answers.admit(now, ANSWER_PERIOD, ANSWERS, (answer, stake))
+    }
+
+    /// Whether it was not sent all claims for so long that it may be sent them again.
+    pub(super) fn may_be_informed(&self, now: Instant, period: Duration) -> bool {
+        self.informed.is_none_or(|at| now.saturating_duration_since(at) >= period)
     }
 
     pub(super) fn liveness(&self, now: Instant, patience: Duration) -> Liveness {
@@ -189,28 +186,90 @@ impl Peer {
     }
 }
 
+/// Peers that are heard, in the order in which they fall silent unless they are heard again: so neither a
+/// message nor the question who falls silent next costs more where there are many.
+#[derive(Debug, Default)]
+pub(super) struct Heard {
+    at: BTreeMap<NodeId, Instant>,
+    order: BTreeSet<(Instant, NodeId)>,
+}
+
+impl Heard {
+    /// Notes when a peer was heard. Whether it was not among them.
+    fn note(&mut self, id: NodeId, at: Instant) -> bool {
+        let before = self.at.insert(id, at);
+        if let Some(before) = before {
+            self.order.remove(&(before, id));
+        }
+        self.order.insert((at, id));
+        before.is_none()
+    }
+
+    pub(super) fn remove(&mut self, id: NodeId) {
+        if let Some(at) = self.at.remove(&id) {
+            self.order.remove(&(at, id));
+        }
+    }
+
+    pub(super) fn contains(&self, id: &NodeId) -> bool {
+        self.at.contains_key(id)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.at.len()
+    }
+
+    /// The peer that was not heard for the longest time, and when it was heard.
+    pub(super) fn first(&self) -> Option<(Instant, NodeId)> {
+        self.order.first().copied()
+    }
+}
+
 impl Ownership {
-    /// Notices who fell silent and who is heard again.
-    pub(super) fn notice_liveness(&mut self, now: Instant) {
+    /// Notes that a peer is heard.
+    pub(super) fn hear(&mut self, now: Instant, id: NodeId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.heard = Some(now);
+        if self.alive.note(id, now) {
+            self.blocked.remove(&id);
+            self.doubt(id);
+            self.liveness_changed();
+        }
+    }
+
+    /// Nobody who was ever heard is silent.
+    pub(super) fn hear_all(&mut self, now: Instant) {
+        let heard = self.peers.iter().filter(|(_, peer)| peer.heard.is_some());
+        let heard: Vec<NodeId> = heard.map(|(id, _)| *id).collect();
+        for id in heard {
+            self.hear(now, id);
+        }
+    }
+
+    /// Nobody falls silent for what was not heard before `floor`.
+    pub(super) fn hear_since(&mut self, floor: Instant) {
+        while let Some((_, id)) = self.alive.first().filter(|(at, _)| *at < floor) {
+            self.hear(floor, id);
+        }
+    }
+
+    /// Notices who fell silent.
+    pub(super) fn notice_silence(&mut self, now: Instant) {
         let patience = self.patience();
-        let changed: Vec<(NodeId, bool)> = self
-            .peers
-            .iter()
-            .map(|(id, peer)| (*id, peer.liveness(now, patience) == Liveness::Alive))
-            .filter(|(id, alive)| self.alive.contains(id) != *alive)
-            .collect();
-        for (id, alive) in changed {
-            if alive {
-                self.alive.insert(id);
-                self.blocked.remove(&id);
-                self.doubt(id);
-            } else {
-                self.alive.remove(&id);
-                if let Some(peer) = self.peers.get_mut(&id) {
-                    peer.agrees = false;
-                }
-                self.counts.suspicions += 1;
+        let silent = |(at, _): &(Instant, NodeId)| now.saturating_duration_since(*at) >= patience;
+        while let Some((_, id)) = self.alive.first().filter(silent) {
+            self.alive.remove(id);
+            if let Some(peer) = self.peers.get_mut(&id) {
+                peer.agrees = false;
             }
+            self.counts.suspicions += 1;
+            self.liveness_changed();
+        }
+    }
+
+    /// Before this speaker takes part, nothing depends on who is heard.
+    fn liveness_changed(&mut self) {
+        if self.settled {
             self.dirty.extend(self.view.groups.keys());
         }
     }
@@ -218,13 +277,40 @@ impl Ownership {
     pub(super) fn liveness(&self, now: Instant, id: NodeId) -> Liveness {
         self.peers.get(&id).map_or(Liveness::Unheard, |peer| peer.liveness(now, self.patience()))
     }
+
+    /// The address that the API knows of a speaker.
+    pub(super) fn listed_address(&self, id: NodeId) -> Option<IpAddr> {
+        self.view.speakers.get(self.directory.names.get(&id)?)?.address
+    }
 }
 
 /// What this node calls another, and who has which hardware address.
 #[derive(Debug, Default)]
 pub(super) struct Directory {
-    pub(super) names: BTreeMap<NodeId, crate::view::NodeName>,
+    pub(super) names: BTreeMap<NodeId, NodeName>,
     pub(super) macs: BTreeMap<[u8; 6], NodeId>,
+}
+
+impl Directory {
+    /// Takes from a peer the hardware addresses that it has no more, and gives it those that it has. What the
+    /// API says stays: a hello has room for few. So do this node's own.
+    pub(super) fn replace_macs(
+        &mut self,
+        id: NodeId,
+        before: &BTreeSet<[u8; 6]>,
+        after: &BTreeSet<[u8; 6]>,
+        (view, own): (&View, &BTreeSet<[u8; 6]>),
+    ) {
+        let settled = |mac: &&[u8; 6]| !own.contains(*mac) && !view.macs.contains_key(*mac);
+        for mac in before.iter().filter(settled) {
+            if self.macs.get(mac) == Some(&id) {
+                self.macs.remove(mac);
+            }
+        }
+        for mac in after.iter().filter(settled) {
+            self.macs.insert(*mac, id);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -232,43 +318,38 @@ mod tests {
     use super::*;
     use crate::beacon::Body;
 
-    const OURS: u64 = 77;
-
-    fn message(session: u64, echo: u64, sequence: u64) -> Message {
-        let body = Body::Alive { claims: 0 };
-        Message { sender: NodeId(1), session, echo, sequence, flags: Flags::default(), body }
-    }
-
-    #[test]
-    fn only_what_echoes_our_session_and_was_not_there_before_counts() {
-        let now = Instant::now();
-        let mut peer = Peer::new(now, None);
-        assert_eq!(peer.judge(now, OURS, &message(5, 0, 1)), Freshness::Stale);
-        assert_eq!(peer.liveness(now, Duration::from_millis(300)), Liveness::Unheard);
-        assert_eq!(peer.judge(now, OURS, &message(5, OURS, 2)), Freshness::NewSession);
-        assert_eq!(peer.judge(now, OURS, &message(5, OURS, 2)), Freshness::Replayed);
-        assert_eq!(peer.judge(now, OURS, &message(5, OURS, 9)), Freshness::Fresh);
-        assert_eq!(peer.judge(now, OURS, &message(5, OURS, 8)), Freshness::Fresh, "overtaken");
-        assert_eq!(peer.judge(now, OURS, &message(5, OURS, 8)), Freshness::Replayed);
-        assert_eq!(peer.judge(now, OURS, &message(5, OURS, 100)), Freshness::Fresh);
-        assert_eq!(peer.judge(now, OURS, &message(5, OURS, 36)), Freshness::Replayed, "too old to tell");
-        assert_eq!(peer.judge(now, OURS, &message(5, OURS, 37)), Freshness::Fresh);
-        assert_eq!(peer.judge(now, OURS, &message(6, OURS, 1)), Freshness::NewSession);
-        assert_eq!(peer.judge(now, OURS, &message(5, OURS, 10)), Freshness::Replayed);
+    fn peer(now: Instant) -> (Peer, Tokens) {
+        let mut tokens = Tokens::new(1);
+        (Peer::new(now, None, &mut tokens), tokens)
     }
 
     #[test]
     fn a_peer_is_silent_once_its_time_is_over() {
         let (now, patience) = (Instant::now(), Duration::from_millis(300));
-        let mut peer = Peer::new(now, None);
-        peer.judge(now, OURS, &message(5, OURS, 1));
+        let (mut peer, _) = peer(now);
+        assert_eq!(peer.liveness(now, patience), Liveness::Unheard);
+        peer.heard = Some(now);
         assert_eq!(peer.liveness(now + Duration::from_millis(299), patience), Liveness::Alive);
         assert_eq!(peer.liveness(now + patience, patience), Liveness::Silent(now + patience));
     }
 
     #[test]
+    fn the_flags_of_a_message_that_was_overtaken_do_not_count() {
+        let now = Instant::now();
+        let (mut peer, mut tokens) = peer(now);
+        let echo = peer.handshake.token();
+        for (sequence, leaving) in [(1, false), (3, true), (2, false)] {
+            let flags = Flags { leaving, ..Flags::default() };
+            let body = Body::Alive { claims: 0 };
+            let message = Message { sender: NodeId(1), session: 5, echo, sequence, flags, body };
+            peer.judge(now, &mut tokens, &message);
+        }
+        assert!(peer.flags.leaving);
+    }
+
+    #[test]
     fn the_print_of_claims_is_kept_up_to_date() {
-        let mut peer = Peer::new(Instant::now(), None);
+        let (mut peer, _) = peer(Instant::now());
         let stake = |epoch| Stake { group: "10.0.0.1".parse().unwrap(), epoch };
         peer.set_claim(stake(1), true);
         peer.set_claim(stake(2), true);
@@ -276,5 +357,25 @@ mod tests {
         peer.set_claim(stake(2), false);
         peer.set_claim(stake(2), false);
         assert_eq!((peer.print, peer.claims.len()), (0, 0));
+    }
+
+    /// The one place that knows who falls silent next has one entry for each peer, however often that is
+    /// heard.
+    #[test]
+    fn peers_fall_silent_in_the_order_in_which_they_were_heard_last() {
+        let (start, mut heard) = (Instant::now(), Heard::default());
+        let at = |millis| start + Duration::from_millis(millis);
+        for round in 0..100 {
+            for (id, offset) in [(1, 0), (2, 1), (3, 2)] {
+                assert_eq!(heard.note(NodeId(id), at(round * 10 + offset)), round == 0);
+            }
+        }
+        heard.note(NodeId(1), at(2_000));
+        assert_eq!((heard.at.len(), heard.order.len()), (3, 3));
+        for (id, time) in [(2, 991), (3, 992), (1, 2_000)] {
+            assert_eq!(heard.first(), Some((at(time), NodeId(id))));
+            heard.remove(NodeId(id));
+        }
+        assert_eq!((heard.first(), heard.len()), (None, 0));
     }
 }

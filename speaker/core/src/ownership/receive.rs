@@ -4,14 +4,25 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Instant;
 
-use super::peers::{Freshness, Parts, Peer};
+use super::freshness::Freshness;
+use super::peers::{Answer, Liveness, Parts, Peer};
 use super::phase::{Cause, Event, Phase};
 use super::{Blocked, Output, Ownership, RECONSIDERED, REMIND};
-use crate::beacon::{Body, Message, NodeId, Stake};
+use crate::beacon::{Body, ENTRIES, KeyId, Message, NodeId, Stake};
 use crate::view::GroupId;
 
 /// Speakers that are talked with although the API does not show them yet.
 const PEERS: usize = 8_192;
+/// Claims of all peers together: ten times as many as a large cluster has groups.
+pub(super) const CLAIMS: usize = 131_072;
+/// Parts of a list of claims.
+const PARTS: u16 = 3_277;
+/// No group has changed hands so often: an epoch beyond it would leave no room for the next ones.
+pub(super) const LAST_EPOCH: u64 = 1 << 56;
+
+fn is_plausible(stake: &Stake) -> bool {
+    stake.epoch <= LAST_EPOCH
+}
 
 impl Ownership {
     pub(super) fn receive(&mut self, now: Instant, from: IpAddr, message: Message) {
@@ -19,22 +30,22 @@ impl Ownership {
         if id == self.me || (self.peers.len() >= PEERS && !self.peers.contains_key(&id)) {
             return;
         }
-        let peer = self.peers.entry(id).or_insert_with(|| Peer::new(now, Some(from)));
-        peer.address = peer.address.or(Some(from));
-        match peer.judge(now, self.settings.session, &message) {
+        // What is repeated may come from anywhere.
+        let address = self.listed_address(id).unwrap_or(from);
+        let tokens = &mut self.tokens;
+        let peer = self.peers.entry(id).or_insert_with(|| Peer::new(now, Some(address), tokens));
+        match peer.judge(now, tokens, &message) {
             Freshness::Fresh => {}
             Freshness::NewSession => {
-                peer.agrees = false;
                 self.replace_claims(now, id, BTreeMap::new());
-                // So that the other side knows that it is known, since it may be waiting to settle, and with whom it
-                // speaks: what greeted it before did not echo its session, so it did not count.
+                // So that the other side knows that it is known, since it may be waiting to settle, and with
+                // whom it speaks: what greeted it before did not echo its token, so it did not count.
                 let outgoing = self.outgoing.entry(id).or_default();
                 (outgoing.hello, outgoing.alive) = (true, true);
             }
             Freshness::Stale => {
                 self.counts.stale += 1;
-                // The answer tells our session, and echoes theirs, so that what they say next counts.
-                self.answer_stale(now, &message);
+                self.answer_stale(now, address, &message);
                 return;
             }
             Freshness::Replayed => {
@@ -42,21 +53,30 @@ impl Ownership {
                 return;
             }
         }
-        self.notice_liveness(now);
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.address = Some(address);
+        }
+        self.hear(now, id);
+        self.notice_silence(now);
+        self.read(now, id, message);
+    }
+
+    /// What a message says that counts.
+    fn read(&mut self, now: Instant, id: NodeId, message: Message) {
         match message.body {
-            Body::Hello { macs, keys } => self.greeted(now, id, macs, keys),
+            Body::Hello { macs, keys } => self.greeted(now, id, message.sequence, macs, keys),
             Body::Alive { claims } => self.compare(now, id, claims),
             Body::Update(changes) => {
-                for (stake, held) in changes {
+                for (stake, held) in changes.into_iter().filter(|(stake, _)| is_plausible(stake)) {
                     self.note_claim(now, id, stake, held);
                 }
             }
-            Body::Request => self.outgoing.entry(id).or_default().claims = true,
+            Body::Request => self.inform(now, id),
             Body::Claims { claims, part, parts, stakes } => {
                 self.assemble(now, id, claims, part, parts, stakes);
             }
             Body::Intent(stakes) => {
-                for stake in stakes {
+                for stake in stakes.into_iter().filter(is_plausible) {
                     self.intended(now, id, stake);
                 }
             }
@@ -66,7 +86,7 @@ impl Ownership {
                 }
             }
             Body::Leave(stakes) => {
-                for stake in stakes {
+                for stake in stakes.into_iter().filter(is_plausible) {
                     self.offered(now, id, stake);
                 }
             }
@@ -74,47 +94,90 @@ impl Ownership {
         }
     }
 
-    /// Greets somebody who does not know our session. If it is not known either, its session is echoed in this
-    /// one message; what is sent all the time echoes only sessions that have proved to be current.
-    fn answer_stale(&mut self, now: Instant, message: &Message) {
-        let Some(peer) = self.peers.get(&message.sender) else { return };
-        let recently = |at: Instant| now.saturating_duration_since(at) < super::OFFER;
-        if peer.echo() == message.session {
-            self.greet(now, message.sender);
-        } else if !peer.echoed.is_some_and(recently) {
-            self.echo_once(now, message.sender, message.session);
+    /// Greets somebody who does not echo our token. The answer tells it, and echoes theirs, so that what they
+    /// say next counts.
+    fn answer_stale(&mut self, now: Instant, address: IpAddr, message: &Message) {
+        let (id, period) = (message.sender, self.settings.interval / 2);
+        let heard = self.alive.contains(&id);
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if let Some(token) = peer.answer_to_stale(now, period, heard, message) {
+            self.introduce(id, address, token, message.session);
         }
     }
 
-    fn greeted(&mut self, now: Instant, id: NodeId, macs: Vec<[u8; 6]>, keys: Vec<crate::beacon::KeyId>) {
+    fn greeted(&mut self, now: Instant, id: NodeId, sequence: u64, macs: Vec<[u8; 6]>, keys: Vec<KeyId>) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        for mac in &peer.macs {
-            self.directory.macs.remove(mac);
+        if sequence < peer.introduced {
+            // A later one has overtaken it.
+            return;
         }
-        peer.macs = macs.into_iter().collect::<BTreeSet<_>>();
+        peer.introduced = sequence;
         peer.keys = keys;
-        let own = &self.macs;
-        self.directory.macs.extend(peer.macs.iter().filter(|mac| !own.contains(*mac)).map(|mac| (*mac, id)));
+        let before = std::mem::replace(&mut peer.macs, macs.into_iter().collect::<BTreeSet<_>>());
+        self.directory.replace_macs(id, &before, &peer.macs, (&self.view, &self.macs));
         self.recognise(now);
     }
 
     /// Asks for all claims if what is known of them does not add up.
     fn compare(&mut self, now: Instant, id: NodeId, claims: u64) {
-        let interval = self.settings.interval;
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        let recently = peer.requested.is_some_and(|at| now.saturating_duration_since(at) < interval / 2);
         let agreed = std::mem::replace(&mut peer.agrees, peer.print == claims);
-        if !peer.agrees && !recently {
+        if !peer.agrees {
+            self.request(now, id);
+        } else if !agreed {
+            self.remind_of_doubtful(now, id);
+        }
+    }
+
+    /// Asks a peer for all its claims, not too often.
+    fn request(&mut self, now: Instant, id: NodeId) {
+        let period = self.settings.interval / 2;
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if peer.requested.is_none_or(|at| now.saturating_duration_since(at) >= period) {
             peer.requested = Some(now);
             self.outgoing.entry(id).or_default().request = true;
-        } else if peer.agrees && !agreed {
-            self.remind_of_doubtful(now, id);
+        }
+    }
+
+    /// Sends a peer all our claims: at once, or with a later beacon if they were sent less than an interval
+    /// ago.
+    fn inform(&mut self, now: Instant, id: NodeId) {
+        let interval = self.settings.interval;
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.asks = !peer.may_be_informed(now, interval);
+        if !peer.asks {
+            peer.informed = Some(now);
+            self.outgoing.entry(id).or_default().claims = true;
+        }
+    }
+
+    /// A frame says that a peer has a group of ours. It learns of our claim, or we of its better one; but
+    /// anybody can make such frames.
+    pub(super) fn exchange_claims(&mut self, now: Instant, id: NodeId, ours: Stake) {
+        let period = self.settings.interval / 2;
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if peer.contested.admit(now, period, ENTRIES, ours.group) {
+            self.outgoing.entry(id).or_default().updates.push((ours, true));
+        }
+        self.request(now, id);
+    }
+
+    /// Answers something that a peer said about a group, not twice at the same time.
+    fn answer(&mut self, now: Instant, id: NodeId, answer: Answer, stake: Stake) {
+        if !self.peers.get_mut(&id).is_some_and(|peer| peer.may_be_answered(now, answer, stake)) {
+            return;
+        }
+        let outgoing = self.outgoing.entry(id).or_default();
+        match answer {
+            Answer::Claim => outgoing.updates.push((stake, true)),
+            Answer::Intent => outgoing.intents.push(stake),
+            Answer::Nack => outgoing.nacks.push(stake),
         }
     }
 
     fn assemble(&mut self, now: Instant, id: NodeId, claims: u64, part: u16, parts: u16, stakes: Vec<Stake>) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        if part >= parts {
+        if part >= parts || parts > PARTS {
             return;
         }
         let assembly = match peer.parts.take() {
@@ -126,8 +189,8 @@ impl Ownership {
             return;
         }
         let Some(assembly) = peer.parts.take() else { return };
-        let all: BTreeMap<GroupId, u64> =
-            assembly.parts.into_values().flatten().map(|stake| (stake.group, stake.epoch)).collect();
+        let all = assembly.parts.into_values().flatten().filter(is_plausible);
+        let all: BTreeMap<GroupId, u64> = all.map(|stake| (stake.group, stake.epoch)).collect();
         self.replace_claims(now, id, all);
     }
 
@@ -151,9 +214,15 @@ impl Ownership {
 
     fn note_claim(&mut self, now: Instant, id: NodeId, stake: Stake, held: bool) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
+        if held && self.claimed.len() >= CLAIMS && !peer.claims.contains_key(&stake.group) {
+            return;
+        }
         let unchanged = peer.claims.get(&stake.group) == held.then_some(&stake.epoch);
         peer.set_claim(stake, held);
         if !held {
+            if let Some(state) = self.groups.get_mut(&stake.group) {
+                state.released = Some(now);
+            }
             self.unclaim(stake.group, id);
             return;
         }
@@ -170,15 +239,16 @@ impl Ownership {
         } else {
             // It does not know of the better claim yet.
             let better = Stake { group: stake.group, epoch };
-            self.outgoing.entry(id).or_default().updates.push((better, true));
+            self.answer(now, id, Answer::Claim, better);
             if !unchanged {
                 self.remind(now, stake.group);
             }
         }
     }
 
-    /// A speaker is heard again. What it owned when it was heard last, and what is ours since, it has announced all the
-    /// time if it was only cut off. Who of the two keeps it is known once it has told what it claims by now.
+    /// A speaker is heard again. What it owned when it was heard last, and what is ours since, it has
+    /// announced all the time if it was only cut off. Who of the two keeps it is known once it has told what
+    /// it claims by now.
     pub(super) fn doubt(&mut self, id: NodeId) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let mine = &self.mine;
@@ -216,9 +286,8 @@ impl Ownership {
         let Some(state) = self.groups.get(&stake.group) else { return };
         match state.phase {
             Phase::Owning { epoch } | Phase::Leaving { epoch, .. } => {
-                let outgoing = self.outgoing.entry(id).or_default();
-                outgoing.nacks.push(stake);
-                outgoing.updates.push((Stake { group: stake.group, epoch }, true));
+                self.answer(now, id, Answer::Nack, stake);
+                self.answer(now, id, Answer::Claim, Stake { group: stake.group, epoch });
                 return;
             }
             Phase::Asking { epoch, cause: Cause::Recheck } => {
@@ -233,13 +302,13 @@ impl Ownership {
                     self.apply(now, stake.group, Event::Outbid);
                 } else {
                     let ours = Stake { group: stake.group, epoch };
-                    self.outgoing.entry(id).or_default().intents.push(ours);
+                    self.answer(now, id, Answer::Intent, ours);
                 }
             }
             Phase::Idle | Phase::Refused => {}
         }
-        // Beacons do not reach everybody at the same moment: only who has heard the owner in the last one and a
-        // half intervals contradicts.
+        // Beacons do not reach everybody at the same moment: only who has heard the owner in the last one and
+        // a half intervals contradicts.
         let recent = self.settings.interval * 3 / 2;
         let heard = |node| {
             self.peers
@@ -249,7 +318,7 @@ impl Ownership {
         };
         let hears_owner = self.best_claim(stake.group).is_some_and(|(_, owner)| owner != id && heard(owner));
         if hears_owner {
-            self.outgoing.entry(id).or_default().nacks.push(stake);
+            self.answer(now, id, Answer::Nack, stake);
         }
     }
 
@@ -282,13 +351,23 @@ impl Ownership {
         let state = self.groups.get(&stake.group);
         if let Some(epoch) = state.and_then(|state| state.phase.claimed()) {
             // It was taken already, and the owner has not heard so.
-            let ours = Stake { group: stake.group, epoch };
-            self.outgoing.entry(id).or_default().updates.push((ours, true));
-        } else if !admitted || self.leaving || self.is_fenced() || !self.settled {
-            self.outgoing.entry(id).or_default().nacks.push(stake);
-        } else {
-            let highest = state.map_or(0, |state| state.highest).max(stake.epoch);
-            self.apply(now, stake.group, Event::Invited { epoch: highest.saturating_add(1) });
+            self.answer(now, id, Answer::Claim, Stake { group: stake.group, epoch });
+            return;
         }
+        let highest = state.map_or(0, |state| state.highest).max(stake.epoch);
+        let able = admitted && !self.leaving && !self.is_fenced() && self.settled;
+        if able && !self.has_better_owner(now, id, stake) {
+            self.apply(now, stake.group, Event::Invited { epoch: highest.saturating_add(1) });
+        } else {
+            self.answer(now, id, Answer::Nack, stake);
+        }
+    }
+
+    /// Whether somebody who is heard has a better claim to a group than the peer that hands it over, which
+    /// was cut off and does not know yet that it has lost it.
+    fn has_better_owner(&self, now: Instant, id: NodeId, stake: Stake) -> bool {
+        self.claims_of(stake.group).any(|(node, epoch)| {
+            (epoch, node) > (stake.epoch, id) && node != id && self.liveness(now, node) == Liveness::Alive
+        })
     }
 }

@@ -1,9 +1,10 @@
 //! Whom this speaker talks with, and what it sends.
 //!
-//! Beacons go to the speakers that share a group with this one: its owner, its watchers, and those whose turn it
-//! would be. So traffic grows with groups per node and not with the square of the nodes.
+//! Beacons go to the speakers that share a group with this one: its owner, its watchers, and those whose turn
+//! it would be. So traffic grows with groups per node and not with the square of the nodes.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::peers::Peer;
@@ -11,8 +12,6 @@ use super::{Blocked, Output, Ownership, WATCHERS};
 use crate::beacon::{Body, ENTRIES, Flags, Message, NodeId, Stake};
 use crate::view::Group;
 
-/// Between two greetings to the same peer: a stale message must not become a storm.
-const GREETING: Duration = Duration::from_millis(50);
 /// A greeting is repeated after this time: it may have been lost, and tells what nothing else does.
 const GREETED: Duration = Duration::from_secs(1);
 /// Who said that it wants to hear from us is talked with for this long.
@@ -54,7 +53,8 @@ impl Ownership {
         for (name, speaker) in &self.view.speakers {
             let id = NodeId::of(name);
             if talk.contains(&id) {
-                let peer = self.peers.entry(id).or_insert_with(|| Peer::new(now, speaker.address));
+                let tokens = &mut self.tokens;
+                let peer = self.peers.entry(id).or_insert_with(|| Peer::new(now, speaker.address, tokens));
                 peer.address = speaker.address.or(peer.address);
                 if peer.greeted.is_none() {
                     self.outgoing.entry(id).or_default().hello = true;
@@ -101,8 +101,9 @@ impl Ownership {
             for group in peer.claims.keys() {
                 self.unclaim(*group, id);
             }
+            self.directory.replace_macs(id, &peer.macs, &BTreeSet::new(), (&self.view, &self.macs));
         }
-        self.alive.remove(&id);
+        self.alive.remove(id);
         self.blocked.remove(&id);
         self.outgoing.remove(&id);
     }
@@ -118,12 +119,17 @@ impl Ownership {
         }
         self.forget_idle(now);
         let recent = |peer: &Peer| peer.wants_us.is_some_and(|at| now.saturating_duration_since(at) < WANTED);
-        for (id, peer) in &self.peers {
+        let interval = self.settings.interval;
+        for (id, peer) in &mut self.peers {
+            if peer.asks && peer.may_be_informed(now, interval) {
+                (peer.asks, peer.informed) = (false, Some(now));
+                self.outgoing.entry(*id).or_default().claims = true;
+            }
             if !self.talk.contains(id) && !recent(peer) {
                 continue;
             }
             let outgoing = self.outgoing.entry(*id).or_default();
-            if peer.echo() == 0 {
+            if peer.handshake.echo() == 0 {
                 outgoing.hello = true;
                 let ready = self.directory.names.get(id).and_then(|name| self.view.speakers.get(name));
                 let long = now.saturating_duration_since(peer.since) > NEVER_HEARD;
@@ -145,30 +151,20 @@ impl Ownership {
         }
     }
 
-    /// Greets one peer, not too often.
-    pub(super) fn greet(&mut self, now: Instant, id: NodeId) {
-        let Some(peer) = self.peers.get(&id) else { return };
-        if peer.greeted.is_none_or(|at| now.saturating_duration_since(at) >= GREETING) {
-            self.outgoing.entry(id).or_default().hello = true;
-        }
-    }
-
-    /// Greets a peer by a session that has not proved to be current.
-    pub(super) fn echo_once(&mut self, now: Instant, id: NodeId, session: u64) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        let Some(address) = peer.address else { return };
-        peer.echoed = Some(now);
-        let keys = peer.keys.clone();
+    /// Tells one peer who this node is, by a token and in answer to a session that it need not have proved to
+    /// be its own: what is sent all the time echoes only what has been.
+    pub(super) fn introduce(&mut self, id: NodeId, address: IpAddr, token: u64, echo: u64) {
         self.sequence = self.sequence.saturating_add(1);
         let message = Message {
             sender: self.me,
-            session: self.settings.session,
-            echo: session,
+            session: token,
+            echo,
             sequence: self.sequence,
-            flags: self.flags(id),
+            flags: self.flags(id, self.is_fenced()),
             body: self.hello(),
         };
-        self.outputs.push_back(Output::Send { address, keys, message });
+        // It may have been started again since it told its keys, and have others.
+        self.outputs.push_back(Output::Send { address, keys: Vec::new(), message });
     }
 
     fn hello(&self) -> Body {
@@ -176,8 +172,8 @@ impl Ownership {
         Body::Hello { macs, keys: self.keys.clone() }
     }
 
-    fn flags(&self, to: NodeId) -> Flags {
-        Flags { leaving: self.leaving, stalled: self.is_fenced(), wanted: self.talk.contains(&to) }
+    fn flags(&self, to: NodeId, stalled: bool) -> Flags {
+        Flags { leaving: self.leaving, stalled, wanted: self.talk.contains(&to) }
     }
 
     /// Tells every peer that shares a group about a change of what this node owns.
@@ -192,12 +188,37 @@ impl Ownership {
 
     /// Writes what is to be sent.
     pub(super) fn flush(&mut self, now: Instant) {
+        if self.outgoing.is_empty() {
+            return;
+        }
+        let stalled = self.is_fenced();
         for (id, outgoing) in std::mem::take(&mut self.outgoing) {
-            self.flush_to(now, id, outgoing);
+            let flags = self.flags(id, stalled);
+            self.flush_to(now, id, flags, outgoing);
         }
     }
 
-    fn flush_to(&mut self, now: Instant, id: NodeId, outgoing: Outgoing) {
+    fn flush_to(&mut self, now: Instant, id: NodeId, flags: Flags, outgoing: Outgoing) {
+        let hello = outgoing.hello;
+        let bodies = self.bodies(outgoing);
+        let heard = self.alive.contains(&id);
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some(address) = peer.address else { return };
+        if hello {
+            peer.greeted = Some(now);
+        }
+        let (session, echo) = (peer.handshake.token(), peer.handshake.echo());
+        for body in bodies {
+            // Who is not heard may have been started again, and have other keys than it told.
+            let keys =
+                if !heard && matches!(body, Body::Hello { .. }) { Vec::new() } else { peer.keys.clone() };
+            self.sequence = self.sequence.saturating_add(1);
+            let message = Message { sender: self.me, session, echo, sequence: self.sequence, flags, body };
+            self.outputs.push_back(Output::Send { address, keys, message });
+        }
+    }
+
+    fn bodies(&self, outgoing: Outgoing) -> Vec<Body> {
         let Outgoing { hello, alive, request, claims, updates, intents, nacks, leaves } = outgoing;
         let mut bodies: Vec<Body> = Vec::new();
         if hello {
@@ -225,25 +246,6 @@ impl Ownership {
         if alive {
             bodies.push(Body::Alive { claims: self.print });
         }
-        let flags = self.flags(id);
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        let Some(address) = peer.address else { return };
-        if hello {
-            peer.greeted = Some(now);
-        }
-        let echo = peer.echo();
-        let keys = peer.keys.clone();
-        for body in bodies {
-            self.sequence = self.sequence.saturating_add(1);
-            let message = Message {
-                sender: self.me,
-                session: self.settings.session,
-                echo,
-                sequence: self.sequence,
-                flags,
-                body,
-            };
-            self.outputs.push_back(Output::Send { address, keys: keys.clone(), message });
-        }
+        bodies
     }
 }

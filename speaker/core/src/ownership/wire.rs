@@ -295,13 +295,16 @@ impl Ownership {
     /// Whether a node answers for an address that its speaker, which is heard, does not own. Then its kernel does, as
     /// where kube-proxy puts the addresses on every node in its ipvs mode and strictARP is off. That must not keep the
     /// address from being announced at all. Who has just come back, after a stall or to the network, does not know yet what
-    /// that speaker owns by now.
+    /// that speaker owns by now; nor does anybody just after a peer gave the group away.
     fn answers_by_its_kernel(&self, now: Instant, id: GroupId, node: NodeId) -> bool {
-        let phase = self.groups.get(&id).map(|state| state.phase);
-        let rechecks = matches!(phase, Some(Phase::Asking { cause: Cause::Recheck, .. }));
+        let state = self.groups.get(&id);
+        let rechecks =
+            state.is_some_and(|state| matches!(state.phase, Phase::Asking { cause: Cause::Recheck, .. }));
+        let recent = |at: Instant| now.saturating_duration_since(at) < self.settings.interval;
+        let moves = state.and_then(|state| state.released).is_some_and(recent);
         let owns_not = |peer: &Peer| peer.agrees && !peer.claims.contains_key(&id);
         let owns_not = self.peers.get(&node).is_some_and(owns_not);
-        !rechecks && owns_not && self.liveness(now, node) == Liveness::Alive
+        !rechecks && !moves && owns_not && self.liveness(now, node) == Liveness::Alive
     }
 
     /// The wire shows that a node lives whose beacons do not arrive.
@@ -355,10 +358,7 @@ impl Ownership {
             Some(node) if self.liveness(now, node) == Liveness::Alive => {
                 // It learns of our claim, or we of its better one; during a handover both happens anyway. Neighbours
                 // are told anew only by who is known to stay: a last word of the one that yields would mislead them.
-                let ours = Stake { group: id, epoch };
-                let outgoing = self.outgoing.entry(node).or_default();
-                outgoing.updates.push((ours, true));
-                outgoing.request = true;
+                self.exchange_claims(now, node, Stake { group: id, epoch });
                 let agrees = self.peers.get(&node).is_some_and(|peer| peer.agrees);
                 let theirs = self.claimed.get(&(id, node)).copied().filter(|_| agrees);
                 if theirs.is_some_and(|theirs| (theirs, node) < (epoch, self.me)) {

@@ -408,7 +408,7 @@ fn a_group_is_handed_over_only_once_the_wire_was_asked_about_all_of_it() {
     let heard = Message {
         sender: NodeId::of(&name(1)),
         session: 7,
-        echo: 1,
+        echo: bench.speaker.peers[&NodeId::of(&name(1))].handshake.token(),
         sequence: 1,
         flags: Flags::default(),
         body: Body::Alive { claims: 0 },
