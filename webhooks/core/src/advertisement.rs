@@ -61,6 +61,11 @@ pub struct PartialL2Advertisement {
 }
 
 impl PartialL2Advertisement {
+    /// Name of the object.
+    pub fn name(&self) -> &str {
+        &self.readable.name
+    }
+
     /// The advertisement without the selectors that cannot be read; none if that leaves one of its lists empty, which
     /// would mean everything.
     pub fn narrow(&self) -> Option<L2Advertisement> {

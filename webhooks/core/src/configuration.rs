@@ -156,10 +156,15 @@ impl Configuration {
         ranges.iter().flat_map(|range| range.without_all(taken())).collect()
     }
 
-    /// Takes the account of rejected pools from `other`.
-    pub(crate) fn take_left_out(&mut self, other: Self) {
+    /// Takes the account of rejected pools from `other`, and what it has of the advertisements that are `uncertain`.
+    pub(crate) fn take_rejected(&mut self, other: Self, uncertain: &BTreeSet<ObjectRef>) {
         self.left_out = other.left_out;
         self.left_out_labels = other.left_out_labels;
+        let is_uncertain = |name: &str| {
+            uncertain.iter().any(|object| object.kind == "L2Advertisement" && object.name == name)
+        };
+        let partial = other.partial_l2_advertisements.into_iter();
+        self.partial_l2_advertisements.extend(partial.filter(|partial| is_uncertain(partial.name())));
     }
 
     /// Takes `pool` in unless it has addresses of an elder pool.

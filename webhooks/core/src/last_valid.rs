@@ -38,6 +38,18 @@ type Versions<S> = BTreeMap<String, Version<S>>;
 struct Version<S> {
     uid: Option<String>,
     spec: S,
+    /// The generation of the object when it was last seen, valid or not.
+    generation: Option<i64>,
+    /// Some generation since was not seen, which may have been valid.
+    missed: bool,
+}
+
+/// What is remembered of rejected objects.
+#[derive(Default)]
+struct Known {
+    objects: BTreeSet<ObjectRef>,
+    /// Those of which a later valid version may have been missed.
+    uncertain: BTreeSet<ObjectRef>,
 }
 
 /// Calls a function for each kind, with its name, the remembered versions and the objects.
@@ -57,17 +69,19 @@ impl LastValid {
     /// The configuration that `objects` describe together with the last valid versions of those that have an error.
     ///
     /// The findings are those on the objects as they are. The account of rejected pools
-    /// ([`left_out`](Configuration::left_out)) is too: no new address comes from a pool that has an error.
+    /// ([`left_out`](Configuration::left_out)) is too: no new address comes from a pool that has an error. Where a later
+    /// valid version of an advertisement may have been missed, what can be read of the present one is kept as well.
     pub fn configure(&mut self, objects: &Objects) -> (Configuration, Vec<Finding>) {
         let (configuration, mut findings) = Configuration::from_objects(objects);
         let rejected = rejected(&findings);
-        let mut known = BTreeSet::new();
+        let mut known = Known::default();
         for_each_kind!(remember, [&mut self], [&objects], &rejected, &mut known);
+        let Known { objects: known, uncertain } = known;
         if known.is_empty() {
             return (configuration, findings);
         }
         let (mut in_force, substituted) = self.substitute(objects, &rejected, known);
-        in_force.take_left_out(configuration);
+        in_force.take_rejected(configuration, &uncertain);
         for finding in &mut findings {
             if finding.severity == Severity::Error && substituted.contains(&finding.object) {
                 finding.remedy = format!(
@@ -128,7 +142,7 @@ fn remember<K>(
     memory: &mut Versions<K::Spec>,
     objects: &[Arc<K>],
     rejected: &BTreeSet<ObjectRef>,
-    known: &mut BTreeSet<ObjectRef>,
+    known: &mut Known,
 ) where
     K: Resource + HasSpec,
     K::Spec: Clone,
@@ -138,11 +152,20 @@ fn remember<K>(
         let this = ObjectRef::of(kind, &**object);
         let key = key(&this);
         let uid = object.meta().uid.clone();
+        let generation = object.meta().generation;
         if !rejected.contains(&this) {
-            memory.insert(key, Version { uid, spec: object.spec().clone() });
-        } else if let Some(version) = before.remove(&key).filter(|version| version.uid == uid) {
+            let spec = object.spec().clone();
+            memory.insert(key, Version { uid, spec, generation, missed: false });
+        } else if let Some(mut version) = before.remove(&key).filter(|version| version.uid == uid) {
+            let generations = version.generation.zip(generation);
+            version.missed |=
+                generations.is_some_and(|(seen, now)| now != seen && now != seen.saturating_add(1));
+            version.generation = generation;
+            if version.missed {
+                known.uncertain.insert(this.clone());
+            }
             memory.insert(key, version);
-            known.insert(this);
+            known.objects.insert(this);
         }
     }
 }

@@ -118,3 +118,24 @@ fn it_survives_its_serialized_form() {
     let mut empty: LastValid = serde_json::from_str("{}").unwrap();
     assert_eq!(empty.configure(&advertisement(&bad)).0.l2_advertisements, []);
 }
+
+#[test]
+fn of_an_advertisement_that_may_have_been_valid_meanwhile_what_can_be_read_is_kept_too() {
+    let at = |generation, spec: &Value| {
+        let mut objects = advertisement(spec);
+        Arc::make_mut(&mut objects.l2_advertisements[0]).metadata.generation = Some(generation);
+        objects
+    };
+    let bad = json!({"nodeSelectors": [{"matchExpressions": [{"key": "k", "operator": "Is"}]}]});
+    let partial = |memory: &mut LastValid, generation| {
+        memory.configure(&at(generation, &bad)).0.partial_l2_advertisements.len()
+    };
+    let mut memory = LastValid::default();
+    memory.configure(&at(1, &json!({"interfaces": ["eth0"]})));
+    assert_eq!(partial(&mut memory, 2), 0, "nothing was missed");
+    assert_eq!(partial(&mut memory, 3), 0);
+    assert_eq!(partial(&mut memory, 5), 1, "generation 4 was");
+    assert_eq!(partial(&mut memory, 6), 1);
+    let (configuration, _) = memory.configure(&at(6, &bad));
+    assert_eq!(configuration.l2_advertisements[0].interfaces, ["eth0"], "and the last one that is known");
+}
