@@ -17,6 +17,9 @@ pub const ALLOW_SHARED_IP: &str = "allow-shared-ip";
 pub const IP_ALLOCATED_FROM_POOL: &str = "metallb.io/ip-allocated-from-pool";
 /// On a `ServiceL2Status`: in which epoch its node took the address; survives the node and its speakers.
 pub const EPOCH: &str = "lbstack.dev/epoch";
+/// On a speaker's `ConfigurationState` and on a `ServiceL2Status`: the name of the node. A label cannot hold a name of
+/// more than 63 characters.
+pub const NODE: &str = "lbstack.dev/node";
 /// On a speaker's `ConfigurationState`: what it knows of its node's links, as JSON.
 pub const LINKS: &str = "lbstack.dev/links";
 
@@ -29,6 +32,12 @@ pub fn get<'a>(annotations: Option<&'a BTreeMap<String, String>>, key: &str) -> 
         .iter()
         .find_map(|prefix| annotations.get(&format!("{prefix}{key}")))
         .map(String::as_str)
+}
+
+/// The pool that a Service's addresses come from. MetalLB wrote it under the deprecated prefix.
+pub fn allocated_from(annotations: Option<&BTreeMap<String, String>>) -> Option<&str> {
+    let key = IP_ALLOCATED_FROM_POOL.strip_prefix(PREFIX)?;
+    get(annotations, key).filter(|pool| !pool.is_empty())
 }
 
 #[cfg(test)]
@@ -50,5 +59,17 @@ mod tests {
         let old = annotations(&[("metallb.universe.tf/address-pool", "a")]);
         assert_eq!(get(Some(&old), ADDRESS_POOL), Some("a"));
         assert_eq!(get(None, ADDRESS_POOL), None);
+    }
+
+    #[test]
+    fn the_pool_in_use_is_read_under_both_prefixes() {
+        for (pairs, pool) in [
+            (&[(IP_ALLOCATED_FROM_POOL, "lan")][..], Some("lan")),
+            (&[("metallb.universe.tf/ip-allocated-from-pool", "lan")], Some("lan")),
+            (&[(IP_ALLOCATED_FROM_POOL, "")], None),
+            (&[], None),
+        ] {
+            assert_eq!(allocated_from(Some(&annotations(pairs))), pool, "{pairs:?}");
+        }
     }
 }

@@ -44,6 +44,11 @@ impl<F> Mirror<F> {
         self.kept.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
+    /// Whether anything is kept of the object `namespace/name`.
+    pub fn contains(&self, key: &str) -> bool {
+        self.kept.read().unwrap_or_else(PoisonError::into_inner).contains_key(key)
+    }
+
     /// Waits until the first list is in.
     ///
     /// # Errors
@@ -55,7 +60,8 @@ impl<F> Mirror<F> {
 }
 
 /// Watches `api` by a task of `tasks`, keeps what `of` makes of each object (none: nothing is kept), and calls `changed`
-/// whenever what is kept has become something else.
+/// whenever what is kept has become something else and, if that is about one object, `matters` says of what was kept
+/// before and what is kept now that somebody has to know.
 ///
 /// Errors of the watch are logged and retried after a [`backoff`](crate::reflect::backoff); they never end the task.
 pub fn extract<K, F>(
@@ -64,6 +70,7 @@ pub fn extract<K, F>(
     config: watcher::Config,
     shutdown: CancellationToken,
     of: impl Fn(K) -> Option<F> + Send + 'static,
+    matters: impl Fn(Option<&F>, Option<&F>) -> bool + Send + 'static,
     changed: impl Fn() + Send + 'static,
 ) -> Mirror<F>
 where
@@ -74,7 +81,7 @@ where
     tasks.spawn("watch", async move {
         let mut events = std::pin::pin!(events(api, config, shutdown));
         while let Some(event) = events.next().await {
-            if writer.take(event, &of) {
+            if writer.take(event, &of, &matters) {
                 changed();
             }
         }
@@ -98,8 +105,13 @@ impl<F: PartialEq> Writer<F> {
         (Self { kept, arriving: Kept::new(), listed }, mirror)
     }
 
-    /// Whether what is kept is something else after the event.
-    fn take<K: Resource>(&mut self, event: Event<K>, of: impl Fn(K) -> Option<F>) -> bool {
+    /// Whether what is kept is something else after the event, and that matters.
+    fn take<K: Resource>(
+        &mut self,
+        event: Event<K>,
+        of: impl Fn(K) -> Option<F>,
+        matters: impl Fn(Option<&F>, Option<&F>) -> bool,
+    ) -> bool {
         // Before the lock, which readers wait for.
         let event = match event {
             Event::Apply(object) => Event::Apply((key(&object), of(object))),
@@ -112,10 +124,13 @@ impl<F: PartialEq> Writer<F> {
         match event {
             Event::Apply((key, Some(facts))) if kept.get(&key).is_some_and(|known| **known == facts) => false,
             Event::Apply((key, Some(facts))) => {
-                kept.insert(key, Arc::new(facts));
-                true
+                let now = Arc::new(facts);
+                let before = kept.insert(key, Arc::clone(&now));
+                matters(before.as_deref(), Some(&now))
             }
-            Event::Apply((key, None)) | Event::Delete((key, _)) => kept.remove(&key).is_some(),
+            Event::Apply((key, None)) | Event::Delete((key, _)) => {
+                kept.remove(&key).is_some_and(|before| matters(Some(&before), None))
+            }
             Event::Init => {
                 self.arriving.clear();
                 false
@@ -165,6 +180,10 @@ mod tests {
         (!labels.is_empty()).then_some(labels)
     }
 
+    fn always<F>(_: Option<&F>, _: Option<&F>) -> bool {
+        true
+    }
+
     fn all(mirror: &Mirror<Vec<String>>) -> Vec<String> {
         mirror.all().iter().flat_map(|labels| (**labels).clone()).collect()
     }
@@ -172,28 +191,42 @@ mod tests {
     #[test]
     fn only_what_is_kept_of_an_object_makes_a_change() {
         let (mut writer, facts) = Writer::new();
-        assert!(writer.take(Apply(node("a", &["x"])), of));
-        assert!(!writer.take(Apply(node("a", &["time", "x"])), of), "nothing that matters");
-        assert!(writer.take(Apply(node("a", &["y"])), of));
-        assert!(!writer.take(Apply(node("b", &["time"])), of), "nothing is kept of it");
+        assert!(writer.take(Apply(node("a", &["x"])), of, always));
+        assert!(!writer.take(Apply(node("a", &["time", "x"])), of, always), "nothing that matters");
+        assert!(writer.take(Apply(node("a", &["y"])), of, always));
+        assert!(!writer.take(Apply(node("b", &["time"])), of, always), "nothing is kept of it");
         assert_eq!(all(&facts), ["y"]);
-        assert!(writer.take(Apply(node("a", &[])), of), "there is nothing to keep any more");
-        assert!(!writer.take(Delete(node("a", &[])), of));
+        assert!(writer.take(Apply(node("a", &[])), of, always), "there is nothing to keep any more");
+        assert!(!writer.take(Delete(node("a", &[])), of, always));
         assert_eq!(all(&facts), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_change_of_one_object_is_passed_over_if_nobody_has_to_know() {
+        let (mut writer, facts) = Writer::new();
+        let longer = |before: Option<&Vec<String>>, now: Option<&Vec<String>>| {
+            now.map_or(0, Vec::len) > before.map_or(0, Vec::len)
+        };
+        assert!(writer.take(Apply(node("a", &["x"])), of, longer));
+        assert!(!writer.take(Apply(node("a", &["y"])), of, longer));
+        assert_eq!(all(&facts), ["y"], "it is kept all the same");
+        assert!(facts.contains("a") && !facts.contains("b"));
+        assert!(!writer.take(Delete(node("a", &[])), of, longer));
+        assert!(!facts.contains("a"));
     }
 
     #[test]
     fn a_list_replaces_what_was_kept_once_it_is_complete() {
         let (mut writer, facts) = Writer::new();
-        assert!(writer.take(Apply(node("gone", &["g"])), of));
+        assert!(writer.take(Apply(node("gone", &["g"])), of, always));
         for event in [Init, InitApply(node("a", &["half"])), Init, InitApply(node("b", &["b"]))] {
-            assert!(!writer.take(event, of));
+            assert!(!writer.take(event, of, always));
             assert_eq!(all(&facts), ["g"], "half a list is none");
         }
-        assert!(writer.take(InitDone, of));
+        assert!(writer.take(InitDone, of, always));
         assert_eq!(all(&facts), ["b"]);
         for event in [Init, InitApply(node("b", &["b", "time"])), InitDone] {
-            assert!(!writer.take(event, of), "a list that brings nothing new");
+            assert!(!writer.take(event, of, always), "a list that brings nothing new");
         }
     }
 
@@ -208,8 +241,8 @@ mod tests {
             .collect();
         tokio::task::yield_now().await;
         assert!(waiters.iter().all(|waiter| !waiter.is_finished()));
-        assert!(!writer.take(Init, of));
-        assert!(writer.take(InitDone, of), "who waits for it has to look");
+        assert!(!writer.take(Init, of, always));
+        assert!(writer.take(InitDone, of, always), "who waits for it has to look");
         for waiter in waiters {
             assert_eq!(waiter.await.unwrap(), Ok(()));
         }

@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics::{Metrics, PerAddress};
 use beacons::{Beacons, Heard};
+pub(crate) use ports::Closed;
 use ports::Ports;
 use told::{Change, Told};
 
@@ -73,6 +74,8 @@ pub(crate) struct Driver {
     pub(crate) views: watch::Receiver<Option<Arc<View>>>,
     pub(crate) links: watch::Receiver<Vec<Link>>,
     pub(crate) published: watch::Sender<Published>,
+    /// Where it cannot announce, although the links could.
+    pub(crate) closed: watch::Sender<Closed>,
     pub(crate) metrics: Metrics,
     pub(crate) shutdown: CancellationToken,
 }
@@ -234,6 +237,7 @@ impl State {
 
     fn deadline(&mut self, now: Instant) {
         self.ports.retry(now);
+        self.publish_closed();
         self.tell_ownership(now, ownership::Input::Deadline);
         self.tell_responder(now, responder::Input::Deadline);
         self.carry_out(now);
@@ -246,6 +250,7 @@ impl State {
 
     fn set_links(&mut self, now: Instant, links: Vec<Link>) {
         self.ports.set(now, &links);
+        self.publish_closed();
         let macs = links.iter().map(|link| link.mac.0).collect();
         self.tell_responder(now, responder::Input::Links(links));
         self.tell_ownership(now, ownership::Input::Macs(macs));
@@ -415,6 +420,16 @@ impl State {
         let changed = blocked != self.blocked || settled != known;
         self.blocked = blocked;
         changed
+    }
+
+    /// Says on which links no packet socket could be opened: this node is no candidate for what needs them.
+    fn publish_closed(&self) {
+        let closed = self.ports.closed();
+        self.driver.closed.send_if_modified(|known| {
+            let changed = *known != closed;
+            *known = closed;
+            changed
+        });
     }
 
     /// Brings the metrics up to date when a beacon is due, which is often enough.

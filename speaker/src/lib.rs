@@ -13,6 +13,7 @@ mod driver;
 mod keys;
 mod links;
 mod metrics;
+mod pace;
 mod packet;
 mod snapshot;
 mod status;
@@ -31,10 +32,10 @@ use runtime::tasks::Tasks;
 use tokio::sync::{Notify, watch};
 
 pub use args::Args;
-use driver::{Driver, Published};
+use driver::{Closed, Driver, Published};
 use metrics::Metrics;
 use snapshot::Snapshot;
-use watches::{Stores, Viewer};
+use watches::{Outlet, Stores, Viewer};
 
 /// How long tasks have to stop once they are asked to.
 const GRACE: Duration = Duration::from_secs(5);
@@ -71,15 +72,16 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         class: args.class(),
     };
     let stores = Stores::start(&mut tasks, &client, viewer, &changed, &shutdown);
+    let (closed, sockets) = watch::channel(Closed::new());
+    let usable = links::usable(&mut tasks, links.clone(), sockets, shutdown.clone());
     let (views, mut view) = watch::channel(None);
     let (findings, found) = watch::channel(Vec::new());
     let keep = watches::keep_view(
         stores.clone(),
         settings,
         Snapshot::read(&args.state_dir),
-        links.clone(),
-        views,
-        findings,
+        usable.clone(),
+        Outlet { views, findings },
         changed,
         shutdown.clone(),
     );
@@ -94,8 +96,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         beacons: args.beacon_address(),
         keys,
         views: view.clone(),
-        links: links.clone(),
+        links,
         published,
+        closed,
         metrics: metrics.clone(),
         shutdown: shutdown.clone(),
     };
@@ -118,7 +121,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         metrics,
     };
     let status = status::Writer::new(&client, &me, stores, events, setup);
-    tasks.spawn("status", status.run(publications, links, found, shutdown.clone()));
+    tasks.spawn("status", status.run(publications, usable, found, shutdown.clone()));
 
     let stop = shutdown.clone();
     tasks.spawn("readiness", async move {

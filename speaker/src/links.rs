@@ -16,8 +16,14 @@ use runtime::tasks::Tasks;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::driver::Closed;
+use crate::packet::Protocol;
+
 /// One event seldom comes alone; this long after the first, the links are listed again.
 const SETTLE: Duration = Duration::from_millis(5);
+
+/// After this time the kernel is asked again for links that it did not list.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Why the links are not known.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +52,8 @@ pub(crate) async fn start(
         end.run_until_cancelled(connection).await;
         Ok::<(), std::convert::Infallible>(())
     });
-    let (sender, receiver) = watch::channel(list(&handle, &excluded).await?);
+    let first = list_with_retries(&handle, &excluded, &shutdown).await;
+    let (sender, receiver) = watch::channel(first.unwrap_or_default());
     log(&[], &receiver.borrow());
     tasks.spawn("links", async move {
         while let Some(event) = shutdown.run_until_cancelled(events.next()).await {
@@ -56,7 +63,7 @@ pub(crate) async fn start(
             }
             tokio::time::sleep(SETTLE).await;
             while events.try_recv().is_ok() {}
-            let links = list(&handle, &excluded).await?;
+            let Some(links) = list_with_retries(&handle, &excluded, &shutdown).await else { return Ok(()) };
             sender.send_if_modified(|known| {
                 let changed = *known != links;
                 if changed {
@@ -69,6 +76,65 @@ pub(crate) async fn start(
         Ok::<(), Error>(())
     });
     Ok(receiver)
+}
+
+/// The links, asked for until the kernel lists them; none at shutdown. Meanwhile the former list holds: to end the process
+/// would withdraw everything.
+async fn list_with_retries(
+    handle: &Handle,
+    excluded: &RegexSet,
+    shutdown: &CancellationToken,
+) -> Option<Vec<Link>> {
+    let listed = async {
+        loop {
+            match list(handle, excluded).await {
+                Ok(links) => return links,
+                Err(error) => tracing::warn!(%error, "cannot list this node's links, trying again"),
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    };
+    shutdown.run_until_cancelled(listed).await
+}
+
+/// The links as far as this node can announce on them: without what needs a packet socket that could not be opened.
+pub(crate) fn usable(
+    tasks: &mut Tasks,
+    mut links: watch::Receiver<Vec<Link>>,
+    mut closed: watch::Receiver<Closed>,
+    shutdown: CancellationToken,
+) -> watch::Receiver<Vec<Link>> {
+    let (sender, receiver) = watch::channel(without(&links.borrow_and_update(), &closed.borrow_and_update()));
+    tasks.spawn("usable links", async move {
+        loop {
+            let changed = async {
+                tokio::select! {
+                    Ok(()) = links.changed() => {}
+                    Ok(()) = closed.changed() => {}
+                    else => std::future::pending().await,
+                }
+            };
+            if shutdown.run_until_cancelled(changed).await.is_none() {
+                return Ok::<(), std::convert::Infallible>(());
+            }
+            let now = without(&links.borrow_and_update(), &closed.borrow_and_update());
+            sender.send_if_modified(|known| {
+                let changed = *known != now;
+                *known = now;
+                changed
+            });
+        }
+    });
+    receiver
+}
+
+fn without(links: &[Link], closed: &Closed) -> Vec<Link> {
+    let usable = |link: &Link| Link {
+        broadcast: link.broadcast && !closed.contains(&(link.index, Protocol::Arp)),
+        link_local: link.link_local.filter(|_| !closed.contains(&(link.index, Protocol::Ndp))),
+        ..link.clone()
+    };
+    links.iter().map(usable).collect()
 }
 
 fn log(old: &[Link], new: &[Link]) {
@@ -89,6 +155,11 @@ fn log(old: &[Link], new: &[Link]) {
 async fn list(handle: &Handle, excluded: &RegexSet) -> Result<Vec<Link>, Error> {
     let links: Vec<LinkMessage> = handle.link().get().execute().try_collect().await?;
     let addresses: Vec<AddressMessage> = handle.address().get().execute().try_collect().await?;
+    let unread = unread(&links);
+    if !unread.is_empty() {
+        // Messages that cannot be decoded are dropped on the way.
+        tracing::warn!(interfaces = ?unread, "the kernel's account of these interfaces cannot be read");
+    }
     let mut addresses_of: BTreeMap<LinkIndex, Vec<AddressMessage>> = BTreeMap::new();
     for address in addresses {
         addresses_of.entry(address.header.index).or_default().push(address);
@@ -173,4 +244,64 @@ fn read_address(message: &AddressMessage) -> Option<(IpAddr, u8)> {
     tentative |= message.header.flags.contains(AddressHeaderFlags::Tentative);
     let ip = local.or(address)?;
     (!tentative).then_some((ip, message.header.prefix_len))
+}
+
+/// The interfaces that the kernel has and did not list in a form that can be decoded.
+fn unread(listed: &[LinkMessage]) -> Vec<String> {
+    let is_listed = |name: &str| {
+        let named =
+            |attribute: &LinkAttribute| matches!(attribute, LinkAttribute::IfName(own) if own == name);
+        listed.iter().any(|link| link.attributes.iter().any(named))
+    };
+    let entries = std::fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
+    // Beside interfaces there are files such as `bonding_masters`.
+    let interfaces = entries.filter(|entry| entry.path().join("ifindex").exists());
+    let names = interfaces.filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter(|name| !is_listed(name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_needs_a_packet_socket_that_could_not_be_opened_is_not_usable() {
+        let link = |index| Link {
+            index,
+            name: format!("eth{index}"),
+            mac: EthernetAddress([2, 0, 0, 0, 0, 1]),
+            broadcast: true,
+            link_local: Some("fe80::1".parse().unwrap()),
+            subnets: BTreeSet::new(),
+            carrier_ups: 0,
+        };
+        let closed = Closed::from([(1, Protocol::Arp), (2, Protocol::Ndp)]);
+        let spoken: Vec<(bool, bool)> = without(&[link(1), link(2), link(3)], &closed)
+            .iter()
+            .map(|link| (link.broadcast, link.link_local.is_some()))
+            .collect();
+        assert_eq!(spoken, [(false, true), (true, false), (true, true)]);
+    }
+
+    #[tokio::test]
+    async fn a_packet_socket_that_cannot_be_opened_changes_the_usable_links_at_once() {
+        let mut tasks = Tasks::new();
+        let shutdown = CancellationToken::new();
+        let link = Link {
+            index: 1,
+            name: "eth0".into(),
+            mac: EthernetAddress([2, 0, 0, 0, 0, 1]),
+            broadcast: true,
+            link_local: None,
+            subnets: BTreeSet::new(),
+            carrier_ups: 0,
+        };
+        let (links, (closed, sockets)) = (watch::channel(vec![link]), watch::channel(Closed::new()));
+        let mut usable = usable(&mut tasks, links.1, sockets, shutdown.clone());
+        assert!(usable.borrow_and_update()[0].broadcast);
+        closed.send_replace([(1, Protocol::Arp)].into());
+        usable.changed().await.unwrap();
+        assert!(!usable.borrow()[0].broadcast);
+        shutdown.cancel();
+    }
 }

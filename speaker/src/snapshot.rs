@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fs::File;
-use std::io::{self, BufWriter, Write as _};
+use std::io::{self, BufWriter};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use announce::link::Link;
 use announce::view::{GroupId, Settings, View};
+use rules::LastValid;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -70,6 +71,11 @@ impl Snapshot {
         }
     }
 
+    /// The last valid versions of configuration objects.
+    pub(crate) fn last_valid(&self) -> LastValid {
+        self.known.last_valid.clone()
+    }
+
     /// The view that it stands for.
     pub(crate) fn view(self, settings: &Settings, links: &[Link]) -> View {
         let (mut view, _) = self.known.view(settings, links, None);
@@ -81,8 +87,10 @@ impl Snapshot {
         let new = directory.join("snapshot.json.new");
         let mut file = BufWriter::new(File::create(&new)?);
         serde_json::to_writer(&mut file, self)?;
-        file.flush()?;
-        std::fs::rename(&new, directory.join(FILE))
+        // After a power cut, some file systems show the new name with nothing in it.
+        file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+        std::fs::rename(&new, directory.join(FILE))?;
+        File::open(directory)?.sync_all()
     }
 }
 
@@ -188,7 +196,7 @@ mod tests {
     fn no_file_a_damaged_one_and_one_of_another_release_are_passed_over() {
         let directory = tempfile::tempdir().unwrap();
         assert!(Snapshot::read(directory.path()).is_none());
-        for damaged in ["{", "{\"version\": 2}"] {
+        for damaged in ["", "{", "{\"version\": 2}"] {
             std::fs::write(directory.path().join(FILE), damaged).unwrap();
             assert!(Snapshot::read(directory.path()).is_none());
         }

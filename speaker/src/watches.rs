@@ -1,19 +1,19 @@
 //! What the speaker reads of the API, and the view that it makes of it.
 
 use std::fmt::Debug;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use announce::facts::{Facts, NodeFacts, PodFacts, ServiceFacts, SliceFacts, StatusFacts};
 use announce::link::{Link, LinkFacts};
 use announce::view::{NodeName, Settings, View};
-use crds::names::{APP, LABEL_APP, LABEL_COMPONENT, LABEL_COMPONENT_TYPE, LABEL_NODE_NAME, SPEAKER};
+use crds::names::{APP, LABEL_APP, LABEL_COMPONENT, LABEL_COMPONENT_TYPE, SPEAKER};
 use crds::{AddressConflict, ConfigurationState, IPAddressPool, L2Advertisement, ResourceExt as _};
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
-use rules::{Configuration, Finding};
+use rules::{Configuration, Finding, LastValid};
 use runtime::extract::{Mirror, extract};
 use runtime::reflect::Ended;
 use runtime::tasks::Tasks;
@@ -22,14 +22,12 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::pace::Pace;
 use crate::snapshot::Snapshot;
 use crate::status;
 
 /// How long after its start a speaker waits for the API server, if it knows what was before.
 const API_PATIENCE: Duration = Duration::from_secs(2);
-
-/// Changes come in bursts; this long after the first the view is made anew.
-const SETTLE: Duration = Duration::from_millis(5);
 
 /// Whose eyes these are, as far as it decides what is kept.
 pub(crate) struct Viewer {
@@ -55,6 +53,7 @@ pub(crate) struct Stores {
     pub(crate) statuses: Mirror<StatusFacts>,
     pub(crate) states: Mirror<SpeakerState>,
     pub(crate) conflicts: Mirror<AddressConflict>,
+    last_valid: Arc<Mutex<LastValid>>,
 }
 
 /// A pod of the speaker.
@@ -87,7 +86,9 @@ impl Stores {
         changed: &Arc<Notify>,
         shutdown: &CancellationToken,
     ) -> Self {
-        let all = watcher::Config::default;
+        // Out of the API server's cache: thousands of speakers that start at once must not all go to etcd, and a watch
+        // follows anyway.
+        let all = || watcher::Config::default().any_semantic();
         let speakers = format!("{LABEL_APP}={APP},{LABEL_COMPONENT}={SPEAKER}");
         let balanced = all().fields("spec.type=LoadBalancer");
         // Slices of headless Services cannot be those of a load-balanced one.
@@ -98,7 +99,7 @@ impl Stores {
         // No view is made of these.
         let of = |object: AddressConflict| Some(bare(object));
         let api = Api::namespaced(client.clone(), &namespace);
-        let conflicts = extract(tasks, api, all(), shutdown.clone(), of, || {});
+        let conflicts = extract(tasks, api, all(), shutdown.clone(), of, always, || {});
         let mut start = Start { tasks, changed, shutdown };
         let service = move |service: Service| ServiceFacts::of(service, class.as_deref());
         let pool = |pool: IPAddressPool| Some(bare(IPAddressPool { status: None, ..pool }));
@@ -106,16 +107,43 @@ impl Stores {
         let pod = move |object| speaker_pod(object, pod.as_deref());
         let status = move |status| StatusFacts::of(status, &me);
         let state = move |object| Some(speaker_state(object, &node));
+        let services: Mirror<ServiceFacts> = start.watch(Api::all(client.clone()), balanced, service, always);
+        let known = services.clone();
+        let balanced = move |before: Option<&SliceFacts>, now: Option<&SliceFacts>| {
+            before.or(now).is_some_and(|slice| known.contains(&slice.service.to_string()))
+        };
+        let namespaced = || client.clone();
         Self {
-            services: start.watch(Api::all(client.clone()), balanced, service),
-            slices: start.watch(Api::all(client.clone()), of_services, SliceFacts::of),
-            nodes: start.watch(Api::all(client.clone()), all(), NodeFacts::of),
-            pods: start.watch(Api::namespaced(client.clone(), &namespace), all().labels(&speakers), pod),
-            pools: start.watch(Api::namespaced(client.clone(), &namespace), all(), pool),
-            l2_advertisements: start.watch(Api::namespaced(client.clone(), &namespace), all(), advertisement),
-            statuses: start.watch(Api::namespaced(client.clone(), &namespace), all(), status),
-            states: start.watch(Api::namespaced(client.clone(), &namespace), of_speakers, state),
+            services,
+            slices: start.watch(Api::all(client.clone()), of_services, SliceFacts::of, balanced),
+            nodes: start.watch(Api::all(client.clone()), all(), NodeFacts::of, always),
+            pods: start.watch(
+                Api::namespaced(namespaced(), &namespace),
+                all().labels(&speakers),
+                pod,
+                differ(|pod: &SpeakerPod| Arc::clone(&pod.facts)),
+            ),
+            pools: start.watch(Api::namespaced(namespaced(), &namespace), all(), pool, always),
+            l2_advertisements: start.watch(
+                Api::namespaced(namespaced(), &namespace),
+                all(),
+                advertisement,
+                always,
+            ),
+            statuses: start.watch(
+                Api::namespaced(namespaced(), &namespace),
+                all(),
+                status,
+                differ(|status: &StatusFacts| (status.service.clone(), status.node.clone(), status.epoch)),
+            ),
+            states: start.watch(
+                Api::namespaced(namespaced(), &namespace),
+                of_speakers,
+                state,
+                differ(|state: &SpeakerState| state.links.clone()),
+            ),
             conflicts,
+            last_valid: Arc::default(),
         }
     }
 
@@ -140,10 +168,16 @@ impl Stores {
                 pods: self.pods.all().iter().map(|pod| Arc::clone(&pod.facts)).collect(),
                 statuses: self.statuses.all(),
                 links: self.states.all().iter().filter_map(|state| state.links.clone()).collect(),
+                own_links: None,
             },
             pools: self.pools.all(),
             l2_advertisements: self.l2_advertisements.all(),
+            last_valid: self.last_valid().clone(),
         }
+    }
+
+    fn last_valid(&self) -> MutexGuard<'_, LastValid> {
+        self.last_valid.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -153,6 +187,9 @@ pub(crate) struct Known {
     facts: Facts,
     pools: Vec<Arc<IPAddressPool>>,
     l2_advertisements: Vec<Arc<L2Advertisement>>,
+    /// What stays in force where one of these has an error.
+    #[serde(default)]
+    pub(crate) last_valid: LastValid,
 }
 
 impl Known {
@@ -163,15 +200,53 @@ impl Known {
         links: &[Link],
         previous: Option<&View>,
     ) -> (View, Vec<Finding>) {
+        let mut last_valid = std::mem::take(&mut self.last_valid);
+        let mut validated = Validated::default();
+        validated.update(&mut last_valid, &self);
+        (self.view_with(settings, links, &validated.configuration, previous), validated.findings)
+    }
+
+    fn view_with(
+        mut self,
+        settings: &Settings,
+        links: &[Link],
+        configuration: &Configuration,
+        previous: Option<&View>,
+    ) -> View {
+        self.facts.own_links = Some(links.iter().map(LinkFacts::from).collect());
+        View::build(settings, &self.facts, configuration, previous)
+    }
+}
+
+/// The configuration, validated when an object of it has changed.
+#[derive(Default)]
+struct Validated {
+    pools: Vec<Arc<IPAddressPool>>,
+    l2_advertisements: Vec<Arc<L2Advertisement>>,
+    configuration: Configuration,
+    findings: Vec<Finding>,
+}
+
+impl Validated {
+    fn update(&mut self, last_valid: &mut LastValid, known: &Known) {
+        if self.pools == known.pools && self.l2_advertisements == known.l2_advertisements {
+            return;
+        }
+        self.pools.clone_from(&known.pools);
+        self.l2_advertisements.clone_from(&known.l2_advertisements);
         let configured = rules::Objects {
-            pools: self.pools,
-            l2_advertisements: self.l2_advertisements,
+            pools: known.pools.clone(),
+            l2_advertisements: known.l2_advertisements.clone(),
             ..rules::Objects::default()
         };
-        let (configuration, findings) = Configuration::from_objects(&configured);
-        self.facts.links.insert(settings.me.clone(), links.iter().map(LinkFacts::from).collect());
-        (View::build(settings, &self.facts, &configuration, previous), findings)
+        (self.configuration, self.findings) = last_valid.configure(&configured);
     }
+}
+
+/// Where views and findings go.
+pub(crate) struct Outlet {
+    pub(crate) views: watch::Sender<Option<Arc<View>>>,
+    pub(crate) findings: watch::Sender<Vec<Finding>>,
 }
 
 /// Makes the view anew whenever something changed, and hands it on if it differs.
@@ -180,11 +255,14 @@ pub(crate) async fn keep_view(
     settings: Settings,
     snapshot: Option<Snapshot>,
     mut links: watch::Receiver<Vec<Link>>,
-    views: watch::Sender<Option<Arc<View>>>,
-    findings: watch::Sender<Vec<Finding>>,
+    outlet: Outlet,
     changed: Arc<Notify>,
     shutdown: CancellationToken,
 ) -> Result<(), Ended> {
+    let Outlet { views, findings } = outlet;
+    if let Some(snapshot) = &snapshot {
+        *stores.last_valid() = snapshot.last_valid();
+    }
     let ready = async {
         let patience = if snapshot.is_some() { API_PATIENCE } else { Duration::MAX };
         if let Ok(ready) = tokio::time::timeout(patience, stores.ready()).await {
@@ -200,33 +278,53 @@ pub(crate) async fn keep_view(
         Some(ready) => ready?,
         None => return Ok(()),
     }
+    let (mut pace, mut validated) = (Pace::new(Instant::now()), Validated::default());
     loop {
-        let begun = tokio::time::Instant::now();
+        let begun = Instant::now();
         let now_links = links.borrow_and_update().clone();
         let previous = views.borrow().clone();
-        let (view, found) =
-            tokio::task::block_in_place(|| stores.known().view(&settings, &now_links, previous.as_deref()));
+        let view = tokio::task::block_in_place(|| {
+            let known = stores.known();
+            validated.update(&mut stores.last_valid(), &known);
+            known.view_with(&settings, &now_links, &validated.configuration, previous.as_deref())
+        });
         findings.send_if_modified(|known| {
-            let changed = *known != found;
-            *known = found;
+            let changed = *known != validated.findings;
+            known.clone_from(&validated.findings);
             changed
         });
         if previous.as_deref() != Some(&view) {
             views.send_replace(Some(Arc::new(view)));
         }
-        // In a large cluster, where making it takes long, at most a third of a processor goes into it.
-        let pause = SETTLE.max(begun.elapsed() * 2);
+        drop(previous);
+        let pause = pace.spent(begun, Instant::now());
+        let gathered = async {
+            changed.notified().await;
+            tokio::time::sleep(pause).await;
+        };
         let next = async {
             tokio::select! {
-                () = changed.notified() => {}
+                () = gathered => {}
+                // What this node can announce is acted on at once.
                 result = links.changed() => if result.is_err() { std::future::pending().await },
             }
-            tokio::time::sleep(pause).await;
         };
         if shutdown.run_until_cancelled(next).await.is_none() {
             return Ok(());
         }
     }
+}
+
+/// Every change matters.
+fn always<F>(_: Option<&F>, _: Option<&F>) -> bool {
+    true
+}
+
+/// A change matters if it is one of what `part` takes of it.
+fn differ<F, P: PartialEq>(
+    part: impl Fn(&F) -> P + Send + 'static,
+) -> impl Fn(Option<&F>, Option<&F>) -> bool + Send + 'static {
+    move |before, now| before.map(&part) != now.map(&part)
 }
 
 struct Start<'a> {
@@ -236,26 +334,27 @@ struct Start<'a> {
 }
 
 impl Start<'_> {
-    /// Watches, and notifies of what is kept and has changed.
+    /// Watches, and notifies of what is kept and has changed in a way that matters.
     fn watch<K, F>(
         &mut self,
         api: Api<K>,
         config: watcher::Config,
         of: impl Fn(K) -> Option<F> + Send + 'static,
+        matters: impl Fn(Option<&F>, Option<&F>) -> bool + Send + 'static,
     ) -> Mirror<F>
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
         F: PartialEq + Send + Sync + 'static,
     {
         let changed = Arc::clone(self.changed);
-        extract(self.tasks, api, config, self.shutdown.clone(), of, move || changed.notify_one())
+        let notify = move || changed.notify_one();
+        extract(self.tasks, api, config, self.shutdown.clone(), of, matters, notify)
     }
 }
 
 /// The whole object, but for the version that each write makes another.
 fn bare<K: Resource>(mut object: K) -> K {
     object.meta_mut().resource_version = None;
-    object.meta_mut().generation = None;
     object
 }
 
@@ -268,7 +367,7 @@ fn speaker_pod(pod: Pod, mine: Option<&str>) -> Option<SpeakerPod> {
 }
 
 fn speaker_state(object: ConfigurationState, me: &NodeName) -> SpeakerState {
-    let node = object.labels().get(LABEL_NODE_NAME).cloned();
+    let node = status::state::node(&object).map(str::to_owned);
     SpeakerState {
         name: object.name_any(),
         links: status::state::decode(&object),

@@ -3,9 +3,10 @@
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use announce::facts::{Facts, NodeFacts, PodFacts, ServiceFacts, SliceFacts};
+use announce::link::{Families, LinkFacts};
 use announce::placement::Placement;
 use announce::view::{ExcludeLabel, NodeName, Settings, View};
 use anyhow::ensure;
@@ -15,7 +16,8 @@ use rules::{Configuration, Objects};
 use crate::bench::resident;
 
 /// Nodes and Services.
-const SIZES: [(u32, u32); 5] = [(3, 1_000), (3, 10_000), (100, 1_000), (1_000, 1_000), (5_000, 1_000)];
+const SIZES: [(u32, u32); 6] =
+    [(3, 10_000), (20, 500), (100, 1_000), (100, 10_000), (1_000, 10_000), (5_000, 2_000)];
 
 /// Prints the table.
 ///
@@ -24,8 +26,16 @@ const SIZES: [(u32, u32); 5] = [(3, 1_000), (3, 10_000), (100, 1_000), (1_000, 1
 /// A view is not what it should be.
 pub(crate) fn run() -> anyhow::Result<()> {
     println!(
-        "{:>6} {:>9} {:>14} {:>14} {:>16} {:>12}",
-        "nodes", "Services", "first view", "nothing new", "a speaker less", "memory"
+        "{:>6} {:>9} {:>11} {:>13} {:>12} {:>11} {:>14} {:>15} {:>9}",
+        "nodes",
+        "Services",
+        "first view",
+        "other slice",
+        "endpoints",
+        "labels",
+        "speaker gone",
+        "speaker ready",
+        "memory"
     );
     for (nodes, services) in SIZES {
         one(nodes, services)?;
@@ -33,31 +43,61 @@ pub(crate) fn run() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The facts, and the view that was made of them last.
+struct Cluster {
+    settings: Settings,
+    configuration: Configuration,
+    facts: Facts,
+    view: View,
+}
+
+impl Cluster {
+    /// How long it takes to make the view anew after a change.
+    fn after(&mut self, change: impl FnOnce(&mut Facts)) -> Duration {
+        change(&mut self.facts);
+        let start = Instant::now();
+        let view = View::build(&self.settings, &self.facts, &self.configuration, Some(&self.view));
+        let took = start.elapsed();
+        self.view = view;
+        took
+    }
+}
+
 fn one(nodes: u32, services: u32) -> anyhow::Result<()> {
     let settings =
         Settings { me: name(0), placement: Placement::Balanced, exclude_label: ExcludeLabel::Auto };
     let configuration = configuration();
-    let mut facts = facts(nodes, services);
+    let facts = facts(nodes, services);
     let before = resident()?;
     let start = Instant::now();
-    let first = View::build(&settings, &facts, &configuration, None);
-    let first_took = start.elapsed();
+    let view = View::build(&settings, &facts, &configuration, None);
+    let first = start.elapsed();
     let memory = resident()?.saturating_sub(before);
-    ensure!(first.placed.len() == services as usize, "{} of {services} are placed", first.placed.len());
-    let start = Instant::now();
-    let again = View::build(&settings, &facts, &configuration, Some(&first));
-    let again_took = start.elapsed();
-    ensure!(again == first, "nothing new gives another view");
-    facts.pods.pop();
-    let start = Instant::now();
-    let fewer = View::build(&settings, &facts, &configuration, Some(&again));
-    let fewer_took = start.elapsed();
-    black_box((&first, &again, &fewer));
+    ensure!(view.placed.len() == services as usize, "{} of {services} are placed", view.placed.len());
+    let mut cluster = Cluster { settings, configuration, facts, view };
+    let last = name(nodes - 1);
+    let slice = cluster.after(|facts| {
+        let service = ServiceKey::new("other", "cluster-ip");
+        facts.slices.push(Arc::new(SliceFacts { service, nodes: [name(0)].into() }));
+    });
+    let endpoints = cluster.after(|facts| {
+        let service = facts.services[0].key.as_ref().clone();
+        facts.slices[0] = Arc::new(SliceFacts { service, nodes: [name(1)].into() });
+    });
+    let labels = cluster.after(|facts| Arc::make_mut(&mut facts.nodes[1]).labels.clear());
+    let gone = cluster.after(|facts| facts.pods.retain(|pod| pod.node != last));
+    let ready = cluster.after(|facts| facts.pods.push(pod(nodes - 1)));
+    let Cluster { settings, configuration, facts, view } = &cluster;
+    ensure!(*view == View::build(settings, facts, configuration, None), "a new speaker sees something else");
+    black_box(view);
     println!(
-        "{nodes:>6} {services:>9} {:>14} {:>14} {:>16} {:>12}",
-        format!("{first_took:.2?}"),
-        format!("{again_took:.2?}"),
-        format!("{fewer_took:.2?}"),
+        "{nodes:>6} {services:>9} {:>11} {:>13} {:>12} {:>11} {:>14} {:>15} {:>9}",
+        format!("{first:.1?}"),
+        format!("{slice:.1?}"),
+        format!("{endpoints:.1?}"),
+        format!("{labels:.1?}"),
+        format!("{gone:.1?}"),
+        format!("{ready:.1?}"),
         format!("{} MB", memory / 1_000_000),
     );
     Ok(())
@@ -81,17 +121,23 @@ fn name(node: u32) -> NodeName {
     format!("node-{node:04}").into()
 }
 
-/// As a cluster would be: each Service has endpoints on three nodes.
+fn pod(n: u32) -> Arc<PodFacts> {
+    Arc::new(PodFacts { node: name(n), address: None, ready: true, generation: 1 })
+}
+
+/// As a cluster would be: each Service has endpoints on three nodes, every tenth with `externalTrafficPolicy: Local`, and
+/// all nodes are on one subnet.
 fn facts(nodes: u32, services: u32) -> Facts {
     let key = |n: u32| ServiceKey::new(format!("namespace-{}", n % 100), format!("service-{n}"));
+    let address = |n: u32| IpAddr::from(Ipv4Addr::from_bits(Ipv4Addr::new(10, 0, 0, 0).to_bits() + n));
     let service = |n: u32| {
-        let address: IpAddr = Ipv4Addr::from_bits(Ipv4Addr::new(10, 0, 0, 0).to_bits() + n).into();
         let facts = ServiceFacts {
             key: Arc::new(key(n)),
-            addresses: [address].into(),
+            addresses: [address(n)].into(),
             labels: Box::default(),
-            local: false,
+            local: n % 10 == 0,
             shared: false,
+            pool: Some("lan".into()),
         };
         Arc::new(facts)
     };
@@ -103,12 +149,22 @@ fn facts(nodes: u32, services: u32) -> Facts {
         let labels = [("kubernetes.io/hostname".to_owned(), name(n).to_string())].into();
         Arc::new(NodeFacts { name: name(n), labels, usable: true, cordoned: false })
     };
-    let pod = |n: u32| Arc::new(PodFacts { node: name(n), address: None, ready: true, generation: 1 });
+    let links = |n: u32| {
+        let [.., a, b] = n.to_be_bytes();
+        let facts = LinkFacts {
+            name: "eth0".to_owned(),
+            mac: [2, 0, 0, 0, a, b],
+            subnets: [(address(1_000_000 + n), 8)].into(),
+            families: Some(Families { ipv4: true, ipv6: true }),
+        };
+        (name(n), vec![facts])
+    };
     Facts {
         services: (0..services).map(service).collect(),
         slices: (0..services).map(slice).collect(),
         nodes: (0..nodes).map(node).collect(),
         pods: (0..nodes).map(pod).collect(),
+        links: (0..nodes).map(links).collect(),
         ..Facts::default()
     }
 }

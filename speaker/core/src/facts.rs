@@ -31,8 +31,11 @@ pub struct Facts {
     pub pods: Vec<Arc<PodFacts>>,
     /// Who announced what.
     pub statuses: Vec<Arc<StatusFacts>>,
-    /// What each node tells of its links; for this node, what it knows itself.
+    /// The links of each node, as it has published them.
     pub links: BTreeMap<NodeName, Vec<LinkFacts>>,
+    /// The links of this node, as it knows them itself; none: as published.
+    #[serde(skip)]
+    pub own_links: Option<Vec<LinkFacts>>,
 }
 
 /// A Service that is ours and has an address.
@@ -48,6 +51,9 @@ pub struct ServiceFacts {
     pub local: bool,
     /// Whether it may share its addresses.
     pub shared: bool,
+    /// The pool that its addresses come from, as the controller has noted.
+    #[serde(default)]
+    pub pool: Option<Box<str>>,
 }
 
 /// The endpoints of a Service that can serve: those of one slice.
@@ -124,6 +130,7 @@ impl ServiceFacts {
             labels: labels.into_iter().map(|(key, value)| (key.into(), value.into())).collect(),
             local: spec.external_traffic_policy.as_deref() == Some("Local"),
             shared: annotations::get(service.metadata.annotations.as_ref(), ALLOW_SHARED_IP).is_some(),
+            pool: annotations::allocated_from(service.metadata.annotations.as_ref()).map(Box::from),
         })
     }
 }
@@ -192,8 +199,12 @@ impl StatusFacts {
     pub fn of(object: ServiceL2Status, me: &str) -> Option<Self> {
         let label = |name| label(&object.metadata, name);
         let service = ServiceKey::new(label(LABEL_SERVICE_NAMESPACE)?, label(LABEL_SERVICE_NAME)?);
-        let node = label(LABEL_NODE)?;
-        let epoch = object.metadata.annotations.as_ref().and_then(|annotations| annotations.get(EPOCH));
+        // A label cannot hold a name of more than 63 characters.
+        let annotations = object.metadata.annotations.as_ref();
+        let annotated = annotations.and_then(|annotations| annotations.get(annotations::NODE));
+        let reported = object.status.as_ref().and_then(|status| status.node.as_ref());
+        let node = annotated.or(reported).map(String::as_str).or(label(LABEL_NODE))?;
+        let epoch = annotations.and_then(|annotations| annotations.get(EPOCH));
         let interfaces = object.status.as_ref().filter(|status| {
             node == me
                 && status.node.as_deref() == Some(me)

@@ -47,6 +47,18 @@ pub struct LinkFacts {
     pub mac: [u8; 6],
     /// Its addresses with their prefix lengths.
     pub subnets: BTreeSet<(IpAddr, u8)>,
+    /// The families whose addresses it can announce; none if that is not known, as of earlier releases.
+    #[serde(default)]
+    pub families: Option<Families>,
+}
+
+/// The address families that a link can announce.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Families {
+    /// By ARP: it has a broadcast address, and a packet socket could be opened.
+    pub ipv4: bool,
+    /// By NDP: it has a link-local address, and a packet socket could be opened.
+    pub ipv6: bool,
 }
 
 impl LinkFacts {
@@ -54,11 +66,36 @@ impl LinkFacts {
     pub fn reaches(&self, address: IpAddr) -> bool {
         self.subnets.iter().any(|(own, length)| same_subnet(*own, address, *length))
     }
+
+    /// Whether it can announce `address`, as far as is known.
+    pub fn speaks_for(&self, address: IpAddr) -> bool {
+        self.families.is_none_or(|families| if address.is_ipv4() { families.ipv4 } else { families.ipv6 })
+    }
 }
 
 impl From<&Link> for LinkFacts {
     fn from(link: &Link) -> Self {
-        Self { name: link.name.clone(), mac: link.mac.0, subnets: link.subnets.clone() }
+        let families = Families { ipv4: link.broadcast, ipv6: link.link_local.is_some() };
+        Self {
+            name: link.name.clone(),
+            mac: link.mac.0,
+            subnets: link.subnets.clone(),
+            families: Some(families),
+        }
+    }
+}
+
+/// `address` with all bits but the first `length` cleared.
+pub(crate) fn network(address: IpAddr, length: u8) -> IpAddr {
+    match address {
+        IpAddr::V4(ip) => {
+            let mask = u32::MAX.checked_shl(32 - u32::from(length.min(32))).unwrap_or(0);
+            Ipv4Addr::from_bits(ip.to_bits() & mask).into()
+        }
+        IpAddr::V6(ip) => {
+            let mask = u128::MAX.checked_shl(128 - u32::from(length.min(128))).unwrap_or(0);
+            Ipv6Addr::from_bits(ip.to_bits() & mask).into()
+        }
     }
 }
 

@@ -4,13 +4,14 @@
 //! `Balanced` is the same with bounded loads: no node gets more than its share while others have less. Both are
 //! pure functions of all groups with their candidates, so speakers that see the same agree without talking.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ring::digest;
 
-use crate::view::{Candidate, Group, GroupId, NodeName};
+use crate::beacon::NodeId;
+use crate::view::{CHOICES, Candidate, Group, GroupId, NodeName};
 
 /// How groups are spread over nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,13 +25,47 @@ pub enum Placement {
 
 /// A node's place in the order of an address, lowest first: SHA-256 of `node#address`.
 pub fn rendezvous(address: IpAddr, node: &str) -> [u8; 32] {
-    let mut context = digest::Context::new(&digest::SHA256);
-    context.update(node.as_bytes());
-    context.update(b"#");
-    context.update(address.to_string().as_bytes());
-    let mut rank = [0; 32];
-    rank.copy_from_slice(context.finish().as_ref());
-    rank
+    Rendezvous::of(address).hash(node)
+}
+
+/// [`rendezvous`] for one address and many nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Rendezvous {
+    address: Option<IpAddr>,
+    /// `#address`.
+    suffix: Arc<str>,
+}
+
+impl Rendezvous {
+    pub(crate) fn of(address: IpAddr) -> Self {
+        Self { address: Some(address), suffix: format!("#{address}").into() }
+    }
+
+    pub(crate) fn is_of(&self, address: IpAddr) -> bool {
+        self.address == Some(address)
+    }
+
+    pub(crate) fn hash(&self, node: &str) -> [u8; 32] {
+        #[cfg(test)]
+        HASHED.with(|count| count.set(count.get() + 1));
+        let mut context = digest::Context::new(&digest::SHA256);
+        context.update(node.as_bytes());
+        context.update(self.suffix.as_bytes());
+        let mut rank = [0; 32];
+        rank.copy_from_slice(context.finish().as_ref());
+        rank
+    }
+}
+
+#[cfg(test)]
+thread_local! {
+    static HASHED: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
+/// How many hashes this thread has computed.
+#[cfg(test)]
+pub(crate) fn hashed() -> u64 {
+    HASHED.with(std::cell::Cell::get)
 }
 
 impl Placement {
@@ -46,26 +81,27 @@ impl Placement {
     }
 }
 
-/// Groups in order of id, each to its best candidate that holds fewer than its share, or, where all hold that,
-/// to the one that holds fewest. A lower tier gets a group only if there is nobody in a higher one: what the
-/// user prefers comes before an even spread.
+/// Groups in order of id, each to the best of its first [`CHOICES`] candidates that holds fewer than its share, or, where
+/// all hold that, to the one that holds fewest. A lower tier gets a group only if there is nobody in a higher one: what
+/// the user prefers comes before an even spread.
 fn balanced(groups: &BTreeMap<GroupId, Arc<Group>>) -> BTreeMap<GroupId, NodeName> {
     let placeable = groups.values().filter(|group| !group.candidates.is_empty()).count();
-    let nodes: BTreeSet<&NodeName> =
-        groups.values().flat_map(|group| group.candidates.iter().map(|c| &c.node)).collect();
+    let mut seen = HashSet::new();
+    let different = groups.values().filter(|group| seen.insert(group.candidates.set()));
+    let nodes: HashSet<NodeId> = different.flat_map(|group| group.candidates.ids()).collect();
     let share = placeable.div_ceil(nodes.len().max(1));
-    let mut held: BTreeMap<NodeName, usize> = BTreeMap::new();
+    let mut held: HashMap<NodeId, usize> = HashMap::with_capacity(nodes.len());
     let mut placed = BTreeMap::new();
     for (id, group) in groups {
         let Some(best) = group.candidates.first() else { continue };
-        let tier = group.candidates.iter().take_while(|candidate| candidate.tier == best.tier);
-        let load = |candidate: &&Candidate| held.get(&candidate.node).copied().unwrap_or(0);
+        let tier = group.candidates.iter().take(CHOICES).take_while(|candidate| candidate.tier == best.tier);
+        let load = |candidate: &&Candidate| held.get(&candidate.id).copied().unwrap_or(0);
         let chosen = tier
             .clone()
             .find(|candidate| load(candidate) < share)
             .or_else(|| tier.min_by_key(load))
             .unwrap_or(best);
-        *held.entry(chosen.node.clone()).or_default() += 1;
+        *held.entry(chosen.id).or_default() += 1;
         placed.insert(*id, chosen.node.clone());
     }
     placed

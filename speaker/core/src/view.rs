@@ -5,8 +5,10 @@
 //! Services on them. One node owns a whole group, so neither is ever split.
 
 mod addresses;
+mod advertised;
 mod build;
 mod candidates;
+mod nominate;
 mod ranking;
 
 use std::collections::BTreeMap;
@@ -19,7 +21,8 @@ use crate::beacon::NodeId;
 use crate::placement::Placement;
 pub use addresses::Addresses;
 pub use build::{ExcludeLabel, Settings};
-pub use ranking::Candidates;
+pub(crate) use ranking::CHOICES;
+pub use ranking::{Candidates, Iter};
 
 /// Name of a node of the cluster.
 pub type NodeName = Arc<str>;
@@ -45,8 +48,8 @@ pub struct View {
     pub label_ignored: bool,
     /// The addresses of all pools.
     pub pools: Vec<IpRange>,
-    /// The advertisements behind each announced Service: where an address has lost its pool, these still hold.
-    pub(crate) advertised: BTreeMap<Arc<ServiceKey>, Vec<Arc<rules::L2Advertisement>>>,
+    /// What there is to say about groups that nobody may own beyond [`Idle::message`].
+    pub(crate) idle_details: BTreeMap<GroupId, Arc<str>>,
 }
 
 /// A node with a speaker.
@@ -94,27 +97,38 @@ pub struct Candidate {
 /// What comes before the hash in the order of candidates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tier {
+    /// No link of the node that the group would be announced on has a subnet with the group's addresses, and another
+    /// node's has.
+    pub remote: bool,
     /// The node is cordoned: it keeps what it owns, and gets new groups only if there is nobody else.
     pub cordoned: bool,
-    /// No link of the node has a subnet with the group's addresses.
-    pub remote: bool,
     /// The negated sum of the weights by which advertisements prefer the node.
     pub preference: i64,
 }
 
 /// Why a group or Service is announced by nobody.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Idle {
     /// None of its Services has an endpoint that can serve.
     NoEndpoints,
-    /// No valid pool has the address.
+    /// No pool has the address, and the Service names none.
     NoPool,
     /// No advertisement is about it.
     NotAdvertised,
     /// A shared address and an advertisement with service selectors, which could tear its Services apart.
     SharedWithServiceSelector,
-    /// No node fulfils all conditions.
+    /// No node is usable, not excluded, and has a ready speaker.
     NoCandidate,
+    /// With `externalTrafficPolicy: Local`: no node that has an endpoint is one of these.
+    NoLocalEndpoint,
+    /// No advertisement admits any of these nodes.
+    NoMatchingNode,
+    /// None of these nodes has an advertised interface that is up.
+    NoInterface,
+    /// No such interface can announce IPv4: it cannot broadcast, or no packet socket could be opened on it.
+    NoIpv4,
+    /// No such interface can announce IPv6, for want of a link-local address or of a packet socket.
+    NoIpv6,
     /// Each of several Services on a shared address could be announced, but by no node in common.
     NoCommonCandidate,
 }
@@ -128,6 +142,11 @@ impl Idle {
             Self::NotAdvertised => "NotAdvertised",
             Self::SharedWithServiceSelector => "SharedIPWithServiceSelector",
             Self::NoCandidate => "NoCandidate",
+            Self::NoLocalEndpoint => "NoLocalEndpoint",
+            Self::NoMatchingNode => "NoMatchingNode",
+            Self::NoInterface => "NoInterface",
+            Self::NoIpv4 => "NoIPv4",
+            Self::NoIpv6 => "NoIPv6",
             Self::NoCommonCandidate => "NoCommonCandidate",
         }
     }
@@ -147,9 +166,27 @@ impl Idle {
                  spec.serviceSelectors there, or do not share the address"
             }
             Self::NoCandidate => {
-                "no node may announce it; check nodeSelectors and interfaces of the L2Advertisement, the \
-                 exclude-from-external-load-balancers label, the speaker pods, and, with externalTrafficPolicy \
-                 Local, where the pods run"
+                "no node can announce: none is ready and has a ready speaker pod and no label \
+                 exclude-from-external-load-balancers; check the nodes, that label, and the speaker pods"
+            }
+            Self::NoLocalEndpoint => {
+                "with externalTrafficPolicy Local only nodes with a ready endpoint announce, and none of these can; \
+                 check their speaker pods and the label exclude-from-external-load-balancers"
+            }
+            Self::NoMatchingNode => {
+                "no node that can announce matches the nodeSelectors of its L2Advertisements; correct the \
+                 selectors or label the nodes (with externalTrafficPolicy Local only nodes with an endpoint count)"
+            }
+            Self::NoInterface => {
+                "no node has the interface up; check the interfaces of its L2Advertisements and the links of the nodes"
+            }
+            Self::NoIpv4 => {
+                "no node can announce IPv4 on these interfaces: they are no broadcast links, or the speaker cannot \
+                 open a packet socket (it needs NET_RAW)"
+            }
+            Self::NoIpv6 => {
+                "no node can announce all of its IPv6 addresses: the interfaces have no IPv6 link-local address, or \
+                 the speaker cannot open a packet socket (it needs NET_RAW); enable IPv6 on the interface"
             }
             Self::NoCommonCandidate => {
                 "the Services on this address can be announced, but by no node in common; with \
@@ -163,6 +200,15 @@ impl View {
     /// Whether a Service may get this address: a pool has it.
     pub fn may_be_given(&self, address: IpAddr) -> bool {
         self.pools.iter().any(|range| range.contains(address))
+    }
+
+    /// Why nobody may own a group, for people; none if somebody may.
+    pub fn why_idle(&self, group: &Group) -> Option<String> {
+        let message = group.idle?.message();
+        Some(match self.idle_details.get(&group.id) {
+            Some(detail) => format!("{message} ({detail})"),
+            None => message.to_owned(),
+        })
     }
 
     /// Notes what `me` owned when it was stopped, which the objects of the API may not tell yet.

@@ -20,6 +20,9 @@ pub(crate) const LONGEST: usize = 256;
 /// A socket that cannot be opened is tried again after this time: links come before their addresses do.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// Links on which no packet socket could be opened for a protocol, though the link speaks it.
+pub(crate) type Closed = BTreeSet<(LinkIndex, Protocol)>;
+
 pub(crate) struct Ports {
     ports: BTreeMap<LinkIndex, Port>,
     frames: mpsc::Sender<Received>,
@@ -64,11 +67,24 @@ impl Ports {
         }
     }
 
-    /// Tries again what could not be opened.
+    /// Tries again what could not be opened, and opens anew what has failed.
     pub(crate) fn retry(&mut self, now: Instant) {
-        for port in self.ports.values_mut().filter(|port| port.retry.is_some_and(|at| at <= now)) {
+        let due = |port: &&mut Port| {
+            let failed = port.sockets.values().any(|open| open.receiver.is_finished());
+            port.retry.map_or(failed, |at| at <= now)
+        };
+        for port in self.ports.values_mut().filter(due) {
             port.open(now, &self.frames, &self.metrics);
         }
+    }
+
+    /// What cannot be announced for want of a packet socket.
+    pub(crate) fn closed(&self) -> Closed {
+        let closed = |(index, port): (&LinkIndex, &Port)| {
+            let missing = port.wanted().filter(|protocol| !port.sockets.contains_key(protocol));
+            missing.map(|protocol| (*index, protocol)).collect::<Vec<_>>()
+        };
+        self.ports.iter().flat_map(closed).collect()
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
@@ -101,15 +117,19 @@ impl Ports {
 }
 
 impl Port {
+    /// The protocols that the link speaks.
+    fn wanted(&self) -> impl Iterator<Item = Protocol> + use<> {
+        let Link { broadcast, link_local, .. } = self.link;
+        let arp = broadcast.then_some(Protocol::Arp);
+        let ndp = link_local.is_some().then_some(Protocol::Ndp);
+        [arp, ndp].into_iter().flatten()
+    }
+
     /// Opens the sockets that the link needs and that are not open.
     fn open(&mut self, now: Instant, frames: &mpsc::Sender<Received>, metrics: &Metrics) {
         self.retry = None;
         self.sockets.retain(|_, open| !open.receiver.is_finished());
-        let wanted = [
-            self.link.broadcast.then_some(Protocol::Arp),
-            self.link.link_local.is_some().then_some(Protocol::Ndp),
-        ];
-        for protocol in wanted.into_iter().flatten() {
+        for protocol in self.wanted() {
             if self.sockets.contains_key(&protocol) {
                 continue;
             }

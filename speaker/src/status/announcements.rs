@@ -127,13 +127,13 @@ impl Announcements {
         let spokesman = spokesman(published);
         let mut unannounced = BTreeMap::new();
         for group in published.view.groups.values() {
-            let Some(why) = group.idle else { continue };
+            let (Some(why), Some(message)) = (group.idle, published.view.why_idle(group)) else { continue };
             for service in &group.services {
                 let mut state = Unannounced::go_on(self.unannounced.get(service), now, why);
                 if state.is_news(now) && spokesman.is_some() {
                     state.told = true;
                     if spokesman == Some(&self.me) {
-                        let note = format!("no node announces the Service's addresses: {}", why.message());
+                        let note = format!("no node announces the Service's addresses: {message}");
                         self.events.warning(&reference(service), "Announce", "announceFailed", note);
                     }
                 }

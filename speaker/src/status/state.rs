@@ -3,9 +3,9 @@
 
 use std::net::IpAddr;
 
-use announce::link::{Link, LinkFacts};
+use announce::link::{Families, Link, LinkFacts};
 use announce::view::NodeName;
-use crds::annotations::LINKS;
+use crds::annotations::{LINKS, NODE};
 use crds::conditions::{NewCondition, merge};
 use crds::names::{CONDITION_BEACONS_BLOCKED, CONDITION_EXCLUDE_LABEL_IGNORED};
 use crds::names::{LABEL_COMPONENT_TYPE, LABEL_EXCLUDE_NODE, LABEL_NODE_NAME, SPEAKER};
@@ -23,12 +23,20 @@ use super::{FIELD_MANAGER, nodes_to_tidy};
 use crate::driver::Published;
 use crate::watches::Stores;
 
+/// Before the name of its node, the name of a speaker's object.
+const NAME_PREFIX: &str = "speaker-";
+const IPV4: &str = "IPv4";
+const IPV6: &str = "IPv6";
+
 /// A link in the annotation.
 #[derive(Serialize, Deserialize)]
 struct Entry {
     name: String,
     mac: String,
     subnets: Vec<ipnet::IpNet>,
+    /// Which families it can announce; absent in the annotations of earlier releases.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    families: Option<Vec<String>>,
 }
 
 /// Keeps this node's object, and removes those of nodes that are no more.
@@ -108,7 +116,7 @@ impl State {
 
 /// Of the object of a node's speaker.
 pub(crate) fn name(node: &NodeName) -> String {
-    format!("speaker-{node}")
+    format!("{NAME_PREFIX}{node}")
 }
 
 fn status(
@@ -175,28 +183,43 @@ fn encode(links: &[Link]) -> String {
         .map(|link| {
             let [a, b, c, d, e, f] = link.mac.0;
             let subnet = |(ip, length): &(IpAddr, u8)| ipnet::IpNet::new(*ip, *length).ok();
+            let families = [(IPV4, link.broadcast), (IPV6, link.link_local.is_some())];
+            let families =
+                families.into_iter().filter(|(_, spoken)| *spoken).map(|(name, _)| name.to_owned());
             Entry {
                 name: link.name.clone(),
                 mac: format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"),
                 subnets: link.subnets.iter().filter_map(subnet).collect(),
+                families: Some(families.collect()),
             }
         })
         .collect();
     serde_json::to_string(&entries).unwrap_or_default()
 }
 
-/// The links that a speaker tells of in its object; none if it tells nothing that can be read.
+/// The node that a speaker's object is about. A label cannot hold a name of more than 63 characters.
+pub(crate) fn node(object: &ConfigurationState) -> Option<&str> {
+    let annotated = object.annotations().get(NODE).or_else(|| object.labels().get(LABEL_NODE_NAME));
+    let name = object.metadata.name.as_deref();
+    annotated.map(String::as_str).or_else(|| name?.strip_prefix(NAME_PREFIX))
+}
+
+/// The links that a speaker publishes in its object; none if it publishes nothing that can be read.
 pub(crate) fn decode(object: &ConfigurationState) -> Option<(NodeName, Vec<LinkFacts>)> {
-    let node = object.labels().get(LABEL_NODE_NAME)?;
+    let node = node(object)?;
     let entries: Vec<Entry> = serde_json::from_str(object.annotations().get(LINKS)?).ok()?;
     let facts = entries.into_iter().map(|entry| {
         Some(LinkFacts {
             name: entry.name,
             mac: parse_mac(&entry.mac)?,
             subnets: entry.subnets.iter().map(|net| (net.addr(), net.prefix_len())).collect(),
+            families: entry.families.map(|families| Families {
+                ipv4: families.iter().any(|family| family == IPV4),
+                ipv6: families.iter().any(|family| family == IPV6),
+            }),
         })
     });
-    Some((node.as_str().into(), facts.collect::<Option<Vec<_>>>()?))
+    Some((node.into(), facts.collect::<Option<Vec<_>>>()?))
 }
 
 fn parse_mac(text: &str) -> Option<[u8; 6]> {
@@ -232,6 +255,27 @@ mod tests {
         assert_eq!(facts, [LinkFacts::from(&link)]);
         object.annotations_mut().insert(LINKS.into(), "[{]".into());
         assert!(decode(&object).is_none());
+    }
+
+    #[test]
+    fn links_of_an_earlier_release_are_read_and_their_families_unknown() {
+        let mut object = ConfigurationState::new("speaker-node1", crds::ConfigurationStateSpec {});
+        object.labels_mut().insert(LABEL_NODE_NAME.into(), "node1".into());
+        let earlier = r#"[{"name": "eth0", "mac": "02:00:0a:4d:00:0b", "subnets": ["10.77.0.11/24"]}]"#;
+        object.annotations_mut().insert(LINKS.into(), earlier.into());
+        let (_, facts) = decode(&object).unwrap();
+        assert_eq!(facts[0].families, None);
+        assert!(facts[0].speaks_for("fd00::1".parse().unwrap()));
+    }
+
+    #[test]
+    fn the_node_of_an_object_is_known_though_its_name_is_no_label_value() {
+        let long = "node-".repeat(40);
+        let mut object = ConfigurationState::new(&format!("speaker-{long}"), crds::ConfigurationStateSpec {});
+        assert_eq!(node(&object), Some(&*long));
+        object.labels_mut().insert(LABEL_NODE_NAME.into(), "a-hash".into());
+        object.annotations_mut().insert(NODE.into(), long.clone());
+        assert_eq!(node(&object), Some(&*long));
     }
 
     #[test]

@@ -11,6 +11,14 @@ use crate::link::Scope;
 pub struct Addresses(Arc<[(IpAddr, Scope)]>);
 
 impl Addresses {
+    /// The same list as `before` if it holds the same, so that it is held once.
+    pub(super) fn reusing(addresses: Vec<(IpAddr, Scope)>, before: Option<&Self>) -> Self {
+        match before.filter(|before| *before.0 == *addresses) {
+            Some(before) => before.clone(),
+            None => addresses.into_iter().collect(),
+        }
+    }
+
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = (IpAddr, &Scope)> {
         self.0.iter().map(|(address, scope)| (*address, scope))

@@ -1,20 +1,19 @@
 //! From facts about the objects of the API to a [`View`].
 
-use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use rules::{Configuration, L2Advertisement};
+use rules::Configuration;
 
-use super::candidates::{self, Eligible, Serving};
-use super::ranking::Shared;
-use super::{
-    Addresses, Candidate, Candidates, Group, GroupId, Idle, NodeName, ServiceKey, Speaker, Tier, View,
-};
+use super::advertised::{Advertised, SetId};
+use super::candidates::{self, Subnets};
+use super::nominate::{Entry, Nobody, Nominator};
+use super::ranking::Sets;
+use super::{Addresses, Candidates, Group, GroupId, NodeName, ServiceKey, Speaker, View};
 use crate::beacon::NodeId;
-use crate::facts::{Facts, PodFacts, ServiceFacts, StatusFacts};
-use crate::link::Scope;
+use crate::facts::{Facts, PodFacts, StatusFacts};
+use crate::link::{LinkFacts, Scope};
 use crate::placement::Placement;
 
 /// What the speaker was told at its start.
@@ -31,8 +30,7 @@ pub struct Settings {
 /// What `node.kubernetes.io/exclude-from-external-load-balancers` on a node means.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ExcludeLabel {
-    /// Honoured, except where every node carries it, as in a cluster of one, and from then on until a node without it
-    /// could announce.
+    /// Honoured, except where every node whose speaker has been ready carries it, as in a cluster of one.
     #[default]
     Auto,
     /// Honoured always.
@@ -41,15 +39,9 @@ pub enum ExcludeLabel {
     Ignore,
 }
 
-/// A Service, and what is decided about it alone.
-struct Entry<'a> {
-    service: &'a ServiceFacts,
-    verdict: Result<Vec<Arc<L2Advertisement>>, Idle>,
-}
-
 impl View {
-    /// What `facts` and `configuration` say. `previous` is the view before: where an address has lost its
-    /// pool, the advertisements that held for it go on to hold as long as it stands in the Service's status.
+    /// What `facts` and `configuration` say. What has not changed since the view before is taken from `previous`; the
+    /// result is the same without it.
     pub fn build(
         settings: &Settings,
         facts: &Facts,
@@ -57,48 +49,67 @@ impl View {
         previous: Option<&Self>,
     ) -> Self {
         let speakers = speakers(&facts.pods);
-        let macs =
-            facts.links.iter().filter(|(node, _)| speakers.contains_key(*node)).flat_map(|(node, links)| {
-                let id = NodeId::of(node);
-                links.iter().map(move |link| (link.mac, id))
-            });
-        let macs = macs.collect();
-        let honoured = candidates::eligible(facts, &speakers, true);
-        // A node that joins has not got the label yet, and nobody could announce until its speaker is ready: up to then
-        // nothing changes.
-        let goes_on = previous.is_some_and(|view| view.label_ignored) && honoured.is_empty();
-        let label_ignored = settings.exclude_label == ExcludeLabel::Auto
-            && (goes_on || candidates::all_excluded(&facts.nodes));
+        let label_ignored =
+            settings.exclude_label == ExcludeLabel::Auto && candidates::all_excluded(facts, &speakers);
         let honour = settings.exclude_label != ExcludeLabel::Ignore && !label_ignored;
-        let eligible = if honour { honoured } else { candidates::eligible(facts, &speakers, false) };
-        let serving = candidates::serving(&facts.slices);
+        let eligible = candidates::eligible(settings, facts, &speakers, honour);
+        let serving = candidates::serving(facts);
         let last = last_owners(&facts.statuses);
-        let advertisements: Vec<Arc<L2Advertisement>> =
-            configuration.l2_advertisements.iter().cloned().map(Arc::new).collect();
-        let entries: Vec<Entry<'_>> = facts
-            .services
-            .iter()
-            .filter_map(|service| entry(service, configuration, &advertisements, previous))
+        let mut advertised = Advertised::new(configuration);
+        let services = facts.services.iter().filter(|service| !service.addresses.is_empty());
+        let entries: Vec<Entry<'_>> = services
+            .map(|service| {
+                let verdict = advertised.of(service, last.contains_key(&*service.key));
+                Entry { service, verdict }
+            })
             .collect();
         let known = previous.iter().flat_map(|view| view.groups.values());
-        let mut shared = Shared::of(known.map(|group| &group.candidates));
+        let mine = facts.nodes.iter().find(|node| node.name == settings.me);
+        let subnets = Subnets::of(facts);
+        let mut builder = Builder {
+            own_labels: mine.map(|node| &node.labels),
+            last,
+            scopes: HashMap::new(),
+            previous,
+            advertised: &advertised,
+            sets: Sets::of(known.map(|group| &group.candidates)),
+            nominator: Nominator::new(&eligible, &serving, subnets, &advertised, settings.placement),
+            idle_details: BTreeMap::new(),
+        };
         let mut groups: BTreeMap<GroupId, Arc<Group>> = BTreeMap::new();
         for members in tied_together(&entries) {
-            let members: Vec<&Entry<'_>> = members.into_iter().map(|index| &entries[index]).collect();
-            if let Some(group) = group(settings, &members, &eligible, &serving, &last, previous, &mut shared)
-            {
+            let mut members: Vec<&Entry<'_>> = members.into_iter().map(|index| &entries[index]).collect();
+            members.sort_unstable_by(|a, b| a.service.key.cmp(&b.service.key));
+            if let Some(group) = builder.group(&members) {
                 groups.insert(group.id, group);
             }
         }
-        let advertised = entries
-            .into_iter()
-            .filter_map(|entry| Some((Arc::clone(&entry.service.key), entry.verdict.ok()?)))
-            .collect();
-        let placed = settings.placement.place(&groups);
-        let pools = configuration.pools.values().flat_map(|pool| pool.ranges.iter().copied()).collect();
+        let idle_details = builder.idle_details;
         let placement = settings.placement;
-        Self { speakers, macs, groups, placed, placement, label_ignored, pools, advertised }
+        let placed = placement.place(&groups);
+        let pools = configuration.pools.values().flat_map(|pool| pool.ranges.iter().copied()).collect();
+        let macs = macs(settings, facts, &speakers);
+        Self { speakers, macs, groups, placed, placement, label_ignored, pools, idle_details }
     }
+}
+
+/// Which node with a speaker has which hardware address.
+fn macs(
+    settings: &Settings,
+    facts: &Facts,
+    speakers: &BTreeMap<NodeName, Speaker>,
+) -> BTreeMap<[u8; 6], NodeId> {
+    let of = |node: &NodeName, links: &[LinkFacts]| {
+        let id = NodeId::of(node);
+        links.iter().map(|link| (link.mac, id)).collect::<Vec<_>>()
+    };
+    let published = facts.links.iter().filter(|(node, _)| speakers.contains_key(*node));
+    let published = published.filter(|(node, _)| facts.own_links.is_none() || **node != settings.me);
+    let mut macs: BTreeMap<[u8; 6], NodeId> = published.flat_map(|(node, links)| of(node, links)).collect();
+    if let Some(own) = facts.own_links.as_deref().filter(|_| speakers.contains_key(&settings.me)) {
+        macs.extend(of(&settings.me, own));
+    }
+    macs
 }
 
 /// The speakers by node. Of two pods on one node, as during a rolling upgrade, the
@@ -115,43 +126,6 @@ fn speakers(pods: &[Arc<PodFacts>]) -> BTreeMap<NodeName, Speaker> {
         }
     }
     speakers
-}
-
-/// Finds the advertisements about a Service.
-fn entry<'a>(
-    service: &'a ServiceFacts,
-    configuration: &Configuration,
-    advertisements: &[Arc<L2Advertisement>],
-    previous: Option<&View>,
-) -> Option<Entry<'a>> {
-    let verdict = match configuration.pool_of(*service.addresses.first()?) {
-        Some(pool) => matching(service, &pool.name, advertisements),
-        None => previous.and_then(|view| view.advertised.get(&service.key)).cloned().ok_or(Idle::NoPool),
-    };
-    Some(Entry { service, verdict })
-}
-
-/// The advertisements of the pool that are about the Service.
-fn matching(
-    service: &ServiceFacts,
-    pool: &str,
-    advertisements: &[Arc<L2Advertisement>],
-) -> Result<Vec<Arc<L2Advertisement>>, Idle> {
-    let labels = LazyCell::new(|| {
-        let owned = |(key, value): &(Box<str>, Box<str>)| (key.to_string(), value.to_string());
-        service.labels.iter().map(owned).collect::<BTreeMap<String, String>>()
-    });
-    // Most advertisements select no Services, and then nobody needs the labels.
-    let selected = |a: &L2Advertisement| a.service_selectors.is_empty() || a.admits_service(&labels);
-    let about = |a: &&Arc<L2Advertisement>| a.pools.contains(pool) && selected(a);
-    let matching: Vec<Arc<L2Advertisement>> = advertisements.iter().filter(about).cloned().collect();
-    if matching.is_empty() {
-        Err(Idle::NotAdvertised)
-    } else if service.shared && matching.iter().any(|a| !a.service_selectors.is_empty()) {
-        Err(Idle::SharedWithServiceSelector)
-    } else {
-        Ok(matching)
-    }
 }
 
 /// The Services that have an address in common, directly or by way of others.
@@ -179,116 +153,67 @@ fn tied_together(entries: &[Entry<'_>]) -> Vec<Vec<usize>> {
     sets.into_values().collect()
 }
 
-/// Puts a group together. `members` share addresses.
-fn group(
-    settings: &Settings,
-    members: &[&Entry<'_>],
-    eligible: &[Eligible<'_>],
-    serving: &BTreeMap<&ServiceKey, Serving<'_>>,
-    last: &HashMap<&ServiceKey, (&NodeName, u64)>,
-    previous: Option<&View>,
-    shared: &mut Shared,
-) -> Option<Arc<Group>> {
-    let mut services: Vec<Arc<ServiceKey>> =
-        members.iter().map(|entry| Arc::clone(&entry.service.key)).collect();
-    services.sort_unstable();
-    let first = members.iter().map(|entry| entry.service).min_by_key(|service| &service.key)?;
-    let hashed = *first.addresses.first()?;
-    let mine = eligible.iter().find(|node| node.name == settings.me);
-    let scoped = |entry: &Entry<'_>| {
-        let scope =
-            entry.verdict.as_ref().ok().zip(mine).and_then(|(a, me)| candidates::scope_on(a, me.labels));
-        let scope = scope.unwrap_or(Scope::Named(BTreeSet::new()));
-        entry.service.addresses.iter().map(move |address| (*address, scope.clone())).collect::<Vec<_>>()
-    };
-    let addresses: Addresses = members.iter().flat_map(|entry| scoped(entry)).collect();
-    let id = addresses.keys().next()?;
-    let (candidates, idle) = match nominate(members, eligible, serving) {
-        Ok(nodes) => (candidates_of(&nodes, members, &addresses, settings.placement), None),
-        Err(idle) => (Vec::new(), Some(idle)),
-    };
-    let last = members
-        .iter()
-        .filter_map(|entry| last.get(&*entry.service.key))
-        .max_by_key(|(node, epoch)| (*epoch, *node))
-        .map(|(node, epoch)| ((*node).clone(), *epoch));
-    let before = previous.and_then(|view| view.groups.get(&id));
-    let same_address = before.filter(|before| before.hashed == hashed).map(|before| &before.candidates);
-    let candidates = Candidates::ranked_anew(hashed, candidates, same_address, shared);
-    let group = Group { id, hashed, addresses, services: services.into(), candidates, idle, last };
-    Some(match before {
-        Some(before) if **before == group => Arc::clone(before),
-        _ => Arc::new(group),
-    })
+/// Puts groups together.
+struct Builder<'a> {
+    /// The labels of this node. Whether it may own a group is another question: an owner that has to hand a group over
+    /// answers for it until its successor has claimed it.
+    own_labels: Option<&'a BTreeMap<String, String>>,
+    last: HashMap<&'a ServiceKey, (&'a NodeName, u64)>,
+    /// The links of this node that a set of advertisements covers.
+    scopes: HashMap<SetId, Option<Scope>>,
+    previous: Option<&'a View>,
+    advertised: &'a Advertised<'a>,
+    sets: Sets,
+    nominator: Nominator<'a>,
+    idle_details: BTreeMap<GroupId, Arc<str>>,
 }
 
-/// The nodes that may announce all of `members` that have endpoints, in order of their names.
-fn nominate<'a, 'b>(
-    members: &[&Entry<'_>],
-    eligible: &'a [Eligible<'b>],
-    serving: &BTreeMap<&ServiceKey, Serving<'_>>,
-) -> Result<Vec<&'a Eligible<'b>>, Idle> {
-    let none = Serving::default();
-    let mut common: Option<Vec<&Eligible<'b>>> = None;
-    let mut refused = None;
-    for entry in members {
-        let serving = serving.get(&*entry.service.key).unwrap_or(&none);
-        let advertisements = match &entry.verdict {
-            Ok(advertisements) => advertisements,
-            // Shared addresses stand and fall together: a Service that must not be announced holds the others.
-            Err(Idle::SharedWithServiceSelector) => return Err(Idle::SharedWithServiceSelector),
-            Err(idle) => {
-                refused = Some(*idle);
-                continue;
+impl<'a> Builder<'a> {
+    /// The group of `members`, which share addresses, in order of their names.
+    fn group(&mut self, members: &[&Entry<'a>]) -> Option<Arc<Group>> {
+        let hashed = *members.first()?.service.addresses.first()?;
+        let id = members.iter().flat_map(|entry| entry.service.addresses.iter().copied()).min()?;
+        let before = self.previous.and_then(|view| view.groups.get(&id));
+        let scoped: Vec<(IpAddr, Scope)> =
+            members.iter().flat_map(|entry| self.scoped(entry, before)).collect();
+        let addresses = Addresses::reusing(scoped, before.map(|group| &group.addresses));
+        let (candidates, idle) = match self.nominator.nominate(members, &addresses, &mut self.sets) {
+            Ok(set) => {
+                let before = before.map(|group| &group.candidates);
+                (self.sets.ranked(set, hashed, before), None)
+            }
+            Err(Nobody { idle, detail }) => {
+                self.idle_details.extend(detail.map(|detail| (id, detail)));
+                (Candidates::default(), Some(idle))
             }
         };
-        if !serving.anywhere {
-            continue;
-        }
-        let fits = |node: &Eligible<'_>| {
-            candidates::scope_on(advertisements, node.labels).is_some_and(|scope| node.has_link_of(&scope))
-                && (!entry.service.local || serving.nodes.contains(&*node.name))
-        };
-        let alone: Vec<&Eligible<'b>> = eligible.iter().filter(|node| fits(node)).collect();
-        if alone.is_empty() {
-            return Err(Idle::NoCandidate);
-        }
-        common = Some(match common {
-            None => alone,
-            Some(mut common) => {
-                common.retain(|node| alone.iter().any(|other| other.name == node.name));
-                common
-            }
+        let last = members
+            .iter()
+            .filter_map(|entry| self.last.get(&*entry.service.key))
+            .max_by_key(|(node, epoch)| (*epoch, *node))
+            .map(|(node, epoch)| ((*node).clone(), *epoch));
+        let services = members.iter().map(|entry| Arc::clone(&entry.service.key)).collect();
+        let group = Group { id, hashed, addresses, services, candidates, idle, last };
+        Some(match before {
+            Some(before) if **before == group => Arc::clone(before),
+            _ => Arc::new(group),
+        })
+    }
+
+    /// The addresses of a Service, each with the links that this node would announce it on. Where the advertisements do not
+    /// cover this node any more, it is as before: until its successor has claimed the group, an owner answers.
+    fn scoped(&mut self, entry: &Entry<'_>, before: Option<&Arc<Group>>) -> Vec<(IpAddr, Scope)> {
+        let covered = entry.verdict.ok().and_then(|set| {
+            let of = || candidates::scope_on(self.advertised.set(set), self.own_labels?);
+            self.scopes.entry(set).or_insert_with(of).clone()
         });
+        let uncovered = |ip: IpAddr| {
+            let known = before.and_then(|group| group.addresses.get(ip)).cloned();
+            known.unwrap_or(Scope::Named(BTreeSet::new()))
+        };
+        let scope = |ip: IpAddr| covered.clone().unwrap_or_else(|| uncovered(ip));
+        entry.service.addresses.iter().map(|ip| (*ip, scope(*ip))).collect()
     }
-    match common {
-        Some(common) if common.is_empty() => Err(Idle::NoCommonCandidate),
-        Some(common) => Ok(common),
-        None => Err(refused.unwrap_or(Idle::NoEndpoints)),
-    }
-}
-
-fn candidates_of(
-    nodes: &[&Eligible<'_>],
-    members: &[&Entry<'_>],
-    addresses: &Addresses,
-    placement: Placement,
-) -> Vec<Candidate> {
-    let preference = |node: &Eligible<'_>| {
-        let all = members.iter().filter_map(|entry| entry.verdict.as_ref().ok());
-        -all.map(|advertisements| candidates::preference(advertisements, node.labels)).sum::<i64>()
-    };
-    // As long as somebody has not told of its links, nobody is put behind for his own: all would differ.
-    let all_told = nodes.iter().all(|node| node.links.is_some());
-    let tier = |node: &Eligible<'_>| match placement {
-        Placement::Hash => Tier { preference: preference(node), ..Tier::default() },
-        Placement::Balanced => Tier {
-            cordoned: node.cordoned,
-            remote: all_told && !node.reaches(addresses),
-            preference: preference(node),
-        },
-    };
-    nodes.iter().map(|node| Candidate { node: node.name.clone(), id: node.id, tier: tier(node) }).collect()
 }
 
 /// Who announced each Service last, by its `ServiceL2Status`; of several the highest epoch counts.

@@ -1,11 +1,12 @@
-//! Which nodes may announce, and which of them a Service's advertisements and endpoints leave.
+//! Which nodes may announce, and which of them a Service's advertisements, endpoints and addresses leave.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use rules::L2Advertisement;
 
-use super::{Addresses, NodeName, ServiceKey, Speaker};
+use super::{NodeName, ServiceKey, Settings, Speaker};
 use crate::beacon::NodeId;
 use crate::facts::{Facts, NodeFacts, SliceFacts};
 use crate::link::{LinkFacts, Scope};
@@ -17,31 +18,63 @@ pub(super) struct Eligible<'a> {
     pub(super) id: NodeId,
     pub(super) labels: &'a BTreeMap<String, String>,
     pub(super) cordoned: bool,
-    /// What it tells of its links; none if it has not told anything yet.
-    pub(super) links: Option<&'a [LinkFacts]>,
+    /// Its links; of another node, as it has published them. None if they are not known.
+    links: Option<&'a [LinkFacts]>,
+    /// Of this node: its links as all others know them.
+    published: Option<Option<&'a [LinkFacts]>>,
 }
 
 impl Eligible<'_> {
-    /// Whether it has one of the links that `scope` names.
+    /// Whether it has one of the links that `scope` names, and it is up.
     pub(super) fn has_link_of(&self, scope: &Scope) -> bool {
         self.links.is_none_or(|links| links.iter().any(|link| scope.covers(&link.name)))
     }
 
-    /// Whether a subnet of such a link contains each of `addresses`.
-    pub(super) fn reaches(&self, addresses: &Addresses) -> bool {
-        let Some(links) = self.links else { return true };
-        addresses.keys().all(|address| links.iter().any(|link| link.reaches(address)))
+    /// Whether for each of `addresses` such a link can announce it.
+    pub(super) fn speaks_for(&self, scope: &Scope, addresses: &[IpAddr]) -> bool {
+        self.links.is_none_or(|links| {
+            let one = |ip: &IpAddr| links.iter().any(|link| scope.covers(&link.name) && link.speaks_for(*ip));
+            addresses.iter().all(one)
+        })
+    }
+
+    /// Whether for each of `addresses` such a link has a subnet that contains it; none if that is not known. What this
+    /// node alone knows already counts against it, not for it: otherwise each node that starts would take itself for
+    /// the only one on the subnet.
+    pub(super) fn reaches(&self, scope: &Scope, addresses: &[IpAddr]) -> Option<bool> {
+        let reach = |links: &[LinkFacts]| {
+            let fits =
+                |link: &LinkFacts, ip| scope.covers(&link.name) && link.speaks_for(ip) && link.reaches(ip);
+            addresses.iter().all(|ip| links.iter().any(|link| fits(link, *ip)))
+        };
+        let own = self.links.map(reach);
+        match self.published {
+            Some(published) if own != Some(false) => published.map(reach),
+            _ => own,
+        }
     }
 }
 
-/// Whether the exclude label is on every node, as in a cluster of one.
-pub(super) fn all_excluded(nodes: &[Arc<NodeFacts>]) -> bool {
-    !nodes.is_empty() && nodes.iter().all(|node| node.is_excluded())
+/// Whether every node that could announce carries the exclude label, as in a cluster of one. A node counts as soon as
+/// its speaker is ready or has published its links, so one that joins without the label changes nothing before that,
+/// and one that restarts goes on counting.
+pub(super) fn all_excluded(facts: &Facts, speakers: &BTreeMap<NodeName, Speaker>) -> bool {
+    let counts = |node: &&Arc<NodeFacts>| {
+        let speaker = speakers.get(&node.name);
+        speaker.is_some_and(|speaker| speaker.ready || facts.links.contains_key(&node.name))
+    };
+    let mut counted = facts.nodes.iter().filter(counts).peekable();
+    if counted.peek().is_some() {
+        counted.all(|node| node.is_excluded())
+    } else {
+        !facts.nodes.is_empty() && facts.nodes.iter().all(|node| node.is_excluded())
+    }
 }
 
 /// The nodes that pass every condition that does not depend on a Service, in order of their names: a ready speaker, a
 /// usable node, not excluded by label if the label is to be honoured.
 pub(super) fn eligible<'a>(
+    settings: &Settings,
     facts: &'a Facts,
     speakers: &BTreeMap<NodeName, Speaker>,
     honour_label: bool,
@@ -51,12 +84,17 @@ pub(super) fn eligible<'a>(
         .iter()
         .filter(|node| speakers.get(&node.name).is_some_and(|speaker| speaker.ready))
         .filter(|node| node.usable && !(honour_label && node.is_excluded()))
-        .map(|node| Eligible {
-            name: node.name.clone(),
-            id: NodeId::of(&node.name),
-            labels: &node.labels,
-            cordoned: node.cordoned,
-            links: facts.links.get(&node.name).map(Vec::as_slice),
+        .map(|node| {
+            let published = facts.links.get(&node.name).map(Vec::as_slice);
+            let own = facts.own_links.as_deref().filter(|_| node.name == settings.me);
+            Eligible {
+                name: node.name.clone(),
+                id: NodeId::of(&node.name),
+                labels: &node.labels,
+                cordoned: node.cordoned,
+                links: own.or(published),
+                published: own.map(|_| published),
+            }
         })
         .collect();
     eligible.sort_by(|a, b| a.name.cmp(&b.name));
@@ -87,22 +125,58 @@ pub(super) fn preference(advertisements: &[Arc<L2Advertisement>], labels: &BTree
     preferred.filter(|p| p.selector.matches(labels)).map(|p| i64::from(p.weight)).sum()
 }
 
-/// Where the endpoints of a Service are that can serve.
-#[derive(Debug, Default)]
-pub(super) struct Serving<'a> {
-    /// Whether there is any, on whatever node.
-    pub(super) anywhere: bool,
-    /// The nodes that have one.
-    pub(super) nodes: BTreeSet<&'a str>,
-}
+/// Where the endpoints of Services are that can serve: for each Service that has any, their nodes, sorted.
+pub(super) type Serving<'a> = HashMap<&'a ServiceKey, Vec<&'a NodeName>>;
 
-/// The serving endpoints by their Service.
-pub(super) fn serving(slices: &[Arc<SliceFacts>]) -> BTreeMap<&ServiceKey, Serving<'_>> {
-    let mut serving: BTreeMap<&ServiceKey, Serving<'_>> = BTreeMap::new();
-    for slice in slices {
-        let entry = serving.entry(&slice.service).or_default();
-        entry.anywhere = true;
-        entry.nodes.extend(slice.nodes.iter().map(|node| &**node));
+/// The serving endpoints of the Services that have an address. Where they are matters only for some of these.
+pub(super) fn serving(facts: &Facts) -> Serving<'_> {
+    let local: HashMap<&ServiceKey, bool> =
+        facts.services.iter().map(|service| (&*service.key, service.local)).collect();
+    let mut serving = Serving::with_capacity(local.len());
+    for slice in &facts.slices {
+        let SliceFacts { service, nodes } = &**slice;
+        let Some(local) = local.get(service) else { continue };
+        let known = serving.entry(service).or_default();
+        if *local {
+            known.extend(nodes);
+        }
+    }
+    for nodes in serving.values_mut() {
+        nodes.sort_unstable();
+        nodes.dedup();
     }
     serving
+}
+
+/// The subnets of all nodes' links. Two addresses that are in the same ones are on the subnet of the same nodes.
+#[derive(Debug, Default)]
+pub(super) struct Subnets {
+    known: HashSet<(IpAddr, u8)>,
+    lengths: [Vec<u8>; 2],
+}
+
+impl Subnets {
+    pub(super) fn of(facts: &Facts) -> Self {
+        let links = facts.links.values().flatten().chain(facts.own_links.iter().flatten());
+        let known: HashSet<(IpAddr, u8)> = links
+            .flat_map(|link| &link.subnets)
+            .map(|(ip, length)| (crate::link::network(*ip, *length), *length))
+            .collect();
+        let lengths = [true, false].map(|v4| {
+            let of_family = known.iter().filter(|(ip, _)| ip.is_ipv4() == v4);
+            let mut lengths: Vec<u8> = of_family.map(|(_, length)| *length).collect();
+            lengths.sort_unstable();
+            lengths.dedup();
+            lengths
+        });
+        Self { known, lengths }
+    }
+
+    /// The subnets that contain `address`.
+    pub(super) fn containing(&self, address: IpAddr) -> impl Iterator<Item = (IpAddr, u8)> + '_ {
+        let [v4, v6] = &self.lengths;
+        let lengths = if address.is_ipv4() { v4 } else { v6 };
+        let subnets = lengths.iter().map(move |length| (crate::link::network(address, *length), *length));
+        subnets.filter(|subnet| self.known.contains(subnet))
+    }
 }

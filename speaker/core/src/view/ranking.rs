@@ -1,55 +1,103 @@
 //! The candidates of a group, best first.
 
-use std::collections::HashSet;
+use std::cmp::Ordering;
+use std::collections::{HashMap, HashSet};
+use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::Candidate;
-use crate::placement;
+use crate::beacon::NodeId;
+use crate::placement::Rendezvous;
 
-/// See the module. Nearly all groups have the same candidates in an order of their own, so the candidates are shared and
-/// only the order is held: with hundreds of nodes and groups that is a twentieth of the memory.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// The placement chooses among so many of a group's best candidates.
+pub(crate) const CHOICES: usize = 16;
+/// So many of the best are kept in order. When nodes go, the next ones are known until fewer than [`CHOICES`] are left.
+const KEPT: usize = 24;
+
+/// The candidates of one group. Nearly all groups have the same ones, each in an order of its own, so the set is shared
+/// and only the best are held in order: the others are ranked when somebody asks for them.
+#[derive(Clone, Debug, Default)]
 pub struct Candidates {
-    /// In order of their names.
-    nodes: Arc<[Candidate]>,
-    /// Places in `nodes`, best first. Kubernetes supports 5 000 nodes; beyond 65 536 the rest have no place.
-    order: Box<[u16]>,
+    rendezvous: Rendezvous,
+    set: Arc<Set>,
+    /// The first in order.
+    best: Box<[Ranked]>,
+}
+
+/// Candidates in order of their names.
+#[derive(Debug, Default)]
+struct Set {
+    nodes: Box<[Candidate]>,
+    /// Where in `nodes` each is, in order of the ids.
+    by_id: Box<[(NodeId, u16)]>,
+}
+
+/// A place in [`Set::nodes`], and the first bits of the node's hash.
+#[derive(Clone, Copy, Debug)]
+struct Ranked {
+    hash: u64,
+    place: u16,
+}
+
+impl Set {
+    /// Kubernetes supports 5 000 nodes; those beyond 65 536 have no place.
+    fn new(mut nodes: Vec<Candidate>) -> Self {
+        nodes.sort_by(|a, b| a.node.cmp(&b.node));
+        nodes.truncate(usize::from(u16::MAX) + 1);
+        let mut by_id: Box<[(NodeId, u16)]> = nodes.iter().map(|c| c.id).zip(0..=u16::MAX).collect();
+        by_id.sort_unstable();
+        Self { nodes: nodes.into(), by_id }
+    }
+
+    fn get(&self, place: u16) -> Option<&Candidate> {
+        self.nodes.get(usize::from(place))
+    }
+
+    fn place(&self, node: &str) -> Option<u16> {
+        let place = self.nodes.binary_search_by(|candidate: &Candidate| (*candidate.node).cmp(node)).ok()?;
+        u16::try_from(place).ok()
+    }
 }
 
 impl Candidates {
-    /// In order for an address: by their tiers, then by [`placement::rendezvous`].
+    /// In order for an address: by their tiers, then by [`placement::rendezvous`](crate::placement::rendezvous).
     pub fn ranked(address: IpAddr, nodes: Vec<Candidate>) -> Self {
-        Self::rank(address, by_name(nodes).into())
+        Self::rank(Rendezvous::of(address), Arc::new(Set::new(nodes)))
     }
 
-    /// The same, without work where it was done before: `before` are candidates for the same address. Hashing every
-    /// address with every node is what costs most in a large cluster.
-    pub(super) fn ranked_anew(
-        address: IpAddr,
-        nodes: Vec<Candidate>,
-        before: Option<&Self>,
-        shared: &mut Shared,
-    ) -> Self {
-        let nodes = by_name(nodes);
-        match before.filter(|before| *before.nodes == *nodes) {
-            Some(before) => before.clone(),
-            None => Self::rank(address, shared.take(nodes)),
+    fn rank(rendezvous: Rendezvous, set: Arc<Set>) -> Self {
+        let mut candidates = Self { rendezvous, set, best: Box::default() };
+        candidates.best = candidates.first_in_order(KEPT).into();
+        candidates
+    }
+
+    fn first_in_order(&self, count: usize) -> Vec<Ranked> {
+        let ranked = |(candidate, place): (&Candidate, u16)| self.ranked_at(candidate, place);
+        let mut all: Vec<Ranked> = self.set.nodes.iter().zip(0..=u16::MAX).map(ranked).collect();
+        if all.len() > count {
+            all.select_nth_unstable_by(count, |a, b| self.compare(a, b));
+            all.truncate(count);
         }
+        all.sort_unstable_by(|a, b| self.compare(a, b));
+        all
     }
 
-    fn rank(address: IpAddr, nodes: Arc<[Candidate]>) -> Self {
-        let mut order: Box<[u16]> = (0..=u16::MAX).take(nodes.len()).collect();
-        order.sort_by_cached_key(|place| {
-            let candidate = nodes.get(usize::from(*place))?;
-            Some((candidate.tier, placement::rendezvous(address, &candidate.node)))
-        });
-        Self { nodes, order }
+    fn ranked_at(&self, candidate: &Candidate, place: u16) -> Ranked {
+        let [a, b, c, d, e, f, g, h, ..] = self.rendezvous.hash(&candidate.node);
+        Ranked { hash: u64::from_be_bytes([a, b, c, d, e, f, g, h]), place }
+    }
+
+    fn compare(&self, a: &Ranked, b: &Ranked) -> Ordering {
+        let tier = |ranked: &Ranked| self.set.get(ranked.place).map(|candidate| candidate.tier);
+        let whole = |ranked: &Ranked| self.set.get(ranked.place).map(|c| self.rendezvous.hash(&c.node));
+        let order = tier(a).cmp(&tier(b)).then(a.hash.cmp(&b.hash));
+        if order.is_eq() && a.place != b.place { whole(a).cmp(&whole(b)) } else { order }
     }
 
     /// Best first.
-    pub fn iter(&self) -> impl Iterator<Item = &Candidate> + Clone {
-        self.order.iter().filter_map(|place| self.nodes.get(usize::from(*place)))
+    pub fn iter(&self) -> Iter<'_> {
+        Iter { candidates: self, next: 0, all: None }
     }
 
     /// The best.
@@ -59,73 +107,224 @@ impl Candidates {
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.order.len()
+        self.set.nodes.len()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.order.is_empty()
+        self.set.nodes.is_empty()
     }
 
     /// Whether `node` is one.
     pub fn contains(&self, node: &str) -> bool {
-        self.nodes.binary_search_by(|candidate: &Candidate| (*candidate.node).cmp(node)).is_ok()
+        self.set.place(node).is_some()
+    }
+
+    /// The candidate with this id.
+    pub fn get(&self, id: NodeId) -> Option<&Candidate> {
+        let at = self.set.by_id.binary_search_by_key(&id, |(id, _)| *id).ok()?;
+        self.set.get(self.set.by_id.get(at)?.1)
+    }
+
+    /// Of those with these ids the one with the least `key`; of several, the first in order. It costs as much as there
+    /// are ids, however many candidates there are.
+    pub fn first_by<K: Ord>(
+        &self,
+        ids: impl IntoIterator<Item = NodeId>,
+        key: impl Fn(&Candidate) -> K,
+    ) -> Option<&Candidate> {
+        let mut best: Option<(K, Vec<&Candidate>)> = None;
+        for candidate in ids.into_iter().filter_map(|id| self.get(id)) {
+            let key = key(candidate);
+            match &mut best {
+                Some((least, equals)) if *least == key => equals.push(candidate),
+                Some((least, _)) if *least < key => {}
+                _ => best = Some((key, vec![candidate])),
+            }
+        }
+        let (_, equals) = best?;
+        match equals[..] {
+            [only] => Some(only),
+            _ => equals.into_iter().min_by_key(|c| (c.tier, self.rendezvous.hash(&c.node))),
+        }
+    }
+
+    /// Which set of candidates it is; equal for those who share one.
+    pub(crate) fn set(&self) -> *const () {
+        Arc::as_ptr(&self.set).cast()
+    }
+
+    /// The ids of all of them, in no order that means anything.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = NodeId> {
+        self.set.by_id.iter().map(|(id, _)| *id)
     }
 }
 
-/// The lists of candidates that groups have, each once.
-#[derive(Debug, Default)]
-pub(super) struct Shared(HashSet<Arc<[Candidate]>>);
+/// The order follows from the address and the candidates.
+impl PartialEq for Candidates {
+    fn eq(&self, other: &Self) -> bool {
+        let same = Arc::ptr_eq(&self.set, &other.set) || self.set.nodes == other.set.nodes;
+        same && (self.is_empty() || self.rendezvous == other.rendezvous)
+    }
+}
 
-impl Shared {
+impl Eq for Candidates {}
+
+/// Candidates, best first. Those that are not kept in order are ranked when the first of them is asked for.
+#[derive(Clone, Debug)]
+pub struct Iter<'a> {
+    candidates: &'a Candidates,
+    next: usize,
+    all: Option<Vec<Ranked>>,
+}
+
+impl<'a> Iterator for Iter<'a> {
+    type Item = &'a Candidate;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let Candidates { set, best, .. } = self.candidates;
+        let ranked = match best.get(self.next) {
+            Some(ranked) => ranked,
+            None if best.len() == set.nodes.len() => return None,
+            None => {
+                let all = self.all.get_or_insert_with(|| self.candidates.first_in_order(set.nodes.len()));
+                all.get(self.next)?
+            }
+        };
+        self.next += 1;
+        set.get(ranked.place)
+    }
+}
+
+/// The sets of candidates that groups have, each once.
+#[derive(Debug, Default)]
+pub(super) struct Sets {
+    list: Vec<Arc<Set>>,
+    known: HashSet<ByNodes>,
+    numbers: HashMap<*const Set, usize>,
+    /// From one set to another, as far as that was asked for.
+    transitions: HashMap<(*const Set, usize), Arc<Transition>>,
+}
+
+#[derive(Debug)]
+struct ByNodes(Arc<Set>);
+
+impl PartialEq for ByNodes {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.nodes == other.0.nodes
+    }
+}
+
+impl Eq for ByNodes {}
+
+impl Hash for ByNodes {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.nodes.hash(state);
+    }
+}
+
+/// What became of each candidate of one set in another.
+#[derive(Debug)]
+struct Transition {
+    /// Where those are now that are there in the same tier, by their former places.
+    stayed: Vec<Option<u16>>,
+    /// Those that are new, or in another tier.
+    added: Vec<u16>,
+}
+
+impl Transition {
+    fn between(old: &Set, new: &Set) -> Self {
+        let same = |candidate: &Candidate| {
+            let place = new.place(&candidate.node)?;
+            (new.get(place)? == candidate).then_some(place)
+        };
+        let stayed: Vec<Option<u16>> = old.nodes.iter().map(same).collect();
+        let places: HashSet<u16> = stayed.iter().flatten().copied().collect();
+        let added = (0..=u16::MAX).take(new.nodes.len()).filter(|place| !places.contains(place)).collect();
+        Self { stayed, added }
+    }
+}
+
+impl Sets {
     /// Those that these groups have.
     pub(super) fn of<'a>(groups: impl Iterator<Item = &'a Candidates>) -> Self {
         let mut seen = HashSet::new();
-        let first = |candidates: &&Candidates| seen.insert(candidates.nodes.as_ptr());
-        Self(groups.filter(first).map(|candidates| Arc::clone(&candidates.nodes)).collect())
+        let first = |candidates: &&Candidates| seen.insert(candidates.set());
+        let known = groups.filter(first).map(|candidates| ByNodes(Arc::clone(&candidates.set))).collect();
+        Self { known, ..Self::default() }
     }
 
-    fn take(&mut self, nodes: Vec<Candidate>) -> Arc<[Candidate]> {
-        if let Some(known) = self.0.get(&*nodes) {
-            return Arc::clone(known);
+    /// The number of the set of `nodes`.
+    pub(super) fn number(&mut self, nodes: Vec<Candidate>) -> usize {
+        let set = ByNodes(Arc::new(Set::new(nodes)));
+        let set = match self.known.get(&set) {
+            Some(known) => Arc::clone(&known.0),
+            None => {
+                let shared = Arc::clone(&set.0);
+                self.known.insert(set);
+                shared
+            }
+        };
+        let next = self.list.len();
+        let number = *self.numbers.entry(Arc::as_ptr(&set)).or_insert(next);
+        if number == next {
+            self.list.push(set);
         }
-        let nodes: Arc<[Candidate]> = nodes.into();
-        self.0.insert(Arc::clone(&nodes));
-        nodes
+        number
+    }
+
+    /// The candidates of a set in order for an address, with as little work as possible where `before` are candidates for
+    /// the same address: to hash each address with each node is what costs most in a large cluster.
+    pub(super) fn ranked(
+        &mut self,
+        number: usize,
+        address: IpAddr,
+        before: Option<&Candidates>,
+    ) -> Candidates {
+        let Some(set) = self.list.get(number).cloned() else { return Candidates::default() };
+        let Some(before) = before.filter(|before| before.rendezvous.is_of(address)) else {
+            return Candidates::rank(Rendezvous::of(address), set);
+        };
+        if Arc::ptr_eq(&before.set, &set) {
+            return before.clone();
+        }
+        let key = (Arc::as_ptr(&before.set), number);
+        let transition = self.transitions.entry(key);
+        let transition = transition.or_insert_with(|| Arc::new(Transition::between(&before.set, &set)));
+        follow(before, set, transition)
     }
 }
 
-fn by_name(mut nodes: Vec<Candidate>) -> Vec<Candidate> {
-    nodes.sort_by(|a, b| a.node.cmp(&b.node));
-    nodes
+/// The best of `before` that are still there, and those of the new ones that come before the last of these, are the best
+/// of all.
+fn follow(before: &Candidates, set: Arc<Set>, transition: &Transition) -> Candidates {
+    let complete = before.best.len() == before.set.nodes.len();
+    let rendezvous = before.rendezvous.clone();
+    if transition.added.len() > set.nodes.len() / 2 && !complete {
+        return Candidates::rank(rendezvous, set);
+    }
+    let stayed = |ranked: &Ranked| {
+        let place = transition.stayed.get(usize::from(ranked.place)).copied().flatten()?;
+        Some(Ranked { place, ..*ranked })
+    };
+    let mut best: Vec<Ranked> = before.best.iter().filter_map(stayed).collect();
+    let mut candidates = Candidates { rendezvous, set, best: Box::default() };
+    let last = best.last().copied();
+    for place in &transition.added {
+        let Some(candidate) = candidates.set.get(*place) else { continue };
+        let ranked = candidates.ranked_at(candidate, *place);
+        if complete || last.is_some_and(|last| candidates.compare(&ranked, &last).is_lt()) {
+            let at = best.partition_point(|other| candidates.compare(other, &ranked).is_lt());
+            best.insert(at, ranked);
+        }
+    }
+    if best.len() < CHOICES.min(candidates.set.nodes.len()) {
+        return Candidates::rank(candidates.rendezvous, candidates.set);
+    }
+    best.truncate(KEPT);
+    candidates.best = best.into();
+    candidates
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::view::Tier;
-
-    const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
-
-    fn nodes(names: &[&str]) -> Vec<Candidate> {
-        names.iter().map(|name| Candidate::new((*name).into(), Tier::default())).collect()
-    }
-
-    #[test]
-    fn what_is_known_already_is_shared_and_changes_nothing() {
-        let alone = Candidates::ranked(ADDRESS, nodes(&["c", "a", "b"]));
-        let elsewhere = Candidates::ranked("10.0.0.2".parse().unwrap(), nodes(&["a", "b", "c"]));
-        let none = Candidates::default();
-        let mut shared = Shared::of([&none, &elsewhere, &elsewhere].into_iter());
-        let mut again = |names, before| Candidates::ranked_anew(ADDRESS, nodes(names), before, &mut shared);
-        let kept = again(&["b", "a", "c"], Some(&alone));
-        assert!(kept == alone && Arc::ptr_eq(&kept.nodes, &alone.nodes));
-        let shares = again(&["b", "a", "c"], None);
-        assert!(shares == alone && Arc::ptr_eq(&shares.nodes, &elsewhere.nodes));
-        assert!(again(&[], None).is_empty());
-        let fewer = again(&["a", "b"], Some(&alone));
-        assert_eq!(fewer, Candidates::ranked(ADDRESS, nodes(&["a", "b"])));
-        assert!(fewer.contains("a") && !fewer.contains("c"));
-        assert!(Arc::ptr_eq(&again(&["b", "a"], None).nodes, &fewer.nodes));
-    }
-}
+mod tests;

@@ -1,0 +1,154 @@
+//! Which advertisements announce a Service.
+//!
+//! An address in a Service's status stays announced whatever happens to its pool, and an advertisement with an error
+//! goes on as far as it can be read. All of it depends on the objects of the API alone, so that a speaker that was
+//! restarted comes to the same result as one that was not.
+
+use std::cell::LazyCell;
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use rules::{Configuration, L2Advertisement};
+
+use super::Idle;
+use crate::facts::ServiceFacts;
+
+/// The number of a set of advertisements, see [`Advertised::set`].
+pub(super) type SetId = usize;
+
+/// The advertisements, by pool.
+pub(super) struct Advertised<'a> {
+    configuration: &'a Configuration,
+    valid: Vec<Arc<L2Advertisement>>,
+    /// Of those with an error, without the selectors that cannot be parsed.
+    narrow: Vec<Arc<L2Advertisement>>,
+    /// Of those with an error, without the lists that cannot be parsed completely.
+    wide: Vec<Arc<L2Advertisement>>,
+    by_pool: HashMap<PoolOf<'a>, [Considered; 2]>,
+    sets: Vec<Vec<Arc<L2Advertisement>>>,
+    numbers: HashMap<Vec<*const L2Advertisement>, SetId>,
+}
+
+/// The pool that an address comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum PoolOf<'a> {
+    /// The pool of this name, whether or not it is valid or still exists.
+    Named(&'a str),
+    /// One of those that cannot be read.
+    Unreadable,
+}
+
+/// The advertisements that select a pool, or of which that cannot be decided.
+#[derive(Clone, Default)]
+struct Considered {
+    valid: Vec<Arc<L2Advertisement>>,
+    narrow: Vec<Arc<L2Advertisement>>,
+    wide: Vec<Arc<L2Advertisement>>,
+}
+
+impl<'a> Advertised<'a> {
+    pub(super) fn new(configuration: &'a Configuration) -> Self {
+        let partial = || configuration.partial_l2_advertisements.iter();
+        Self {
+            configuration,
+            valid: configuration.l2_advertisements.iter().cloned().map(Arc::new).collect(),
+            narrow: partial().filter_map(|partial| partial.narrow()).map(Arc::new).collect(),
+            wide: partial().map(|partial| Arc::new(partial.wide())).collect(),
+            by_pool: HashMap::new(),
+            sets: Vec::new(),
+            numbers: HashMap::new(),
+        }
+    }
+
+    /// The advertisements of a set.
+    pub(super) fn set(&self, id: SetId) -> &[Arc<L2Advertisement>] {
+        self.sets.get(id).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// The advertisements that announce `service`: those that select its pool, else those of which that cannot be
+    /// decided. One with an error counts without the selectors that cannot be parsed; where no valid one is about the
+    /// Service, it counts without its constraints that cannot be parsed.
+    ///
+    /// The last resort for a Service that `was_announced`, as its status objects say: the last valid version of an
+    /// advertisement with an error may have been about it.
+    pub(super) fn of(&mut self, service: &'a ServiceFacts, was_announced: bool) -> Result<SetId, Idle> {
+        let pool = self.pool_of(service).ok_or(Idle::NoPool)?;
+        let considered = match self.by_pool.get(&pool) {
+            Some(known) => known,
+            None => {
+                let considered = self.considered(pool);
+                self.by_pool.entry(pool).or_insert(considered)
+            }
+        };
+        let labels = LazyCell::new(|| {
+            let owned = |(key, value): &(Box<str>, Box<str>)| (key.to_string(), value.to_string());
+            service.labels.iter().map(owned).collect::<BTreeMap<String, String>>()
+        });
+        // Most advertisements select no Services, and then nobody needs the labels.
+        let admits = |a: &L2Advertisement| a.service_selectors.is_empty() || a.admits_service(&labels);
+        let about = |list: &[Arc<L2Advertisement>]| -> Vec<Arc<L2Advertisement>> {
+            list.iter().filter(|a| admits(a)).cloned().collect()
+        };
+        for Considered { valid, narrow, wide } in considered {
+            let mut set = about(valid);
+            if service.shared && set.iter().any(|a| !a.service_selectors.is_empty()) {
+                return Err(Idle::SharedWithServiceSelector);
+            }
+            set.extend(if set.is_empty() { about(wide) } else { about(narrow) });
+            if !set.is_empty() {
+                return Ok(self.number(set));
+            }
+        }
+        if was_announced && !self.wide.is_empty() {
+            return Ok(self.number(self.wide.clone()));
+        }
+        Err(Idle::NotAdvertised)
+    }
+
+    /// The Service's annotation names its pool; without one, a pool that has an address of it does. What is left may come
+    /// from a pool that cannot be read, if there is any.
+    fn pool_of(&self, service: &'a ServiceFacts) -> Option<PoolOf<'a>> {
+        let configuration = self.configuration;
+        let has = |ip: &IpAddr, name: &str| configuration.pools.get(name).is_some_and(|p| p.contains(*ip));
+        let named = service.pool.as_deref();
+        let holds = |name: &&str| {
+            configuration.left_out.contains_key(*name) || service.addresses.iter().any(|ip| has(ip, name))
+        };
+        let valid = || service.addresses.iter().find_map(|ip| configuration.pool_of(*ip));
+        let rejected = || {
+            let readable = |(_, ranges): &(&String, &Vec<rules::IpRange>)| {
+                service.addresses.iter().any(|ip| ranges.iter().any(|range| range.contains(*ip)))
+            };
+            configuration.left_out.iter().find(readable).map(|(name, _)| name.as_str())
+        };
+        let name = named
+            .filter(holds)
+            .or_else(|| valid().map(|pool| pool.name.as_str()))
+            .or_else(rejected)
+            .or(named);
+        let unreadable = || (!configuration.left_out.is_empty()).then_some(PoolOf::Unreadable);
+        name.map(PoolOf::Named).or_else(unreadable)
+    }
+
+    fn considered(&self, pool: PoolOf<'_>) -> [Considered; 2] {
+        let selects = |a: &L2Advertisement| match pool {
+            PoolOf::Named(name) => a.selection.selects(name, self.configuration.pool_labels(name)),
+            PoolOf::Unreadable => Some(true),
+        };
+        [Some(true), None].map(|wanted| {
+            let list = |all: &[Arc<L2Advertisement>]| -> Vec<Arc<L2Advertisement>> {
+                all.iter().filter(|a| selects(a) == wanted).cloned().collect()
+            };
+            Considered { valid: list(&self.valid), narrow: list(&self.narrow), wide: list(&self.wide) }
+        })
+    }
+
+    fn number(&mut self, set: Vec<Arc<L2Advertisement>>) -> SetId {
+        let key = set.iter().map(Arc::as_ptr).collect();
+        *self.numbers.entry(key).or_insert_with(|| {
+            self.sets.push(set);
+            self.sets.len() - 1
+        })
+    }
+}
