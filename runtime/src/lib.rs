@@ -8,6 +8,7 @@
 pub mod admin;
 pub mod args;
 pub mod client;
+pub mod decode;
 pub mod events;
 pub mod extract;
 pub mod heartbeat;
@@ -17,3 +18,4 @@ pub mod reflect;
 pub mod shutdown;
 pub mod tasks;
 pub mod telemetry;
+pub mod watch_status;
