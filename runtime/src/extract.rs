@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::decode::Lenient;
 use crate::reflect::{Ended, events};
 use crate::tasks::Tasks;
 
@@ -63,7 +64,8 @@ impl<F> Mirror<F> {
 /// whenever what is kept has become something else and, if that is about one object, `matters` says of what was kept
 /// before and what is kept now that somebody has to know.
 ///
-/// Errors of the watch are logged and retried after a [`backoff`](crate::reflect::backoff); they never end the task.
+/// Errors of the watch are reported ([`Tasks::watches`]) and retried after a [`backoff`](crate::reflect::backoff); they
+/// never end the task. What cannot be decoded is reported, and what is kept of it stays as it was.
 pub fn extract<K, F>(
     tasks: &mut Tasks,
     api: Api<K>,
@@ -78,8 +80,9 @@ where
     F: PartialEq + Send + Sync + 'static,
 {
     let (mut writer, mirror) = Writer::new();
+    let events = events(tasks.watches(), api, config, shutdown);
     tasks.spawn("watch", async move {
-        let mut events = std::pin::pin!(events(api, config, shutdown));
+        let mut events = std::pin::pin!(events);
         while let Some(event) = events.next().await {
             if writer.take(event, &of, &matters) {
                 changed();
@@ -108,27 +111,31 @@ impl<F: PartialEq> Writer<F> {
     /// Whether what is kept is something else after the event, and that matters.
     fn take<K: Resource>(
         &mut self,
-        event: Event<K>,
+        event: Event<Lenient<K>>,
         of: impl Fn(K) -> Option<F>,
         matters: impl Fn(Option<&F>, Option<&F>) -> bool,
     ) -> bool {
         // Before the lock, which readers wait for.
+        let facts = |object: Lenient<K>| (key(&object), object.0.map(&of).map_err(drop));
         let event = match event {
-            Event::Apply(object) => Event::Apply((key(&object), of(object))),
-            Event::Delete(object) => Event::Delete((key(&object), None)),
-            Event::InitApply(object) => Event::InitApply((key(&object), of(object))),
+            Event::Apply(object) => Event::Apply(facts(object)),
+            Event::Delete(object) => Event::Delete((key(&object), Ok(None))),
+            Event::InitApply(object) => Event::InitApply(facts(object)),
             Event::Init => Event::Init,
             Event::InitDone => Event::InitDone,
         };
         let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
         match event {
-            Event::Apply((key, Some(facts))) if kept.get(&key).is_some_and(|known| **known == facts) => false,
-            Event::Apply((key, Some(facts))) => {
+            Event::Apply((_, Err(()))) => false,
+            Event::Apply((key, Ok(Some(facts)))) if kept.get(&key).is_some_and(|known| **known == facts) => {
+                false
+            }
+            Event::Apply((key, Ok(Some(facts)))) => {
                 let now = Arc::new(facts);
                 let before = kept.insert(key, Arc::clone(&now));
                 matters(before.as_deref(), Some(&now))
             }
-            Event::Apply((key, None)) | Event::Delete((key, _)) => {
+            Event::Apply((key, Ok(None))) | Event::Delete((key, _)) => {
                 kept.remove(&key).is_some_and(|before| matters(Some(&before), None))
             }
             Event::Init => {
@@ -136,11 +143,16 @@ impl<F: PartialEq> Writer<F> {
                 false
             }
             Event::InitApply((key, facts)) => {
-                if let Some(facts) = facts {
+                let known = kept.get(&key).cloned();
+                let facts = match facts {
                     // What is known already is not held twice.
-                    let known = kept.get(&key).filter(|known| ***known == facts).cloned();
-                    self.arriving.insert(key, known.unwrap_or_else(|| Arc::new(facts)));
-                }
+                    Ok(Some(facts)) => {
+                        Some(known.filter(|known| **known == facts).unwrap_or_else(|| Arc::new(facts)))
+                    }
+                    Ok(None) => None,
+                    Err(()) => known,
+                };
+                self.arriving.extend(facts.map(|facts| (key, facts)));
                 false
             }
             Event::InitDone => {
@@ -165,13 +177,19 @@ mod tests {
     use kube::runtime::watcher::Event::{Apply, Delete, Init, InitApply, InitDone};
 
     use super::*;
+    use crate::decode::Undecoded;
 
-    fn node(name: &str, labels: &[&str]) -> Node {
+    fn undecodable(name: &str) -> Lenient<Node> {
+        let metadata = node(name, &[]).0.unwrap().metadata;
+        Lenient(Err(Box::new(Undecoded { metadata, reason: "missing field `x`".into() })))
+    }
+
+    fn node(name: &str, labels: &[&str]) -> Lenient<Node> {
         let mut node = Node::default();
         node.metadata.name = Some(name.into());
         node.metadata.resource_version = Some(format!("{labels:?}"));
         node.metadata.labels = Some(labels.iter().map(|label| ((*label).into(), String::new())).collect());
-        node
+        Lenient(Ok(node))
     }
 
     /// The labels of nodes that have any.
@@ -228,6 +246,22 @@ mod tests {
         for event in [Init, InitApply(node("b", &["b", "time"])), InitDone] {
             assert!(!writer.take(event, of, always), "a list that brings nothing new");
         }
+    }
+
+    #[test]
+    fn what_cannot_be_decoded_stays_as_it_was_known_until_it_is_deleted() {
+        let (mut writer, facts) = Writer::new();
+        assert!(writer.take(Apply(node("a", &["a"])), of));
+        for event in [Apply(undecodable("a")), Apply(undecodable("new"))] {
+            assert!(!writer.take(event, of));
+        }
+        assert_eq!(all(&facts), ["a"]);
+        assert!(!writer.take(Init, of) && !writer.take(InitApply(undecodable("a")), of));
+        assert!(!writer.take(InitApply(undecodable("new")), of));
+        assert!(writer.take(InitDone, of), "it is the first list");
+        assert_eq!(all(&facts), ["a"]);
+        assert!(writer.take(Delete(undecodable("a")), of));
+        assert_eq!(all(&facts), Vec::<String>::new());
     }
 
     #[tokio::test]

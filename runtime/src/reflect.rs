@@ -5,24 +5,28 @@
 //! them, never wait for them to hold one's own write. Who acts on a small part of each object keeps only that
 //! ([`extract`](crate::extract)).
 //!
-//! Objects come without managed fields and without the annotation in which `kubectl apply` keeps a copy of the
-//! object: no process reads those, and they are the larger half of most objects.
+//! Each object is decoded alone, without what no process reads ([`decode`](crate::decode)).
 
 use std::fmt::Debug;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::time::Duration;
 
-use backon::ExponentialBuilder;
+use axum::http::Request;
 use futures::{Stream, StreamExt as _};
-use kube::api::Api;
-use kube::runtime::reflector::{self, Store};
-use kube::runtime::utils::{Backoff, ResetTimerBackoff};
-use kube::runtime::watcher::{self, Event, ExponentialBackoff};
+use kube::api::{Api, ObjectMeta};
+use kube::client::Body;
+use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::utils::Backoff;
+use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt as _, watcher as watch};
-use kube::{Resource, ResourceExt as _};
+use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::decode::{Lenient, lenient};
 use crate::tasks::Tasks;
+use crate::watch_status::{Observer, WatchStatus};
 
 /// What a store was just told.
 #[derive(Debug)]
@@ -37,8 +41,9 @@ pub enum Change<'a, K> {
 
 /// Watches `api` into a store by a task of `tasks`, and calls `changed` after each event has reached the store.
 ///
-/// Await [`ready`] before relying on what it holds. Errors of the watch are logged and retried
-/// after a [`backoff`]; they never end the task.
+/// Await [`ready`] before relying on what it holds. Errors of the watch are reported ([`Tasks::watches`]) and retried
+/// after a [`backoff`]; they never end the task. An object that cannot be decoded is reported, and stays in the store
+/// as it was before.
 pub fn reflect<K>(
     tasks: &mut Tasks,
     api: Api<K>,
@@ -50,9 +55,12 @@ where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
     let (store, mut writer) = reflector::store::<K>();
+    let events = events(tasks.watches(), api, config, shutdown);
+    let known = store.clone();
     tasks.spawn("watch", async move {
-        let mut events = std::pin::pin!(events(api, config, shutdown));
+        let mut events = std::pin::pin!(events);
         while let Some(event) = events.next().await {
+            let Some(event) = decoded(event, &known) else { continue };
             writer.apply_watcher_event(&event);
             match &event {
                 Event::Apply(object) => changed(Change::Applied(object)),
@@ -66,34 +74,116 @@ where
     store
 }
 
-/// The events of a watch until `shutdown`. Its errors are logged, and it is tried again after a [`backoff`].
+/// The event as it concerns `store`: what cannot be decoded stays as it is known. None: it concerns nothing.
+fn decoded<K>(event: Event<Lenient<K>>, store: &Store<K>) -> Option<Event<K>>
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
+    let known = |metadata: &ObjectMeta| {
+        let mut reference = ObjectRef::new(metadata.name.as_deref().unwrap_or_default());
+        reference.namespace.clone_from(&metadata.namespace);
+        store.get(&reference).map(|object| (*object).clone())
+    };
+    Some(match event {
+        Event::Init => Event::Init,
+        Event::InitDone => Event::InitDone,
+        Event::Apply(Lenient(Ok(object))) => Event::Apply(object),
+        Event::Apply(Lenient(Err(_))) => return None,
+        Event::InitApply(Lenient(Ok(object))) => Event::InitApply(object),
+        Event::InitApply(Lenient(Err(undecoded))) => Event::InitApply(known(&undecoded.metadata)?),
+        Event::Delete(Lenient(Ok(object))) => Event::Delete(object),
+        Event::Delete(Lenient(Err(undecoded))) => Event::Delete(known(&undecoded.metadata)?),
+    })
+}
+
+/// The events of a watch until `shutdown`. Its errors are reported, and it is tried again after a [`backoff`].
 pub(crate) fn events<K>(
+    status: &WatchStatus,
     api: Api<K>,
     config: watcher::Config,
     shutdown: CancellationToken,
-) -> impl Stream<Item = Event<K>>
+) -> impl Stream<Item = Event<Lenient<K>>> + Send + 'static
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    let kind = K::kind(&());
-    let events = watch(api, config).backoff(backoff()).modify(trim);
-    events.take_until(shutdown.cancelled_owned()).filter_map(move |event| {
-        let event = event.inspect_err(|error| tracing::warn!(%kind, %error, "watch failed, trying again"));
+    let mut observer = status.add(&K::kind(&()));
+    let api = lenient(&api, observed(api.clone().into_client(), observer.clone()));
+    let events = watch(api, config).backoff(backoff()).take_until(shutdown.cancelled_owned());
+    events.filter_map(move |event| {
+        match &event {
+            Ok(event) => observer.saw(event),
+            Err(error) => observer.failed(error),
+        }
         std::future::ready(event.ok())
     })
 }
 
-/// How long a watch that failed waits before it is tried again: 0.5 s, doubling to 5 s, each up to twice as long by
-/// chance. After an API server was away, this is for how long nobody notices that it is back; the default of
-/// client-go and kube goes up to 60 s.
+/// `client`, with `observer` hearing of each request that the API server answers as it should.
+fn observed(client: Client, observer: Observer) -> Client {
+    let namespace = client.default_namespace().to_owned();
+    let send = move |request: Request<Body>| {
+        let (client, observer) = (client.clone(), observer.clone());
+        async move {
+            let response = client.send(request).await?;
+            if response.status().is_success() {
+                observer.answered();
+            }
+            Ok::<_, kube::Error>(response)
+        }
+    };
+    Client::new(tower::service_fn(send), namespace)
+}
+
+/// How long a watch that failed waits before it is tried again, at most. After an API server was away, this is for how
+/// long nobody notices that it is back; the default of client-go and kube goes up to 60 s.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(6);
+/// A watch that worked for so long begins anew.
+const STABLE: Duration = Duration::from_secs(30);
+
+/// How long a watch that failed waits before it is tried again: 0.5 s, doubling to 4 s, each up to half as long again by
+/// chance. What the failed attempt took counts, so that a server that does not answer is not away for longer than one
+/// that refuses.
+///
+/// What the stream takes for a success does not shorten it: kube's watcher begins each attempt to list with one.
 pub fn backoff() -> impl Backoff {
-    let delays = ExponentialBuilder::new()
-        .with_min_delay(Duration::from_millis(500))
-        .with_max_delay(Duration::from_secs(5))
-        .with_factor(2.0)
-        .with_jitter()
-        .without_max_times();
-    ResetTimerBackoff::new(ExponentialBackoff::from(delays), Duration::from_secs(30))
+    Pace { next: SHORTEST_BACKOFF, attempt: None }
+}
+
+const SHORTEST_BACKOFF: Duration = Duration::from_millis(500);
+
+struct Pace {
+    /// The next pause, without chance.
+    next: Duration,
+    /// When the attempt under way began.
+    attempt: Option<Instant>,
+}
+
+impl Iterator for Pace {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let now = Instant::now();
+        let took = self.attempt.map_or(Duration::ZERO, |begun| now.saturating_duration_since(begun));
+        if took >= STABLE {
+            self.next = SHORTEST_BACKOFF;
+        }
+        let period = self.next + self.next.mul_f64(chance() / 2.0);
+        self.next = (self.next * 2).min(LONGEST_BACKOFF * 2 / 3);
+        let pause = period.saturating_sub(took).max(SHORTEST_BACKOFF);
+        self.attempt = Some(now + pause);
+        Some(pause)
+    }
+}
+
+impl Backoff for Pace {
+    fn reset(&mut self) {}
+}
+
+/// At least 0, less than 1.
+fn chance() -> f64 {
+    // The standard library's hasher is seeded by the system's random numbers.
+    let bits = u32::try_from(RandomState::new().build_hasher().finish() >> 32).unwrap_or_default();
+    f64::from(bits) / (f64::from(u32::MAX) + 1.0)
 }
 
 /// The watch behind a store has ended before its first list was in.
@@ -121,39 +211,5 @@ where
     }
 }
 
-fn trim<K: Resource>(object: &mut K) {
-    object.managed_fields_mut().clear();
-    object.annotations_mut().remove("kubectl.kubernetes.io/last-applied-configuration");
-}
-
 #[cfg(test)]
-mod tests {
-    use k8s_openapi::api::core::v1::Service;
-
-    use super::*;
-
-    #[test]
-    fn a_server_that_is_back_is_noticed_within_ten_seconds_however_long_it_was_away() {
-        let delays: Vec<_> = backoff().take(1000).collect();
-        assert_eq!(delays.len(), 1000, "a watch is never given up");
-        assert!(delays.iter().all(|delay| *delay <= Duration::from_secs(10)), "{delays:?}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn everybody_who_waits_for_a_store_hears_of_its_first_list() {
-        let (store, mut writer) = reflector::store::<Service>();
-        let waiters: Vec<_> = (0..3)
-            .map(|_| {
-                let store = store.clone();
-                tokio::spawn(async move { ready(&store).await })
-            })
-            .collect();
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        writer.apply_watcher_event(&Event::Init);
-        writer.apply_watcher_event(&Event::InitDone);
-        for waiter in waiters {
-            let heard = tokio::time::timeout(Duration::from_secs(1), waiter).await;
-            assert_eq!(heard.unwrap().unwrap(), Ok(()));
-        }
-    }
-}
+mod tests;

@@ -7,6 +7,8 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::watch_status::WatchStatus;
+
 /// How a process ended that should not have.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -41,12 +43,18 @@ pub enum Error {
 #[derive(Debug, Default)]
 pub struct Tasks {
     set: JoinSet<(&'static str, Result<(), String>)>,
+    watches: WatchStatus,
 }
 
 impl Tasks {
     /// None yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// What the watches among the tasks report.
+    pub fn watches(&self) -> &WatchStatus {
+        &self.watches
     }
 
     /// Spawns `future` under `name`. It must return soon after the process's token is cancelled.

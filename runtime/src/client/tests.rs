@@ -1,0 +1,122 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use axum::http::header::AUTHORIZATION;
+use axum::http::{Request, Response};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::api::Api;
+use kube::client::Body;
+
+use super::limits::limited;
+use super::*;
+
+/// A file with a token, which goes with it.
+struct File(std::path::PathBuf);
+
+impl File {
+    fn new(name: &str, token: &str) -> Self {
+        let file = Self(std::env::temp_dir().join(format!("lbstack-token-{name}-{}", std::process::id())));
+        file.write(token);
+        file
+    }
+
+    fn write(&self, token: &str) {
+        std::fs::write(&self.0, token).unwrap();
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_is_read_again_every_minute_whatever_the_wall_clock_says() {
+    let file = File::new("minute", "old");
+    let token = TokenFile::open(file.0.clone()).unwrap();
+    file.write("new");
+    assert_eq!(token.header(), "Bearer old");
+    // The wall clock stands still here.
+    tokio::time::advance(Duration::from_secs(60)).await;
+    assert_eq!(token.header(), "Bearer new");
+    drop(file);
+    tokio::time::advance(Duration::from_secs(60)).await;
+    assert_eq!(token.header(), "Bearer new", "a file that is away leaves the token as it was");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_is_refused_is_read_again_at_once() {
+    let file = File::new("refused", "old");
+    let token = TokenFile::open(file.0.clone()).unwrap();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&calls);
+    let answer = move |request: Request<Body>| {
+        count.fetch_add(1, Ordering::Relaxed);
+        let code = if request.headers()[AUTHORIZATION] == "Bearer new" { 200 } else { 401 };
+        let body = Body::from(br#"{"metadata": {"name": "ns"}}"#.to_vec());
+        std::future::ready(Response::builder().status(code).body(body))
+    };
+    let client = limited(Client::new(tower::service_fn(answer), "ns"), Some(token), "ns".to_owned());
+    let namespaces = Api::<Namespace>::all(client);
+    assert!(namespaces.get("ns").await.is_err());
+    assert_eq!(calls.load(Ordering::Relaxed), 1, "the same token is not sent again");
+    file.write("new");
+    assert!(namespaces.get("ns").await.is_ok());
+    assert!(namespaces.get("ns").await.is_ok());
+    assert_eq!(calls.load(Ordering::Relaxed), 4, "the new one is kept");
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_list_and_no_single_read_is_waited_for_without_end() {
+    let hangs = |_: Request<Body>| std::future::pending::<Result<Response<Body>, kube::Error>>();
+    let client = limited(Client::new(tower::service_fn(hangs), "ns"), None, "ns".to_owned());
+    let namespaces = Api::<Namespace>::all(client);
+    let minute = Duration::from_secs(60);
+    let read = tokio::time::timeout(minute, namespaces.get("ns")).await.unwrap();
+    assert!(read.unwrap_err().to_string().contains("did not answer within 8 s"));
+    let list = tokio::time::timeout(minute, namespaces.list(&kube::api::ListParams::default())).await;
+    assert!(list.unwrap().is_err());
+    let watch = tokio::time::timeout(minute, namespaces.watch(&kube::api::WatchParams::default(), "1")).await;
+    assert!(watch.unwrap().is_err());
+}
+
+fn config(proxy: &str) -> Config {
+    let mut config = Config::new("https://10.0.0.1:6443".parse().unwrap());
+    config.proxy_url = Some(proxy.parse().unwrap());
+    config
+}
+
+#[test]
+fn a_proxy_of_the_environment_is_used_unless_no_proxy_covers_the_api_server() {
+    let proxy = "http://user:pa55word@proxy.example:3128";
+    let proxy_after = |https_proxy: &str, no_proxy: &str| {
+        let mut config = config(proxy);
+        choose_proxy(&mut config, https_proxy, no_proxy).unwrap();
+        config.proxy_url.map(|proxy| proxy.to_string())
+    };
+    assert_eq!(proxy_after(proxy, ""), Some(format!("{proxy}/")));
+    assert_eq!(proxy_after(proxy, "proxy.example"), Some(format!("{proxy}/")));
+    assert_eq!(proxy_after(proxy, "localhost, 10.0.0.0/8"), None);
+    assert_eq!(proxy_after(proxy, "*"), None);
+    assert_eq!(proxy_after("", "10.0.0.0/8"), Some(format!("{proxy}/")), "it is the kubeconfig's");
+}
+
+#[tokio::test]
+async fn a_client_with_a_proxy_is_made_and_no_error_has_its_password() {
+    // The process sets it in main.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    for proxy in
+        ["http://user:pa55word@127.0.0.1:1", "https://user:pa55word@127.0.0.1:1", "user:pa55word@127.0.0.1:1"]
+    {
+        let mut config = config(proxy);
+        choose_proxy(&mut config, "", "").unwrap();
+        let client = build(config).unwrap();
+        let error = Api::<Namespace>::all(client).get("ns").await.unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("pa55word"), "{error:?}");
+    }
+    for proxy in ["socks5://user:pa55word@proxy.example:1080", "ftp://user:pa55word@proxy.example"] {
+        let error = choose_proxy(&mut config(proxy), "", "").unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("pa55word"), "{error:?}");
+    }
+}

@@ -1,0 +1,167 @@
+//! Objects of the API, decoded one by one.
+//!
+//! A list that is decoded as a whole is lost as a whole: one object of a newer version, or one that an older definition
+//! has pruned, and nothing of the kind is known any more. So each object is decoded alone ([`Lenient`]), and what
+//! cannot be decoded is reported by name.
+//!
+//! Managed fields and the annotation in which `kubectl apply` keeps a copy of the object are dropped before: no process
+//! but the operator reads those, and they are the larger half of most objects.
+
+use std::borrow::Cow;
+
+use kube::api::{Api, ObjectMeta};
+use kube::core::DynamicResourceScope;
+use kube::{Client, Resource};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+
+/// Where `kubectl apply` keeps a copy of the object.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// An object of a list or of a watch: decoded, or what is known of it.
+#[derive(Clone, Debug)]
+pub struct Lenient<K>(pub Result<K, Box<Undecoded>>);
+
+/// An object that cannot be decoded.
+#[derive(Clone, Debug)]
+pub struct Undecoded {
+    /// Its name, namespace, UID and version.
+    pub metadata: ObjectMeta,
+    /// Which field does not fit, and why. Values of the object are not part of it: they may be secret.
+    pub reason: String,
+}
+
+impl<'de, K: DeserializeOwned> Deserialize<'de> for Lenient<K> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut object = Value::deserialize(deserializer)?;
+        let metadata = trim(&mut object);
+        Ok(Self(serde_path_to_error::deserialize(object).map_err(|error| {
+            let reason = describe(&error.path().to_string(), &error.inner().to_string());
+            Box::new(Undecoded { metadata, reason })
+        })))
+    }
+}
+
+/// Drops what nobody reads, and returns what identifies the object.
+fn trim(object: &mut Value) -> ObjectMeta {
+    let Some(Value::Object(metadata)) = object.get_mut("metadata") else { return ObjectMeta::default() };
+    metadata.remove("managedFields");
+    if let Some(Value::Object(annotations)) = metadata.get_mut("annotations") {
+        annotations.remove(LAST_APPLIED);
+    }
+    let text = |field: &str| metadata.get(field).and_then(Value::as_str).map(ToOwned::to_owned);
+    ObjectMeta {
+        name: text("name"),
+        namespace: text("namespace"),
+        uid: text("uid"),
+        resource_version: text("resourceVersion"),
+        ..ObjectMeta::default()
+    }
+}
+
+/// The path and the message, without the value that serde quotes in it.
+fn describe(path: &str, message: &str) -> String {
+    let mut message = message.to_owned();
+    for what in ["invalid type: ", "invalid value: "] {
+        // What was found begins with its type and goes on with the value in quotes.
+        if let Some(found) = message.strip_prefix(what)
+            && let Some((found, expected)) = found.rsplit_once(", expected ")
+        {
+            let kind = found.split(['`', '"', '\'']).next().unwrap_or_default().trim_end();
+            message = format!("{what}{kind}, expected {expected}");
+        }
+    }
+    if path == "." { message } else { format!("{path}: {message}") }
+}
+
+impl<K: Resource> Resource for Lenient<K> {
+    type DynamicType = K::DynamicType;
+    /// So that an [`Api`] of any scope can be made of it.
+    type Scope = DynamicResourceScope;
+
+    fn kind(dt: &K::DynamicType) -> Cow<'_, str> {
+        K::kind(dt)
+    }
+
+    fn group(dt: &K::DynamicType) -> Cow<'_, str> {
+        K::group(dt)
+    }
+
+    fn version(dt: &K::DynamicType) -> Cow<'_, str> {
+        K::version(dt)
+    }
+
+    fn plural(dt: &K::DynamicType) -> Cow<'_, str> {
+        K::plural(dt)
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        self.0.as_ref().map_or_else(|undecoded| &undecoded.metadata, K::meta)
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        self.0.as_mut().map_or_else(|undecoded| &mut undecoded.metadata, K::meta_mut)
+    }
+}
+
+/// `api`, by `client`, with each object decoded alone.
+pub fn lenient<K: Resource<DynamicType = ()>>(api: &Api<K>, client: Client) -> Api<Lenient<K>> {
+    match api.namespace() {
+        Some(namespace) => Api::namespaced_with(client, namespace, &()),
+        None => Api::all_with(client, &()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::Service;
+    use kube::ResourceExt;
+    use kube::core::ObjectList;
+    use serde_json::json;
+
+    use super::*;
+
+    fn list(items: Value) -> Vec<Lenient<Service>> {
+        let text = json!({"kind": "List", "apiVersion": "v1", "metadata": {}, "items": items}).to_string();
+        serde_json::from_str::<ObjectList<Lenient<Service>>>(&text).unwrap().items
+    }
+
+    #[test]
+    fn an_object_that_cannot_be_decoded_takes_no_other_of_its_list_with_it() {
+        let bad =
+            json!({"metadata": {"name": "bad", "namespace": "ns"}, "spec": {"ports": [{"port": "http"}]}});
+        let items = list(json!([{"metadata": {"name": "a"}}, bad, {"metadata": {"name": "b"}}]));
+        assert_eq!(items.iter().map(ResourceExt::name_any).collect::<Vec<_>>(), ["a", "bad", "b"]);
+        assert!(items[0].0.is_ok() && items[2].0.is_ok());
+        let undecoded = items[1].0.as_ref().unwrap_err();
+        assert_eq!(undecoded.metadata.namespace.as_deref(), Some("ns"));
+        assert_eq!(undecoded.reason, "spec.ports[0].port: invalid type: string, expected i32");
+    }
+
+    #[test]
+    fn why_an_object_cannot_be_decoded_is_said_without_its_values() {
+        for secret in [json!(31_337), json!(true), json!(31_337.5), json!(["31337"]), json!({"31337": 1})] {
+            let reason = list(json!([{"metadata": {"name": "a"}, "spec": {"externalName": secret}}]))
+                .remove(0)
+                .0
+                .unwrap_err()
+                .reason;
+            assert!(reason.starts_with("spec.externalName: invalid type: "), "{reason}");
+            assert!(!reason.contains("31337") && !reason.contains("true"), "{reason}");
+        }
+        let quoted = r#"invalid value: string "a, expected b, `c`", expected a port"#;
+        assert_eq!(describe(".", quoted), "invalid value: string, expected a port");
+        assert_eq!(describe("status", "missing field `x`"), "status: missing field `x`");
+    }
+
+    #[test]
+    fn what_no_process_reads_is_dropped_before_an_object_is_decoded() {
+        let annotations = json!({LAST_APPLIED: "{}", "kept": "yes"});
+        let fields = json!([{"manager": "kubectl", "fieldsV1": {"f:spec": {}}}]);
+        let metadata = json!({"name": "a", "annotations": annotations, "managedFields": fields});
+        let service = list(json!([{"metadata": metadata}])).remove(0).0.unwrap();
+        assert_eq!(service.metadata.managed_fields, None);
+        assert_eq!(service.annotations().keys().collect::<Vec<_>>(), ["kept"]);
+    }
+}

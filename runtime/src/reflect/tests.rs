@@ -1,0 +1,234 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use axum::http::Response;
+use k8s_openapi::api::core::v1::{Namespace, Service};
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+
+use super::*;
+use crate::client::limits::limited;
+
+type Answer = Result<Response<Body>, kube::Error>;
+
+fn response(code: u16, body: &Value) -> Response<Body> {
+    Response::builder().status(code).body(Body::from(body.to_string().into_bytes())).unwrap()
+}
+
+fn refused(code: u16) -> Response<Body> {
+    let message = "etcdserver: leader changed";
+    response(code, &json!({"kind": "Status", "status": "Failure", "message": message, "code": code}))
+}
+
+fn list(items: &Value) -> Response<Body> {
+    let metadata = json!({"resourceVersion": "5"});
+    response(200, &json!({"kind": "List", "apiVersion": "v1", "metadata": metadata, "items": items}))
+}
+
+fn is_watch(request: &Request<Body>) -> bool {
+    request.uri().query().is_some_and(|query| query.contains("watch=true"))
+}
+
+/// A client of an API server that answers each request as `answer` says.
+fn client<F>(answer: impl Fn(Request<Body>) -> F + Clone + Send + Sync + 'static) -> Client
+where
+    F: Future<Output = Answer> + Send + 'static,
+{
+    limited(Client::new(tower::service_fn(answer), "ns"), None, "ns".to_owned())
+}
+
+/// A watch, and what is notified when a list of it is in the store.
+fn start<K>(tasks: &mut Tasks, client: Client) -> (Store<K>, Arc<Notify>)
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+{
+    let listed = Arc::new(Notify::new());
+    let notify = Arc::clone(&listed);
+    let changed = move |change: Change<'_, K>| {
+        if matches!(change, Change::Replaced) {
+            notify.notify_one();
+        }
+    };
+    let store =
+        reflect(tasks, Api::all(client), watcher::Config::default(), CancellationToken::new(), changed);
+    (store, listed)
+}
+
+#[test]
+fn no_pause_between_two_attempts_is_longer_than_six_seconds() {
+    let pauses: Vec<_> = backoff().take(1000).collect();
+    assert_eq!(pauses.len(), 1000, "a watch is never given up");
+    assert!(pauses.iter().all(|pause| *pause <= LONGEST_BACKOFF), "{pauses:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_is_rejected_is_repeated_after_longer_and_longer_pauses() {
+    let lists = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&lists);
+    let rejected = client(move |_| {
+        count.fetch_add(1, Ordering::Relaxed);
+        std::future::ready(Ok(refused(500)))
+    });
+    let mut tasks = Tasks::new();
+    let _store = start::<Service>(&mut tasks, rejected);
+    let begun = Instant::now();
+    while lists.load(Ordering::Relaxed) < 160 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert!(begun.elapsed() > Duration::from_secs(150 * 4), "160 lists in {:?}", begun.elapsed());
+    let watches = tasks.watches().subscribe();
+    assert!(watches.borrow()[0].failure.as_ref().unwrap().error.contains("leader changed"));
+}
+
+/// What an API server, or what is before it, does while it is away.
+#[derive(Clone, Copy, Debug)]
+enum Away {
+    Rejects(u16),
+    /// Says that it should be asked again in a minute.
+    RetryAfter(u16),
+    RefusesConnections,
+    /// Takes the request, and never answers it, not even when it is back.
+    NeverAnswers,
+}
+
+async fn away(how: Away) -> Answer {
+    match how {
+        Away::Rejects(code) => Ok(refused(code)),
+        Away::RetryAfter(code) => {
+            let mut response = refused(code);
+            response.headers_mut().insert("retry-after", axum::http::HeaderValue::from_static("60"));
+            Ok(response)
+        }
+        Away::RefusesConnections => {
+            Err(kube::Error::Service(std::io::Error::from(std::io::ErrorKind::ConnectionRefused).into()))
+        }
+        Away::NeverAnswers => std::future::pending().await,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_is_back_is_noticed_within_ten_seconds_however_it_was_away_and_for_however_long() {
+    use Away::{NeverAnswers, RefusesConnections, Rejects, RetryAfter};
+    for how in [
+        Rejects(503),
+        Rejects(504),
+        Rejects(429),
+        RetryAfter(503),
+        RetryAfter(429),
+        RefusesConnections,
+        NeverAnswers,
+    ] {
+        for outage in [1, 7, 31, 60, 301, 3_607].map(Duration::from_secs) {
+            let back = Instant::now() + outage;
+            let client = client(move |request| async move {
+                match (Instant::now() < back, is_watch(&request)) {
+                    (true, _) => away(how).await,
+                    (false, true) => std::future::pending().await,
+                    (false, false) => Ok(list(&json!([]))),
+                }
+            });
+            let mut tasks = Tasks::new();
+            let mut watches = tasks.watches().subscribe();
+            let (_store, listed) = start::<Namespace>(&mut tasks, client);
+            watches.wait_for(|watches| watches[0].failure.is_some()).await.unwrap();
+            listed.notified().await;
+            let late = Instant::now() - back;
+            assert!(late <= Duration::from_secs(10), "{how:?} for {outage:?}: noticed {late:?} after");
+            assert!(watches.borrow()[0].failure.is_none(), "the outage is over");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_list_of_a_server_that_answers_is_waited_for() {
+    let client = client(|request| async move {
+        match request.uri().path() {
+            _ if is_watch(&request) => std::future::pending().await,
+            "/api/v1/services" => {
+                tokio::time::sleep(Duration::from_secs(50)).await;
+                Ok(list(&json!([])))
+            }
+            _ => Ok(list(&json!([]))),
+        }
+    });
+    let mut tasks = Tasks::new();
+    let (_namespaces, listed) = start::<Namespace>(&mut tasks, client.clone());
+    listed.notified().await;
+    let (_services, listed) = start::<Service>(&mut tasks, client);
+    let begun = Instant::now();
+    listed.notified().await;
+    assert!(begun.elapsed() < Duration::from_secs(51));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_cannot_be_decoded_is_reported_by_name_and_the_others_are_read() {
+    let client = client(|request| async move {
+        if is_watch(&request) {
+            return std::future::pending().await;
+        }
+        let ports = json!({"ports": [{"port": "http"}]});
+        let bad = json!({"metadata": {"name": "bad", "namespace": "ns"}, "spec": ports});
+        Ok(list(&json!([{"metadata": {"name": "good"}}, bad])))
+    });
+    let mut tasks = Tasks::new();
+    let (store, listed) = start::<Service>(&mut tasks, client);
+    listed.notified().await;
+    assert_eq!(store.len(), 1);
+    let watches = tasks.watches().subscribe();
+    let undecodable: Vec<_> =
+        watches.borrow()[0].undecodable.iter().map(|(n, why)| format!("{n}: {why}")).collect();
+    assert_eq!(undecodable, ["ns/bad: spec.ports[0].port: invalid type: string, expected i32"]);
+    let mut registry = prometheus_client::registry::Registry::default();
+    tasks.watches().register(&mut registry);
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    assert!(text.contains("lbstack_undecodable_objects{kind=\"Service\"} 1"), "{text}");
+}
+
+#[test]
+fn an_object_that_cannot_be_decoded_any_more_stays_as_it_was() {
+    use crate::decode::Undecoded;
+    let (store, mut writer) = reflector::store::<Service>();
+    let good = |name: &str| {
+        Lenient::<Service>(Ok(serde_json::from_value(json!({"metadata": {"name": name}})).unwrap()))
+    };
+    let bad = |name: &str| {
+        let metadata = ObjectMeta { name: Some(name.into()), ..ObjectMeta::default() };
+        Lenient(Err(Box::new(Undecoded { metadata, reason: "missing field `x`".into() })))
+    };
+    let mut names_after = |event| {
+        if let Some(event) = decoded(event, &store) {
+            writer.apply_watcher_event(&event);
+        }
+        let mut names: Vec<_> =
+            store.state().iter().filter_map(|object| object.metadata.name.clone()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names_after(Event::Apply(good("a"))), ["a"]);
+    assert_eq!(names_after(Event::Apply(bad("a"))), ["a"]);
+    assert_eq!(names_after(Event::Apply(bad("b"))), ["a"]);
+    for event in [Event::Init, Event::InitApply(bad("a")), Event::InitApply(bad("b"))] {
+        names_after(event);
+    }
+    assert_eq!(names_after(Event::InitDone), ["a"]);
+    assert_eq!(names_after(Event::Delete(bad("a"))), Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn everybody_who_waits_for_a_store_hears_of_its_first_list() {
+    let (store, mut writer) = reflector::store::<Service>();
+    let waiters: Vec<_> = (0..3)
+        .map(|_| {
+            let store = store.clone();
+            tokio::spawn(async move { ready(&store).await })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    writer.apply_watcher_event(&Event::Init);
+    writer.apply_watcher_event(&Event::InitDone);
+    for waiter in waiters {
+        let heard = tokio::time::timeout(Duration::from_secs(1), waiter).await;
+        assert_eq!(heard.unwrap().unwrap(), Ok(()));
+    }
+}
