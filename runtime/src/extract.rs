@@ -251,16 +251,16 @@ mod tests {
     #[test]
     fn what_cannot_be_decoded_stays_as_it_was_known_until_it_is_deleted() {
         let (mut writer, facts) = Writer::new();
-        assert!(writer.take(Apply(node("a", &["a"])), of));
+        assert!(writer.take(Apply(node("a", &["a"])), of, always));
         for event in [Apply(undecodable("a")), Apply(undecodable("new"))] {
-            assert!(!writer.take(event, of));
+            assert!(!writer.take(event, of, always));
         }
         assert_eq!(all(&facts), ["a"]);
-        assert!(!writer.take(Init, of) && !writer.take(InitApply(undecodable("a")), of));
-        assert!(!writer.take(InitApply(undecodable("new")), of));
-        assert!(writer.take(InitDone, of), "it is the first list");
+        assert!(!writer.take(Init, of, always) && !writer.take(InitApply(undecodable("a")), of, always));
+        assert!(!writer.take(InitApply(undecodable("new")), of, always));
+        assert!(writer.take(InitDone, of, always), "it is the first list");
         assert_eq!(all(&facts), ["a"]);
-        assert!(writer.take(Delete(undecodable("a")), of));
+        assert!(writer.take(Delete(undecodable("a")), of, always));
         assert_eq!(all(&facts), Vec::<String>::new());
     }
 
