@@ -148,7 +148,7 @@ impl State {
         Ok(Self {
             view: Arc::default(),
             ownership: Ownership::new(driver.ownership.clone()),
-            responder: Responder::new(driver.ownership.session),
+            responder: Responder::new(crate::seed()),
             ports: Ports::new(sender, driver.metrics.clone()),
             frames,
             beacons,

@@ -53,9 +53,9 @@ impl NodeId {
 pub struct Message {
     /// Who says it.
     pub sender: NodeId,
-    /// The sender's session: random, new with each start.
+    /// The sender's session: a token that it made for this receiver, never 0.
     pub session: u64,
-    /// The receiver's session as the sender last heard it; 0 if never.
+    /// The receiver's session as the sender last heard it; 0 if there is none.
     pub echo: u64,
     /// Grows with each message of a session.
     pub sequence: u64,

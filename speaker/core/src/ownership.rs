@@ -17,7 +17,7 @@
 //! | [`talk`] | whom to talk with, and what is sent |
 //! | [`wire`] | what probes and other frames say about who has an address; conflicts with strangers |
 //!
-//! No socket, no clock, no chance: the driver brings the time and the session, and carries out [`Output`]s.
+//! No socket, no clock, no chance: the driver brings the time and a seed, and carries out [`Output`]s.
 
 mod decide;
 mod freshness;

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use super::Ownership;
 use super::freshness::{Freshness, Handshake, Tokens};
 use super::quota::Quota;
-use super::{OFFER, Ownership};
 use crate::beacon::{Flags, KeyId, Message, NodeId, Stake, print_of};
 use crate::view::{GroupId, NodeName, View};
 
@@ -15,8 +15,9 @@ use crate::view::{GroupId, NodeName, View};
 const STALE_ANSWERS: usize = 8;
 /// Answers to what a peer says about groups, in a period.
 const ANSWERS: usize = 16_384;
-/// A leaving owner repeats its offer after 20 ms; what is asked again sooner than that is not answered again.
-const ANSWER_PERIOD: Duration = Duration::from_millis(OFFER.as_millis() as u64 / 2);
+/// Half of the time after which a leaving owner repeats its offer: what is asked again sooner is not answered
+/// again.
+const ANSWER_PERIOD: Duration = Duration::from_millis(10);
 
 /// What is known of another speaker.
 #[derive(Debug)]
@@ -211,8 +212,8 @@ impl Heard {
         }
     }
 
-    pub(super) fn contains(&self, id: &NodeId) -> bool {
-        self.at.contains_key(id)
+    pub(super) fn contains(&self, id: NodeId) -> bool {
+        self.at.contains_key(&id)
     }
 
     pub(super) fn len(&self) -> usize {

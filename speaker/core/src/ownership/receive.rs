@@ -98,7 +98,7 @@ impl Ownership {
     /// say next counts.
     fn answer_stale(&mut self, now: Instant, address: IpAddr, message: &Message) {
         let (id, period) = (message.sender, self.settings.interval / 2);
-        let heard = self.alive.contains(&id);
+        let heard = self.alive.contains(id);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         if let Some(token) = peer.answer_to_stale(now, period, heard, message) {
             self.introduce(id, address, token, message.session);

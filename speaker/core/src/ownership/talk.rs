@@ -201,7 +201,7 @@ impl Ownership {
     fn flush_to(&mut self, now: Instant, id: NodeId, flags: Flags, outgoing: Outgoing) {
         let hello = outgoing.hello;
         let bodies = self.bodies(outgoing);
-        let heard = self.alive.contains(&id);
+        let heard = self.alive.contains(id);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let Some(address) = peer.address else { return };
         if hello {

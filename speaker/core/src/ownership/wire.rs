@@ -68,7 +68,7 @@ impl Ownership {
             }
         }
         if cause != Cause::Recheck {
-            for peer in self.talk.iter().filter(|peer| self.alive.contains(peer)) {
+            for peer in self.talk.iter().filter(|peer| self.alive.contains(**peer)) {
                 self.outgoing.entry(*peer).or_default().intents.push(Stake { group: id, epoch });
             }
         }

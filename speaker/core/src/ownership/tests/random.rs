@@ -9,7 +9,7 @@ use crate::placement::Placement;
 /// How many stories the suite runs.
 const COUNT: u64 = 10_000;
 
-fn number(variable: &str) -> Option<u64> {
+pub(super) fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
 
@@ -94,7 +94,7 @@ fn story(seed: u64) {
     assert_eq!(world.history.len(), history, "something still moves\n{}", world.describe());
 }
 
-fn fault(world: &mut World, chance: &mut Chance, cables: bool) {
+pub(super) fn fault(world: &mut World, chance: &mut Chance, cables: bool) {
     let all: Vec<usize> = (0..world.len()).collect();
     let Some(node) = chance.pick(&all) else { return };
     let other = chance.pick(&all).unwrap_or(node);

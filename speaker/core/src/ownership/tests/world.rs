@@ -3,6 +3,7 @@
 mod api;
 mod chance;
 mod look;
+mod recorder;
 mod wire;
 
 use std::cmp::Reverse;
@@ -112,6 +113,8 @@ pub(super) struct World {
     log: Vec<String>,
     /// Nodes that changes in the API reach so much later than others.
     pub(super) late: BTreeMap<usize, Duration>,
+    /// What was recorded, if anybody does.
+    records: Option<Vec<recorder::Record>>,
     /// When the last change of each kind reaches each node.
     arrivals: BTreeMap<(usize, u8), Duration>,
 }
@@ -143,6 +146,7 @@ impl World {
             reminders: Vec::new(),
             log: Vec::new(),
             late: BTreeMap::new(),
+            records: None,
             arrivals: BTreeMap::new(),
         };
         for number in 1..=groups {
@@ -464,6 +468,9 @@ impl World {
 
     fn send(&mut self, from: usize, to: IpAddr, message: Message) {
         let Some(to) = (0..self.nodes.len()).find(|node| address(*node) == to) else { return };
+        if let Some(records) = &mut self.records {
+            records.push((to, from, message.clone()));
+        }
         if self.deaf.contains(&(from, to)) || self.chance.below(1_000) < self.loss {
             return;
         }
