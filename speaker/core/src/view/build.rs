@@ -87,7 +87,8 @@ impl View {
         let idle_details = builder.idle_details;
         let placement = settings.placement;
         let placed = placement.place(&groups);
-        let pools = configuration.pools.values().flat_map(|pool| pool.ranges.iter().copied()).collect();
+        let valid = configuration.pools.values().flat_map(|pool| &pool.ranges);
+        let pools = valid.chain(configuration.left_out.values().flatten()).copied().collect();
         let macs = macs(settings, facts, &speakers);
         Self { speakers, macs, groups, placed, placement, label_ignored, pools, idle_details }
     }
