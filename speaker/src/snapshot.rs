@@ -114,7 +114,8 @@ pub(crate) async fn keep(
         let claims: BTreeMap<GroupId, u64> = published.borrow_and_update().owned.clone();
         views.mark_unchanged();
         let result = tokio::task::block_in_place(|| {
-            Snapshot { version: VERSION, claims, known: stores.known() }.write(&directory)
+            let known = stores.known().of_our_services();
+            Snapshot { version: VERSION, claims, known }.write(&directory)
         });
         if let Err(error) = result
             && !std::mem::replace(&mut complained, true)
@@ -190,6 +191,37 @@ mod tests {
         let group = &view.groups[&"10.0.0.5".parse().unwrap()];
         assert_eq!(group.last, Some(("node1".into(), 7)));
         assert!(group.admits("node1"));
+    }
+
+    #[test]
+    fn a_restart_without_an_api_server_keeps_the_last_valid_configuration() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut known = serde_json::to_value(known()).unwrap();
+        known["pools"][0]["spec"]["addresses"] = json!(["10.0.0.0/240"]);
+        known["l2_advertisements"][0]["spec"] =
+            json!({"nodeSelectors": [{"matchExpressions": [{"key": "k", "operator": "Is"}]}]});
+        known["last_valid"] = json!({
+            "pools": {"/lan": {"spec": {"addresses": ["10.0.0.0/24"]}, "missed": false}},
+            "l2_advertisements": {"/lan": {"spec": {"interfaces": ["eth0"]}, "missed": false}},
+        });
+        let known = serde_json::from_value(known).unwrap();
+        Snapshot { version: VERSION, claims: BTreeMap::new(), known }.write(directory.path()).unwrap();
+        let snapshot = Snapshot::read(directory.path()).unwrap();
+        let eth0 = Link {
+            index: 2,
+            name: "eth0".into(),
+            mac: EthernetAddress([2, 0, 0, 0, 0, 1]),
+            broadcast: true,
+            link_local: None,
+            subnets: std::collections::BTreeSet::new(),
+            carrier_ups: 0,
+        };
+        let view = snapshot.view(&settings(), &[eth0]);
+        let address = "10.0.0.5".parse().unwrap();
+        let group = &view.groups[&address];
+        assert!(group.admits("node1"));
+        let scope = group.addresses.get(address).unwrap();
+        assert!(scope.covers("eth0") && !scope.covers("eth1"), "the last valid interfaces");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What the speaker reads of the API, and the view that it makes of it.
 
+use std::collections::HashSet;
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -8,7 +9,9 @@ use announce::facts::{Facts, NodeFacts, PodFacts, ServiceFacts, SliceFacts, Stat
 use announce::link::{Link, LinkFacts};
 use announce::view::{NodeName, Settings, View};
 use crds::names::{APP, LABEL_APP, LABEL_COMPONENT, LABEL_COMPONENT_TYPE, SPEAKER};
-use crds::{AddressConflict, ConfigurationState, IPAddressPool, L2Advertisement, ResourceExt as _};
+use crds::{
+    AddressConflict, ConfigurationState, IPAddressPool, L2Advertisement, ResourceExt as _, ServiceKey,
+};
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::runtime::watcher;
@@ -204,6 +207,13 @@ impl Known {
         let mut validated = Validated::default();
         validated.update(&mut last_valid, &self);
         (self.view_with(settings, links, &validated.configuration, previous), validated.findings)
+    }
+
+    /// The same without the endpoints of Services that are not ours.
+    pub(crate) fn of_our_services(mut self) -> Self {
+        let ours: HashSet<&ServiceKey> = self.facts.services.iter().map(|service| &*service.key).collect();
+        self.facts.slices.retain(|slice| ours.contains(&slice.service));
+        self
     }
 
     fn view_with(

@@ -16,7 +16,7 @@ enum What {
     /// The allocator: filling pools, the last free address, refusals, adoption, memory.
     Ipam,
     /// What a speaker makes of the cluster, from three nodes to five thousand.
-    View,
+    View(Size),
     /// On a real cluster: from the stack to Available, from a Service to the first answer, memory, image size.
     Smoke,
     /// On a real API server: thousands of Services at once, beside what the server alone takes for as many.
@@ -27,6 +27,12 @@ enum What {
     Peers,
     /// The longest silence of a client, for each kind of fault, on real speakers in network namespaces.
     Failover(Passed),
+}
+
+#[derive(clap::Args)]
+struct Size {
+    /// Nodes and Services, as 100x1000; without it, a table of several.
+    size: Option<String>,
 }
 
 #[derive(clap::Args)]
@@ -45,9 +51,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     match &args.what {
         // Figures of an unoptimised build would be worth nothing.
         What::Ipam if cfg!(debug_assertions) => optimised("ipam"),
-        What::View if cfg!(debug_assertions) => optimised("view"),
+        What::View(_) if cfg!(debug_assertions) => optimised("view"),
         What::Ipam => bench_ipam::run(),
-        What::View => bench_view::run(),
+        What::View(Size { size }) => bench_view::run(size.as_deref()),
         What::Smoke => example("smoke", &[]),
         What::Services(Passed { arguments }) => example("services", arguments),
         What::Arp(Passed { arguments }) => example("arp", arguments),

@@ -46,7 +46,7 @@ pub struct View {
     pub placement: Placement,
     /// Every node carries the exclude label, which therefore counts for nothing.
     pub label_ignored: bool,
-    /// The addresses of all pools.
+    /// The addresses of all pools, those with an error included, as far as they can be read.
     pub pools: Vec<IpRange>,
     /// What there is to say about groups that nobody may own beyond [`Idle::message`].
     pub(crate) idle_details: BTreeMap<GroupId, Arc<str>>,

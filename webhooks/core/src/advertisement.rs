@@ -124,7 +124,7 @@ pub(crate) fn judge(
     object: &crds::L2Advertisement,
     pools: &BTreeMap<String, Pool>,
     report: &mut Report<'_>,
-) -> Result<L2Advertisement, PartialL2Advertisement> {
+) -> Result<L2Advertisement, Box<PartialL2Advertisement>> {
     let spec = &object.spec;
     let selection = pool_selection(
         spec.ip_address_pools.as_ref(),
@@ -156,7 +156,7 @@ pub(crate) fn judge(
         preferred,
     };
     if report.failed() {
-        Err(PartialL2Advertisement { readable, nodes_complete, services_complete })
+        Err(Box::new(PartialL2Advertisement { readable, nodes_complete, services_complete }))
     } else {
         Ok(readable)
     }

@@ -93,7 +93,7 @@ impl Configuration {
             let mut report = Report::new(this, &mut findings);
             match advertisement::judge(&object, &configuration.pools, &mut report) {
                 Ok(valid) => configuration.l2_advertisements.push(valid),
-                Err(partial) => configuration.partial_l2_advertisements.push(partial),
+                Err(partial) => configuration.partial_l2_advertisements.push(*partial),
             }
         }
         configuration.l2_advertisements = advertisement::collapse(configuration.l2_advertisements);

@@ -203,13 +203,7 @@ impl Ownership {
 
     /// Whether this node has no link on the subnet of the group's addresses any more, and `other` has.
     fn is_cut_off(&self, group: &Group, other: NodeId) -> bool {
-        let remote = |id: NodeId| {
-            group
-                .candidates
-                .iter()
-                .find(|candidate| candidate.id == id)
-                .map(|candidate| candidate.tier.remote)
-        };
+        let remote = |id: NodeId| group.candidates.get(id).map(|candidate| candidate.tier.remote);
         remote(self.me) == Some(true) && remote(other) == Some(false)
     }
 
@@ -224,14 +218,13 @@ impl Ownership {
     fn successor(&self, now: Instant, group: &Group) -> Option<Successor> {
         let refused = |id| self.has_refused(now, group.id, id);
         let placed = self.placed(group);
-        let candidates = group.candidates.iter().enumerate();
-        let candidates = candidates.filter(|(_, candidate)| self.is_fit(now, candidate.id));
-        let best = candidates.min_by_key(|(rank, candidate)| {
+        let fit = self.peers.keys().copied().filter(|id| self.is_fit(now, *id));
+        let best = group.candidates.first_by(fit, |candidate| {
             let generation = self.view.speakers.get(&candidate.node).map_or(0, |s| s.generation);
             let id = candidate.id;
-            (refused(id), candidate.tier, Reverse(generation), placed != Some(id), *rank)
+            (refused(id), candidate.tier, Reverse(generation), placed != Some(id))
         });
-        best.map(|(_, candidate)| Successor { id: candidate.id, refused: refused(candidate.id) })
+        best.map(|candidate| Successor { id: candidate.id, refused: refused(candidate.id) })
     }
 
     /// Whether a peer is heard, and neither leaves nor was stopped.
@@ -247,9 +240,7 @@ impl Ownership {
 
     /// Whether the group can go to this peer, though another might come first.
     fn may_succeed(&self, now: Instant, group: &Group, id: NodeId) -> bool {
-        group.candidates.iter().any(|candidate| candidate.id == id)
-            && self.is_fit(now, id)
-            && !self.has_refused(now, group.id, id)
+        group.candidates.get(id).is_some() && self.is_fit(now, id) && !self.has_refused(now, group.id, id)
     }
 
     /// Whether it is this node's turn to take a group that is not its own.

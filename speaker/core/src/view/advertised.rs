@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use rules::{Configuration, L2Advertisement};
+use rules::{Configuration, L2Advertisement, PartialL2Advertisement};
 
 use super::Idle;
 use crate::facts::ServiceFacts;
@@ -53,7 +53,7 @@ impl<'a> Advertised<'a> {
         Self {
             configuration,
             valid: configuration.l2_advertisements.iter().cloned().map(Arc::new).collect(),
-            narrow: partial().filter_map(|partial| partial.narrow()).map(Arc::new).collect(),
+            narrow: partial().filter_map(PartialL2Advertisement::narrow).map(Arc::new).collect(),
             wide: partial().map(|partial| Arc::new(partial.wide())).collect(),
             by_pool: HashMap::new(),
             sets: Vec::new(),
@@ -74,13 +74,10 @@ impl<'a> Advertised<'a> {
     /// advertisement with an error may have been about it.
     pub(super) fn of(&mut self, service: &'a ServiceFacts, was_announced: bool) -> Result<SetId, Idle> {
         let pool = self.pool_of(service).ok_or(Idle::NoPool)?;
-        let considered = match self.by_pool.get(&pool) {
-            Some(known) => known,
-            None => {
-                let considered = self.considered(pool);
-                self.by_pool.entry(pool).or_insert(considered)
-            }
-        };
+        if !self.by_pool.contains_key(&pool) {
+            self.by_pool.insert(pool, self.considered(pool));
+        }
+        let considered = self.by_pool.get(&pool).into_iter().flatten();
         let labels = LazyCell::new(|| {
             let owned = |(key, value): &(Box<str>, Box<str>)| (key.to_string(), value.to_string());
             service.labels.iter().map(owned).collect::<BTreeMap<String, String>>()

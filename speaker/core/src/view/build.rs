@@ -87,7 +87,8 @@ impl View {
         let idle_details = builder.idle_details;
         let placement = settings.placement;
         let placed = placement.place(&groups);
-        let pools = configuration.pools.values().flat_map(|pool| pool.ranges.iter().copied()).collect();
+        let valid = configuration.pools.values().flat_map(|pool| &pool.ranges);
+        let pools = valid.chain(configuration.left_out.values().flatten()).copied().collect();
         let macs = macs(settings, facts, &speakers);
         Self { speakers, macs, groups, placed, placement, label_ignored, pools, idle_details }
     }
@@ -184,7 +185,8 @@ impl<'a> Builder<'a> {
             }
             Err(Nobody { idle, detail }) => {
                 self.idle_details.extend(detail.map(|detail| (id, detail)));
-                (Candidates::default(), Some(idle))
+                let none = before.map(|group| &group.candidates).filter(|candidates| candidates.is_empty());
+                (none.cloned().unwrap_or_default(), Some(idle))
             }
         };
         let last = members
@@ -194,10 +196,10 @@ impl<'a> Builder<'a> {
             .map(|(node, epoch)| ((*node).clone(), *epoch));
         let services = members.iter().map(|entry| Arc::clone(&entry.service.key)).collect();
         let group = Group { id, hashed, addresses, services, candidates, idle, last };
-        Some(match before {
-            Some(before) if **before == group => Arc::clone(before),
-            _ => Arc::new(group),
-        })
+        // Equal sets of candidates are held once, so there is no need to compare those that are not the same.
+        let same =
+            |before: &&Arc<Group>| before.candidates.set() == group.candidates.set() && ***before == group;
+        Some(before.filter(same).cloned().unwrap_or_else(|| Arc::new(group)))
     }
 
     /// The addresses of a Service, each with the links that this node would announce it on. Where the advertisements do not

@@ -18,21 +18,25 @@ pub(super) struct Eligible<'a> {
     pub(super) id: NodeId,
     pub(super) labels: &'a BTreeMap<String, String>,
     pub(super) cordoned: bool,
-    /// Its links; of another node, as it has published them. None if they are not known.
-    links: Option<&'a [LinkFacts]>,
-    /// Of this node: its links as all others know them.
-    published: Option<Option<&'a [LinkFacts]>>,
+    /// Its links, as it has published them; none if it has not.
+    published: Option<&'a [LinkFacts]>,
+    /// Of this node, if it is known: its links as it knows them itself.
+    own: Option<&'a [LinkFacts]>,
 }
 
 impl Eligible<'_> {
+    fn links(&self) -> Option<&[LinkFacts]> {
+        self.own.or(self.published)
+    }
+
     /// Whether it has one of the links that `scope` names, and it is up.
     pub(super) fn has_link_of(&self, scope: &Scope) -> bool {
-        self.links.is_none_or(|links| links.iter().any(|link| scope.covers(&link.name)))
+        self.links().is_none_or(|links| links.iter().any(|link| scope.covers(&link.name)))
     }
 
     /// Whether for each of `addresses` such a link can announce it.
     pub(super) fn speaks_for(&self, scope: &Scope, addresses: &[IpAddr]) -> bool {
-        self.links.is_none_or(|links| {
+        self.links().is_none_or(|links| {
             let one = |ip: &IpAddr| links.iter().any(|link| scope.covers(&link.name) && link.speaks_for(*ip));
             addresses.iter().all(one)
         })
@@ -47,10 +51,9 @@ impl Eligible<'_> {
                 |link: &LinkFacts, ip| scope.covers(&link.name) && link.speaks_for(ip) && link.reaches(ip);
             addresses.iter().all(|ip| links.iter().any(|link| fits(link, *ip)))
         };
-        let own = self.links.map(reach);
-        match self.published {
-            Some(published) if own != Some(false) => published.map(reach),
-            _ => own,
+        match self.own.map(reach) {
+            Some(false) => Some(false),
+            _ => self.published.map(reach),
         }
     }
 }
@@ -92,8 +95,8 @@ pub(super) fn eligible<'a>(
                 id: NodeId::of(&node.name),
                 labels: &node.labels,
                 cordoned: node.cordoned,
-                links: own.or(published),
-                published: own.map(|_| published),
+                published,
+                own,
             }
         })
         .collect();

@@ -178,6 +178,15 @@ pub struct Iter<'a> {
     all: Option<Vec<Ranked>>,
 }
 
+impl<'a> IntoIterator for &'a Candidates {
+    type Item = &'a Candidate;
+    type IntoIter = Iter<'a>;
+
+    fn into_iter(self) -> Iter<'a> {
+        self.iter()
+    }
+}
+
 impl<'a> Iterator for Iter<'a> {
     type Item = &'a Candidate;
 
@@ -257,14 +266,12 @@ impl Sets {
     /// The number of the set of `nodes`.
     pub(super) fn number(&mut self, nodes: Vec<Candidate>) -> usize {
         let set = ByNodes(Arc::new(Set::new(nodes)));
-        let set = match self.known.get(&set) {
-            Some(known) => Arc::clone(&known.0),
-            None => {
-                let shared = Arc::clone(&set.0);
-                self.known.insert(set);
-                shared
-            }
-        };
+        let known = self.known.get(&set).map(|known| Arc::clone(&known.0));
+        let set = known.unwrap_or_else(|| {
+            let new = Arc::clone(&set.0);
+            self.known.insert(set);
+            new
+        });
         let next = self.list.len();
         let number = *self.numbers.entry(Arc::as_ptr(&set)).or_insert(next);
         if number == next {

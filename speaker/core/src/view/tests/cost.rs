@@ -32,14 +32,14 @@ fn large() -> Facts {
         key: Arc::new(key(n)),
         addresses: [IpAddr::V4((0x0a00_0000 + n).into())].into(),
         labels: Box::default(),
-        local: n % 50 == 0,
+        local: n.is_multiple_of(50),
         shared: false,
         pool: Some("lan".into()),
     };
     let links = |n: u32| {
         let facts = LinkFacts {
             name: "eth0".into(),
-            mac: [2, 0, 0, 0, 0, n as u8],
+            mac: [2, 0, 0, 0, 0, n.to_be_bytes()[3]],
             subnets: [(IpAddr::V4((0x0a00_8000 + n).into()), 16)].into(),
             families: Some(Families { ipv4: true, ipv6: true }),
         };

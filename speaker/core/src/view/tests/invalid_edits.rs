@@ -27,15 +27,11 @@ fn from_pool(pool: &str) -> Value {
 /// What the API server does: another generation of the same object, or a new object.
 fn succeed(new: &mut ObjectMeta, old: Option<ObjectMeta>) {
     static CREATED: AtomicUsize = AtomicUsize::new(0);
-    match old {
-        Some(old) => {
-            new.generation = Some(old.generation.unwrap_or(1) + 1);
-            new.uid = old.uid;
-        }
-        None => {
-            new.generation = Some(1);
-            new.uid = Some(format!("uid-{}", CREATED.fetch_add(1, Ordering::Relaxed)));
-        }
+    new.generation = Some(1);
+    new.uid = Some(format!("uid-{}", CREATED.fetch_add(1, Ordering::Relaxed)));
+    if let Some(old) = old {
+        new.generation = Some(old.generation.unwrap_or(1) + 1);
+        new.uid = old.uid;
     }
 }
 
