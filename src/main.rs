@@ -1,5 +1,6 @@
 //! `lbstack`: operator, controller and speaker in one binary.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -30,13 +31,25 @@ const WORKERS: usize = 2;
 fn main() -> ExitCode {
     runtime::memory::spare();
     let cli = Cli::parse();
-    match run(cli.command) {
+    let result = run(cli.command);
+    runtime::telemetry::flush();
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            let error = format!("lbstack: {error:#}");
+            report_termination(&error);
             // The last line of a pod's log is what `kubectl describe` users look for: plain, whatever the log format.
-            eprintln!("lbstack: {error:#}");
+            eprintln!("{error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Tells the kubelet why this container ends, and so the status of the pod and of the stack. Elsewhere there is no such file.
+fn report_termination(error: &str) {
+    if let Ok(mut file) = std::fs::OpenOptions::new().write(true).open("/dev/termination-log") {
+        // Nothing is lost: the log has it too.
+        let _ = file.write_all(error.as_bytes());
     }
 }
 

@@ -97,6 +97,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let mut tasks = Tasks::new();
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
+    tasks.watches().register(&mut registry);
     let readiness = admin::Readiness::new();
     let ready = readiness
         .gate("the first lists of Services, pools and namespaces, and for their adoption if it leads");

@@ -3,7 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::optional_spec::optional_spec;
 
@@ -43,8 +43,8 @@ pub struct ConfigurationStateStatus {
     pub conditions: Vec<Condition>,
 }
 
-/// Whether the configuration could be used, in one word.
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+/// Whether the configuration could be used, in one word. A word of a newer version is read as `Unknown`.
+#[derive(JsonSchema, Serialize, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConfigurationResult {
     /// All of it.
     Valid,
@@ -52,4 +52,14 @@ pub enum ConfigurationResult {
     Invalid,
     /// Not yet looked at.
     Unknown,
+}
+
+impl<'de> Deserialize<'de> for ConfigurationResult {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(match String::deserialize(deserializer)?.as_str() {
+            "Valid" => Self::Valid,
+            "Invalid" => Self::Invalid,
+            _ => Self::Unknown,
+        })
+    }
 }

@@ -63,16 +63,16 @@ pub struct ServiceAllocation {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 pub struct IPAddressPoolStatus {
     /// Distinct IPv4 addresses in use.
-    #[serde(rename = "assignedIPv4")]
+    #[serde(rename = "assignedIPv4", default)]
     pub assigned_ipv4: i64,
     /// Distinct IPv6 addresses in use.
-    #[serde(rename = "assignedIPv6")]
+    #[serde(rename = "assignedIPv6", default)]
     pub assigned_ipv6: i64,
     /// IPv4 addresses that are free.
-    #[serde(rename = "availableIPv4")]
+    #[serde(rename = "availableIPv4", default)]
     pub available_ipv4: i64,
     /// IPv6 addresses that are free.
-    #[serde(rename = "availableIPv6")]
+    #[serde(rename = "availableIPv6", default)]
     pub available_ipv6: i64,
     /// `Ready`, `Exhausted`, `Conflict`. Ours, beside MetalLB's fields.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

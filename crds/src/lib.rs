@@ -55,8 +55,8 @@ pub use service_l2_status::{
     AnnouncingInterface, ServiceL2Status, ServiceL2StatusSpec, ServiceL2StatusStatus,
 };
 pub use stack::{
-    AddressPool, BeaconSettings, ComponentStatus, ConflictDetection, ControllerSettings, ExcludeLabel,
-    ImagePullPolicy, InventoryEntry, Layer2Settings, LegacyConfigMap, LoadBalancerStack,
+    ADMIN_PORT, AddressPool, BeaconSettings, ComponentStatus, ConflictDetection, ControllerSettings,
+    ExcludeLabel, ImagePullPolicy, InventoryEntry, Layer2Settings, LegacyConfigMap, LoadBalancerStack,
     LoadBalancerStackSpec, LoadBalancerStackStatus, LogLevel, Placement, PodSettings, SpeakerSettings,
     SpeakerUpdateStrategy, UpdateType,
 };

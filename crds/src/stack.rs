@@ -17,8 +17,8 @@ mod status;
 
 pub use pool::{AddressPool, Layer2Settings};
 pub use speaker::{
-    BeaconSettings, ConflictDetection, ExcludeLabel, Placement, SpeakerSettings, SpeakerUpdateStrategy,
-    UpdateType,
+    ADMIN_PORT, BeaconSettings, ConflictDetection, ExcludeLabel, Placement, SpeakerSettings,
+    SpeakerUpdateStrategy, UpdateType,
 };
 pub use status::{ComponentStatus, InventoryEntry, LoadBalancerStackStatus};
 

@@ -129,3 +129,49 @@ fn defaults_are_those_that_metallb_writes_into_stored_objects() {
     assert_eq!(spec("BGPPeer")["peerPort"]["default"], 179);
     assert_eq!(spec("AddressPool")["autoAssign"]["default"], true);
 }
+
+#[test]
+fn a_status_that_an_older_definition_has_pruned_is_read() {
+    let metadata = serde_json::json!({"name": "lan"});
+    let spec = serde_json::json!({"addresses": ["10.0.0.0/24"]});
+    for status in [serde_json::json!({}), serde_json::json!({"assignedIPv4": 3})] {
+        let pool = serde_json::json!({"metadata": metadata, "spec": spec, "status": status,
+            "apiVersion": "metallb.io/v1beta1", "kind": "IPAddressPool"});
+        let pool: IPAddressPool = serde_json::from_value(pool).unwrap();
+        assert_eq!(pool.status.unwrap().assigned_ipv6, 0);
+    }
+    for status in ["components", "inventory"] {
+        let status = serde_json::json!({status: [{}]});
+        assert!(serde_json::from_value::<LoadBalancerStackStatus>(status.clone()).is_ok(), "{status}");
+    }
+}
+
+#[test]
+fn no_field_of_a_status_has_to_be_there_to_be_read() {
+    macro_rules! read_empty {
+        ($($status:ty),+) => { $(serde_json::from_str::<$status>("{}").unwrap();)+ };
+    }
+    read_empty!(
+        IPAddressPoolStatus,
+        ConfigurationStateStatus,
+        ConfigurationStatus,
+        ServiceL2StatusStatus,
+        ServiceBGPStatusStatus,
+        PoolPolicyStatus,
+        LoadBalancerStackStatus
+    );
+}
+
+#[test]
+fn a_result_of_a_newer_version_is_unknown() {
+    let read = |word: &str| serde_json::from_value::<ConfigurationResult>(word.into()).unwrap();
+    assert_eq!(
+        ["Valid", "Invalid", "Unknown", "Degraded"].map(read),
+        [
+            ConfigurationResult::Valid,
+            ConfigurationResult::Invalid,
+            ConfigurationResult::Unknown,
+            ConfigurationResult::Unknown,
+        ]
+    );
+}

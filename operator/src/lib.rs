@@ -72,8 +72,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let asked_to_stop = runtime::shutdown::token().context("cannot listen for signals")?;
     // Stopped later than the work, so that a deletion under way can be finished while this process still leads.
     let shutdown = CancellationToken::new();
-    let mut registry = Registry::with_prefix("lbstack_operator");
-    let metrics = Metrics::register(&mut registry);
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(registry.sub_registry_with_prefix("lbstack_operator"));
     let mut tasks = Tasks::new();
 
     let changed = Arc::new(Notify::new());

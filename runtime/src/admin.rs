@@ -1,18 +1,25 @@
 //! `/healthz`, `/readyz` and `/metrics` over plain HTTP.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::heartbeat::Heartbeat;
+use crate::{bind, telemetry};
 
 /// What a process waits for before it is ready, a set of named gates; and whose heartbeats show that it is alive.
 #[derive(Clone, Debug, Default)]
@@ -76,28 +83,88 @@ impl Gate {
 
 /// The endpoint cannot be served.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot serve health and metrics on {address} (--admin-address): {source}")]
+#[error("cannot serve health and metrics on {address} (--admin-address): {source}{}", hint(source))]
 pub struct Error {
     address: SocketAddr,
     source: std::io::Error,
 }
 
-/// Serves until `shutdown` is cancelled.
+fn hint(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            "; another process of this node uses the port: stop it, or give the speakers another one by \
+             spec.speaker.adminPort of the LoadBalancerStack"
+        }
+        _ => "",
+    }
+}
+
+/// How many connections there may be at a time; the oldest gives way to a further one.
+const CONNECTIONS: usize = 64;
+/// How long a request may take to arrive, and how long a connection may take in all.
+const REQUEST_TIME: Duration = Duration::from_secs(5);
+const CONNECTION_TIME: Duration = Duration::from_secs(30);
+
+/// Serves until `shutdown` is cancelled. The port is open to whoever reaches the node, so connections are limited
+/// in number and time.
 ///
 /// # Errors
 ///
 /// The address cannot be listened on.
 pub async fn serve(
     address: SocketAddr,
-    registry: Registry,
+    mut registry: Registry,
     readiness: Readiness,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    let listener = TcpListener::bind(address).await.map_err(|source| Error { address, source })?;
-    axum::serve(listener, router(registry, readiness))
-        .with_graceful_shutdown(shutdown.cancelled_owned())
-        .await
-        .map_err(|source| Error { address, source })
+    let failed = |source| Error { address, source };
+    telemetry::register(&mut registry);
+    let mut listeners = Vec::new();
+    for socket in bind::sockets(address, socket2::Type::STREAM).map_err(failed)? {
+        listeners.push(TcpListener::from_std(socket.into()).map_err(failed)?);
+    }
+    let router = router(registry, readiness);
+    let accept =
+        futures::future::join_all(listeners.into_iter().map(|listener| accept(listener, router.clone())));
+    shutdown.run_until_cancelled(accept).await;
+    Ok(())
+}
+
+/// Answers the connections of `listener`. Dropped, it closes them.
+async fn accept(listener: TcpListener, router: Router) {
+    let mut running = JoinSet::new();
+    let mut connections: VecDeque<AbortHandle> = VecDeque::new();
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection for health and metrics");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                continue;
+            }
+        };
+        while running.try_join_next().is_some() {}
+        connections.retain(|connection| !connection.is_finished());
+        if connections.len() >= CONNECTIONS
+            && let Some(oldest) = connections.pop_front()
+        {
+            oldest.abort();
+        }
+        let router = router.clone();
+        connections.push_back(running.spawn(async move {
+            // Whatever goes wrong concerns only who asked.
+            let _ = tokio::time::timeout(CONNECTION_TIME, answer(stream, router)).await;
+        }));
+    }
+}
+
+async fn answer(stream: TcpStream, router: Router) {
+    let mut server = http1::Builder::new();
+    server.timer(TokioTimer::new()).header_read_timeout(REQUEST_TIME);
+    let service = TowerToHyperService::new(router);
+    if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
+        tracing::debug!(%error, "a connection for health and metrics has failed");
+    }
 }
 
 fn router(registry: Registry, readiness: Readiness) -> Router {
@@ -140,7 +207,7 @@ fn metrics(registry: &Registry) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
 
@@ -170,5 +237,45 @@ mod tests {
         assert_eq!(readiness.stuck(Instant::now()), ["driver"]);
         worker.beat();
         assert_eq!(alive(&readiness).status(), StatusCode::OK);
+    }
+
+    /// A port that is served in the background, on which nobody else listens.
+    async fn served() -> u16 {
+        let socket = bind::sockets("[::]:0".parse().unwrap(), socket2::Type::STREAM).unwrap().remove(0);
+        let listener = TcpListener::from_std(socket.into()).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(accept(listener, router(Registry::default(), Readiness::new())));
+        port
+    }
+
+    async fn get(port: u16) -> String {
+        let mut stream = TcpStream::connect(("::1", port)).await.unwrap();
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn connections_that_send_nothing_keep_nobody_from_being_answered_and_are_limited_in_number() {
+        let port = served().await;
+        let mut silent = Vec::new();
+        for _ in 0..2 * CONNECTIONS {
+            silent.push(TcpStream::connect(("::1", port)).await.unwrap());
+        }
+        assert!(get(port).await.starts_with("HTTP/1.1 200"));
+        // The first ones had to give way, which their end shows.
+        for stream in &mut silent[..CONNECTIONS] {
+            assert_eq!(stream.read(&mut [0]).await.unwrap_or(0), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_port_that_another_process_uses_is_an_error_that_names_the_setting() {
+        let other = bind::sockets("[::]:0".parse().unwrap(), socket2::Type::STREAM).unwrap();
+        let address = other[0].local_addr().unwrap().as_socket().unwrap();
+        let served = serve(address, Registry::default(), Readiness::new(), CancellationToken::new()).await;
+        let error = served.unwrap_err().to_string();
+        assert!(error.contains("--admin-address") && error.contains("spec.speaker.adminPort"), "{error}");
     }
 }

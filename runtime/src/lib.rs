@@ -7,6 +7,7 @@
 
 pub mod admin;
 pub mod args;
+pub mod bind;
 pub mod client;
 pub mod decode;
 pub mod events;

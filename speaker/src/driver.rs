@@ -17,13 +17,14 @@ mod told;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use announce::beacon::Keyring;
 use announce::link::{Link, LinkIndex};
 use announce::ownership::{self, Conflict, Counts, Ownership};
 use announce::responder::{self, Purpose, Responder};
 use announce::view::{GroupId, NodeName, View};
+use runtime::heartbeat::Heartbeat;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -35,6 +36,9 @@ use told::{Change, Told};
 
 /// Frames that wait for the driver; more are dropped and counted.
 const QUEUE: usize = 4_096;
+
+/// How often sockets are checked.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A received frame, as much of it as matters.
 pub(crate) struct Received {
@@ -77,6 +81,8 @@ pub(crate) struct Driver {
     /// Where it cannot announce, although the links could.
     pub(crate) closed: watch::Sender<Closed>,
     pub(crate) metrics: Metrics,
+    /// Beats with each turn.
+    pub(crate) heartbeat: Heartbeat,
     pub(crate) shutdown: CancellationToken,
 }
 
@@ -87,7 +93,7 @@ pub(crate) enum Error {
     #[error("cannot start the driver: {0}")]
     Start(#[source] std::io::Error),
     /// The beacon port cannot be listened on.
-    #[error("cannot listen for beacons on UDP {address} (--beacon-port): {source}")]
+    #[error("cannot listen for beacons on UDP {address} (--beacon-port): {source}{}", port_hint(source))]
     Beacons {
         /// Where.
         address: SocketAddr,
@@ -97,6 +103,16 @@ pub(crate) enum Error {
     /// It ended without a reason: it panicked.
     #[error("the driver has ended unexpectedly")]
     Lost,
+}
+
+fn port_hint(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            "; another process of this node uses the port: stop it, or give the speakers another one by \
+             spec.speaker.beacon.port of the LoadBalancerStack"
+        }
+        _ => "",
+    }
 }
 
 impl Driver {
@@ -137,6 +153,10 @@ struct State {
     alive: usize,
     /// How many requests were answered.
     answers: u64,
+    /// When sockets are checked again.
+    check: Instant,
+    /// What the kernel has dropped on the sockets that are open.
+    kernel_drops: u64,
 }
 
 impl State {
@@ -161,6 +181,8 @@ impl State {
             counts: Counts::default(),
             alive: 0,
             answers: 0,
+            check: Instant::now(),
+            kernel_drops: 0,
             driver,
         })
     }
@@ -172,7 +194,9 @@ impl State {
         let shutdown = self.driver.shutdown.clone();
         let mut leave_by: Option<Instant> = None;
         loop {
+            self.driver.heartbeat.beat();
             let deadline = self.next_deadline();
+            let check = self.check;
             tokio::select! {
                 biased;
                 () = shutdown.cancelled(), if leave_by.is_none() => {
@@ -195,6 +219,7 @@ impl State {
                 }
                 Ok(()) = self.driver.keys.changed() => self.set_keys(Instant::now()),
                 () = sleep_until(leave_by) => return Ok(()),
+                () = sleep_until(Some(check)) => self.check_sockets(Instant::now()),
             }
             if self.changed || self.notices() {
                 self.publish();
@@ -241,6 +266,16 @@ impl State {
         self.tell_ownership(now, ownership::Input::Deadline);
         self.tell_responder(now, responder::Input::Deadline);
         self.carry_out(now);
+    }
+
+    /// What no event tells of. This is also why the driver has a turn at least this often.
+    fn check_sockets(&mut self, now: Instant) {
+        self.check = now + CHECK_INTERVAL;
+        self.beacons.check(now);
+        let drops = self.ports.kernel_drops().saturating_add(self.beacons.kernel_drops());
+        // Sockets that were closed count no more.
+        self.driver.metrics.kernel_drops.inc_by(drops.saturating_sub(self.kernel_drops));
+        self.kernel_drops = drops;
     }
 
     fn set_keys(&mut self, now: Instant) {

@@ -27,6 +27,7 @@ use anyhow::Context as _;
 use prometheus_client::registry::Registry;
 use runtime::admin::{self, Readiness};
 use runtime::events::Events;
+use runtime::heartbeat::Heartbeat;
 use runtime::memory;
 use runtime::tasks::Tasks;
 use tokio::sync::{Notify, watch};
@@ -39,6 +40,8 @@ use watches::{Outlet, Stores, Viewer};
 
 /// How long tasks have to stop once they are asked to.
 const GRACE: Duration = Duration::from_secs(5);
+/// For how long the driver may be busy with one turn before `/healthz` fails; the kubelet waits another minute.
+const DRIVER_LIMIT: Duration = Duration::from_secs(10);
 /// What users see as the source of our events.
 const COMPONENT: &str = "lbstack-speaker";
 
@@ -61,6 +64,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     metrics.register(&mut registry);
     let readiness = Readiness::new();
     let first_view = readiness.gate("the first lists");
+    tasks.watches().register(&mut registry);
+    let heartbeat = Heartbeat::new("driver", DRIVER_LIMIT);
+    readiness.supervise(heartbeat.clone());
     tasks.spawn("admin", admin::serve(args.common.admin_address, registry, readiness, shutdown.clone()));
 
     let links = links::start(&mut tasks, excluded, shutdown.clone()).await?;
@@ -100,6 +106,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         published,
         closed,
         metrics: metrics.clone(),
+        heartbeat,
         shutdown: shutdown.clone(),
     };
     tasks.spawn("driver", driver.run());

@@ -70,6 +70,7 @@ pub(crate) struct Metrics {
     rejected: Family<Reason, Counter>,
     pub(crate) send_errors: Counter,
     pub(crate) overrun: Counter,
+    pub(crate) kernel_drops: Counter,
     pub(crate) beacon_errors: Counter,
     pub(crate) owned_groups: Gauge,
     taken: Family<Cause, Count>,
@@ -137,6 +138,8 @@ impl Metrics {
         speaker.register("beacon_errors", "Beacons that could not be sent", self.beacon_errors.clone());
         let overrun = "Received frames and beacons that came faster than they were handled";
         speaker.register("overrun", overrun, self.overrun.clone());
+        let dropped = "Received frames and beacons that the kernel dropped because nobody read them in time";
+        speaker.register("kernel_drops", dropped, self.kernel_drops.clone());
         let owned = "Groups of addresses that this node owns";
         speaker.register("owned_groups", owned, self.owned_groups.clone());
         let taken = "Groups taken, by cause: vacant, silent owner, handover";

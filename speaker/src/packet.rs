@@ -3,7 +3,8 @@
 #![allow(unsafe_code)]
 
 use std::io::{self, Read as _};
-use std::mem::size_of;
+use std::mem::{size_of, size_of_val};
+use std::os::fd::AsRawFd;
 
 use announce::link::LinkIndex;
 use socket2::{Domain, SockAddr, SockAddrStorage, SockFilter, Socket, Type};
@@ -88,6 +89,28 @@ const NDP: [SockFilter; 14] = [
     op(RETURN, 0, 0, 0),
 ];
 
+/// How many bytes of frames and beacons may wait in the kernel.
+pub(crate) const RECEIVE_BUFFER: usize = 4 << 20;
+
+/// How many frames or datagrams the kernel has dropped so far because the buffer of `socket` was full.
+pub(crate) fn kernel_drops(socket: &impl AsRawFd) -> u64 {
+    /// `SK_MEMINFO_DROPS` of linux/sock_diag.h: the last of nine numbers.
+    const DROPS: usize = 8;
+    let mut numbers = [0_u32; DROPS + 1];
+    let Ok(mut len) = libc::socklen_t::try_from(size_of_val(&numbers)) else { return 0 };
+    // SAFETY: the kernel writes at most `len` bytes to the array, and how many to `len`.
+    let failed = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            numbers.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    };
+    if failed == 0 { u64::from(numbers[DROPS]) } else { 0 }
+}
+
 /// A packet socket on one link.
 #[derive(Debug)]
 pub(crate) struct PacketSocket {
@@ -100,6 +123,8 @@ impl PacketSocket {
     pub(crate) fn open(link: LinkIndex, protocol: Protocol) -> io::Result<Self> {
         let kind = Type::RAW.cloexec().nonblocking();
         let socket = Socket::new(Domain::PACKET, kind, Some(socket2::Protocol::from(0)))?;
+        // As much as net.core.rmem_max allows: what comes while the driver is busy waits, and is not dropped.
+        socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
         socket.attach_filter(&protocol.filter(link))?;
         socket.bind(&address(link, protocol)?)?;
         // SAFETY: `Socket` owns its descriptor and gives out the same one for as long as it lives.
@@ -115,6 +140,11 @@ impl PacketSocket {
                 return result;
             }
         }
+    }
+
+    /// How many frames the kernel has dropped.
+    pub(crate) fn kernel_drops(&self) -> u64 {
+        kernel_drops(self.socket.get_ref())
     }
 
     /// Sends a frame now or not at all.

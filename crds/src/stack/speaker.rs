@@ -29,6 +29,12 @@ pub struct SpeakerSettings {
     #[serde(default)]
     pub beacon: BeaconSettings,
 
+    /// TCP port on every node where health and metrics are served. Another one is needed where another process of a node
+    /// uses it.
+    #[serde(default = "admin_port")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub admin_port: i32,
+
     /// How addresses are spread over nodes.
     #[serde(default)]
     pub placement: Placement,
@@ -49,6 +55,7 @@ impl Default for SpeakerSettings {
             exclude_interfaces: excluded_interfaces(),
             exclude_label: ExcludeLabel::default(),
             beacon: BeaconSettings::default(),
+            admin_port: ADMIN_PORT,
             placement: Placement::default(),
             conflict_detection: ConflictDetection::default(),
             pod: PodSettings::default(),
@@ -94,7 +101,7 @@ pub enum ExcludeLabel {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct BeaconSettings {
-    /// UDP port on every node.
+    /// UDP port on every node. Another one is needed where another process of a node uses it.
     #[serde(default = "beacon_port")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: i32,
@@ -134,6 +141,13 @@ pub enum ConflictDetection {
     Warn,
     /// Nobody looks.
     Off,
+}
+
+/// Where every process serves health and metrics unless the stack says otherwise: MetalLB's metrics port.
+pub const ADMIN_PORT: i32 = 7472;
+
+const fn admin_port() -> i32 {
+    ADMIN_PORT
 }
 
 const fn beacon_port() -> i32 {

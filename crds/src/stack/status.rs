@@ -43,8 +43,10 @@ pub struct LoadBalancerStackStatus {
 #[serde(rename_all = "camelCase")]
 pub struct ComponentStatus {
     /// Kind of the object.
+    #[serde(default)]
     pub kind: String,
     /// Name of the object.
+    #[serde(default)]
     pub name: String,
     /// Pods wanted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -65,14 +67,18 @@ pub struct ComponentStatus {
 #[serde(rename_all = "camelCase")]
 pub struct InventoryEntry {
     /// API version of the object.
+    #[serde(default)]
     pub api_version: String,
     /// Kind of the object.
+    #[serde(default)]
     pub kind: String,
     /// Namespace of the object; none if cluster-scoped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
     /// Name of the object.
+    #[serde(default)]
     pub name: String,
     /// The object's UID: a later object of the same name is not ours to remove.
+    #[serde(default)]
     pub uid: String,
 }

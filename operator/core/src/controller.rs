@@ -1,7 +1,7 @@
 //! The controller's Deployment and its disruption budget.
 
-use crds::ControllerSettings;
 use crds::names::CONTROLLER;
+use crds::{ADMIN_PORT, ControllerSettings};
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
 use k8s_openapi::api::core::v1::{Container, PodSpec, PodTemplateSpec};
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
@@ -15,7 +15,7 @@ pub(crate) fn objects(stack: &ValidatedStack) -> Vec<Object> {
 
 fn deployment(stack: &ValidatedStack) -> Deployment {
     let ControllerSettings { replicas, pod: settings } = &stack.controller;
-    let mut args = pod::common_args("controller", stack.log_level.as_str());
+    let mut args = pod::common_args("controller", stack.log_level.as_str(), ADMIN_PORT);
     args.push(format!("--namespace={}", stack.namespace));
     args.push(format!("--load-balancer-class={}", stack.load_balancer_class));
     let container = Container {
@@ -25,7 +25,7 @@ fn deployment(stack: &ValidatedStack) -> Deployment {
         ]),
         resources: Some(settings.resources.clone().unwrap_or_else(|| pod::requests("50m", "32Mi"))),
         security_context: Some(pod::confined(pod::NOBODY, &[])),
-        ..pod::container(CONTROLLER, &stack.image, stack.image_pull_policy, args)
+        ..pod::container(CONTROLLER, &stack.image, stack.image_pull_policy, args, ADMIN_PORT)
     };
     let spec = PodSpec {
         service_account_name: Some(CONTROLLER.to_owned()),

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crds::ObjectMeta;
 use crds::names::{DEFAULT_NAMESPACE, LABEL_PART_OF, OPERATOR, PART_OF};
+use crds::{ADMIN_PORT, ObjectMeta};
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec};
 use k8s_openapi::api::core::v1::{Container, Namespace, PodSpec, PodTemplateSpec, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
@@ -60,7 +60,7 @@ pub fn objects(image: &str) -> Result<Vec<Value>, serde_json::Error> {
 
 fn deployment(image: &str) -> Deployment {
     let selector = BTreeMap::from([("app.kubernetes.io/name".to_owned(), OPERATOR.to_owned())]);
-    let mut args = pod::common_args("operator", "info");
+    let mut args = pod::common_args("operator", "info", ADMIN_PORT);
     args.push("--namespace=$(POD_NAMESPACE)".to_owned());
     let container = Container {
         env: Some(vec![
@@ -70,7 +70,7 @@ fn deployment(image: &str) -> Deployment {
         ]),
         resources: Some(pod::requests("20m", "32Mi")),
         security_context: Some(pod::confined(pod::NOBODY, &[])),
-        ..pod::container(CONTAINER, image, None, args)
+        ..pod::container(CONTAINER, image, None, args, ADMIN_PORT)
     };
     let spec = PodSpec {
         service_account_name: Some(OPERATOR.to_owned()),

@@ -14,15 +14,13 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::meta;
 
-/// Where every process serves health and metrics: MetalLB's metrics port of old.
-pub(crate) const ADMIN_PORT: i32 = 7472;
 const ADMIN_PORT_NAME: &str = "monitoring";
 /// The user nobody.
 pub(crate) const NOBODY: i64 = 65534;
 
-/// Every process takes these.
-pub(crate) fn common_args(command: &str, log_level: &str) -> Vec<String> {
-    vec![command.to_owned(), format!("--log-level={log_level}"), format!("--admin-address=[::]:{ADMIN_PORT}")]
+/// Every process takes these. `[::]` stands for every address of whichever families the host has.
+pub(crate) fn common_args(command: &str, log_level: &str, admin_port: i32) -> Vec<String> {
+    vec![command.to_owned(), format!("--log-level={log_level}"), format!("--admin-address=[::]:{admin_port}")]
 }
 
 /// A container with everything that all of ours share.
@@ -31,13 +29,16 @@ pub(crate) fn container(
     image: &str,
     pull: Option<ImagePullPolicy>,
     args: Vec<String>,
+    admin_port: i32,
 ) -> Container {
     Container {
         name: name.to_owned(),
         image: Some(image.to_owned()),
         image_pull_policy: pull.map(|policy| policy.as_str().to_owned()),
         args: Some(args),
-        ports: Some(vec![port(ADMIN_PORT_NAME, ADMIN_PORT, "TCP")]),
+        ports: Some(vec![port(ADMIN_PORT_NAME, admin_port, "TCP")]),
+        // A process that ends with an error says so itself; of one that is ended, the log tells.
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         liveness_probe: Some(probe("/healthz", 6)),
         readiness_probe: Some(Probe { period_seconds: Some(2), ..probe("/readyz", 3) }),
         ..Container::default()

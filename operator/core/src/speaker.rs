@@ -83,7 +83,7 @@ fn strategy(wanted: &SpeakerUpdateStrategy) -> DaemonSetUpdateStrategy {
 
 fn container(stack: &ValidatedStack) -> Container {
     let speaker = &stack.speaker;
-    let mut args = pod::common_args("speaker", stack.log_level.as_str());
+    let mut args = pod::common_args("speaker", stack.log_level.as_str(), speaker.admin_port);
     args.push(format!("--namespace={}", stack.namespace));
     args.push("--node-name=$(NODE_NAME)".to_owned());
     args.push(format!("--load-balancer-class={}", stack.load_balancer_class));
@@ -95,7 +95,7 @@ fn container(stack: &ValidatedStack) -> Container {
     args.push(format!("--conflict-detection={}", speaker.conflict_detection.as_str()));
     args.push(format!("--exclude-label={}", speaker.exclude_label.as_str()));
     args.push(format!("--exclude-interfaces={}", speaker.exclude_interfaces.join(",")));
-    let shared = pod::container(SPEAKER, &stack.image, stack.image_pull_policy, args);
+    let shared = pod::container(SPEAKER, &stack.image, stack.image_pull_policy, args, speaker.admin_port);
     let mut ports = shared.ports.clone().unwrap_or_default();
     ports.push(pod::port("beacons", speaker.beacon.port, "UDP"));
     Container {

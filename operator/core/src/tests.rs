@@ -73,10 +73,36 @@ fn every_setting_reaches_the_objects() {
         },
         "speaker": {"labels": {"team": "net"}, "tolerations": [{"key": "x", "operator": "Exists"}],
                     "excludeInterfaces": ["^a$", "^b$"], "excludeLabel": "Honour", "placement": "Hash",
-                    "conflictDetection": "Off", "beacon": {"port": 1234, "intervalMs": 50, "misses": 5},
+                    "conflictDetection": "Off", "beacon": {"port": 1234, "intervalMs": 50, "misses": 5}, "adminPort": 17472,
                     "updateStrategy": {"type": "RollingUpdate", "maxUnavailable": "10%"}},
     }));
     insta::assert_json_snapshot!("everything", json_of(&objects));
+}
+
+#[test]
+fn the_admin_port_of_the_stack_moves_flag_and_container_port_and_the_probes_go_with_it() {
+    let objects = rendered(json!({"speaker": {"adminPort": 17472}}));
+    let container =
+        |kind, name| find(&objects, kind, name)["spec"]["template"]["spec"]["containers"][0].clone();
+    let (speaker, controller) =
+        (container(Kind::DaemonSet, "speaker"), container(Kind::Deployment, "controller"));
+    assert!(speaker["args"].as_array().unwrap().contains(&json!("--admin-address=[::]:17472")));
+    assert_eq!(speaker["ports"][0]["containerPort"], 17472);
+    // By name.
+    for probe in ["livenessProbe", "readinessProbe"] {
+        assert_eq!(speaker[probe]["httpGet"]["port"], speaker["ports"][0]["name"]);
+    }
+    // It shares no network with others, so that its port is nobody else's.
+    assert_eq!(controller["ports"][0]["containerPort"], 7472);
+}
+
+#[test]
+fn why_a_process_has_ended_reaches_the_status_of_its_pod() {
+    let objects = rendered(json!({}));
+    for (kind, name) in [(Kind::DaemonSet, "speaker"), (Kind::Deployment, "controller")] {
+        let container = &find(&objects, kind, name)["spec"]["template"]["spec"]["containers"][0];
+        assert_eq!(container["terminationMessagePolicy"], "FallbackToLogsOnError");
+    }
 }
 
 #[test]

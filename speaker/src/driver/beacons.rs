@@ -1,7 +1,10 @@
-//! The socket on which speakers talk.
+//! The sockets on which speakers talk.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use announce::beacon::{self, KeyId, Keyring, Message};
 use tokio::net::UdpSocket;
@@ -9,6 +12,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 use crate::metrics::Metrics;
+use crate::packet::{RECEIVE_BUFFER, kernel_drops};
+
+/// How often it is logged that beacons cannot be sent.
+const REPEAT: Duration = Duration::from_secs(60);
 
 /// A message that was accepted.
 pub(crate) struct Heard {
@@ -16,18 +23,37 @@ pub(crate) struct Heard {
     pub(crate) message: Message,
 }
 
+/// Sends and receives beacons.
 pub(crate) struct Beacons {
-    socket: Rc<UdpSocket>,
-    port: u16,
+    /// Where they shall be received.
+    address: SocketAddr,
+    /// Where they are: everywhere, if the host does not have that address at the moment.
+    bound: SocketAddr,
+    sockets: Vec<Bound>,
     keys: watch::Receiver<Keyring>,
+    messages: mpsc::Sender<Heard>,
     metrics: Metrics,
+    failures: Failures,
+}
+
+struct Bound {
+    socket: Rc<UdpSocket>,
+    is_ipv6: bool,
     receiver: AbortHandle,
 }
 
-impl Drop for Beacons {
+impl Drop for Bound {
     fn drop(&mut self) {
         self.receiver.abort();
     }
+}
+
+/// Beacons that could not be sent since that was logged.
+#[derive(Default)]
+struct Failures {
+    count: Cell<u64>,
+    last: RefCell<Option<(IpAddr, io::Error)>>,
+    logged: Option<Instant>,
 }
 
 impl Beacons {
@@ -36,29 +62,92 @@ impl Beacons {
         keys: watch::Receiver<Keyring>,
         messages: mpsc::Sender<Heard>,
         metrics: Metrics,
-    ) -> std::io::Result<Self> {
-        // Where IPv6 is off there is no unspecified address of it.
-        let socket = std::net::UdpSocket::bind(address).or_else(|error| {
-            if address.ip().is_unspecified() && address.is_ipv6() {
-                std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, address.port()))
-            } else {
-                Err(error)
-            }
-        })?;
-        socket.set_nonblocking(true)?;
-        let socket = Rc::new(UdpSocket::from_std(socket)?);
-        let task = receive(Rc::clone(&socket), keys.clone(), messages, metrics.clone());
-        let receiver = tokio::task::spawn_local(task).abort_handle();
-        Ok(Self { socket, port: address.port(), keys, metrics, receiver })
+    ) -> io::Result<Self> {
+        let bound = reachable(address);
+        let failures = Failures::default();
+        let mut beacons = Self { address, bound, sockets: Vec::new(), keys, messages, metrics, failures };
+        beacons.bind(bound)?;
+        Ok(beacons)
+    }
+
+    fn bind(&mut self, to: SocketAddr) -> io::Result<()> {
+        // A port is taken by whoever has it, ourselves included.
+        self.sockets.clear();
+        for socket in runtime::bind::sockets(to, socket2::Type::DGRAM)? {
+            // As much as net.core.rmem_max allows.
+            socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+            let socket = Rc::new(UdpSocket::from_std(socket.into())?);
+            let is_ipv6 = socket.local_addr()?.is_ipv6();
+            let task =
+                receive(Rc::clone(&socket), self.keys.clone(), self.messages.clone(), self.metrics.clone());
+            let receiver = tokio::task::spawn_local(task).abort_handle();
+            self.sockets.push(Bound { socket, is_ipv6, receiver });
+        }
+        self.bound = to;
+        if to != self.address {
+            tracing::error!(
+                address = %self.address.ip(),
+                "this node does not have the address of its speaker's pod (any more): beacons are received on every \
+                 address, but other speakers send them to this one until the pod is deleted and made anew"
+            );
+        }
+        Ok(())
+    }
+
+    /// Follows the addresses of the node, and logs what could not be sent. To be called now and then.
+    pub(crate) fn check(&mut self, now: Instant) {
+        let reachable = reachable(self.address);
+        if (reachable != self.bound || self.sockets.is_empty())
+            && let Err(error) = self.bind(reachable)
+        {
+            self.failures.add(reachable.ip(), error);
+        }
+        self.failures.log(now);
+    }
+
+    /// How many beacons the kernel has dropped on the sockets that are open.
+    pub(crate) fn kernel_drops(&self) -> u64 {
+        self.sockets.iter().map(|bound| kernel_drops(&*bound.socket)).sum()
     }
 
     /// Signs and sends now or not at all; the next beacon is never far.
     pub(crate) fn send(&self, to: IpAddr, known: &[KeyId], message: &Message) {
         for key in self.keys.borrow().for_peer(known) {
-            let sealed = message.seal(key);
-            if self.socket.try_send_to(&sealed, SocketAddr::new(to, self.port)).is_err() {
+            if let Err(error) = self.send_to(to, &message.seal(key)) {
                 self.metrics.beacon_errors.inc();
+                self.failures.add(to, error);
             }
+        }
+    }
+
+    fn send_to(&self, to: IpAddr, sealed: &[u8]) -> io::Result<()> {
+        let bound = self.sockets.iter().find(|bound| bound.is_ipv6 == to.is_ipv6());
+        let bound = bound.ok_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable))?;
+        bound.socket.try_send_to(sealed, SocketAddr::new(to, self.address.port())).map(|_| ())
+    }
+}
+
+/// `address`, or every address while the host does not have it.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let probe = std::net::UdpSocket::bind((address.ip(), 0));
+    let is_absent = probe.is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable);
+    if is_absent { (Ipv6Addr::UNSPECIFIED, address.port()).into() } else { address }
+}
+
+impl Failures {
+    fn add(&self, to: IpAddr, error: io::Error) {
+        self.count.set(self.count.get().saturating_add(1));
+        self.last.replace(Some((to, error)));
+    }
+
+    fn log(&mut self, now: Instant) {
+        if self.logged.is_some_and(|logged| now.saturating_duration_since(logged) < REPEAT) {
+            return;
+        }
+        if let Some((to, error)) = self.last.take() {
+            let count = self.count.take();
+            tracing::warn!(count, %to, %error, "beacons could not be sent; this is the last of them");
+            self.logged = Some(now);
         }
     }
 }
@@ -81,5 +170,53 @@ async fn receive(
             }
             Err(reason) => metrics.rejected(reason),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::task::LocalSet;
+
+    use super::*;
+
+    fn open(address: &str) -> io::Result<Beacons> {
+        let (keys, messages) = (watch::channel(Keyring::default()).1, mpsc::channel(1).0);
+        Beacons::open(address.parse().unwrap(), keys, messages, Metrics::default())
+    }
+
+    #[tokio::test]
+    async fn a_node_that_does_not_have_the_address_of_the_pod_still_talks_with_others() {
+        LocalSet::new()
+            .run_until(async {
+                // Reserved for documentation (RFC 5737).
+                let mut beacons = open("192.0.2.1:0").unwrap();
+                assert!(beacons.bound.ip().is_unspecified());
+                // As if the address came (back): the sockets follow it.
+                beacons.address = "127.0.0.1:0".parse().unwrap();
+                beacons.check(Instant::now());
+                assert_eq!(beacons.bound, beacons.address);
+                let local = beacons.sockets[0].socket.local_addr().unwrap();
+                assert!(local.ip().is_loopback());
+                // And as if it went.
+                beacons.address = "192.0.2.1:0".parse().unwrap();
+                beacons.check(Instant::now());
+                assert!(beacons.bound.ip().is_unspecified());
+            })
+            .await;
+    }
+
+    #[test]
+    fn beacons_that_cannot_be_sent_are_logged_once_a_minute_however_many_they_are() {
+        let mut failures = Failures::default();
+        let start = Instant::now();
+        let mut logged = 0;
+        for tenth in 0..10 * 180 {
+            let now = start + Duration::from_millis(tenth * 100);
+            failures.add(Ipv6Addr::LOCALHOST.into(), io::Error::from(io::ErrorKind::NetworkUnreachable));
+            let before = failures.logged;
+            failures.log(now);
+            logged += usize::from(failures.logged != before);
+        }
+        assert_eq!(logged, 3);
     }
 }

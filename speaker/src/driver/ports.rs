@@ -101,6 +101,12 @@ impl Ports {
         }
     }
 
+    /// How many frames the kernel has dropped on the sockets that are open.
+    pub(crate) fn kernel_drops(&self) -> u64 {
+        let sockets = self.ports.values().flat_map(|port| port.sockets.values());
+        sockets.map(|open| open.socket.kernel_drops()).sum()
+    }
+
     pub(crate) fn join(&mut self, link: LinkIndex, group: Ipv6Addr) {
         if let Some(port) = self.ports.get_mut(&link)
             && let Err(error) = port.groups.join(link, group)
