@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::peers::{Freshness, Parts, Peer};
 use super::phase::{Cause, Event, Phase};
-use super::{Blocked, Output, Ownership, RECONSIDERED, REMIND};
+use super::{Blocked, Output, Ownership, RECONSIDERED, REMIND, plausible};
 use crate::beacon::{Body, Message, NodeId, Stake};
 use crate::view::GroupId;
 
@@ -163,9 +163,9 @@ impl Ownership {
             self.talk_changed = true;
         }
         let Some(state) = self.groups.get_mut(&stake.group) else { return };
-        state.highest = state.highest.max(stake.epoch);
+        state.highest = state.highest.max(plausible(stake.epoch));
         let Some(epoch) = state.phase.claimed() else { return };
-        if (stake.epoch, id) > (epoch, self.me) {
+        if (plausible(stake.epoch), id) > (epoch, self.me) {
             self.apply(now, stake.group, Event::Outbid);
         } else {
             // It does not know of the better claim yet.
@@ -287,8 +287,11 @@ impl Ownership {
         } else if !admitted || self.leaving || self.is_fenced() || !self.settled {
             self.outgoing.entry(id).or_default().nacks.push(stake);
         } else {
-            let highest = state.map_or(0, |state| state.highest).max(stake.epoch);
+            let highest = state.map_or(0, |state| state.highest).max(plausible(stake.epoch));
             self.apply(now, stake.group, Event::Invited { epoch: highest.saturating_add(1) });
+            if let Some(state) = self.groups.get_mut(&stake.group) {
+                state.came_from(now, id);
+            }
         }
     }
 }

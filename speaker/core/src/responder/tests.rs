@@ -11,7 +11,7 @@ fn link(index: LinkIndex, name: &str) -> Link {
         mac: EthernetAddress([2, 0, 0, 0, 0, u8::try_from(index).unwrap() - 1]),
         broadcast: true,
         link_local: Some("fe80::1".parse().unwrap()),
-        subnets: std::collections::BTreeSet::new(),
+        subnets: BTreeSet::new(),
         carrier_ups: 0,
     }
 }

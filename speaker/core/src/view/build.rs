@@ -41,6 +41,13 @@ pub enum ExcludeLabel {
     Ignore,
 }
 
+/// What is decided by this node alone. On which links it announces does not depend on whether it is a candidate: who hands a
+/// group over answers until the successor has claimed it.
+struct Own<'a> {
+    labels: Option<&'a BTreeMap<String, String>>,
+    placement: Placement,
+}
+
 /// A Service, and what is decided about it alone.
 struct Entry<'a> {
     service: &'a ServiceFacts,
@@ -72,6 +79,8 @@ impl View {
         let honour = settings.exclude_label != ExcludeLabel::Ignore && !label_ignored;
         let eligible = if honour { honoured } else { candidates::eligible(facts, &speakers, false) };
         let serving = candidates::serving(&facts.slices);
+        let node = facts.nodes.iter().find(|node| node.name == settings.me);
+        let own = Own { labels: node.map(|node| &node.labels), placement: settings.placement };
         let last = last_owners(&facts.statuses);
         let advertisements: Vec<Arc<L2Advertisement>> =
             configuration.l2_advertisements.iter().cloned().map(Arc::new).collect();
@@ -85,8 +94,7 @@ impl View {
         let mut groups: BTreeMap<GroupId, Arc<Group>> = BTreeMap::new();
         for members in tied_together(&entries) {
             let members: Vec<&Entry<'_>> = members.into_iter().map(|index| &entries[index]).collect();
-            if let Some(group) = group(settings, &members, &eligible, &serving, &last, previous, &mut shared)
-            {
+            if let Some(group) = group(&own, &members, &eligible, &serving, &last, previous, &mut shared) {
                 groups.insert(group.id, group);
             }
         }
@@ -181,7 +189,7 @@ fn tied_together(entries: &[Entry<'_>]) -> Vec<Vec<usize>> {
 
 /// Puts a group together. `members` share addresses.
 fn group(
-    settings: &Settings,
+    own: &Own<'_>,
     members: &[&Entry<'_>],
     eligible: &[Eligible<'_>],
     serving: &BTreeMap<&ServiceKey, Serving<'_>>,
@@ -194,17 +202,17 @@ fn group(
     services.sort_unstable();
     let first = members.iter().map(|entry| entry.service).min_by_key(|service| &service.key)?;
     let hashed = *first.addresses.first()?;
-    let mine = eligible.iter().find(|node| node.name == settings.me);
     let scoped = |entry: &Entry<'_>| {
+        let covering = entry.verdict.as_ref().ok().zip(own.labels);
         let scope =
-            entry.verdict.as_ref().ok().zip(mine).and_then(|(a, me)| candidates::scope_on(a, me.labels));
+            covering.and_then(|(advertisements, labels)| candidates::scope_on(advertisements, labels));
         let scope = scope.unwrap_or(Scope::Named(BTreeSet::new()));
         entry.service.addresses.iter().map(move |address| (*address, scope.clone())).collect::<Vec<_>>()
     };
     let addresses: Addresses = members.iter().flat_map(|entry| scoped(entry)).collect();
     let id = addresses.keys().next()?;
     let (candidates, idle) = match nominate(members, eligible, serving) {
-        Ok(nodes) => (candidates_of(&nodes, members, &addresses, settings.placement), None),
+        Ok(nodes) => (candidates_of(&nodes, members, &addresses, own.placement), None),
         Err(idle) => (Vec::new(), Some(idle)),
     };
     let last = members

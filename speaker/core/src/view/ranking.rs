@@ -57,6 +57,21 @@ impl Candidates {
         self.iter().next()
     }
 
+    /// The candidate that is this node.
+    pub fn get(&self, node: &str) -> Option<&Candidate> {
+        self.place(node).and_then(|place| self.nodes.get(place))
+    }
+
+    /// How many come before this node.
+    pub fn position(&self, node: &str) -> Option<usize> {
+        let place = u16::try_from(self.place(node)?).ok()?;
+        self.order.iter().position(|other| *other == place)
+    }
+
+    fn place(&self, node: &str) -> Option<usize> {
+        self.nodes.binary_search_by(|candidate: &Candidate| (*candidate.node).cmp(node)).ok()
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.order.len()
@@ -69,7 +84,7 @@ impl Candidates {
 
     /// Whether `node` is one.
     pub fn contains(&self, node: &str) -> bool {
-        self.nodes.binary_search_by(|candidate: &Candidate| (*candidate.node).cmp(node)).is_ok()
+        self.place(node).is_some()
     }
 }
 
