@@ -11,8 +11,10 @@
 //! [`status`](crate::status), never from here.
 
 mod beacons;
+mod clocks;
 mod ports;
 mod told;
+mod turns;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -23,19 +25,22 @@ use announce::beacon::Keyring;
 use announce::link::{Link, LinkIndex};
 use announce::ownership::{self, Conflict, Counts, Ownership};
 use announce::responder::{self, Purpose, Responder};
-use announce::view::{GroupId, NodeName, View};
+use announce::view::{Addresses, GroupId, NodeName, View};
 use runtime::heartbeat::Heartbeat;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::{Metrics, PerAddress};
 use beacons::{Beacons, Heard};
+use clocks::Clocks;
 pub(crate) use ports::Closed;
 use ports::Ports;
 use told::{Change, Told};
 
 /// Frames that wait for the driver; more are dropped and counted.
 const QUEUE: usize = 4_096;
+/// How often it publishes what it does while it is behind.
+const PUBLISH: Duration = Duration::from_millis(50);
 
 /// How often sockets are checked.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -147,12 +152,14 @@ struct State {
     announced: Told,
     view_known: bool,
     changed: bool,
+    /// Something is decided and not carried out yet.
+    behind: bool,
+    published: Option<Instant>,
+    clocks: Clocks,
     /// What was told of speakers that are not heard.
     blocked: usize,
     counts: Counts,
     alive: usize,
-    /// How many requests were answered.
-    answers: u64,
     /// When sockets are checked again.
     check: Instant,
     /// What the kernel has dropped on the sockets that are open.
@@ -177,10 +184,12 @@ impl State {
             announced: Told::default(),
             view_known: false,
             changed: false,
+            behind: false,
+            published: None,
+            clocks: Clocks::new(),
             blocked: 0,
             counts: Counts::default(),
             alive: 0,
-            answers: 0,
             check: Instant::now(),
             kernel_drops: 0,
             driver,
@@ -204,12 +213,12 @@ impl State {
                     leave_by = now.checked_add(Ownership::handover_time());
                     self.tell_ownership(now, ownership::Input::Shutdown);
                 }
-                // Before anything that was received: a speaker that was stopped must notice that first.
-                () = sleep_until(deadline) => self.deadline(Instant::now()),
+                () = sleep_until(deadline), if !self.behind => self.time_came(),
+                // What others do on this thread comes before the next turn.
+                () = tokio::task::yield_now(), if self.behind => self.go_on(deadline),
                 Some(heard) = self.heard.recv() => {
-                    let now = Instant::now();
-                    self.catch_up(now);
-                    self.tell_ownership(now, ownership::Input::Message(heard.from, heard.message));
+                    self.catch_up(Instant::now());
+                    self.heard(heard);
                 }
                 Some(frame) = self.frames.recv() => self.frames_came(frame),
                 Ok(()) = self.driver.views.changed() => self.view_changed(Instant::now()),
@@ -221,11 +230,13 @@ impl State {
                 () = sleep_until(leave_by) => return Ok(()),
                 () = sleep_until(Some(check)) => self.check_sockets(Instant::now()),
             }
-            if self.changed || self.notices() {
+            let recently = |at: Instant| at.elapsed() < PUBLISH;
+            if !(self.behind && self.published.is_some_and(recently)) && (self.changed || self.notices()) {
                 self.publish();
             }
             self.count();
             if leave_by.is_some() && self.ownership.owned().is_empty() {
+                self.carry_out_all(Instant::now());
                 return Ok(());
             }
         }
@@ -235,37 +246,6 @@ impl State {
         let deadlines =
             [self.responder.next_deadline(), self.ownership.next_deadline(), self.ports.next_deadline()];
         deadlines.into_iter().flatten().min()
-    }
-
-    fn frames_came(&mut self, first: Received) {
-        let now = Instant::now();
-        self.catch_up(now);
-        let mut next = Some(first);
-        while let Some(Received { at, link, len, bytes }) = next {
-            let frame = bytes.get(..len).unwrap_or(&bytes);
-            let answers = self.answers;
-            self.tell_responder(now, responder::Input::Frame(link, frame));
-            self.carry_out(now);
-            if self.answers != answers {
-                self.driver.metrics.answer_latency.0.observe(at.elapsed().as_secs_f64());
-            }
-            next = self.frames.try_recv().ok();
-        }
-    }
-
-    /// Time first, then what was received: a speaker that was stopped must not answer before it has noticed.
-    fn catch_up(&mut self, now: Instant) {
-        if self.ownership.next_deadline().is_some_and(|at| at <= now) {
-            self.deadline(now);
-        }
-    }
-
-    fn deadline(&mut self, now: Instant) {
-        self.ports.retry(now);
-        self.publish_closed();
-        self.tell_ownership(now, ownership::Input::Deadline);
-        self.tell_responder(now, responder::Input::Deadline);
-        self.carry_out(now);
     }
 
     /// What no event tells of. This is also why the driver has a turn at least this often.
@@ -295,7 +275,8 @@ impl State {
         let Some(view) = self.driver.views.borrow_and_update().clone() else { return };
         self.view = Arc::clone(&view);
         self.view_known = true;
-        self.tell_ownership(now, ownership::Input::View(view));
+        self.ownership.handle(now, ownership::Input::View(view));
+        self.carry_out_all(now);
         // Groups that stay may have got other addresses or links.
         let stay: Vec<GroupId> = self.announced.groups().collect();
         self.announce(now, stay);
@@ -314,29 +295,17 @@ impl State {
         }
     }
 
-    /// Does what both machines ask for, until neither asks for anything.
-    fn carry_out(&mut self, now: Instant) {
-        loop {
-            if let Some(output) = self.ownership.poll_output() {
-                self.decided(now, output);
-            } else if let Some(output) = self.responder.poll_output() {
-                self.wire(now, output);
-            } else {
-                return;
-            }
-        }
-    }
-
     fn wire(&mut self, now: Instant, output: responder::Output) {
         match output {
             responder::Output::Transmit { link, frame, address, purpose } => {
-                self.ports.send(link, &frame);
+                if !self.ports.send(link, &frame) {
+                    return self.tell_responder(now, responder::Input::Unsent(link, address, purpose));
+                }
                 match purpose {
                     Purpose::Answer => {
                         let counters = self.counters.of(address);
                         counters.requests.inc();
                         counters.responses.inc();
-                        self.answers = self.answers.wrapping_add(1);
                     }
                     Purpose::Gratuitous => {
                         self.counters.of(address).gratuitous.inc();
@@ -357,6 +326,9 @@ impl State {
             responder::Output::Unanswered(address) => {
                 self.changed = true;
                 self.ownership.handle(now, ownership::Input::Unanswered(address));
+            }
+            responder::Output::Unasked(address) => {
+                self.ownership.handle(now, ownership::Input::Unasked(address));
             }
         }
     }
@@ -397,10 +369,16 @@ impl State {
 
     /// Brings the responder in line with the addresses that owned groups have now.
     fn announce(&mut self, now: Instant, ids: Vec<GroupId>) {
+        let me = &self.driver.ownership.me;
         let wanted = |id: GroupId| {
-            let group = self.view.groups.get(&id);
             let announced = |address| self.ownership.is_announced(address);
-            (id, group.map(|group| group.addresses.only(announced)).unwrap_or_default())
+            let wanted = match self.view.groups.get(&id) {
+                None => Addresses::default(),
+                Some(group) if group.admits(me) => group.addresses.only(announced),
+                // It is being handed over, because of what decides about links, perhaps: those stay until it is gone.
+                Some(group) => self.announced.with_links_kept(id, &group.addresses.only(announced)),
+            };
+            (id, wanted)
         };
         let wanted = ids.into_iter().map(wanted).collect();
         let changes = self.announced.align(wanted);
@@ -422,7 +400,7 @@ impl State {
     }
 
     fn publish(&mut self) {
-        self.changed = false;
+        (self.changed, self.published) = (false, Some(Instant::now()));
         let owned = self.ownership.owned().clone();
         self.driver.metrics.conflicts(self.ownership.conflicts().len());
         self.driver.metrics.counted(self.counts, self.ownership.peers_alive(), self.blocked);
@@ -437,7 +415,7 @@ impl State {
             owned,
             conflicts,
             over: self.ownership.over().clone(),
-            added: self.ownership.added().clone(),
+            added: self.ownership.added(),
             blocked,
         };
         self.driver.published.send_if_modified(|known| {

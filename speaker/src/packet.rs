@@ -147,6 +147,11 @@ impl PacketSocket {
         kernel_drops(self.socket.get_ref())
     }
 
+    /// Takes a frame that has come already.
+    pub(crate) fn receive_now(&self, frame: &mut [u8]) -> Option<usize> {
+        self.socket.get_ref().read(frame).ok()
+    }
+
     /// Sends a frame now or not at all.
     pub(crate) fn send(&self, frame: &[u8]) -> io::Result<()> {
         self.socket.get_ref().send(frame).map(|_| ())

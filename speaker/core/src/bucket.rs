@@ -18,12 +18,22 @@ impl Bucket {
 
     /// Takes a token, or says when there will be one.
     pub(crate) fn take(&mut self, now: Instant) -> Result<(), Instant> {
-        let full_at = self.full_at.map_or(now, |at| at.max(now));
+        self.check(now)?;
+        self.full_at = self.full_at(now).checked_add(self.interval);
+        Ok(())
+    }
+
+    /// Whether there is a token, else when there will be one.
+    pub(crate) fn check(&self, now: Instant) -> Result<(), Instant> {
+        let full_at = self.full_at(now);
         if full_at.saturating_duration_since(now) > self.burst {
             return Err(full_at.checked_sub(self.burst).unwrap_or(now));
         }
-        self.full_at = full_at.checked_add(self.interval);
         Ok(())
+    }
+
+    fn full_at(&self, now: Instant) -> Instant {
+        self.full_at.map_or(now, |at| at.max(now))
     }
 }
 

@@ -10,10 +10,14 @@
 //! | [`phase`] | the state machine of one group |
 //! | [`interface`] | what the driver gives and is told |
 //! | [`decide`] | which event a group meets next: whose turn it is, who succeeds |
+//! | [`probing`] | asking the link who has a group's addresses, and how many groups at once |
+//! | [`views`] | what the API says anew |
+//! | [`work`] | what time brings, in slices; what follows when this speaker did not run |
 //! | [`peers`] | which speakers there are, and which live |
 //! | [`freshness`] | which messages count |
 //! | [`quota`] | how much is sent because of what others send |
 //! | [`receive`] | what messages say |
+//! | [`state`] | what is kept of a group |
 //! | [`talk`] | whom to talk with, and what is sent |
 //! | [`wire`] | what probes and other frames say about who has an address; conflicts with strangers |
 //!
@@ -24,10 +28,14 @@ mod freshness;
 mod interface;
 mod peers;
 mod phase;
+mod probing;
 mod quota;
 mod receive;
+mod state;
 mod talk;
+mod views;
 mod wire;
+mod work;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
@@ -40,6 +48,7 @@ use freshness::Tokens;
 pub use interface::{Blocked, Counts, Detection, Input, Output, Settings};
 use peers::{Directory, Heard, Peer};
 use phase::{Action, Cause, Event, Phase};
+use state::{Added, State};
 use talk::Outgoing;
 pub use wire::Conflict;
 
@@ -52,9 +61,10 @@ const GATHER: Duration = Duration::from_secs(5);
 const STAGGER: Duration = Duration::from_millis(100);
 /// Between the turns of those who could take a group that nobody owns, when the one before does not.
 const VACANCY: Duration = Duration::from_secs(2);
-/// How long a group is let alone after a peer or the wire said that it is taken.
+/// How long a group is let alone after a peer or the wire said that it is taken. Each time in a row the pause doubles.
 const REFUSAL: Duration = Duration::from_secs(1);
-/// How often a leaving owner says so.
+/// How often a leaving owner says so at first; each time that it is not answered the pause doubles, up to the interval
+/// between beacons.
 const OFFER: Duration = Duration::from_millis(20);
 /// How long it says so.
 const OFFERS: Duration = Duration::from_secs(3);
@@ -66,6 +76,12 @@ const RECONSIDERED: Duration = Duration::from_millis(200);
 /// How many groups are asked about at once: each costs broadcasts, which no other limit holds back. The others wait
 /// for their turn.
 const ASKED_AT_ONCE: usize = 512;
+/// How many groups are decided about before the driver handles what has come meanwhile.
+const SLICE: usize = 256;
+/// More takeovers and handovers than a group can see: no annotation that says more is believed.
+const HIGHEST_REMEMBERED: u64 = 1 << 40;
+/// No speaker that says more is believed. Far above the other, so that what begins there can be counted on from.
+const HIGHEST_CLAIMED: u64 = 1 << 48;
 /// The watchers of a group.
 const WATCHERS: usize = 3;
 
@@ -95,17 +111,31 @@ pub struct Ownership {
     /// What this node owns.
     mine: BTreeMap<GroupId, u64>,
     print: u64,
+    /// Groups that the link is being asked about.
     asking: BTreeSet<GroupId>,
     /// Groups that wait until fewer are asked about.
     waiting: BTreeSet<GroupId>,
-    /// Groups to look at.
+    /// Groups that are ours, and silent until the link has been asked anew.
+    fenced: BTreeSet<GroupId>,
+    /// Those of them that wait until fewer are asked about.
+    fenced_waiting: BTreeSet<GroupId>,
+    /// Groups to decide about.
     dirty: BTreeSet<GroupId>,
+    /// See [`SLICE`].
+    slice: usize,
+    /// Since when there are groups left to decide about.
+    behind: Option<Instant>,
     timers: BTreeSet<(Instant, GroupId)>,
     conflicts: BTreeMap<IpAddr, Conflict>,
     /// See [`Self::over`].
     over: BTreeSet<IpAddr>,
     /// See [`Self::added`].
-    added: BTreeSet<IpAddr>,
+    added: BTreeMap<IpAddr, Added>,
+    /// Addresses of owned groups about which the link is asked because of a speaker that cannot be talked with and seems
+    /// to have them too.
+    verified: BTreeMap<IpAddr, NodeId>,
+    /// The groups that addresses were in before, and when that changed: to others it may not have changed yet.
+    formerly: BTreeMap<(IpAddr, GroupId), Instant>,
     /// The groups of the addresses that are not the lowest of theirs, which is its name.
     higher: HashMap<IpAddr, GroupId>,
 
@@ -120,30 +150,9 @@ pub struct Ownership {
     promised: Option<Instant>,
     outputs: VecDeque<Output>,
     counts: Counts,
-}
-
-/// What is kept of a group.
-#[derive(Debug, Default)]
-struct State {
-    phase: Phase,
-    /// Addresses that the wire was asked about and that nobody has answered for.
-    pending: BTreeSet<IpAddr>,
-    /// When the phase is over.
-    until: Option<Instant>,
-    /// When to offer it to the successor again.
-    offer: Option<Instant>,
-    /// Successors that refused it, and until when that counts.
-    declined: BTreeMap<NodeId, Instant>,
-    vacant_since: Option<Instant>,
-    /// When it was announced anew for the last time.
-    reminded: Option<Instant>,
-    /// How often somebody was let go first who asked the same, since this node owned the group last.
-    gave_way: u8,
-    /// When a peer last said that it owns it no more: whom it handed it to may not have been heard yet.
-    released: Option<Instant>,
-    /// The highest epoch that was seen.
-    highest: u64,
-    timer: Option<Instant>,
+    /// Decisions about groups so far.
+    #[cfg(test)]
+    decisions: u64,
 }
 
 impl Ownership {
@@ -168,11 +177,17 @@ impl Ownership {
             print: 0,
             asking: BTreeSet::new(),
             waiting: BTreeSet::new(),
+            fenced: BTreeSet::new(),
+            fenced_waiting: BTreeSet::new(),
             dirty: BTreeSet::new(),
+            slice: SLICE,
+            behind: None,
             timers: BTreeSet::new(),
             conflicts: BTreeMap::new(),
             over: BTreeSet::new(),
-            added: BTreeSet::new(),
+            added: BTreeMap::new(),
+            verified: BTreeMap::new(),
+            formerly: BTreeMap::new(),
             higher: HashMap::new(),
             sequence: 0,
             outgoing: BTreeMap::new(),
@@ -184,6 +199,8 @@ impl Ownership {
             promised: None,
             outputs: VecDeque::new(),
             counts: Counts::default(),
+            #[cfg(test)]
+            decisions: 0,
         }
     }
 
@@ -195,6 +212,7 @@ impl Ownership {
             Input::Macs(macs) => {
                 self.macs = macs;
                 self.greet_all();
+                self.ask_on_new_links(now);
             }
             Input::Keys(keys) => {
                 self.keys = keys;
@@ -203,6 +221,8 @@ impl Ownership {
             Input::Message(from, message) => self.receive(now, from, message),
             Input::Answered(sighting) => self.answered(now, sighting),
             Input::Unanswered(address) => self.unanswered(now, address),
+            Input::Unasked(address) => self.unasked(now, address),
+            Input::Suspended => self.stalled(now),
             Input::Contested(sighting) => self.contested(now, sighting),
             Input::Shutdown => {
                 self.leaving = true;
@@ -220,13 +240,20 @@ impl Ownership {
         self.outputs.pop_front()
     }
 
+    /// The same, which stays.
+    pub fn peek_output(&self) -> Option<&Output> {
+        self.outputs.front()
+    }
+
     /// When to call [`Self::handle`] again at the latest.
     pub fn next_deadline(&self) -> Option<Instant> {
         let falls_silent = self.alive.first().and_then(|(heard, _)| heard.checked_add(self.patience()));
         let timer = self.timers.first().map(|(at, _)| *at);
         let conflict = self.conflicts.values().filter_map(|conflict| conflict.next).min();
         let settling = self.settling.filter(|_| !self.settled);
-        [falls_silent, timer, conflict, settling, self.next_beacon].into_iter().flatten().min()
+        let added = self.added.values().filter_map(|added| added.next).min();
+        let others = [falls_silent, timer, conflict, added, settling, self.next_beacon, self.behind];
+        others.into_iter().flatten().min()
     }
 
     /// Groups that this node owns, with their epochs.
@@ -245,13 +272,13 @@ impl Ownership {
     }
 
     /// Addresses that came to an owned group, and are not announced before the wire has been asked about them.
-    pub fn added(&self) -> &BTreeSet<IpAddr> {
-        &self.added
+    pub fn added(&self) -> BTreeSet<IpAddr> {
+        self.added.keys().copied().collect()
     }
 
     /// Whether an address of an owned group is announced: not if a stranger had it first, nor before that is known.
     pub fn is_announced(&self, address: IpAddr) -> bool {
-        !self.added.contains(&address) && !self.is_withheld(address)
+        !self.added.contains_key(&address) && !self.is_withheld(address)
     }
 
     fn is_withheld(&self, address: IpAddr) -> bool {
@@ -269,7 +296,7 @@ impl Ownership {
 
     /// The group that has an address.
     fn group_of(&self, address: IpAddr) -> Option<GroupId> {
-        group_in(&self.view, &self.higher, address)
+        views::group_in(&self.view, &self.higher, address)
     }
 
     /// The name of a node.
@@ -296,124 +323,6 @@ impl Ownership {
         self.settings.interval.saturating_mul(self.settings.misses.max(1))
     }
 
-    /// A speaker whose own loop was late must not trust what it did not hear meanwhile. Late by more than the
-    /// patience of others, it may have lost everything: it answers nothing before it has asked anew.
-    fn watch_own_clock(&mut self, now: Instant) {
-        let Some(promised) = self.promised else { return };
-        let late = now.saturating_duration_since(promised);
-        if late > self.patience() {
-            self.counts.stalls += 1;
-            let claimed: Vec<GroupId> = self.mine.keys().copied().collect();
-            let asking: Vec<GroupId> = self.asking.iter().copied().collect();
-            for id in asking.into_iter().chain(claimed) {
-                self.apply(now, id, Event::Stalled);
-            }
-            self.hear_all(now);
-            self.greet_all();
-            self.next_beacon = self.next_beacon.map(|_| now);
-        } else if late > self.settings.interval {
-            // Accuses nobody in this round.
-            let patience = self.settings.interval.saturating_mul(self.settings.misses.saturating_sub(1));
-            let floor = now.checked_sub(patience).unwrap_or(now);
-            self.hear_since(floor);
-        }
-    }
-
-    fn set_view(&mut self, now: Instant, view: Arc<View>) {
-        self.settling.get_or_insert_with(|| now.checked_add(SETTLE).unwrap_or(now));
-        self.gathering.get_or_insert_with(|| now.checked_add(GATHER).unwrap_or(now));
-        self.directory.names.clear();
-        self.directory.names.extend(view.speakers.keys().map(|name| (NodeId::of(name), name.clone())));
-        self.directory.macs.clone_from(&view.macs);
-        for (id, peer) in &self.peers {
-            for mac in &peer.macs {
-                self.directory.macs.entry(*mac).or_insert(*id);
-            }
-        }
-        for mac in &self.macs {
-            self.directory.macs.remove(mac);
-        }
-        // What was asked about other addresses is void.
-        let addresses = |view: &View, id: &GroupId| view.groups.get(id).map(|group| group.addresses.clone());
-        let changed = |id: &&GroupId| addresses(&self.view, id) != addresses(&view, id);
-        let void: Vec<GroupId> = self.asking.iter().filter(changed).copied().collect();
-        for id in void {
-            self.apply(now, id, Event::Stalled);
-        }
-        let before = std::mem::replace(&mut self.view, view);
-        let view = Arc::clone(&self.view);
-        let higher_before = std::mem::take(&mut self.higher);
-        let group_before = |address| group_in(&before, &higher_before, address);
-        for group in view.groups.values() {
-            let higher = group.addresses.keys().filter(|address| *address != group.id);
-            self.higher.extend(higher.map(|address| (address, group.id)));
-        }
-        self.recognise(now);
-        for (id, group) in &view.groups {
-            let old = before.groups.get(id);
-            if old.is_some_and(|old| Arc::ptr_eq(old, group)) && before.placed.get(id) == view.placed.get(id)
-            {
-                continue;
-            }
-            self.dirty.insert(*id);
-            let state = self.groups.entry(*id).or_default();
-            if let Some((_, epoch)) = &group.last {
-                state.highest = state.highest.max(*epoch);
-            }
-            if old.is_none() {
-                self.inherit(now, *id, &before);
-            }
-            if self.mine.contains_key(id) {
-                self.ask_about_added(group, group_before);
-            }
-        }
-        self.leave_to_others();
-        for id in before.groups.keys().filter(|id| !view.groups.contains_key(id)) {
-            self.dirty.insert(*id);
-        }
-        // Whether a speaker is ready decides about turns everywhere.
-        if before.speakers != view.speakers {
-            self.dirty.extend(view.groups.keys());
-        }
-        self.choose_talk(now);
-    }
-
-    /// A group whose lowest address changed is a new one to the protocol; to its users it is the same. Who owned
-    /// the old one has the new one too.
-    fn inherit(&mut self, now: Instant, id: GroupId, before: &View) {
-        let Some(group) = self.view.groups.get(&id) else { return };
-        let owned = |old: &GroupId| {
-            let old = before.groups.get(old)?;
-            let shared = group.addresses.keys().any(|address| old.addresses.contains(address));
-            let epoch = self.mine.get(&old.id)?;
-            shared.then_some(*epoch)
-        };
-        let Some(epoch) = self.mine.keys().filter_map(owned).max() else { return };
-        if group.admits(&self.settings.me) {
-            self.apply(now, id, Event::Invited { epoch });
-        }
-    }
-
-    /// Everything that time brings.
-    fn advance(&mut self, now: Instant) {
-        self.notice_silence(now);
-        self.settle(now);
-        self.beacon(now);
-        self.reprobe(now);
-        while let Some((at, id)) = self.timers.first().copied()
-            && at <= now
-        {
-            self.timers.remove(&(at, id));
-            if let Some(state) = self.groups.get_mut(&id) {
-                state.timer = None;
-            }
-            self.dirty.insert(id);
-        }
-        while let Some(id) = self.dirty.pop_first() {
-            self.look_at(now, id);
-        }
-    }
-
     fn settle(&mut self, now: Instant) {
         let Some(until) = self.settling.filter(|_| !self.settled) else { return };
         let heard = |id: &NodeId| self.peers.get(id).is_some_and(|peer| peer.heard.is_some());
@@ -436,33 +345,36 @@ impl Ownership {
             return;
         }
         let until = state.until.take();
-        state.offer = None;
+        (state.offer, state.lives, state.unasked) = (None, None, false);
         match after {
             Phase::Refused => {
-                let pause = if event == Event::Outbid {
-                    state.gave_way = 0;
-                    self.settings.interval.saturating_mul(3)
-                } else {
-                    REFUSAL
-                };
-                state.until = now.checked_add(pause);
+                state.until = now.checked_add(state.refused(event, self.settings.interval));
+                if let Phase::Asking { cause: Cause::Takeover(owner), .. } = before {
+                    state.lives = self.directory.names.get(&owner).cloned();
+                }
             }
             Phase::Leaving { .. } => {
                 // However many successors are tried in turn.
                 let leaving = matches!(before, Phase::Leaving { .. });
-                state.until = until.filter(|_| leaving).or_else(|| now.checked_add(OFFERS));
-                state.offer = Some(now);
+                state.until = until.filter(|_| leaving);
+                (state.offer, state.offers) = (Some(now), 0);
             }
             Phase::Owning { epoch } => {
                 state.highest = state.highest.max(epoch);
                 state.vacant_since = None;
-                state.gave_way = 0;
+                (state.gave_way, state.refusals) = (0, 0);
                 if before.claimed().is_none() {
                     state.declined.clear();
                 }
             }
             Phase::Idle => state.declined.clear(),
             Phase::Asking { .. } => {}
+        }
+        if after.is_fenced() {
+            self.fenced.insert(id);
+        } else if before.is_fenced() {
+            self.fenced.remove(&id);
+            self.fenced_waiting.remove(&id);
         }
         self.count(before, event);
         for action in actions {
@@ -513,10 +425,15 @@ impl Ownership {
     }
 }
 
-/// The group of a view that has an address; `higher` has the groups of those that are not the lowest of theirs.
-fn group_in(view: &View, higher: &HashMap<IpAddr, GroupId>, address: IpAddr) -> Option<GroupId> {
-    let lowest = || view.groups.get(&address).filter(|group| group.addresses.contains(address));
-    higher.get(&address).copied().or_else(|| lowest().map(|group| group.id))
+/// An epoch as a speaker tells it. What no history can have led to counts for nothing: whoever took it up could not be
+/// followed.
+fn plausible(epoch: u64) -> u64 {
+    if epoch > HIGHEST_CLAIMED { 0 } else { epoch }
+}
+
+/// The same as the API tells it.
+fn remembered(epoch: u64) -> u64 {
+    if epoch > HIGHEST_REMEMBERED { 0 } else { epoch }
 }
 
 #[cfg(test)]

@@ -5,9 +5,10 @@
 //! [`Output`]s until there are none, and calls again at [`Responder::next_deadline`] at the latest.
 //! It does not decide who owns what; that is [`ownership`](crate::ownership).
 
+mod announced;
 mod probe;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,7 @@ use crate::frame::{Dropped, Frame};
 use crate::link::{Link, LinkIndex, Scope};
 use crate::ndp::{self, Ndp};
 use crate::schedule::{Due, Form, Schedule};
+use announced::Announced;
 pub use probe::Plan;
 use probe::Probe;
 
@@ -33,8 +35,8 @@ pub enum Input<'a> {
     Announce(IpAddr, Scope),
     /// Answer for this address no more.
     Withdraw(IpAddr),
-    /// Ask the wire who has this address; ends with [`Output::Answered`] or [`Output::Unanswered`], to which the
-    /// driver replies by `Announce` or `CancelProbe`.
+    /// Ask the wire who has this address; ends with [`Output::Answered`], [`Output::Unanswered`] or [`Output::Unasked`], to
+    /// which the driver replies by `Announce` or `CancelProbe`.
     Probe(IpAddr, Scope, Plan),
     /// Ask no more.
     CancelProbe(IpAddr),
@@ -42,6 +44,8 @@ pub enum Input<'a> {
     Defend(IpAddr),
     /// Announce this address as if it were new; nothing if it is not announced.
     Remind(IpAddr),
+    /// A link did not take a frame of [`Output::Transmit`] about this address.
+    Unsent(LinkIndex, IpAddr, Purpose),
     /// A frame came in.
     Frame(LinkIndex, &'a [u8]),
     /// Nothing but time has passed.
@@ -72,6 +76,8 @@ pub enum Output {
     Answered(Sighting),
     /// Nobody answered a probe.
     Unanswered(IpAddr),
+    /// No link took the questions of a probe.
+    Unasked(IpAddr),
 }
 
 /// Why a frame is sent; the label of a metric.
@@ -110,9 +116,13 @@ pub struct Responder {
     own: Vec<EthernetAddress>,
     announced: HashMap<IpAddr, Announced>,
     probes: BTreeMap<IpAddr, Probe>,
+    /// When to go on with which of them.
+    due: BTreeSet<(Instant, IpAddr)>,
     /// Counts starts of schedules, so that a schedule knows what is void.
     generation: u32,
     nonces: u64,
+    /// Answers, which go before everything else.
+    answers: VecDeque<Output>,
     outputs: VecDeque<Output>,
 }
 
@@ -125,25 +135,6 @@ struct Port {
     groups: BTreeMap<Ipv6Addr, u32>,
 }
 
-#[derive(Debug)]
-struct Announced {
-    scope: Scope,
-    /// The links that it is announced on, each with the generation of its schedule there. Mostly one, of thousands of
-    /// addresses: a tree would take ten times the memory.
-    links: Vec<(LinkIndex, u32)>,
-    defended: Option<Instant>,
-}
-
-impl Announced {
-    fn indices(&self) -> impl Iterator<Item = LinkIndex> {
-        self.links.iter().map(|(index, _)| *index)
-    }
-
-    fn generation(&self, index: LinkIndex) -> Option<u32> {
-        self.links.iter().find(|(link, _)| *link == index).map(|(_, generation)| *generation)
-    }
-}
-
 impl Responder {
     /// With nothing to announce. `seed` makes the nonces of duplicate address detection (RFC 7527) differ from
     /// those of other nodes.
@@ -153,8 +144,10 @@ impl Responder {
             own: Vec::new(),
             announced: HashMap::new(),
             probes: BTreeMap::new(),
+            due: BTreeSet::new(),
             generation: 0,
             nonces: seed,
+            answers: VecDeque::new(),
             outputs: VecDeque::new(),
         }
     }
@@ -191,6 +184,10 @@ impl Responder {
                 self.remind(now, address);
                 Ok(())
             }
+            Input::Unsent(link, address, purpose) => {
+                self.unsent(now, link, address, purpose);
+                Ok(())
+            }
             Input::Frame(link, bytes) => self.frame(link, bytes),
             Input::Deadline => Ok(()),
         };
@@ -200,13 +197,18 @@ impl Responder {
 
     /// What is to be done next.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        self.poll_answer().or_else(|| self.outputs.pop_front())
+    }
+
+    /// The next answer to a question of somebody else.
+    pub fn poll_answer(&mut self) -> Option<Output> {
+        self.answers.pop_front()
     }
 
     /// When to call [`Self::handle`] again at the latest.
     pub fn next_deadline(&self) -> Option<Instant> {
         let schedules = self.ports.values().filter_map(|port| port.schedule.next_deadline());
-        schedules.chain(self.probes.values().filter_map(|probe| probe.next)).min()
+        schedules.chain(self.due.first().map(|(at, _)| *at)).min()
     }
 
     /// Whether it answers for `address`.
@@ -380,7 +382,7 @@ impl Responder {
         let for_us = arp.destination.is_broadcast() || arp.destination == port.link.mac;
         let announcement = arp.sender == arp.target;
         if arp.request && for_us && !announcement && self.answers(index, arp.target.into()) {
-            self.outputs.push_back(Output::Transmit {
+            self.answers.push_back(Output::Transmit {
                 link: index,
                 frame: arp::reply(port.link.mac, arp),
                 address: arp.target.into(),
@@ -420,7 +422,7 @@ impl Responder {
                     ndp::solicited_advertisement(mac, link_local, target, source, to)
                 };
                 let address = target.into();
-                self.outputs.push_back(Output::Transmit {
+                self.answers.push_back(Output::Transmit {
                     link: index,
                     frame,
                     address,
@@ -439,11 +441,11 @@ impl Responder {
     fn sighted(&mut self, link: LinkIndex, mac: EthernetAddress, address: IpAddr, probing: bool) {
         let Some(ours) = self.ports.get(&link).map(|port| port.link.mac) else { return };
         let sighting = Sighting { address, mac, ours, link, probing };
-        let open = |probe: &&mut Probe| probe.next.is_some() && probe.links.contains(&sighting.link);
-        if let Some(probe) = self.probes.get_mut(&sighting.address).filter(open) {
+        let open = |probe: &&Probe| probe.is_open() && probe.links.contains(&sighting.link);
+        if self.probes.get(&sighting.address).as_ref().is_some_and(open) {
             // Who only asks as well has not answered: somebody else still may.
             if !sighting.probing {
-                probe.next = None;
+                self.set_next(sighting.address, None);
             }
             self.outputs.push_back(Output::Answered(sighting));
         } else if !sighting.probing && self.answers(sighting.link, sighting.address) {
@@ -480,15 +482,6 @@ impl Port {
                 ndp::router_advertisement(mac, self.link.link_local?, address)
             }
         })
-    }
-}
-
-impl Link {
-    /// Whether what we say on this link stays the same when it becomes `new`.
-    fn announces_as(&self, new: &Self) -> bool {
-        let Self { index, name, mac, broadcast, link_local, subnets: _, carrier_ups } = self;
-        (index, name, mac, broadcast, link_local, carrier_ups)
-            == (&new.index, &new.name, &new.mac, &new.broadcast, &new.link_local, &new.carrier_ups)
     }
 }
 

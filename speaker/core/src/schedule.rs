@@ -7,8 +7,9 @@
 //!
 //! The early waves make up for lost frames; 1.1 s because a Linux before 4.11 ignores a changed address for one
 //! second; the refresh keeps switches and routers from forgetting a silent address (checklist C2, C3).
-//! A token bucket limits the frames per second (C4); probes and answers, which somebody waits for, are not counted. Where more is due than it lets through, first waves go
-//! before later ones, and those before refreshes.
+//! Token buckets limit the frames per second (C4): after a claim clients wait for them, so there may be many more than of
+//! refreshes; where the link does not take them, no more than of those. Probes and answers are not counted. Where more is
+//! due than may be sent, first waves go before later ones, and those before refreshes.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -26,9 +27,15 @@ const WAVES: [Duration; 6] = [
     Duration::from_secs(5),
 ];
 const REFRESH: Duration = Duration::from_secs(60);
-/// 200 frames per second and link.
-const FRAME_INTERVAL: Duration = Duration::from_millis(5);
+/// 1 000 frames per second and link.
+const FRAME_INTERVAL: Duration = Duration::from_millis(1);
+/// 200 refreshes per second and link, or of all frames on a link that does not take more.
+const REFRESH_INTERVAL: Duration = Duration::from_millis(5);
 const BURST: u32 = 40;
+/// For how long a link that did not take a frame gets fewer.
+const CONGESTED: Duration = Duration::from_secs(1);
+/// The least urgent of the queues.
+const REFRESHES: usize = 3;
 /// Frames for which an empty queue keeps room.
 const KEPT: usize = 64;
 
@@ -58,7 +65,9 @@ pub(crate) struct Schedule {
     timers: BinaryHeap<Reverse<(Instant, Due)>>,
     /// By urgency: first form and second form of first waves, later waves, refreshes.
     ready: [VecDeque<Due>; 4],
-    bucket: Bucket,
+    all: Bucket,
+    refreshes: Bucket,
+    congested_until: Option<Instant>,
     blocked_until: Option<Instant>,
 }
 
@@ -67,7 +76,9 @@ impl Schedule {
         Self {
             timers: BinaryHeap::new(),
             ready: Default::default(),
-            bucket: Bucket::new(FRAME_INTERVAL, BURST),
+            all: Bucket::new(FRAME_INTERVAL, BURST),
+            refreshes: Bucket::new(REFRESH_INTERVAL, BURST),
+            congested_until: None,
             blocked_until: None,
         }
     }
@@ -82,7 +93,7 @@ impl Schedule {
             (0, Form::First) => 0,
             (0, Form::Second) => 1,
             (1..=5, _) => 2,
-            _ => 3,
+            _ => REFRESHES,
         };
         self.ready[urgency].push_back(due);
     }
@@ -102,7 +113,7 @@ impl Schedule {
                     self.ready[urgency].pop_front();
                     continue;
                 }
-                if let Err(at) = self.bucket.take(now) {
+                if let Err(at) = self.take(now, urgency == REFRESHES) {
                     self.blocked_until = Some(at);
                     return None;
                 }
@@ -114,6 +125,20 @@ impl Schedule {
             self.ready[urgency].shrink_to(KEPT);
         }
         None
+    }
+
+    /// Takes the tokens for a frame, or says when there will be some.
+    fn take(&mut self, now: Instant, refresh: bool) -> Result<(), Instant> {
+        if refresh || self.congested_until.is_some_and(|until| now < until) {
+            self.all.check(now)?;
+            self.refreshes.take(now)?;
+        }
+        self.all.take(now)
+    }
+
+    /// The link did not take a frame: its queue is full.
+    pub(crate) fn congested(&mut self, now: Instant) {
+        self.congested_until = now.checked_add(CONGESTED);
     }
 
     /// Schedules what comes after `due`: the other form at once, else the next wave.
@@ -171,15 +196,49 @@ mod tests {
         assert_eq!(times[12..], [65_000, 125_000]);
     }
 
-    #[test]
-    fn a_thousand_addresses_keep_to_two_hundred_frames_a_second_and_first_waves_go_first() {
-        let (start, mut schedule) = (Instant::now(), Schedule::new());
-        for n in 0..1_000_u32 {
+    fn many(schedule: &mut Schedule, start: Instant, count: u32) {
+        for n in 0..count {
             schedule.start(start, IpAddr::V4((0x0a00_0000 + n).into()), 1);
         }
+    }
+
+    #[test]
+    fn a_thousand_addresses_are_announced_first_within_a_second_and_nothing_exceeds_a_thousand_a_second() {
+        let (start, mut schedule) = (Instant::now(), Schedule::new());
+        many(&mut schedule, start, 1_000);
         let sent = run(&mut schedule, start, Duration::from_secs(5));
-        assert!(sent.len() <= 200 * 5 + BURST as usize, "{}", sent.len());
+        assert!(sent.len() <= 1_000 * 5 + BURST as usize, "{}", sent.len());
         assert!(sent[..1_000].iter().all(|(_, due)| due.wave == 0 && due.form == Form::First));
+        assert!(sent[999].0 <= 1_000, "{} ms", sent[999].0);
+    }
+
+    #[test]
+    fn refreshes_keep_to_two_hundred_a_second_and_do_not_delay_a_first_announcement() {
+        let (start, mut schedule) = (Instant::now(), Schedule::new());
+        many(&mut schedule, start, 2_000);
+        let sent = run(&mut schedule, start, Duration::from_secs(120));
+        let refreshes: Vec<u128> = sent.iter().filter(|(_, due)| due.wave >= 6).map(|(at, _)| *at).collect();
+        assert!(refreshes.len() >= 2_000);
+        let window = |from: u128| refreshes.iter().filter(|at| (from..from + 1_000).contains(*at)).count();
+        let most = (0..120).map(|second| window(second * 1_000)).max().unwrap();
+        assert!(most <= 200 + BURST as usize, "{most}");
+        // While refreshes wait for their turn, who is claimed does not.
+        let now = start + Duration::from_secs(120);
+        while schedule.pop(now, |_| Some(1)).is_some() {}
+        schedule.start(now, "10.9.9.9".parse().unwrap(), 1);
+        let next = schedule.pop(now + FRAME_INTERVAL, |_| Some(1)).unwrap();
+        assert_eq!((next.address, next.wave), ("10.9.9.9".parse().unwrap(), 0));
+    }
+
+    #[test]
+    fn a_link_that_does_not_take_a_frame_gets_two_hundred_a_second_for_a_while() {
+        let (start, mut schedule) = (Instant::now(), Schedule::new());
+        many(&mut schedule, start, 4_000);
+        schedule.congested(start);
+        let sent = run(&mut schedule, start, Duration::from_millis(1_999));
+        let before = sent.iter().filter(|(at, _)| *at < 1_000).count();
+        assert!(before <= 200 + BURST as usize, "{before}");
+        assert!(sent.len() - before > 900, "{}", sent.len());
     }
 
     #[test]

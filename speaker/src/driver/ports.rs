@@ -17,6 +17,8 @@ use crate::packet::{PacketSocket, Protocol};
 
 /// As much of a received frame as is read: neighbour discovery with all the options that anybody sends.
 pub(crate) const LONGEST: usize = 256;
+/// How many frames are read at once.
+const AT_ONCE: usize = 256;
 /// A socket that cannot be opened is tried again after this time: links come before their addresses do.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -91,14 +93,33 @@ impl Ports {
         self.ports.values().filter_map(|port| port.retry).min()
     }
 
-    pub(crate) fn send(&self, link: LinkIndex, frame: &Frame) {
+    /// Frames that have come and that nobody has read yet, not too many.
+    pub(crate) fn unread(&self) -> Vec<Received> {
+        let mut frames = Vec::new();
+        for (link, port) in &self.ports {
+            for open in port.sockets.values() {
+                let mut bytes = [0; LONGEST];
+                while frames.len() < AT_ONCE
+                    && let Some(len) = open.socket.receive_now(&mut bytes)
+                {
+                    frames.push(Received { at: Instant::now(), link: *link, len, bytes });
+                }
+            }
+        }
+        frames
+    }
+
+    /// Whether the link has taken the frame.
+    pub(crate) fn send(&self, link: LinkIndex, frame: &Frame) -> bool {
         let bytes = frame.as_bytes();
         let protocol = if bytes.get(12..14) == Some(&[0x08, 0x06]) { Protocol::Arp } else { Protocol::Ndp };
         let open = self.ports.get(&link).and_then(|port| port.sockets.get(&protocol));
-        // A full send queue and a link that is just going down are alike: the schedule says it again.
-        if open.is_none_or(|open| open.socket.send(bytes).is_err()) {
+        // A full send queue and a link that is just going down are alike: it is sent again.
+        let sent = open.is_some_and(|open| open.socket.send(bytes).is_ok());
+        if !sent {
             self.metrics.send_errors.inc();
         }
+        sent
     }
 
     /// How many frames the kernel has dropped on the sockets that are open.

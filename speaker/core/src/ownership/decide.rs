@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::peers::Liveness;
 use super::phase::{Cause, Event, Phase};
-use super::{OFFER, Ownership, STAGGER, State, VACANCY, WATCHERS};
+use super::{OFFER, OFFERS, Ownership, REFUSAL, STAGGER, State, VACANCY, WATCHERS, plausible};
 use crate::beacon::{NodeId, Stake};
 use crate::placement::Placement;
 use crate::view::{Group, GroupId};
@@ -40,6 +40,10 @@ impl Ownership {
     /// Lets a group meet whatever events are due.
     pub(super) fn look_at(&mut self, now: Instant, id: GroupId) {
         // Few transitions follow from one another; the bound is for a mistake in the rules.
+        #[cfg(test)]
+        {
+            self.decisions += 1;
+        }
         for _ in 0..8 {
             match self.next(now, id) {
                 Next::Event(event) => self.apply(now, id, event),
@@ -80,20 +84,32 @@ impl Ownership {
                 Some(group) => self.turn(now, group),
                 None => Next::Wait(None),
             },
-            Phase::Refused => match state.until {
-                Some(at) if now < at => Next::Wait(Some(at)),
-                _ => Next::Event(Event::Due),
-            },
+            Phase::Refused => self.wait(now, id),
             Phase::Asking { cause, epoch } => self.go_on_asking(now, id, group, cause, epoch),
             Phase::Owning { epoch } => self.keep(now, id, group, epoch),
             Phase::Leaving { epoch, to } => self.leave(now, id, group, epoch, to),
         }
     }
 
+    /// A group that was refused is let alone for a while.
+    fn wait(&mut self, now: Instant, id: GroupId) -> Next {
+        let heard = |(_, owner)| self.liveness(now, owner) == Liveness::Alive;
+        let is_heard = self.best_claim(id).is_some_and(heard);
+        let Some(state) = self.groups.get_mut(&id) else { return Next::Wait(None) };
+        if is_heard && state.lives.is_some() {
+            // If it dies from now on, that is news.
+            state.refused_no_longer_than(now.checked_add(REFUSAL).unwrap_or(now));
+        }
+        match state.until {
+            Some(at) if now < at => Next::Wait(Some(at)),
+            _ => Next::Event(Event::Due),
+        }
+    }
+
     /// Which peers claim the group, with their epochs.
     pub(super) fn claims_of(&self, id: GroupId) -> impl Iterator<Item = (NodeId, u64)> {
         let claims = self.claimed.range((id, NodeId(u64::MIN))..=(id, NodeId(u64::MAX)));
-        claims.map(|((_, node), epoch)| (*node, *epoch))
+        claims.map(|((_, node), epoch)| (*node, plausible(*epoch)))
     }
 
     /// The best claim of a peer to the group.
@@ -141,7 +157,7 @@ impl Ownership {
         }
         let Some(group) = group else { return Next::Event(Event::Gone) };
         let successor = self.successor(now, group);
-        if successor.is_some() && group.addresses.keys().any(|address| self.added.contains(&address)) {
+        if successor.is_some() && group.addresses.keys().any(|address| self.added.contains_key(&address)) {
             // Who is handed a group does not ask; it takes no longer than a few hundred milliseconds.
             return Next::Wait(None);
         }
@@ -151,6 +167,10 @@ impl Ownership {
             return Next::Event(Event::Unwanted { successor });
         }
         let willing = successor.filter(|successor| !successor.refused).map(|successor| successor.id);
+        let came = self.groups.get(&id).and_then(|state| state.came).filter(|came| now < came.until);
+        if let Some(came) = came.filter(|came| willing == Some(came.from)) {
+            return Next::Wait(Some(came.until));
+        }
         let unwanted = if self.withholds(group) {
             false
         } else if self.view.placement == Placement::Hash {
@@ -191,14 +211,20 @@ impl Ownership {
             return Next::Event(Event::Unwanted { successor });
         }
         let Some(state) = self.groups.get_mut(&id) else { return Next::Wait(None) };
-        if state.until.is_none_or(|at| at <= now) {
+        // Only a process that is to stop has no time.
+        let stops = self.leaving.then(|| now.checked_add(OFFERS)).flatten();
+        state.until = stops.map(|stops| state.until.unwrap_or(stops));
+        if state.until.is_some_and(|at| at <= now) {
             return Next::Event(Event::Due);
         }
         if state.offer.is_none_or(|at| at <= now) {
-            state.offer = now.checked_add(OFFER);
+            let pause = OFFER.saturating_mul(1 << state.offers.min(8)).min(self.settings.interval);
+            state.offers = state.offers.saturating_add(1);
+            state.offer = now.checked_add(pause);
             self.outgoing.entry(to).or_default().leaves.push(Stake { group: id, epoch });
         }
-        Next::Wait(self.groups.get(&id).and_then(|state| state.offer.min(state.until)))
+        let state = self.groups.get(&id);
+        Next::Wait(state.and_then(|state| [state.offer, state.until].into_iter().flatten().min()))
     }
 
     /// Whether this node has no link on the subnet of the group's addresses any more, and `other` has.
@@ -218,7 +244,7 @@ impl Ownership {
     fn successor(&self, now: Instant, group: &Group) -> Option<Successor> {
         let refused = |id| self.has_refused(now, group.id, id);
         let placed = self.placed(group);
-        let fit = self.peers.keys().copied().filter(|id| self.is_fit(now, *id));
+        let fit = self.alive.ids().filter(|id| self.is_fit(now, *id));
         let best = group.candidates.first_by(fit, |candidate| {
             let generation = self.view.speakers.get(&candidate.node).map_or(0, |s| s.generation);
             let id = candidate.id;
@@ -253,6 +279,9 @@ impl Ownership {
             match self.liveness(now, owner) {
                 Liveness::Alive => {
                     self.set_vacant_since(group.id, None);
+                    if let Some(state) = self.groups.get_mut(&group.id) {
+                        state.refusals = 0;
+                    }
                     return Next::Wait(None);
                 }
                 Liveness::Silent(since) => {
@@ -355,6 +384,6 @@ impl Ownership {
 
     /// How long a leaving speaker lets its successors have.
     pub const fn handover_time() -> Duration {
-        super::OFFERS
+        OFFERS
     }
 }

@@ -52,6 +52,10 @@ pub enum Input {
     Answered(Sighting),
     /// Nobody answered a probe.
     Unanswered(IpAddr),
+    /// The questions of a probe could not be sent.
+    Unasked(IpAddr),
+    /// The node was suspended, or its virtual machine was: time has passed that the clock did not count.
+    Suspended,
     /// Somebody claims, on the wire, an address that is announced.
     Contested(Sighting),
     /// The process is to stop: hand everything over.

@@ -220,6 +220,10 @@ impl Heard {
         self.at.len()
     }
 
+    pub(super) fn ids(&self) -> impl Iterator<Item = NodeId> {
+        self.at.keys().copied()
+    }
+
     /// The peer that was not heard for the longest time, and when it was heard.
     pub(super) fn first(&self) -> Option<(Instant, NodeId)> {
         self.order.first().copied()

@@ -6,7 +6,7 @@
 //!   │   ▲ ▲                       │   ▲                      │ │ │    │ Wanted,
 //!   │   │ │ Due    Taken, Nacked, │   │ Stalled (withdraws)  │ │ │    │ Nacked
 //!   │   │ └─ Refused ◄────────────┘   └──────────────────────┘ │ │    │
-//!   │   │           Outbid                                     │ └► Leaving
+//!   │   │        Outbid, Unasked                               │ └► Leaving
 //!   │   └───────────────────────── Outbid, Gone, (Unwanted) ◄──┘ Unwanted│
 //!   │   └─────────────── Outbid (the successor claims), Gone, Stalled, Due
 //!   └ Invited: straight to Owning, without asking, since the owner itself hands over
@@ -68,6 +68,8 @@ pub(super) enum Event {
     Stalled,
     /// The group is no more, or nobody may announce it.
     Gone,
+    /// The link could not be asked.
+    Unasked,
     /// The time of the phase is over.
     Due,
 }
@@ -88,6 +90,11 @@ impl Phase {
             Self::Owning { epoch } | Self::Leaving { epoch, .. } => Some(epoch),
             Self::Idle | Self::Refused | Self::Asking { .. } => None,
         }
+    }
+
+    /// Whether the group is ours and silent until the link has been asked anew.
+    pub(super) fn is_fenced(self) -> bool {
+        matches!(self, Self::Asking { cause: Cause::Recheck, .. })
     }
 
     /// The one place where phases change.
@@ -111,6 +118,7 @@ impl Phase {
                 | E::Wanted
                 | E::Stalled
                 | E::Gone
+                | E::Unasked
                 | E::Due,
             )
             | (
@@ -122,12 +130,15 @@ impl Phase {
                 | E::Nacked
                 | E::Outbid
                 | E::Unwanted { .. }
-                | E::Wanted,
+                | E::Wanted
+                | E::Unasked,
             ) => (self, &[]),
 
             (Self::Asking { epoch, .. }, E::Quiet) => (Self::Owning { epoch }, &[Announce]),
             (Self::Asking { .. }, E::Invited { epoch }) => (Self::Owning { epoch }, &[Announce]),
-            (Self::Asking { .. }, E::Taken | E::Nacked | E::Outbid) => (Self::Refused, &[StopAsking]),
+            (Self::Asking { .. }, E::Taken | E::Nacked | E::Outbid | E::Unasked) => {
+                (Self::Refused, &[StopAsking])
+            }
             // A stall voids what was asked: the answers may have been missed.
             (Self::Asking { .. }, E::Unwanted { .. } | E::Gone | E::Stalled) => (Self::Idle, &[StopAsking]),
             (Self::Asking { .. }, E::Vacant { .. } | E::Silent { .. } | E::Wanted | E::Due) => (self, &[]),
@@ -153,11 +164,12 @@ impl Phase {
                 | E::Taken
                 | E::Nacked
                 | E::Wanted
+                | E::Unasked
                 | E::Due,
             )
             | (
                 Self::Leaving { .. },
-                E::Vacant { .. } | E::Silent { .. } | E::Invited { .. } | E::Quiet | E::Taken,
+                E::Vacant { .. } | E::Silent { .. } | E::Invited { .. } | E::Quiet | E::Taken | E::Unasked,
             ) => (self, &[]),
         }
     }
@@ -169,7 +181,7 @@ mod tests {
 
     const OTHER: NodeId = NodeId(2);
 
-    fn events() -> [Event; 13] {
+    fn events() -> [Event; 14] {
         [
             Event::Vacant { epoch: 5 },
             Event::Silent { epoch: 5, owner: OTHER },
@@ -184,6 +196,7 @@ mod tests {
             Event::Stalled,
             Event::Gone,
             Event::Due,
+            Event::Unasked,
         ]
     }
 
@@ -201,13 +214,13 @@ mod tests {
 
     /// The phase after each of [`events`], in one letter: Idle, Refused, Asking, Owning, Leaving.
     const TABLE: [&str; 7] = [
-        "AAOIIIIIIIIII",
-        "RRORRRRRRRIII",
-        "AAOORRRIIAIIA",
-        "AAOORRRIIAIIA",
-        "AAOORRRIIAIIA",
-        "OOOOOOIILOAIO",
-        "LLLLLOIILOIII",
+        "AAOIIIIIIIIIII",
+        "RRORRRRRRRIIIR",
+        "AAOORRRIIAIIAR",
+        "AAOORRRIIAIIAR",
+        "AAOORRRIIAIIAR",
+        "OOOOOOIILOAIOO",
+        "LLLLLOIILOIIIL",
     ];
 
     fn letter(phase: Phase) -> char {

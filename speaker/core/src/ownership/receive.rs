@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::freshness::Freshness;
 use super::peers::{Answer, Liveness, Parts, Peer};
 use super::phase::{Cause, Event, Phase};
-use super::{Blocked, Output, Ownership, RECONSIDERED, REMIND};
+use super::{Blocked, Output, Ownership, RECONSIDERED, REMIND, plausible};
 use crate::beacon::{Body, ENTRIES, KeyId, Message, NodeId, Stake};
 use crate::view::GroupId;
 
@@ -232,9 +232,9 @@ impl Ownership {
             self.talk_changed = true;
         }
         let Some(state) = self.groups.get_mut(&stake.group) else { return };
-        state.highest = state.highest.max(stake.epoch);
+        state.highest = state.highest.max(plausible(stake.epoch));
         let Some(epoch) = state.phase.claimed() else { return };
-        if (stake.epoch, id) > (epoch, self.me) {
+        if (plausible(stake.epoch), id) > (epoch, self.me) {
             self.apply(now, stake.group, Event::Outbid);
         } else {
             // It does not know of the better claim yet.
@@ -354,10 +354,13 @@ impl Ownership {
             self.answer(now, id, Answer::Claim, Stake { group: stake.group, epoch });
             return;
         }
-        let highest = state.map_or(0, |state| state.highest).max(stake.epoch);
+        let highest = state.map_or(0, |state| state.highest).max(plausible(stake.epoch));
         let able = admitted && !self.leaving && !self.is_fenced() && self.settled;
         if able && !self.has_better_owner(now, id, stake) {
             self.apply(now, stake.group, Event::Invited { epoch: highest.saturating_add(1) });
+            if let Some(state) = self.groups.get_mut(&stake.group) {
+                state.came_from(now, id);
+            }
         } else {
             self.answer(now, id, Answer::Nack, stake);
         }

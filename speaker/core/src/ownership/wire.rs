@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::peers::{Liveness, Peer};
 use super::phase::{Cause, Event, Phase};
-use super::{Blocked, Detection, Output, Ownership};
+use super::{Added, Blocked, Detection, Output, Ownership, remembered};
 use crate::beacon::{NodeId, Stake};
 use crate::link::Scope;
 use crate::responder::{Plan, Sighting};
@@ -45,61 +45,12 @@ impl Conflict {
 }
 
 impl Ownership {
-    /// Asks the wire about the addresses of a group, and tells the other watchers what this node is about to do.
-    pub(super) fn ask(&mut self, now: Instant, id: GroupId) {
-        let (Some(group), Some(state)) = (self.view.groups.get(&id).cloned(), self.groups.get_mut(&id))
-        else {
-            return;
-        };
-        let Phase::Asking { epoch, cause } = state.phase else { return };
-        let plan = match cause {
-            // Only an address that nobody has had yet is worth the long wait.
-            Cause::Vacancy if epoch <= 1 => Plan::FIRST_CLAIM,
-            Cause::Vacancy | Cause::Takeover(_) | Cause::Recheck => Plan::TAKEOVER,
-        };
-        self.asking.insert(id);
-        state.pending = group.addresses.keys().collect();
-        if self.settings.detection == Detection::Off && cause == Cause::Vacancy {
-            state.pending.clear();
-        }
-        for address in &state.pending {
-            if let Some(scope) = group.addresses.get(*address) {
-                self.outputs.push_back(Output::Probe(*address, scope.clone(), plan));
-            }
-        }
-        if cause != Cause::Recheck {
-            for peer in self.talk.iter().filter(|peer| self.alive.contains(**peer)) {
-                self.outgoing.entry(*peer).or_default().intents.push(Stake { group: id, epoch });
-            }
-        }
-        self.resolve(now, id);
-    }
-
-    /// If the wire has answered about all addresses, nobody has the group: this node announces it, unless its claim would
-    /// not stand.
-    fn resolve(&mut self, now: Instant, id: GroupId) {
-        let Some(state) = self.groups.get(&id).filter(|state| state.pending.is_empty()) else { return };
-        if let Phase::Asking { epoch, .. } = state.phase {
-            let event = if self.is_outbid(id, epoch) { Event::Outbid } else { Event::Quiet };
-            self.apply(now, id, event);
-        }
-    }
-
-    pub(super) fn stop_asking(&mut self, id: GroupId) {
-        if let Some(group) = self.view.groups.get(&id).cloned() {
-            for address in group.addresses.keys() {
-                self.outputs.push_back(Output::CancelProbe(address));
-                self.forget_answers(address);
-            }
-        }
-        self.end_asking(id);
-    }
-
     /// Asks the wire about addresses that have come to a group of ours, and that this node has not asked about yet: a
     /// dual-stack Service has got its second one, or another node's Service shares ours now. The rest of the group is
     /// announced meanwhile.
     pub(super) fn ask_about_added(
         &mut self,
+        now: Instant,
         group: &Group,
         group_before: impl Fn(IpAddr) -> Option<GroupId>,
     ) {
@@ -113,7 +64,8 @@ impl Ownership {
                 Some(_) => Plan::TAKEOVER,
                 None => Plan::FIRST_CLAIM,
             };
-            if !self.conflicts.contains_key(&address) && self.added.insert(address) {
+            if !self.conflicts.contains_key(&address) && !self.added.contains_key(&address) {
+                self.added.insert(address, Added { since: now, next: None });
                 self.outputs.push_back(Output::Probe(address, scope.clone(), plan));
             }
         }
@@ -122,7 +74,8 @@ impl Ownership {
     /// What this node has asked about an address that is not its own any more is void.
     pub(super) fn forget_answers(&mut self, address: IpAddr) {
         let stranger = self.conflicts.remove(&address).is_some();
-        if self.added.remove(&address) || stranger {
+        self.verified.remove(&address);
+        if self.added.remove(&address).is_some() || stranger {
             self.outputs.push_back(Output::CancelProbe(address));
         }
     }
@@ -134,50 +87,10 @@ impl Ownership {
         let left = |address: &IpAddr, unused: bool| self.group_of(*address).map_or(unused, |id| !is_ours(id));
         let strangers =
             self.conflicts.keys().filter(|address| left(address, !self.view.may_be_given(**address)));
-        let added = self.added.iter().filter(|address| left(address, true));
+        let added = self.added.keys().filter(|address| left(address, true));
         let forgotten: Vec<IpAddr> = strangers.chain(added).copied().collect();
         for address in forgotten {
             self.forget_answers(address);
-        }
-    }
-
-    pub(super) fn end_asking(&mut self, id: GroupId) {
-        self.asking.remove(&id);
-        if let Some(state) = self.groups.get_mut(&id) {
-            state.pending.clear();
-        }
-        if self.asking.len() < super::ASKED_AT_ONCE {
-            self.dirty.append(&mut self.waiting);
-        }
-    }
-
-    /// Whether something of ours is silent until the wire has been asked anew.
-    pub(super) fn is_fenced(&self) -> bool {
-        let recheck = |id: &GroupId| {
-            let phase = self.groups.get(id).map(|state| state.phase);
-            matches!(phase, Some(Phase::Asking { cause: Cause::Recheck, .. }))
-        };
-        self.asking.iter().any(recheck)
-    }
-
-    /// The group that is being asked about and has this address.
-    fn asked_group(&self, address: IpAddr) -> Option<GroupId> {
-        let id = self.group_of(address)?;
-        self.groups.get(&id)?.pending.contains(&address).then_some(id)
-    }
-
-    pub(super) fn unanswered(&mut self, now: Instant, address: IpAddr) {
-        if self.conflicts.contains_key(&address) {
-            self.conflict_over(address);
-        }
-        if self.added.remove(&address) {
-            self.announce_again(address);
-        }
-        if let Some(id) = self.asked_group(address) {
-            if let Some(state) = self.groups.get_mut(&id) {
-                state.pending.remove(&address);
-            }
-            self.resolve(now, id);
         }
     }
 
@@ -206,16 +119,39 @@ impl Ownership {
         }
     }
 
-    /// Whether a claim of ours gives way to a speaker that cannot be talked with. What the API knows of epochs decides, else
-    /// the higher one stays.
+    /// Whether a claim of ours gives way to a speaker that cannot be talked with: one that may own the group. What the API
+    /// knows of epochs decides, else the higher one stays.
     fn yields_on_the_wire(&self, id: GroupId, epoch: u64, node: NodeId) -> bool {
-        let last = self.view.groups.get(&id).and_then(|group| group.last.as_ref());
-        let theirs = last.filter(|(name, _)| NodeId::of(name) == node).map_or(epoch, |(_, epoch)| *epoch);
+        let Some(group) = self.view.groups.get(&id) else { return false };
+        let Some(name) = self.directory.names.get(&node).filter(|name| group.admits(name)) else {
+            return false;
+        };
+        let theirs = group.last.as_ref().filter(|(last, _)| last == name);
+        let theirs = theirs.map_or(epoch, |(_, epoch)| remembered(*epoch));
         (theirs, node) > (epoch, self.me)
     }
 
+    /// Asks the link whether a speaker that would win has the address indeed: a frame with its hardware address can be
+    /// from anybody.
+    fn verify(&mut self, id: GroupId, address: IpAddr, node: NodeId) {
+        let scope = self.view.groups.get(&id).and_then(|group| group.addresses.get(address)).cloned();
+        if let Some(scope) = scope
+            && self.verified.insert(address, node).is_none()
+        {
+            self.outputs.push_back(Output::Probe(address, scope, Plan::TAKEOVER));
+        }
+    }
+
+    /// A speaker that cannot be talked with has an address of ours, and wins.
+    fn yield_to(&mut self, now: Instant, address: IpAddr) {
+        self.verified.remove(&address);
+        if let Some(id) = self.group_of(address).filter(|id| self.mine.contains_key(id)) {
+            self.apply(now, id, Event::Outbid);
+        }
+    }
+
     /// The stranger is gone: the address is announced, if the group is ours.
-    fn conflict_over(&mut self, address: IpAddr) {
+    pub(super) fn conflict_over(&mut self, address: IpAddr) {
         if self.conflicts.remove(&address).is_some() {
             self.over.insert(address);
         }
@@ -226,7 +162,7 @@ impl Ownership {
     }
 
     /// What is announced of the group of an address has changed, if it is ours.
-    fn announce_again(&mut self, address: IpAddr) {
+    pub(super) fn announce_again(&mut self, address: IpAddr) {
         if let Some(id) = self.group_of(address).filter(|id| self.mine.contains_key(id)) {
             self.outputs.push_back(Output::Announce(id));
             self.dirty.insert(id);
@@ -241,15 +177,19 @@ impl Ownership {
             self.view.groups.get(&id)?.addresses.get(address).cloned()
         };
         let Some(id) = self.asked_group(address) else {
-            let found = scope().filter(|_| self.added.contains(&address));
+            let found = scope().filter(|_| self.added.contains_key(&address));
             match speaker {
                 // It is the stranger that was asked for, not who asks for the address too.
                 _ if sighting.probing => return,
                 None => self.note_conflict(now, sighting, found),
                 Some(node) if self.conflicts.contains_key(&address) => self.was_a_speaker(now, address, node),
+                Some(node) if self.verified.get(&address) == Some(&node) => {
+                    return self.yield_to(now, address);
+                }
+                Some(node) if self.is_left_to(now, node, address) => return,
                 Some(_) => {}
             }
-            if self.added.remove(&address) {
+            if self.added.remove(&address).is_some() {
                 self.announce_again(address);
             }
             return;
@@ -264,6 +204,7 @@ impl Ownership {
                 }
                 return;
             }
+            Some(node) if self.has_still(now, node, address) => return self.ask_again_soon(now, id),
             Some(node) if !self.answers_by_its_kernel(now, id, node) => {
                 self.veto(id, node);
                 self.apply(now, id, Event::Taken);
@@ -287,7 +228,7 @@ impl Ownership {
     /// is an answer; but not for ever, since somebody may do nothing but ask.
     fn give_way(&mut self, now: Instant, id: GroupId) {
         if let Some(state) = self.groups.get_mut(&id).filter(|state| state.gave_way < GIVES_WAY) {
-            state.gave_way += 1;
+            (state.gave_way, state.refusals) = (state.gave_way + 1, 0);
             self.apply(now, id, Event::Taken);
         }
     }
@@ -365,13 +306,8 @@ impl Ownership {
                     self.remind(now, id);
                 }
             }
-            Some(node) => {
-                if self.yields_on_the_wire(id, epoch, node) {
-                    self.apply(now, id, Event::Outbid);
-                } else {
-                    self.remind(now, id);
-                }
-            }
+            Some(node) if self.yields_on_the_wire(id, epoch, node) => self.verify(id, sighting.address, node),
+            Some(_) => self.remind(now, id),
             None if self.settings.detection == Detection::Off => {}
             None => {
                 self.note_conflict(now, sighting, None);

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::{Output, Purpose, Responder};
+use super::{Output, Port, Purpose, Responder};
 use crate::arp;
 use crate::link::{LinkIndex, Scope};
 use crate::ndp::{self, Nonce};
@@ -30,6 +30,11 @@ impl Plan {
     }
 }
 
+/// Waits end.
+const SHORTEST: Duration = Duration::from_millis(1);
+/// So many questions may be lost on the way out before a probe goes by the links that take them, or ends if none does.
+const LOST: u32 = 3;
+
 #[derive(Debug)]
 pub(super) struct Probe {
     pub(super) scope: Scope,
@@ -37,9 +42,33 @@ pub(super) struct Probe {
     pub(super) nonce: Nonce,
     left: u32,
     wait: Duration,
+    /// How many links the last question was for, none before the first.
+    asked: Option<usize>,
+    /// How many of them did not take it.
+    unsent: usize,
+    /// Questions that did not get out on all links.
+    lost: u32,
     /// When to go on; none once it is over. It then stays, with its groups, until the address is announced or
     /// the probe is cancelled, so that a group is not left only to be joined again.
-    pub(super) next: Option<Instant>,
+    next: Option<Instant>,
+}
+
+impl Probe {
+    pub(super) fn is_open(&self) -> bool {
+        self.next.is_some()
+    }
+
+    /// Counts the last question if it got out; false if the link cannot be asked.
+    fn count(&mut self) -> bool {
+        let Some(asked) = self.asked.take() else { return true };
+        let sent = asked.saturating_sub(self.unsent);
+        if asked > 0 && (sent == asked || sent > 0 && self.lost >= LOST) {
+            self.left = self.left.saturating_sub(1);
+            return true;
+        }
+        self.lost = self.lost.saturating_add(1);
+        sent > 0 || self.lost <= LOST
+    }
 }
 
 impl Responder {
@@ -49,20 +78,50 @@ impl Responder {
         // The group first: the answer to duplicate address detection goes to it (RFC 4862 §5.4.2).
         self.change_groups(address, &[], &links);
         let nonce = self.nonce();
-        let probe = Probe { scope, links, nonce, left: plan.count, wait: plan.wait, next: Some(now) };
+        let (left, wait) = (plan.count, plan.wait);
+        let probe = Probe { scope, links, nonce, left, wait, asked: None, unsent: 0, lost: 0, next: None };
         self.probes.insert(address, probe);
+        self.set_next(address, Some(now));
+    }
+
+    /// Notes when to go on with a probe.
+    pub(super) fn set_next(&mut self, address: IpAddr, next: Option<Instant>) {
+        let Some(probe) = self.probes.get_mut(&address) else { return };
+        if let Some(before) = std::mem::replace(&mut probe.next, next) {
+            self.due.remove(&(before, address));
+        }
+        self.due.extend(next.map(|at| (at, address)));
     }
 
     pub(super) fn end_probe(&mut self, address: IpAddr) {
+        self.set_next(address, None);
         let Some(probe) = self.probes.remove(&address) else { return };
         self.change_groups(address, &probe.links, &[]);
-        if probe.next.is_none() {
-            // Its result may not have been taken yet, and would pass for that of the next one.
-            self.outputs.retain(|output| match output {
-                Output::Unanswered(of) => *of != address,
-                Output::Answered(sighting) => sighting.address != address,
-                Output::Transmit { .. } | Output::Join(..) | Output::Leave(..) | Output::Contested(_) => true,
-            });
+        // Its result may not have been taken yet, and would pass for that of the next one.
+        self.outputs.retain(|output| match output {
+            Output::Unanswered(of) | Output::Unasked(of) => *of != address,
+            Output::Answered(sighting) => sighting.address != address,
+            Output::Transmit { .. } | Output::Join(..) | Output::Leave(..) | Output::Contested(_) => true,
+        });
+    }
+
+    /// A link did not take a frame.
+    pub(super) fn unsent(&mut self, now: Instant, link: LinkIndex, address: IpAddr, purpose: Purpose) {
+        match purpose {
+            Purpose::Probe => self.question_lost(address),
+            Purpose::Gratuitous => {
+                if let Some(port) = self.ports.get_mut(&link) {
+                    port.schedule.congested(now);
+                }
+            }
+            Purpose::Answer | Purpose::Defence => {}
+        }
+    }
+
+    /// A link did not take a question.
+    fn question_lost(&mut self, address: IpAddr) {
+        if let Some(probe) = self.probes.get_mut(&address) {
+            probe.unsent += 1;
         }
     }
 
@@ -78,30 +137,32 @@ impl Responder {
 
     /// Sends the questions that are due and ends the probes whose last wait is over.
     pub(super) fn send_probes(&mut self, now: Instant) {
-        let is_due = |probe: &Probe| probe.next.is_some_and(|at| at <= now);
-        let due: Vec<IpAddr> = self.probes.iter().filter(|(_, p)| is_due(p)).map(|(a, _)| *a).collect();
-        for address in due {
-            let Some(probe) = self.probes.get_mut(&address) else { continue };
-            if probe.left == 0 {
-                probe.next = None;
-                self.outputs.push_back(Output::Unanswered(address));
+        while let Some((_, address)) = self.due.first().copied().filter(|(at, _)| *at <= now) {
+            let Some(probe) = self.probes.get_mut(&address) else { return };
+            let over = if !probe.count() {
+                Some(Output::Unasked(address))
+            } else if probe.left == 0 {
+                Some(Output::Unanswered(address))
+            } else {
+                None
+            };
+            if let Some(over) = over {
+                self.set_next(address, None);
+                self.outputs.push_back(over);
                 continue;
             }
-            probe.left -= 1;
-            probe.next = Some(now.checked_add(probe.wait).unwrap_or(now));
-            for index in &probe.links {
-                let Some(port) = self.ports.get(index) else { continue };
+            let wait = probe.wait.max(SHORTEST);
+            let ports: Vec<&Port> = probe.links.iter().filter_map(|index| self.ports.get(index)).collect();
+            (probe.asked, probe.unsent) = (Some(ports.len()), 0);
+            for port in ports {
                 let frame = match address {
                     IpAddr::V4(address) => arp::probe(port.link.mac, address),
                     IpAddr::V6(address) => ndp::probe(port.link.mac, address, probe.nonce),
                 };
-                self.outputs.push_back(Output::Transmit {
-                    link: *index,
-                    frame,
-                    address,
-                    purpose: Purpose::Probe,
-                });
+                let (link, purpose) = (port.link.index, Purpose::Probe);
+                self.outputs.push_back(Output::Transmit { link, frame, address, purpose });
             }
+            self.set_next(address, Some(now.checked_add(wait).unwrap_or(now)));
         }
     }
 }

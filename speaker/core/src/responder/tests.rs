@@ -11,7 +11,7 @@ fn link(index: LinkIndex, name: &str) -> Link {
         mac: EthernetAddress([2, 0, 0, 0, 0, u8::try_from(index).unwrap() - 1]),
         broadcast: true,
         link_local: Some("fe80::1".parse().unwrap()),
-        subnets: std::collections::BTreeSet::new(),
+        subnets: BTreeSet::new(),
         carrier_ups: 0,
     }
 }
@@ -343,4 +343,70 @@ fn d14_without_a_link_local_address_nothing_is_said_and_with_one_everything_at_o
     let outputs = bench.feed(Input::Links(vec![link(LINK, "eth0")]));
     assert_eq!(outputs[0], Output::Join(LINK, v6("ff02::1:ff00:5")));
     assert_eq!(transmitted(&outputs), [(LINK, Purpose::Gratuitous); 2]);
+}
+
+fn outcome(outputs: &[Output]) -> Vec<Output> {
+    let ends = |output: &&Output| matches!(output, Output::Unanswered(_) | Output::Unasked(_));
+    outputs.iter().filter(ends).cloned().collect()
+}
+
+/// Lets time pass; links whose numbers are in `dead` take nothing. How many questions were sent, and how it ended.
+fn pass_without(bench: &mut Bench, dead: &[LinkIndex], time: Duration) -> (usize, Vec<Output>) {
+    let end = bench.now + time;
+    let (mut sent, mut ended) = (0, Vec::new());
+    let mut outputs = bench.feed(Input::Deadline);
+    loop {
+        for output in &outputs {
+            if let Output::Transmit { link, address, purpose: Purpose::Probe, .. } = output {
+                if dead.contains(link) {
+                    let _ = bench.responder.handle(bench.now, Input::Unsent(*link, *address, Purpose::Probe));
+                } else {
+                    sent += 1;
+                }
+            }
+        }
+        ended.extend(outcome(&outputs));
+        let Some(at) = bench.responder.next_deadline().filter(|at| *at <= end) else { break };
+        bench.now = at.max(bench.now);
+        outputs = bench.feed(Input::Deadline);
+    }
+    bench.now = end;
+    (sent, ended)
+}
+
+#[test]
+fn a_question_that_could_not_be_sent_does_not_count_as_unanswered() {
+    let address = ip("10.0.0.5");
+    let probed = |links: Vec<Link>| {
+        let mut bench = Bench::new(links);
+        let _ = bench.responder.handle(bench.now, Input::Probe(address, Scope::All, Plan::TAKEOVER));
+        bench
+    };
+    let second = Duration::from_secs(1);
+    // No link at all, or none that takes it.
+    let mut bench = probed(Vec::new());
+    assert_eq!(pass_without(&mut bench, &[], second), (0, vec![Output::Unasked(address)]));
+    let mut bench = probed(vec![link(LINK, "eth0")]);
+    assert_eq!(pass_without(&mut bench, &[LINK], second), (0, vec![Output::Unasked(address)]));
+    // The queue of the link was full for a moment: as many questions are sent as ever.
+    let mut bench = probed(vec![link(LINK, "eth0")]);
+    assert_eq!(pass_without(&mut bench, &[LINK], Duration::from_millis(30)), (0, vec![]));
+    assert_eq!(pass_without(&mut bench, &[], second), (2, vec![Output::Unanswered(address)]));
+    // One of two links takes nothing: the other one has to do, in the end.
+    let mut bench = probed(vec![link(LINK, "eth0"), link(3, "eth1")]);
+    let (sent, ended) = pass_without(&mut bench, &[3], second);
+    assert!(sent >= 2 && ended == [Output::Unanswered(address)], "{sent} {ended:?}");
+}
+
+#[test]
+fn an_answer_goes_before_everything_else_that_is_to_be_sent() {
+    let mut bench = Bench::new(vec![link(LINK, "eth0")]);
+    bench.announce("10.0.0.5", Scope::All);
+    for number in 0..100 {
+        let address = IpAddr::V4([10, 0, 1, number].into());
+        let _ = bench.responder.handle(bench.now, Input::Probe(address, Scope::All, Plan::TAKEOVER));
+    }
+    let _ = bench.responder.handle(bench.now, Input::Frame(LINK, request("10.0.0.5").as_bytes()));
+    let first = bench.responder.poll_output();
+    assert!(matches!(first, Some(Output::Transmit { purpose: Purpose::Answer, .. })), "{first:?}");
 }

@@ -15,17 +15,23 @@ pub(super) fn number(variable: &str) -> Option<u64> {
 
 #[test]
 fn at_rest_every_group_has_exactly_one_owner_whatever_has_happened() {
+    stories(COUNT, story);
+}
+
+/// Runs `count` stories, or as the environment says.
+pub(super) fn stories(count: u64, story: impl Fn(u64) + Sync) {
     if let Some(seed) = number("LBSTACK_SIMULATION_SEED") {
         return story(seed);
     }
-    let count = number("LBSTACK_SIMULATION_COUNT").unwrap_or(COUNT);
+    let count = number("LBSTACK_SIMULATION_COUNT").unwrap_or(count);
     let first = number("LBSTACK_SIMULATION_FIRST").unwrap_or(0);
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+    let story = &story;
     std::thread::scope(|scope| {
         for thread in 0..threads {
             scope.spawn(move || {
                 for seed in (first + thread..first + count).step_by(usize::try_from(threads).unwrap()) {
-                    let told = std::panic::catch_unwind(|| story(seed));
+                    let told = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| story(seed)));
                     assert!(told.is_ok(), "replay with LBSTACK_SIMULATION_SEED={seed}");
                 }
             });

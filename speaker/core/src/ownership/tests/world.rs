@@ -115,6 +115,8 @@ pub(super) struct World {
     pub(super) late: BTreeMap<usize, Duration>,
     /// What was recorded, if anybody does.
     records: Option<Vec<recorder::Record>>,
+    /// Probes that were begun.
+    pub(super) probes_begun: usize,
     /// When the last change of each kind reaches each node.
     arrivals: BTreeMap<(usize, u8), Duration>,
 }
@@ -147,6 +149,7 @@ impl World {
             log: Vec::new(),
             late: BTreeMap::new(),
             records: None,
+            probes_begun: 0,
             arrivals: BTreeMap::new(),
         };
         for number in 1..=groups {
@@ -211,6 +214,7 @@ impl World {
             Change::Group(..) => 2,
             Change::Last(..) => 3,
             Change::Shown(..) => 4,
+            Change::Preferred(..) => 5,
         };
         for to in 0..self.nodes.len() {
             let late = self.late.get(&to).copied().unwrap_or_default();
@@ -279,6 +283,10 @@ impl World {
 
     pub(super) fn exclude(&mut self, node: usize, yes: bool) {
         self.change(Change::Excluded(node, yes));
+    }
+
+    pub(super) fn prefer(&mut self, node: usize) {
+        self.change(Change::Preferred(node));
     }
 
     pub(super) fn add_group(&mut self, id: GroupId, yes: bool) {
@@ -365,6 +373,7 @@ impl World {
         match what {
             Happening::Wake(node) => {
                 if self.nodes[node].wake == Some(self.now) {
+                    self.nodes[node].wake = None;
                     self.feed(node, Input::Deadline);
                 }
             }
@@ -430,6 +439,7 @@ impl World {
         match output {
             Output::Send { address: to, message, .. } => self.send(node, to, message),
             Output::Probe(address, _, plan) => {
+                self.probes_begun += 1;
                 self.nodes[node].probing.insert(address);
                 let life = self.nodes[node].life;
                 self.schedule(plan.wait / 2, Happening::Probed { node, life, address, round: 0, plan });

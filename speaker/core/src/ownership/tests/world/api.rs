@@ -21,6 +21,8 @@ pub(super) struct Api {
     pub(super) unplugged: Option<usize>,
     pub(super) groups: BTreeSet<GroupId>,
     pub(super) last: BTreeMap<GroupId, (usize, u64)>,
+    /// The node that advertisements prefer.
+    pub(super) preferred: Option<usize>,
 }
 
 #[derive(Clone, Debug)]
@@ -30,6 +32,7 @@ pub(super) enum Change {
     Group(GroupId, bool),
     Last(GroupId, usize, u64),
     Shown(usize),
+    Preferred(usize),
 }
 
 impl Api {
@@ -41,6 +44,7 @@ impl Api {
             }
             Change::Ready(node, None) => drop(self.ready.remove(node)),
             Change::Shown(node) => drop(self.shown.insert(*node)),
+            Change::Preferred(node) => self.preferred = Some(*node),
             Change::Excluded(node, true) => drop(self.excluded.insert(*node)),
             Change::Excluded(node, false) => drop(self.excluded.remove(node)),
             Change::Group(group, true) => drop(self.groups.insert(*group)),
@@ -69,7 +73,10 @@ impl Api {
             .ready
             .keys()
             .filter(|node| !self.excluded.contains(node) && self.unplugged != Some(**node))
-            .map(|node| (node, Tier { remote: self.remote.contains(node), ..Tier::default() }))
+            .map(|node| {
+                let preference = if self.preferred == Some(*node) { -100 } else { 0 };
+                (node, Tier { remote: self.remote.contains(node), preference, ..Tier::default() })
+            })
             .map(|(node, tier)| Candidate::new(name(*node), tier))
             .collect();
         let group = |id: &GroupId| {

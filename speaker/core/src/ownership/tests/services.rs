@@ -1,0 +1,237 @@
+//! Random stories of Services with several addresses that join, part and change groups, of nodes that come to be
+//! candidates and cease to be, and of edits of what is advertised where. Views are built from facts and lag.
+//!
+//! `LBSTACK_SIMULATION_SEED=n` replays one story of each kind; `LBSTACK_SIMULATION_COUNT=n` runs that many.
+
+mod api;
+mod model;
+mod onlooker;
+
+use std::time::Duration;
+
+use super::super::*;
+use super::random::stories;
+use super::world::{Chance, INTERVAL};
+use crate::placement::Placement;
+use api::Change;
+use model::{Model, What};
+
+/// How many stories of each kind the suite runs.
+const COUNT: u64 = 1_000;
+
+fn pool() -> Vec<IpAddr> {
+    let pool = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "fd00::1", "fd00::2", "fd00::3"];
+    pool.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+/// One address of each family at most, as a Service has.
+fn some(chance: &mut Chance) -> Vec<IpAddr> {
+    let pool = pool();
+    let (v4, v6) = (chance.pick(&pool[..3]).unwrap(), chance.pick(&pool[3..]).unwrap());
+    match chance.below(4) {
+        0 => vec![v4],
+        1 => vec![v6],
+        2 => vec![v4, v6],
+        _ => vec![v6, v4],
+    }
+}
+
+fn node_of(chance: &mut Chance, first: usize, nodes: usize) -> usize {
+    first + usize::try_from(chance.below((nodes - first) as u64)).unwrap()
+}
+
+fn begin(seed: u64, chance: &mut Chance, nodes: usize) -> Model {
+    let placement = if chance.one_in(3) { Placement::Hash } else { Placement::Balanced };
+    let mut model = Model::new(seed ^ 0x5a5a, nodes, placement);
+    model.lag = chance.pick(&[0, 20, 300, 1_000]).unwrap();
+    for service in 0..=chance.below(2) {
+        let addresses = some(chance);
+        model.api.apply(&Change::Service(u8::try_from(service).unwrap(), Some(addresses)));
+    }
+    for node in 0..nodes {
+        model.start(node);
+    }
+    model
+}
+
+/// Something that a user does to a Service.
+fn edit(model: &mut Model, chance: &mut Chance) {
+    let service = u8::try_from(chance.below(4)).unwrap();
+    match chance.below(4) {
+        0 | 1 => model.change(Change::Service(service, Some(some(chance)))),
+        2 => model.change(Change::Service(service, None)),
+        _ => {
+            // A second family.
+            let v6 = chance.pick(&pool()[3..]).unwrap();
+            let Some(mut addresses) = model.api.services.get(&service).cloned() else { return };
+            if !addresses.contains(&v6) && addresses.len() < 2 {
+                addresses.push(v6);
+                model.change(Change::Service(service, Some(addresses)));
+            }
+        }
+    }
+}
+
+fn fault(model: &mut Model, chance: &mut Chance) {
+    let nodes = model.nodes.len();
+    let node = node_of(chance, 0, nodes);
+    match chance.below(7) {
+        0 => {
+            model.kill(node);
+            if chance.one_in(2) {
+                model.change(Change::Pod(node, Some(false)));
+            }
+        }
+        1 if model.nodes[node].speaker.is_none() => model.start(node),
+        1 if !model.nodes[node].stopping => model.shut_down(node),
+        2 if model.nodes[node].speaker.is_some() && !model.nodes[node].stalled => {
+            let time = Duration::from_millis(chance.below(1_500));
+            model.note(format!("stall node{node} {time:?}"));
+            model.nodes[node].stalled = true;
+            model.after(time, What::Resume(node));
+        }
+        3 => {
+            model.note(format!("cut node{node}"));
+            model.cut.extend((0..nodes).flat_map(|other| [(node, other), (other, node)]));
+        }
+        4 => {
+            model.note("whole".into());
+            model.cut.clear();
+        }
+        5 => model.feed(node, Input::Suspended),
+        _ => handover(model, chance, 0),
+    }
+}
+
+/// The API says that a node must give away what it owns, or may own something again. Nodes before `first` are left alone.
+fn handover(model: &mut Model, chance: &mut Chance, first: usize) {
+    let node = node_of(chance, first, model.nodes.len());
+    let yes = chance.one_in(2);
+    match chance.below(5) {
+        0 => model.change(Change::Excluded(node, yes)),
+        1 => model.change(Change::Usable(node, yes)),
+        2 => model.change(Change::Pod(node, Some(yes))),
+        3 => model.change(Change::Interface(yes.then_some("eth0"))),
+        _ => model.change(Change::Selected(yes.then_some(0))),
+    }
+}
+
+fn rest(model: &mut Model) {
+    model.note("rest".into());
+    model.cut.clear();
+    model.loss = 0;
+    model.change(Change::Selected(None));
+    for node in 0..model.nodes.len() {
+        model.change(Change::Excluded(node, false));
+        model.change(Change::Usable(node, true));
+        let is_up = model.nodes[node].speaker.is_some() && !model.nodes[node].stopping;
+        model.change(Change::Pod(node, Some(is_up)));
+    }
+    model.pass(Duration::from_secs(4));
+    for node in 0..model.nodes.len() {
+        if model.nodes[node].speaker.is_none() {
+            model.start(node);
+        }
+    }
+    model.pass(Duration::from_secs(20));
+}
+
+fn one_owner_each(model: &Model, seed: u64) {
+    for address in pool() {
+        let wanted = usize::from(model.api.services.values().flatten().any(|one| *one == address));
+        let owners = model.owners(address);
+        assert_eq!(owners.len(), wanted, "seed {seed}: {address} {owners:?}\n{}", model.describe());
+    }
+}
+
+#[test]
+fn at_rest_every_address_of_every_service_has_one_owner_whatever_has_happened() {
+    stories(COUNT, |seed| {
+        let mut chance = Chance(seed);
+        let nodes = 2 + usize::try_from(chance.below(3)).unwrap();
+        let mut model = begin(seed, &mut chance, nodes);
+        model.loss = chance.pick(&[0, 0, 20, 150]).unwrap();
+        model.pass(Duration::from_millis(chance.below(8_000)));
+        for _ in 0..=chance.below(6) {
+            if chance.one_in(2) {
+                edit(&mut model, &mut chance);
+            } else {
+                fault(&mut model, &mut chance);
+            }
+            model.pass(Duration::from_millis(chance.below(1_500)));
+        }
+        rest(&mut model);
+        one_owner_each(&model, seed);
+        let moves = model.moves;
+        model.pass(Duration::from_secs(3));
+        assert_eq!(model.moves, moves, "seed {seed}: something still moves\n{}", model.describe());
+    });
+}
+
+#[test]
+fn no_address_has_two_owners_for_longer_than_an_interval_while_views_differ() {
+    stories(COUNT, |seed| {
+        let mut chance = Chance(seed);
+        let nodes = 2 + usize::try_from(chance.below(3)).unwrap();
+        let mut model = begin(seed, &mut chance, nodes);
+        model.pass(Duration::from_secs(8));
+        for _ in 0..=chance.below(6) {
+            edit(&mut model, &mut chance);
+            model.pass(Duration::from_millis(chance.below(1_500)));
+        }
+        model.pass(Duration::from_secs(5));
+        for (address, seen) in &model.seen {
+            let two = seen.longest_two;
+            assert!(two <= INTERVAL, "seed {seed}: {address} for {two:?}\n{}", model.describe());
+        }
+        rest(&mut model);
+        one_owner_each(&model, seed);
+    });
+}
+
+/// Node 0 may own everything all the time.
+#[test]
+fn an_owner_answers_until_its_successor_has_claimed_whatever_the_reason_for_the_handover() {
+    stories(COUNT, |seed| {
+        let mut chance = Chance(seed);
+        let nodes = 2 + usize::try_from(chance.below(3)).unwrap();
+        let mut model = begin(seed, &mut chance, nodes);
+        model.pass(Duration::from_secs(8));
+        model.seen.clear();
+        let changes = 1 + chance.below(5);
+        for _ in 0..changes {
+            handover(&mut model, &mut chance, 1);
+            model.pass(Duration::from_millis(chance.below(2_500)));
+        }
+        model.pass(Duration::from_secs(4));
+        for (address, seen) in &model.seen {
+            let (two, none) = (seen.longest_two, seen.longest_none);
+            assert!(none.is_zero(), "seed {seed}: {address} by nobody for {none:?}\n{}", model.describe());
+            assert!(two <= INTERVAL, "seed {seed}: {address} by two for {two:?}\n{}", model.describe());
+        }
+        let most = usize::try_from(changes).unwrap() * 2 * model.seen.len() + 2 * pool().len();
+        assert!(model.moves <= most, "seed {seed}: {} moves\n{}", model.moves, model.describe());
+        rest(&mut model);
+        one_owner_each(&model, seed);
+    });
+}
+
+#[test]
+fn a_node_whose_link_does_not_speak_the_family_leaves_the_address_to_others() {
+    for seed in 0..20 {
+        let mut model = Model::new(seed, 3, Placement::Balanced);
+        for number in 1..=3_u8 {
+            let address = IpAddr::V6(format!("fd00::{number}").parse().unwrap());
+            model.api.apply(&Change::Service(number, Some(vec![address])));
+        }
+        model.change(Change::Ipv6(0, false));
+        for node in 0..3 {
+            model.start(node);
+        }
+        model.pass(Duration::from_secs(12));
+        for address in &pool()[3..] {
+            let owners = model.owners(*address);
+            assert!(owners.len() == 1 && owners != [0], "seed {seed}: {owners:?}\n{}", model.describe());
+        }
+    }
+}

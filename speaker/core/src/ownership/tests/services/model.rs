@@ -1,0 +1,448 @@
+//! Speakers that own Services with several addresses; their views are built from facts, and each learns of changes in
+//! its own time. An address counts as announced by a node only if the node answers for it on its link.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
+
+use super::super::super::*;
+use super::super::world::{Chance, INTERVAL, address, mac, name};
+use super::api::{Api, Change, link};
+use super::onlooker::Seen;
+use crate::EthernetAddress;
+use crate::beacon::Message;
+use crate::link::Scope;
+use crate::placement::Placement;
+use crate::responder::{Plan, Sighting};
+use crate::view::{self, ExcludeLabel};
+
+pub(super) enum What {
+    Wake(usize, u32),
+    Deliver(usize, usize, Message),
+    Api(usize, Change),
+    Seen(usize, Sighting),
+    Probe { node: usize, life: u32, address: IpAddr, round: u32, plan: Plan, token: u64 },
+    Say { node: usize, life: u32, address: IpAddr, token: u64 },
+    Resume(usize),
+    Write(usize, u32),
+}
+
+struct Entry {
+    at: Duration,
+    order: u64,
+    what: What,
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.order) == (other.at, other.order)
+    }
+}
+impl Eq for Entry {}
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Entry {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.order).cmp(&(other.at, other.order))
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Node {
+    life: u32,
+    pub(super) speaker: Option<Ownership>,
+    pub(super) api: Api,
+    pub(super) view: Option<Arc<View>>,
+    pub(super) told: BTreeMap<GroupId, BTreeMap<IpAddr, Scope>>,
+    probing: HashMap<IpAddr, u64>,
+    /// By announcement.
+    saying: HashMap<IpAddr, u64>,
+    pub(super) stalled: bool,
+    waiting: Vec<What>,
+    wake: Option<Duration>,
+    pub(super) stopping: bool,
+    writes: bool,
+}
+
+pub(super) struct Model {
+    start: Instant,
+    pub(super) now: Duration,
+    pub(super) chance: Chance,
+    pub(super) nodes: Vec<Node>,
+    pub(super) api: Api,
+    placement: Placement,
+    queue: BinaryHeap<Reverse<Entry>>,
+    order: u64,
+    /// Directed pairs between which nothing arrives.
+    pub(super) cut: BTreeSet<(usize, usize)>,
+    /// Beacons lost, of 1000.
+    pub(super) loss: u64,
+    /// The longest time in milliseconds that a change takes to reach a node.
+    pub(super) lag: u64,
+    arrivals: BTreeMap<(usize, u8), Duration>,
+    pub(super) log: Vec<String>,
+    pub(super) seen: BTreeMap<IpAddr, Seen>,
+    /// How often an address was announced by a node that had not announced it.
+    pub(super) moves: usize,
+}
+
+impl Model {
+    pub(super) fn new(seed: u64, nodes: usize, placement: Placement) -> Self {
+        Self {
+            start: Instant::now(),
+            now: Duration::from_secs(1_000),
+            chance: Chance(seed),
+            nodes: (0..nodes).map(|_| Node::default()).collect(),
+            api: Api::default(),
+            placement,
+            queue: BinaryHeap::new(),
+            order: 0,
+            cut: BTreeSet::new(),
+            loss: 0,
+            lag: 20,
+            arrivals: BTreeMap::new(),
+            log: Vec::new(),
+            seen: BTreeMap::new(),
+            moves: 0,
+        }
+    }
+
+    fn instant(&self) -> Instant {
+        self.start + self.now
+    }
+
+    pub(super) fn after(&mut self, delay: Duration, what: What) {
+        self.order += 1;
+        self.queue.push(Reverse(Entry { at: self.now + delay, order: self.order, what }));
+    }
+
+    pub(super) fn note(&mut self, text: String) {
+        self.log.push(format!("{:?} {text}", self.now));
+    }
+
+    pub(super) fn change(&mut self, change: Change) {
+        self.note(format!("API {change:?}"));
+        self.api.apply(&change);
+        for to in 0..self.nodes.len() {
+            let at = self.now + Duration::from_millis(self.chance.below(self.lag + 1));
+            let earlier = self.arrivals.entry((to, change.kind())).or_default();
+            *earlier = at.max(*earlier);
+            let delay = *earlier - self.now;
+            self.after(delay, What::Api(to, change.clone()));
+        }
+    }
+
+    pub(super) fn start(&mut self, node: usize) {
+        self.note(format!("start node{node}"));
+        let settings = Settings {
+            me: name(node),
+            interval: INTERVAL,
+            misses: 3,
+            detection: Detection::Enforce,
+            session: self.chance.next() | 1,
+        };
+        self.change(Change::Pod(node, Some(true)));
+        let mut api = self.api.clone();
+        api.pods.insert(node, true);
+        let life = self.nodes[node].life + 1;
+        let mut speaker = Ownership::new(settings);
+        // Some decide about one group at a time.
+        if node % 2 == 1 {
+            speaker.slice = 1;
+        }
+        self.nodes[node] = Node { life, api, speaker: Some(speaker), ..Node::default() };
+        self.feed(node, Input::Macs([mac(node)].into()));
+        self.feed_view(node);
+    }
+
+    pub(super) fn kill(&mut self, node: usize) {
+        self.note(format!("kill node{node}"));
+        let life = self.nodes[node].life + 1;
+        self.nodes[node] = Node { life, ..Node::default() };
+    }
+
+    pub(super) fn shut_down(&mut self, node: usize) {
+        self.note(format!("shut down node{node}"));
+        self.nodes[node].stopping = true;
+        self.change(Change::Pod(node, Some(false)));
+        self.feed(node, Input::Shutdown);
+    }
+
+    fn feed_view(&mut self, node: usize) {
+        let exclude_label = ExcludeLabel::Honour;
+        let settings = view::Settings { me: name(node), placement: self.placement, exclude_label };
+        let api = &self.nodes[node].api;
+        let (facts, configuration) = (api.facts(self.nodes.len()), api.configuration());
+        let previous = self.nodes[node].view.clone();
+        let view = Arc::new(View::build(&settings, &facts, &configuration, previous.as_deref()));
+        if previous.as_ref() == Some(&view) {
+            return;
+        }
+        self.nodes[node].view = Some(Arc::clone(&view));
+        self.feed(node, Input::View(view));
+        // As the driver: groups that stay may have got other addresses or links.
+        let stay: Vec<GroupId> = self.nodes[node].told.keys().copied().collect();
+        self.align(node, &stay);
+    }
+
+    fn align(&mut self, node: usize, ids: &[GroupId]) {
+        let before = self.answered_by(node);
+        let state = &mut self.nodes[node];
+        let (Some(speaker), Some(view)) = (&state.speaker, &state.view) else { return };
+        for id in ids {
+            let Some(told) = state.told.get_mut(id) else { continue };
+            let group = view.groups.get(id);
+            let announced = group.into_iter().flat_map(|group| {
+                let admitted = group.admits(&name(node));
+                group.addresses.iter().map(move |(address, scope)| (admitted, address, scope))
+            });
+            let announced = announced.filter(|(_, address, _)| speaker.is_announced(*address));
+            *told = announced
+                .map(|(admitted, address, scope)| {
+                    let kept = told.get(&address).filter(|_| !admitted);
+                    (address, kept.unwrap_or(scope).clone())
+                })
+                .collect();
+        }
+        for address in self.answered_by(node).difference(&before) {
+            self.begin_to_say(node, *address);
+        }
+    }
+
+    /// The addresses that a node answers for on its link.
+    pub(super) fn answered_by(&self, node: usize) -> BTreeSet<IpAddr> {
+        let state = &self.nodes[node];
+        let told = state.told.values().flatten().filter(|_| state.speaker.is_some());
+        let link = link(node, !self.api.without_ipv6.contains(&node));
+        let answered = |(address, scope): (&IpAddr, &Scope)| {
+            (scope.covers(&link.name) && link.speaks_for(*address)).then_some(*address)
+        };
+        told.filter_map(answered).collect()
+    }
+
+    fn begin_to_say(&mut self, node: usize, address: IpAddr) {
+        self.moves += 1;
+        self.note(format!("node{node} announces {address}"));
+        self.nodes[node].probing.remove(&address);
+        self.order += 1;
+        let token = self.order;
+        self.nodes[node].saying.insert(address, token);
+        let life = self.nodes[node].life;
+        for after in [0, 50, 200, 1_100, 2_200, 5_000, 10_000, 15_000, 20_000] {
+            self.after(Duration::from_millis(after), What::Say { node, life, address, token });
+        }
+    }
+
+    pub(super) fn feed(&mut self, node: usize, input: Input) {
+        let now = self.instant();
+        let Some(speaker) = &mut self.nodes[node].speaker else { return };
+        speaker.handle(now, input);
+        while let Some(output) = self.nodes[node].speaker.as_mut().and_then(Ownership::poll_output) {
+            self.carry_out(node, output);
+        }
+        let Some(speaker) = &self.nodes[node].speaker else { return };
+        let wake = speaker.next_deadline().map(|at| at.saturating_duration_since(self.start).max(self.now));
+        if wake != self.nodes[node].wake {
+            self.nodes[node].wake = wake;
+            if let Some(at) = wake {
+                let life = self.nodes[node].life;
+                self.after(at - self.now, What::Wake(node, life));
+            }
+        }
+        let speaker = self.nodes[node].speaker.as_ref();
+        if self.nodes[node].stopping && speaker.is_some_and(|speaker| speaker.owned().is_empty()) {
+            self.kill(node);
+            self.change(Change::Pod(node, None));
+        }
+    }
+
+    fn carry_out(&mut self, node: usize, output: Output) {
+        match output {
+            Output::Send { address: to, message, .. } => {
+                let Some(to) = (0..self.nodes.len()).find(|n| address(*n) == to) else { return };
+                if self.cut.contains(&(node, to)) || self.chance.below(1_000) < self.loss {
+                    return;
+                }
+                let delay = Duration::from_micros(100 + self.chance.below(3_000));
+                self.after(delay, What::Deliver(to, node, message));
+            }
+            Output::Probe(address, _, plan) => {
+                self.note(format!("node{node} asks about {address}"));
+                self.order += 1;
+                let (token, life) = (self.order, self.nodes[node].life);
+                self.nodes[node].probing.insert(address, token);
+                self.after(plan.wait / 2, What::Probe { node, life, address, round: 0, plan, token });
+            }
+            Output::CancelProbe(address) => drop(self.nodes[node].probing.remove(&address)),
+            Output::Announce(id) => {
+                self.nodes[node].told.entry(id).or_default();
+                self.align(node, &[id]);
+                self.schedule_write(node);
+            }
+            Output::Withdraw(id) => {
+                self.note(format!("node{node} withdraws {id}"));
+                self.nodes[node].told.remove(&id);
+                self.schedule_write(node);
+            }
+            Output::Remind(id) => {
+                let told = self.nodes[node].told.get(&id);
+                for address in told.into_iter().flat_map(BTreeMap::keys).copied().collect::<Vec<_>>() {
+                    self.begin_to_say(node, address);
+                }
+            }
+            Output::Defend(_) => {}
+        }
+    }
+
+    fn schedule_write(&mut self, node: usize) {
+        if !self.nodes[node].writes {
+            self.nodes[node].writes = true;
+            let life = self.nodes[node].life;
+            let delay = Duration::from_millis(10 + self.chance.below(50));
+            self.after(delay, What::Write(node, life));
+        }
+    }
+
+    /// Writes who announces what to the API.
+    fn write(&mut self, node: usize) {
+        self.nodes[node].writes = false;
+        let state = &self.nodes[node];
+        let (Some(speaker), Some(view)) = (&state.speaker, &state.view) else { return };
+        let number = |service: &Arc<view::ServiceKey>| service.name[1..].parse::<u8>().unwrap();
+        let owned = speaker.owned().iter().filter_map(|(id, epoch)| Some((view.groups.get(id)?, *epoch)));
+        let wanted: BTreeMap<u8, u64> =
+            owned.flat_map(|(group, epoch)| group.services.iter().map(move |s| (number(s), epoch))).collect();
+        let known: BTreeSet<u8> = view.groups.values().flat_map(|g| g.services.iter().map(number)).collect();
+        let statuses = &state.api.statuses;
+        let mut changes: Vec<Change> = wanted
+            .iter()
+            .filter(|(service, epoch)| statuses.get(&(**service, node)) != Some(epoch))
+            .map(|(service, epoch)| Change::Status(*service, node, Some(*epoch)))
+            .collect();
+        for (service, other) in statuses.keys() {
+            let gone = !wanted.contains_key(service) && !known.contains(service);
+            let stale = if *other == node { gone } else { wanted.contains_key(service) };
+            if stale {
+                changes.push(Change::Status(*service, *other, None));
+            }
+        }
+        for change in changes {
+            self.change(change);
+        }
+    }
+
+    pub(super) fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        while self.queue.peek().is_some_and(|Reverse(next)| next.at <= end) {
+            let Some(Reverse(Entry { at, what, .. })) = self.queue.pop() else { return };
+            self.observe(at);
+            self.now = at;
+            self.happen(what);
+        }
+        self.observe(end);
+        self.now = end;
+    }
+
+    fn happen(&mut self, what: What) {
+        let node = match &what {
+            What::Wake(node, _) | What::Resume(node) | What::Write(node, _) => *node,
+            What::Probe { node, .. } | What::Say { node, .. } => *node,
+            What::Deliver(node, ..) | What::Api(node, _) | What::Seen(node, _) => *node,
+        };
+        if self.nodes[node].stalled && !matches!(what, What::Resume(_)) {
+            if !matches!(what, What::Wake(..)) {
+                self.nodes[node].waiting.push(what);
+            }
+            return;
+        }
+        match what {
+            What::Wake(node, life) => {
+                if self.nodes[node].life == life && self.nodes[node].wake == Some(self.now) {
+                    self.nodes[node].wake = None;
+                    self.feed(node, Input::Deadline);
+                }
+            }
+            What::Resume(node) => {
+                self.nodes[node].stalled = false;
+                self.feed(node, Input::Deadline);
+                for what in std::mem::take(&mut self.nodes[node].waiting) {
+                    self.happen(what);
+                }
+            }
+            What::Deliver(to, from, message) => self.feed(to, Input::Message(address(from), message)),
+            What::Api(to, change) => {
+                if self.nodes[to].speaker.is_some() {
+                    self.nodes[to].api.apply(&change);
+                    self.feed_view(to);
+                    self.schedule_write(to);
+                }
+            }
+            What::Write(node, life) => {
+                if self.nodes[node].life == life {
+                    self.write(node);
+                }
+            }
+            What::Say { node, life, address, token } => {
+                let current = self.nodes[node].saying.get(&address) == Some(&token);
+                if self.nodes[node].life == life && current && self.answered_by(node).contains(&address) {
+                    self.say(node, address, false);
+                }
+            }
+            What::Seen(to, sighting) => self.see(to, sighting),
+            What::Probe { node, life, address, round, plan, token } => {
+                let current = self.nodes[node].probing.get(&address) == Some(&token);
+                if self.nodes[node].life == life && current {
+                    self.probe(node, address, round, plan, token);
+                }
+            }
+        }
+    }
+
+    fn see(&mut self, to: usize, sighting: Sighting) {
+        if self.nodes[to].probing.contains_key(&sighting.address) {
+            if !sighting.probing {
+                self.nodes[to].probing.remove(&sighting.address);
+            }
+            self.feed(to, Input::Answered(sighting));
+        } else if !sighting.probing && self.answered_by(to).contains(&sighting.address) {
+            self.feed(to, Input::Contested(sighting));
+        }
+    }
+
+    fn probe(&mut self, node: usize, address: IpAddr, round: u32, plan: Plan, token: u64) {
+        if !link(node, !self.api.without_ipv6.contains(&node)).speaks_for(address) {
+            self.nodes[node].probing.remove(&address);
+            return self.feed(node, Input::Unasked(address));
+        }
+        self.say(node, address, true);
+        let answers = (0..self.nodes.len()).find(|other| {
+            *other != node
+                && !self.nodes[*other].stalled
+                && self.answered_by(*other).contains(&address)
+                && !self.cut.contains(&(node, *other))
+        });
+        if let Some(other) = answers {
+            self.nodes[node].probing.remove(&address);
+            let [mac, ours] = [mac(other), mac(node)].map(EthernetAddress);
+            self.feed(node, Input::Answered(Sighting { address, mac, ours, link: 1, probing: false }));
+        } else if round + 1 < plan.count {
+            let life = self.nodes[node].life;
+            self.after(plan.wait, What::Probe { node, life, address, round: round + 1, plan, token });
+        } else {
+            self.nodes[node].probing.remove(&address);
+            self.feed(node, Input::Unanswered(address));
+        }
+    }
+
+    fn say(&mut self, node: usize, address: IpAddr, probing: bool) {
+        for to in (0..self.nodes.len()).filter(|to| *to != node) {
+            if !self.cut.contains(&(node, to)) {
+                let [mac, ours] = [mac(node), mac(to)].map(EthernetAddress);
+                let sighting = Sighting { address, mac, ours, link: 1, probing };
+                self.after(Duration::from_micros(50), What::Seen(to, sighting));
+            }
+        }
+    }
+}
