@@ -61,7 +61,7 @@ const GATHER: Duration = Duration::from_secs(5);
 const STAGGER: Duration = Duration::from_millis(100);
 /// Between the turns of those who could take a group that nobody owns, when the one before does not.
 const VACANCY: Duration = Duration::from_secs(2);
-/// How long a group is let alone after a peer or the wire said that it is taken. Each time in a row the pause doubles.
+/// How long a group is let alone after a peer or the link said that it is taken. Each time in a row the pause doubles.
 const REFUSAL: Duration = Duration::from_secs(1);
 /// How often a leaving owner says so at first; each time that it is not answered the pause doubles, up to the interval
 /// between beacons.

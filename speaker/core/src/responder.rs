@@ -35,7 +35,7 @@ pub enum Input<'a> {
     Announce(IpAddr, Scope),
     /// Answer for this address no more.
     Withdraw(IpAddr),
-    /// Ask the wire who has this address; ends with [`Output::Answered`], [`Output::Unanswered`] or [`Output::Unasked`], to
+    /// Ask the link who has this address; ends with [`Output::Answered`], [`Output::Unanswered`] or [`Output::Unasked`], to
     /// which the driver replies by `Announce` or `CancelProbe`.
     Probe(IpAddr, Scope, Plan),
     /// Ask no more.

@@ -21,7 +21,7 @@ const KEPT_AT_MOST: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) phase: Phase,
-    /// Addresses that the wire was asked about and that nobody has answered for.
+    /// Addresses that the link was asked about and that nobody has answered for.
     pub(super) pending: BTreeSet<IpAddr>,
     /// When the phase is over.
     pub(super) until: Option<Instant>,

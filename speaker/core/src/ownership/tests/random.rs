@@ -31,8 +31,8 @@ pub(super) fn stories(count: u64, story: impl Fn(u64) + Sync) {
         for thread in 0..threads {
             scope.spawn(move || {
                 for seed in (first + thread..first + count).step_by(usize::try_from(threads).unwrap()) {
-                    let told = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| story(seed)));
-                    assert!(told.is_ok(), "replay with LBSTACK_SIMULATION_SEED={seed}");
+                    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| story(seed)));
+                    assert!(ended.is_ok(), "replay with LBSTACK_SIMULATION_SEED={seed}");
                 }
             });
         }

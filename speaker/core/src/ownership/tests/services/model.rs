@@ -55,7 +55,7 @@ pub(super) struct Node {
     pub(super) speaker: Option<Ownership>,
     pub(super) api: Api,
     pub(super) view: Option<Arc<View>>,
-    pub(super) told: BTreeMap<GroupId, BTreeMap<IpAddr, Scope>>,
+    pub(super) announced: BTreeMap<GroupId, BTreeMap<IpAddr, Scope>>,
     probing: HashMap<IpAddr, u64>,
     /// By announcement.
     saying: HashMap<IpAddr, u64>,
@@ -183,7 +183,7 @@ impl Model {
         self.nodes[node].view = Some(Arc::clone(&view));
         self.feed(node, Input::View(view));
         // As the driver: groups that stay may have got other addresses or links.
-        let stay: Vec<GroupId> = self.nodes[node].told.keys().copied().collect();
+        let stay: Vec<GroupId> = self.nodes[node].announced.keys().copied().collect();
         self.align(node, &stay);
     }
 
@@ -192,16 +192,16 @@ impl Model {
         let state = &mut self.nodes[node];
         let (Some(speaker), Some(view)) = (&state.speaker, &state.view) else { return };
         for id in ids {
-            let Some(told) = state.told.get_mut(id) else { continue };
+            let Some(announced) = state.announced.get_mut(id) else { continue };
             let group = view.groups.get(id);
-            let announced = group.into_iter().flat_map(|group| {
+            let current = group.into_iter().flat_map(|group| {
                 let admitted = group.admits(&name(node));
                 group.addresses.iter().map(move |(address, scope)| (admitted, address, scope))
             });
-            let announced = announced.filter(|(_, address, _)| speaker.is_announced(*address));
-            *told = announced
+            let current = current.filter(|(_, address, _)| speaker.is_announced(*address));
+            *announced = current
                 .map(|(admitted, address, scope)| {
-                    let kept = told.get(&address).filter(|_| !admitted);
+                    let kept = announced.get(&address).filter(|_| !admitted);
                     (address, kept.unwrap_or(scope).clone())
                 })
                 .collect();
@@ -214,12 +214,12 @@ impl Model {
     /// The addresses that a node answers for on its link.
     pub(super) fn answered_by(&self, node: usize) -> BTreeSet<IpAddr> {
         let state = &self.nodes[node];
-        let told = state.told.values().flatten().filter(|_| state.speaker.is_some());
+        let announced = state.announced.values().flatten().filter(|_| state.speaker.is_some());
         let link = link(node, !self.api.without_ipv6.contains(&node));
         let answered = |(address, scope): (&IpAddr, &Scope)| {
             (scope.covers(&link.name) && link.speaks_for(*address)).then_some(*address)
         };
-        told.filter_map(answered).collect()
+        announced.filter_map(answered).collect()
     }
 
     fn begin_to_say(&mut self, node: usize, address: IpAddr) {
@@ -277,18 +277,18 @@ impl Model {
             }
             Output::CancelProbe(address) => drop(self.nodes[node].probing.remove(&address)),
             Output::Announce(id) => {
-                self.nodes[node].told.entry(id).or_default();
+                self.nodes[node].announced.entry(id).or_default();
                 self.align(node, &[id]);
                 self.schedule_write(node);
             }
             Output::Withdraw(id) => {
                 self.note(format!("node{node} withdraws {id}"));
-                self.nodes[node].told.remove(&id);
+                self.nodes[node].announced.remove(&id);
                 self.schedule_write(node);
             }
             Output::Remind(id) => {
-                let told = self.nodes[node].told.get(&id);
-                for address in told.into_iter().flat_map(BTreeMap::keys).copied().collect::<Vec<_>>() {
+                let announced = self.nodes[node].announced.get(&id);
+                for address in announced.into_iter().flat_map(BTreeMap::keys).copied().collect::<Vec<_>>() {
                     self.begin_to_say(node, address);
                 }
             }

@@ -51,7 +51,11 @@ impl Model {
                 continue;
             };
             let (owned, added) = (speaker.owned(), speaker.added());
-            let _ = writeln!(text, "\nnode{number} owns {owned:?} announces {:?} added {added:?}", node.told);
+            let _ = writeln!(
+                text,
+                "\nnode{number} owns {owned:?} announces {:?} added {added:?}",
+                node.announced
+            );
             for (id, group) in node.view.iter().flat_map(|view| &view.groups) {
                 let addresses: Vec<IpAddr> = group.addresses.keys().collect();
                 let phase = speaker.groups.get(id).map(|state| state.phase);
