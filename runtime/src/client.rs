@@ -15,6 +15,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::proxy::matcher::Matcher;
 use hyper_util::rt::TokioExecutor;
 use kube::client::ConfigExt as _;
+use kube::config::{InferConfigError, KubeconfigError};
 use kube::{Client, Config};
 use tower::{BoxError, ServiceBuilder};
 
@@ -39,7 +40,12 @@ const PROBES: u32 = 3;
 pub enum ConnectError {
     /// Neither a kubeconfig nor a service account.
     #[error("no way to the Kubernetes API: set KUBECONFIG, or run in a pod with a service account: {0}")]
-    Config(#[from] kube::config::InferConfigError),
+    Config(InferConfigError),
+    /// A kubeconfig that cannot be parsed. It has credentials, and nothing of it is repeated.
+    #[error(
+        "the kubeconfig (KUBECONFIG, or ~/.kube/config) cannot be parsed: it is not valid YAML of a kubeconfig"
+    )]
+    Kubeconfig,
     /// The configuration cannot be used.
     #[error("the configuration for the Kubernetes API cannot be used: {0}")]
     Client(#[from] kube::Error),
@@ -62,6 +68,18 @@ pub enum ConnectError {
     },
 }
 
+impl ConnectError {
+    fn of(error: InferConfigError) -> Self {
+        let source = std::error::Error::source(&error);
+        let kubeconfig = source.and_then(|source| source.downcast_ref::<KubeconfigError>());
+        if matches!(kubeconfig, Some(KubeconfigError::Parse(_))) {
+            Self::Kubeconfig
+        } else {
+            Self::Config(error)
+        }
+    }
+}
+
 /// A client from KUBECONFIG, the user's kubeconfig or the pod's service account. No call is made.
 ///
 /// Nothing is repeated by the client: who calls knows whether and when to. Each call but a watch is limited in time.
@@ -70,7 +88,7 @@ pub enum ConnectError {
 ///
 /// There is no configuration, or it cannot be used.
 pub async fn connect() -> Result<Client, ConnectError> {
-    let mut config = Config::infer().await?;
+    let mut config = Config::infer().await.map_err(ConnectError::of)?;
     choose_proxy(&mut config, &variable("HTTPS_PROXY"), &variable("NO_PROXY"))?;
     build(config)
 }
