@@ -10,7 +10,7 @@ use super::advertised::{Advertised, SetId};
 use super::candidates::{self, Subnets};
 use super::nominate::{Entry, Nobody, Nominator};
 use super::ranking::Sets;
-use super::{Addresses, Candidates, Group, GroupId, NodeName, ServiceKey, Speaker, View};
+use super::{Addresses, Group, GroupId, NodeName, ServiceKey, Speaker, View};
 use crate::beacon::NodeId;
 use crate::facts::{Facts, PodFacts, StatusFacts};
 use crate::link::{LinkFacts, Scope};
