@@ -150,7 +150,7 @@ fn facts(nodes: u32, services: u32) -> Facts {
             key: Arc::new(key(n)),
             addresses: [address(n)].into(),
             labels: Box::default(),
-            local: n % 10 == 0,
+            local: n.is_multiple_of(10),
             shared: false,
             pool: Some("lan".into()),
         };
