@@ -153,6 +153,13 @@ impl Watches {
     pub(crate) fn conflicts(&self) -> BTreeMap<IpAddr, String> {
         let told = |conflict: &AddressConflict| {
             let AddressConflictSpec { address, mac, node, interface, announced, .. } = &conflict.spec;
+            if conflict.spec.held_by_node {
+                let on =
+                    if interface.is_empty() { String::new() } else { format!(" (on {interface}, {mac})") };
+                let held =
+                    format!("{address} is an address of node {node}{on}, and no other node announces it");
+                return Some((address.parse().ok()?, held));
+            }
             let what = if *announced { "announced all the same" } else { "not announced until that ends" };
             let stranger = format!(
                 "{address} is used by the machine with {mac}, seen by node {node} on {interface}, and {what}"

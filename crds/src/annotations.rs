@@ -19,6 +19,14 @@ pub const IP_ALLOCATED_FROM_POOL: &str = "metallb.io/ip-allocated-from-pool";
 pub const EPOCH: &str = "lbstack.dev/epoch";
 /// On a speaker's `ConfigurationState`: what it knows of its node's links, as JSON.
 pub const LINKS: &str = "lbstack.dev/links";
+/// On a speaker's `ConfigurationState`: the addresses of pools and Services that its node has on interfaces that are not
+/// announced on, as JSON.
+pub const OTHER_ADDRESSES: &str = "lbstack.dev/other-addresses";
+/// On a speaker's `ConfigurationState`: Services that no node announces, by the node that announced them last, with the
+/// epoch of its claim, as JSON. They return to that node.
+pub const LAST_ANNOUNCED: &str = "lbstack.dev/last-announced";
+/// On a `ServiceL2Status` and a speaker's `ConfigurationState`: the node's full name, where that is no label value.
+pub const NODE: &str = "lbstack.dev/node";
 
 /// The value of the annotation `key` (without prefix).
 ///

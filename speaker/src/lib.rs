@@ -62,7 +62,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let first_view = readiness.gate("the first lists");
     tasks.spawn("admin", admin::serve(args.common.admin_address, registry, readiness, shutdown.clone()));
 
-    let links = links::start(&mut tasks, excluded, shutdown.clone()).await?;
+    let (links, other_addresses) = links::start(&mut tasks, excluded, shutdown.clone()).await?;
     let changed = Arc::new(Notify::new());
     let viewer = Viewer {
         namespace: args.namespace.clone(),
@@ -118,7 +118,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         metrics,
     };
     let status = status::Writer::new(&client, &me, stores, events, setup);
-    tasks.spawn("status", status.run(publications, links, found, shutdown.clone()));
+    tasks.spawn("status", status.run(publications, links, other_addresses, found, shutdown.clone()));
 
     let stop = shutdown.clone();
     tasks.spawn("readiness", async move {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use announce::facts::{Facts, NodeFacts, PodFacts, ServiceFacts, SliceFacts, StatusFacts};
 use announce::link::{Link, LinkFacts};
 use announce::view::{NodeName, Settings, View};
-use crds::names::{APP, LABEL_APP, LABEL_COMPONENT, LABEL_COMPONENT_TYPE, LABEL_NODE_NAME, SPEAKER};
+use crds::names::{APP, LABEL_APP, LABEL_COMPONENT, LABEL_COMPONENT_TYPE, SPEAKER};
 use crds::{AddressConflict, ConfigurationState, IPAddressPool, L2Advertisement, ResourceExt as _};
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::links::OtherAddresses;
 use crate::snapshot::Snapshot;
 use crate::status;
 
@@ -46,7 +47,7 @@ pub(crate) struct Viewer {
 /// What is kept of the objects.
 #[derive(Clone)]
 pub(crate) struct Stores {
-    services: Mirror<ServiceFacts>,
+    pub(crate) services: Mirror<ServiceFacts>,
     slices: Mirror<SliceFacts>,
     pub(crate) nodes: Mirror<NodeFacts>,
     pub(crate) pods: Mirror<SpeakerPod>,
@@ -74,6 +75,10 @@ pub(crate) struct SpeakerState {
     pub(crate) node: Option<String>,
     /// The links of that node.
     links: Option<(NodeName, Vec<LinkFacts>)>,
+    /// Its addresses on other links.
+    other_addresses: OtherAddresses,
+    /// Who announced each Service last that nobody announces now, as far as this speaker remembers it.
+    remembered: Vec<Arc<StatusFacts>>,
     /// The object, if it is about this node.
     pub(crate) mine: Option<ConfigurationState>,
 }
@@ -130,16 +135,29 @@ impl Stores {
         self.statuses.ready().await
     }
 
+    /// The object of this node.
+    pub(crate) fn state(&self) -> Option<ConfigurationState> {
+        self.states.all().iter().find_map(|state| state.mine.clone())
+    }
+
     /// What there is now.
     pub(crate) fn known(&self) -> Known {
+        let states = self.states.all();
+        let mut statuses = self.statuses.all();
+        statuses.extend(states.iter().flat_map(|state| state.remembered.iter().cloned()));
+        let other_addresses = states.iter().filter(|state| !state.other_addresses.is_empty());
+        let other_addresses = other_addresses
+            .filter_map(|state| Some((state.node.as_deref()?.into(), state.other_addresses.clone())))
+            .collect();
         Known {
             facts: Facts {
                 services: self.services.all(),
                 slices: self.slices.all(),
                 nodes: self.nodes.all(),
                 pods: self.pods.all().iter().map(|pod| Arc::clone(&pod.facts)).collect(),
-                statuses: self.statuses.all(),
-                links: self.states.all().iter().filter_map(|state| state.links.clone()).collect(),
+                statuses,
+                other_addresses,
+                links: states.iter().filter_map(|state| state.links.clone()).collect(),
             },
             pools: self.pools.all(),
             l2_advertisements: self.l2_advertisements.all(),
@@ -268,10 +286,12 @@ fn speaker_pod(pod: Pod, mine: Option<&str>) -> Option<SpeakerPod> {
 }
 
 fn speaker_state(object: ConfigurationState, me: &NodeName) -> SpeakerState {
-    let node = object.labels().get(LABEL_NODE_NAME).cloned();
+    let node = status::state::node(&object).map(str::to_owned);
     SpeakerState {
         name: object.name_any(),
         links: status::state::decode(&object),
+        other_addresses: status::state::other_addresses(&object),
+        remembered: status::last_announced::remembered(&object),
         mine: (object.name_any() == status::state::name(me)).then(|| bare(object)),
         node,
     }

@@ -88,6 +88,7 @@ fn facts(nodes: u32, services: u32) -> Facts {
         let address: IpAddr = Ipv4Addr::from_bits(Ipv4Addr::new(10, 0, 0, 0).to_bits() + n).into();
         let facts = ServiceFacts {
             key: Arc::new(key(n)),
+            uid: Box::default(),
             addresses: [address].into(),
             labels: Box::default(),
             local: false,
@@ -101,7 +102,7 @@ fn facts(nodes: u32, services: u32) -> Facts {
     };
     let node = |n: u32| {
         let labels = [("kubernetes.io/hostname".to_owned(), name(n).to_string())].into();
-        Arc::new(NodeFacts { name: name(n), labels, usable: true, cordoned: false })
+        Arc::new(NodeFacts { name: name(n), labels, usable: true, cordoned: false, addresses: Box::default() })
     };
     let pod = |n: u32| Arc::new(PodFacts { node: name(n), address: None, ready: true, generation: 1 });
     Facts {

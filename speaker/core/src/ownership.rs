@@ -13,10 +13,12 @@
 //! | [`peers`] | which messages count, and which speakers live |
 //! | [`receive`] | what messages say |
 //! | [`talk`] | whom to talk with, and what is sent |
-//! | [`wire`] | what probes and other frames say about who has an address; conflicts with strangers |
+//! | [`wire`] | what probes and other frames say about who has an address |
+//! | [`conflict`] | hosts and nodes that have an address of ours: what is reported, when they are probed again |
 //!
 //! No socket, no clock, no chance: the driver brings the time and the session, and carries out [`Output`]s.
 
+mod conflict;
 mod decide;
 mod interface;
 mod peers;
@@ -32,11 +34,12 @@ use std::time::{Duration, Instant};
 
 use crate::beacon::{KeyId, NodeId, Stake, print_of};
 use crate::view::{GroupId, NodeName, View};
+pub use conflict::Conflict;
+use conflict::KernelAnswer;
 pub use interface::{Blocked, Counts, Detection, Input, Output, Settings};
 use peers::{Directory, Peer};
 use phase::{Action, Cause, Event, Phase};
 use talk::Outgoing;
-pub use wire::Conflict;
 
 /// How long a starting speaker waits for the others to answer.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -100,6 +103,12 @@ pub struct Ownership {
     over: BTreeSet<IpAddr>,
     /// See [`Self::added`].
     added: BTreeSet<IpAddr>,
+    /// Addresses of ours that a node's kernel answers for, though the node holds them on none of its links.
+    kernels: BTreeMap<IpAddr, KernelAnswer>,
+    /// Counts changes of what is reported of conflicts.
+    reports: u64,
+    /// Counts changes of what this node owns.
+    ownerships: u64,
     /// The groups of the addresses that are not the lowest of theirs, which is its name.
     higher: HashMap<IpAddr, GroupId>,
 
@@ -133,6 +142,8 @@ struct State {
     reminded: Option<Instant>,
     /// How often somebody was let go first who asked the same, since this node owned the group last.
     gave_way: u8,
+    /// How often a node that is no candidate has answered, since this node owned the group last.
+    bystanders: u8,
     /// The highest epoch that was seen.
     highest: u64,
     timer: Option<Instant>,
@@ -164,6 +175,9 @@ impl Ownership {
             conflicts: BTreeMap::new(),
             over: BTreeSet::new(),
             added: BTreeSet::new(),
+            kernels: BTreeMap::new(),
+            reports: 0,
+            ownerships: 0,
             higher: HashMap::new(),
             sequence: 0,
             outgoing: BTreeMap::new(),
@@ -217,7 +231,7 @@ impl Ownership {
         let patience = self.patience();
         let falls_silent = falls_silent.filter_map(|heard| heard.checked_add(patience)).min();
         let timer = self.timers.first().map(|(at, _)| *at);
-        let conflict = self.conflicts.values().filter_map(|conflict| conflict.next).min();
+        let conflict = self.next_reprobe();
         let settling = self.settling.filter(|_| !self.settled);
         [falls_silent, timer, conflict, settling, self.next_beacon].into_iter().flatten().min()
     }
@@ -242,9 +256,15 @@ impl Ownership {
         &self.added
     }
 
-    /// Whether an address of an owned group is announced: not if a stranger had it first, nor before that is known.
+    /// Whether an address of an owned group is announced: not if a node has it itself or another host had it first, nor
+    /// before that is known.
     pub fn is_announced(&self, address: IpAddr) -> bool {
-        !self.added.contains(&address) && !self.is_withheld(address)
+        !self.added.contains(&address) && !self.is_withheld(address) && !self.is_held(address)
+    }
+
+    /// How often what it owns, and what it reports of conflicts, has changed so far.
+    pub fn revisions(&self) -> (u64, u64) {
+        (self.ownerships, self.reports)
     }
 
     fn is_withheld(&self, address: IpAddr) -> bool {
@@ -364,6 +384,7 @@ impl Ownership {
                 self.ask_about_added(group, group_before);
             }
         }
+        self.follow_holders(now, &before);
         self.leave_to_others();
         for id in before.groups.keys().filter(|id| !view.groups.contains_key(id)) {
             self.dirty.insert(*id);
@@ -454,6 +475,7 @@ impl Ownership {
                 state.highest = state.highest.max(epoch);
                 state.vacant_since = None;
                 state.gave_way = 0;
+                state.bystanders = 0;
                 if before.claimed().is_none() {
                     state.declined.clear();
                 }
@@ -493,6 +515,7 @@ impl Ownership {
             self.print ^= print_of(Stake { group: id, epoch: before });
         }
         self.print ^= print_of(stake);
+        self.ownerships += 1;
         self.outputs.push_back(Output::Announce(id));
         self.tell_all(stake, true);
     }
@@ -505,6 +528,7 @@ impl Ownership {
         }
         let stake = Stake { group: id, epoch };
         self.print ^= print_of(stake);
+        self.ownerships += 1;
         self.outputs.push_back(Output::Withdraw(id));
         self.tell_all(stake, false);
     }

@@ -7,6 +7,7 @@
 mod addresses;
 mod build;
 mod candidates;
+mod held;
 mod ranking;
 
 use std::collections::BTreeMap;
@@ -45,8 +46,22 @@ pub struct View {
     pub label_ignored: bool,
     /// The addresses of all pools.
     pub pools: Vec<IpRange>,
+    /// The addresses of groups and pools that nodes of the cluster have themselves: an address of a node belongs to that
+    /// node, and no other node announces it.
+    pub held: BTreeMap<IpAddr, Holder>,
     /// The advertisements behind each announced Service: where an address has lost its pool, these still hold.
     pub(crate) advertised: BTreeMap<Arc<ServiceKey>, Vec<Arc<rules::L2Advertisement>>>,
+}
+
+/// A node of the cluster that has an address of a group or pool itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// The node.
+    pub node: NodeName,
+    /// Its interface with the address; none if only the Node's status says so.
+    pub interface: Option<Box<str>>,
+    /// The hardware address of that interface, if it is known.
+    pub mac: Option<[u8; 6]>,
 }
 
 /// A node with a speaker.

@@ -1,49 +1,17 @@
-//! What the wire says about who has an address, and what to do about strangers who have one of ours.
+//! What probes and other frames say about who has an address.
 
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::peers::{Liveness, Peer};
 use super::phase::{Cause, Event, Phase};
-use super::{Blocked, Detection, Output, Ownership};
+use super::{Blocked, Conflict, Detection, Output, Ownership};
 use crate::beacon::{NodeId, Stake};
-use crate::link::Scope;
 use crate::responder::{Plan, Sighting};
 use crate::view::{Group, GroupId};
 
-/// When the wire is asked first whether a stranger is still there; each time that it is, the pause doubles.
-const REPROBE: Duration = Duration::from_secs(1);
 /// How often somebody is let go first who only asks, before this node has owned the group.
 pub(super) const GIVES_WAY: u8 = 3;
-/// The longest pause (as RATE_LIMIT_INTERVAL of RFC 5227 §1.1).
-const REPROBE_AT_MOST: Duration = Duration::from_secs(60);
-
-/// A stranger has an address.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Conflict {
-    /// Where it was seen last.
-    pub sighting: Sighting,
-    /// When it was first seen.
-    pub first: Instant,
-    /// When it was last seen.
-    pub last: Instant,
-    /// The address is not announced because of it.
-    pub withheld: bool,
-    scope: Scope,
-    /// When to ask again.
-    pub(super) next: Option<Instant>,
-    /// How long after that, if it is still there.
-    pause: Duration,
-}
-
-impl Conflict {
-    /// Asks again after `pause`, and then after twice as long.
-    fn ask_after(&mut self, now: Instant, pause: Duration) {
-        self.next = now.checked_add(pause);
-        self.pause = pause.saturating_mul(2).min(REPROBE_AT_MOST);
-    }
-}
-
 impl Ownership {
     /// Asks the wire about the addresses of a group, and tells the other watchers what this node is about to do.
     pub(super) fn ask(&mut self, now: Instant, id: GroupId) {
@@ -58,7 +26,9 @@ impl Ownership {
             Cause::Vacancy | Cause::Takeover(_) | Cause::Recheck => Plan::TAKEOVER,
         };
         self.asking.insert(id);
-        state.pending = group.addresses.keys().collect();
+        // A node that holds an address itself answers for it, and is meant to.
+        let held = &self.view.held;
+        state.pending = group.addresses.keys().filter(|address| !held.contains_key(address)).collect();
         if self.settings.detection == Detection::Off && cause == Cause::Vacancy {
             state.pending.clear();
         }
@@ -113,7 +83,9 @@ impl Ownership {
                 Some(_) => Plan::TAKEOVER,
                 None => Plan::FIRST_CLAIM,
             };
-            if !self.conflicts.contains_key(&address) && self.added.insert(address) {
+            if !self.is_held(address) && !self.conflicts.contains_key(&address) && self.added.insert(address)
+            {
+                self.reports += 1;
                 self.outputs.push_back(Output::Probe(address, scope.clone(), plan));
             }
         }
@@ -123,6 +95,7 @@ impl Ownership {
     pub(super) fn forget_answers(&mut self, address: IpAddr) {
         let stranger = self.conflicts.remove(&address).is_some();
         if self.added.remove(&address) || stranger {
+            self.reports += 1;
             self.outputs.push_back(Output::CancelProbe(address));
         }
     }
@@ -170,15 +143,21 @@ impl Ownership {
         if self.conflicts.contains_key(&address) {
             self.conflict_over(address);
         }
+        self.kernel_is_silent(address);
         if self.added.remove(&address) {
+            self.reports += 1;
             self.announce_again(address);
         }
-        if let Some(id) = self.asked_group(address) {
-            if let Some(state) = self.groups.get_mut(&id) {
-                state.pending.remove(&address);
-            }
-            self.resolve(now, id);
+        self.pass_over(now, address);
+    }
+
+    /// This address does not keep its group from being taken.
+    pub(super) fn pass_over(&mut self, now: Instant, address: IpAddr) {
+        let Some(id) = self.asked_group(address) else { return };
+        if let Some(state) = self.groups.get_mut(&id) {
+            state.pending.remove(&address);
         }
+        self.resolve(now, id);
     }
 
     /// Who turns out to be a speaker is no stranger: at their start speakers know the addresses of their own interfaces
@@ -200,6 +179,7 @@ impl Ownership {
         {
             // It had the address first, and nothing but the wire tells who has it now.
             self.conflicts.remove(&address);
+            self.reports += 1;
             self.apply(now, id, Event::Outbid);
         } else {
             self.conflict_over(address);
@@ -218,6 +198,7 @@ impl Ownership {
     fn conflict_over(&mut self, address: IpAddr) {
         if self.conflicts.remove(&address).is_some() {
             self.over.insert(address);
+            self.reports += 1;
         }
         if self.asked_group(address).is_none() {
             self.outputs.push_back(Output::CancelProbe(address));
@@ -226,7 +207,7 @@ impl Ownership {
     }
 
     /// What is announced of the group of an address has changed, if it is ours.
-    fn announce_again(&mut self, address: IpAddr) {
+    pub(super) fn announce_again(&mut self, address: IpAddr) {
         if let Some(id) = self.group_of(address).filter(|id| self.mine.contains_key(id)) {
             self.outputs.push_back(Output::Announce(id));
             self.dirty.insert(id);
@@ -235,21 +216,21 @@ impl Ownership {
 
     pub(super) fn answered(&mut self, now: Instant, sighting: Sighting) {
         let address = sighting.address;
+        if self.is_held(address) {
+            return;
+        }
         let speaker = self.directory.macs.get(&sighting.mac.0).copied();
-        let scope = || {
-            let id = self.group_of(address)?;
-            self.view.groups.get(&id)?.addresses.get(address).cloned()
-        };
         let Some(id) = self.asked_group(address) else {
-            let found = scope().filter(|_| self.added.contains(&address));
+            let found = self.scope_of(address).filter(|_| self.added.contains(&address));
             match speaker {
                 // It is the stranger that was asked for, not who asks for the address too.
                 _ if sighting.probing => return,
                 None => self.note_conflict(now, sighting, found),
                 Some(node) if self.conflicts.contains_key(&address) => self.was_a_speaker(now, address, node),
-                Some(_) => {}
+                Some(node) => self.confirm_kernel(address, node),
             }
             if self.added.remove(&address) {
+                self.reports += 1;
                 self.announce_again(address);
             }
             return;
@@ -264,21 +245,20 @@ impl Ownership {
                 }
                 return;
             }
-            Some(node) if !self.answers_by_its_kernel(now, id, node) => {
+            Some(node)
+                if !self.answers_by_its_kernel(now, id, node) && !self.answers_as_bystander(id, node) =>
+            {
                 self.veto(id, node);
                 self.apply(now, id, Event::Taken);
                 return;
             }
-            Some(_) => {}
+            Some(node) => self.suspect_kernel(now, address, node),
             None => {
-                let found = scope();
+                let found = self.scope_of(address);
                 self.note_conflict(now, sighting, found);
             }
         }
-        if let Some(state) = self.groups.get_mut(&id) {
-            state.pending.remove(&address);
-        }
-        self.resolve(now, id);
+        self.pass_over(now, address);
     }
 
     /// Lets somebody go first who asks the same and cannot be talked with: another speaker, which may not be known as one yet,
@@ -315,52 +295,22 @@ impl Ownership {
         }
     }
 
-    /// A stranger has the address. With a scope it was found before the address was announced.
-    fn note_conflict(&mut self, now: Instant, sighting: Sighting, found: Option<Scope>) {
-        let withheld = found.is_some() && self.settings.detection == Detection::Enforce;
-        if let Some(known) = self.conflicts.get_mut(&sighting.address) {
-            if withheld && !known.withheld {
-                known.ask_after(now, REPROBE);
-            }
-            known.sighting = sighting;
-            known.last = now;
-            known.withheld |= withheld;
-            if let Some(scope) = found {
-                known.scope = scope;
-            }
-            return;
-        }
-        if self.settings.detection == Detection::Off {
-            return;
-        }
-        let scope = found.or_else(|| {
-            let mut groups = self.view.groups.values();
-            groups.find_map(|group| group.addresses.get(sighting.address)).cloned()
-        });
-        let scope = scope.unwrap_or(Scope::All);
-        // What is announced all the same loses nothing by waiting.
-        let first = if withheld { REPROBE } else { REPROBE_AT_MOST };
-        let (next, pause) = (None, first);
-        let mut conflict = Conflict { sighting, first: now, last: now, withheld, scope, next, pause };
-        conflict.ask_after(now, first);
-        self.over.remove(&sighting.address);
-        self.conflicts.insert(sighting.address, conflict);
-    }
-
     /// Somebody claims, on the wire, an address that this node announces.
     pub(super) fn contested(&mut self, now: Instant, sighting: Sighting) {
-        let Some(id) = self.group_of(sighting.address) else { return };
+        let Some(id) = self.group_of(sighting.address).filter(|_| !self.is_held(sighting.address)) else {
+            return;
+        };
         let Some(epoch) = self.mine.get(&id).copied() else { return };
         match self.directory.macs.get(&sighting.mac.0).copied() {
             Some(node) if self.liveness(now, node) == Liveness::Alive => {
                 // It learns of our claim, or we of its better one; during a handover both happens anyway. Neighbours
                 // are told anew only by who is known to stay: a last word of the one that yields would mislead them.
-                let ours = Stake { group: id, epoch };
-                let outgoing = self.outgoing.entry(node).or_default();
-                outgoing.updates.push((ours, true));
-                outgoing.request = true;
+                self.ask_for_claims(now, node, Stake { group: id, epoch });
                 let agrees = self.peers.get(&node).is_some_and(|peer| peer.agrees);
                 let theirs = self.claimed.get(&(id, node)).copied().filter(|_| agrees);
+                if agrees && theirs.is_none() {
+                    self.suspect_kernel(now, sighting.address, node);
+                }
                 if theirs.is_some_and(|theirs| (theirs, node) < (epoch, self.me)) {
                     self.remind(now, id);
                 }
@@ -376,17 +326,6 @@ impl Ownership {
             None => {
                 self.note_conflict(now, sighting, None);
                 self.outputs.push_back(Output::Defend(sighting.address));
-            }
-        }
-    }
-
-    /// Asks again whether strangers are still there.
-    pub(super) fn reprobe(&mut self, now: Instant) {
-        for (address, conflict) in &mut self.conflicts {
-            if conflict.next.is_some_and(|at| at <= now) {
-                conflict.ask_after(now, conflict.pause);
-                let scope = conflict.scope.clone();
-                self.outputs.push_back(Output::Probe(*address, scope, Plan::FIRST_CLAIM));
             }
         }
     }

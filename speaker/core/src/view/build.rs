@@ -8,6 +8,7 @@ use std::sync::Arc;
 use rules::{Configuration, L2Advertisement};
 
 use super::candidates::{self, Eligible, Serving};
+use super::held::held;
 use super::ranking::Shared;
 use super::{
     Addresses, Candidate, Candidates, Group, GroupId, Idle, NodeName, ServiceKey, Speaker, Tier, View,
@@ -95,9 +96,11 @@ impl View {
             .filter_map(|entry| Some((Arc::clone(&entry.service.key), entry.verdict.ok()?)))
             .collect();
         let placed = settings.placement.place(&groups);
-        let pools = configuration.pools.values().flat_map(|pool| pool.ranges.iter().copied()).collect();
+        let pools: Vec<_> =
+            configuration.pools.values().flat_map(|pool| pool.ranges.iter().copied()).collect();
+        let held = held(facts, &pools);
         let placement = settings.placement;
-        Self { speakers, macs, groups, placed, placement, label_ignored, pools, advertised }
+        Self { speakers, macs, groups, placed, placement, label_ignored, pools, held, advertised }
     }
 }
 
