@@ -188,3 +188,6 @@ fn nodes_to_tidy(published: &Published, me: &NodeName, stores: &Stores) -> Optio
     let nodes = || stores.nodes.all().iter().map(|node| node.name.to_string()).collect::<BTreeSet<String>>();
     speaks.then(nodes).filter(|nodes| nodes.contains(&**me))
 }
+
+#[cfg(test)]
+mod tests;

@@ -140,11 +140,16 @@ impl Stores {
         self.states.all().iter().find_map(|state| state.mine.clone())
     }
 
+    /// What speakers remember of who announced Services that nobody announces now.
+    pub(crate) fn remembered(&self) -> Vec<Arc<StatusFacts>> {
+        self.states.all().iter().flat_map(|state| state.remembered.iter().cloned()).collect()
+    }
+
     /// What there is now.
     pub(crate) fn known(&self) -> Known {
         let states = self.states.all();
         let mut statuses = self.statuses.all();
-        statuses.extend(states.iter().flat_map(|state| state.remembered.iter().cloned()));
+        statuses.extend(self.remembered());
         let other_addresses = states.iter().filter(|state| !state.other_addresses.is_empty());
         let other_addresses = other_addresses
             .filter_map(|state| Some((state.node.as_deref()?.into(), state.other_addresses.clone())))

@@ -105,6 +105,8 @@ pub struct Ownership {
     added: BTreeSet<IpAddr>,
     /// Addresses of ours that a node's kernel answers for, though the node holds them on none of its links.
     kernels: BTreeMap<IpAddr, KernelAnswer>,
+    /// When the next address of a conflict or kernel is to be probed again; possibly before that.
+    reprobe_at: Option<Instant>,
     /// Counts changes of what is reported of conflicts.
     reports: u64,
     /// Counts changes of what this node owns.
@@ -176,6 +178,7 @@ impl Ownership {
             over: BTreeSet::new(),
             added: BTreeSet::new(),
             kernels: BTreeMap::new(),
+            reprobe_at: None,
             reports: 0,
             ownerships: 0,
             higher: HashMap::new(),
@@ -231,7 +234,7 @@ impl Ownership {
         let patience = self.patience();
         let falls_silent = falls_silent.filter_map(|heard| heard.checked_add(patience)).min();
         let timer = self.timers.first().map(|(at, _)| *at);
-        let conflict = self.next_reprobe();
+        let conflict = self.reprobe_at;
         let settling = self.settling.filter(|_| !self.settled);
         [falls_silent, timer, conflict, settling, self.next_beacon].into_iter().flatten().min()
     }

@@ -94,14 +94,15 @@ impl Announcements {
     /// Reports what has changed by events and metrics, and finds out what is to be remembered of Services that no node
     /// announces any more.
     pub(super) fn report(&mut self, now: Instant, published: &Published) -> &LastAnnounced {
-        let statuses = self.stores.statuses.all();
+        let (statuses, remembered) = (self.stores.statuses.all(), self.stores.remembered());
         let stored = self.stores.state();
         let services = self.stores.services.all();
         let uids: LazyCell<BTreeMap<&ServiceKey, &str>, _> =
             LazyCell::new(|| services.iter().map(|service| (&*service.key, &*service.uid)).collect());
         let uid = |service: &ServiceKey| uids.get(service).copied().unwrap_or_default();
         self.last.load(stored.as_ref());
-        self.report_announced(wanted(published), &statuses, &uid);
+        let claims = Claims::of(&self.me, statuses.iter().chain(&remembered));
+        self.report_announced(wanted(published), &claims, &uid);
         self.report_unannounced(now, published, &uid);
         let mut known = services_of(published);
         known.extend(statuses.iter().map(|status| &status.service));
@@ -130,7 +131,7 @@ impl Announcements {
     fn report_announced<'a>(
         &mut self,
         wanted: BTreeMap<Arc<ServiceKey>, Wanted>,
-        statuses: &[Arc<StatusFacts>],
+        claims: &Claims<'_>,
         uid: &impl Fn(&ServiceKey) -> &'a str,
     ) {
         for (service, what) in &self.announced {
@@ -143,15 +144,13 @@ impl Announcements {
             for ip in &what.addresses {
                 self.metrics.announced(service, &self.me, *ip, true);
             }
-            if self.announced.contains_key(service) {
+            let known = self.announced.get(service);
+            if known.is_some_and(|known| known.epoch == what.epoch || !claims.others.contains(&**service)) {
+                self.assignments.goes_on(service, what.epoch);
                 continue;
             }
             let uid = uid(service);
-            let before = || {
-                let mut mine = statuses.iter().filter(|status| status.node == self.me);
-                let status = mine.find(|status| status.service == **service).map(|status| status.epoch);
-                status.or_else(|| self.last.epoch(&self.me, service))
-            };
+            let before = || claims.mine.get(&**service).copied();
             if self.assignments.is_new(service, uid, what.epoch, before) {
                 let note = format!("announcing from node \"{}\" with protocol \"layer2\"", self.me);
                 self.events.transition(&reference(service, uid), "Announce", "nodeAssigned", note);
@@ -319,6 +318,29 @@ impl Announcements {
     }
 }
 
+/// Who has announced what, as far as the API knows.
+struct Claims<'a> {
+    /// The latest epochs of this node.
+    mine: BTreeMap<&'a ServiceKey, u64>,
+    /// What other nodes have announced.
+    others: BTreeSet<&'a ServiceKey>,
+}
+
+impl<'a> Claims<'a> {
+    fn of(me: &NodeName, statuses: impl Iterator<Item = &'a Arc<StatusFacts>>) -> Self {
+        let mut claims = Self { mine: BTreeMap::new(), others: BTreeSet::new() };
+        for status in statuses {
+            if status.node == *me {
+                let epoch = claims.mine.entry(&status.service).or_default();
+                *epoch = status.epoch.max(*epoch);
+            } else {
+                claims.others.insert(&status.service);
+            }
+        }
+        claims
+    }
+}
+
 /// The objects that say what is announced, and those that are to go.
 fn sort<'a>(
     objects: &'a [Arc<StatusFacts>],
@@ -402,6 +424,36 @@ mod tests {
             epoch: 1,
             addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
         }
+    }
+
+    #[test]
+    fn requirement_8_events_refer_to_the_service_by_its_uid_as_kubectl_describe_selects_them() {
+        assert_eq!(reference(&service("web"), "3d0e").uid.as_deref(), Some("3d0e"));
+        assert_eq!(reference(&service("web"), "").uid, None, "not known while the API server is away");
+    }
+
+    #[test]
+    fn requirement_8_a_service_whose_addresses_are_all_withheld_is_not_reported_as_announced() {
+        use announce::view::{Candidates, Group, Holder, View};
+
+        let address: IpAddr = "10.0.0.1".parse().unwrap();
+        let group = Group {
+            id: address,
+            hashed: address,
+            addresses: [(address, Scope::All)].into(),
+            services: [Arc::new(service("web"))].into(),
+            candidates: Candidates::default(),
+            idle: None,
+            last: None,
+        };
+        let mut view = View::default();
+        view.groups.insert(address, Arc::new(group));
+        let owned = Arc::new([(address, 3)].into());
+        let mut published = Published { view: Arc::new(view.clone()), owned, ..Published::default() };
+        assert_eq!(wanted(&published).len(), 1);
+        view.held.insert(address, Holder { node: "node2".into(), interface: None, mac: None });
+        published.view = Arc::new(view);
+        assert!(wanted(&published).is_empty());
     }
 
     fn service(name: &str) -> ServiceKey {

@@ -34,6 +34,13 @@ impl Assignments {
         }
     }
 
+    /// This node goes on announcing the Service; its claim may be another one, since its group has become another.
+    pub(super) fn goes_on(&mut self, service: &ServiceKey, epoch: u64) {
+        if let Some(known) = self.0.get_mut(service) {
+            known.epoch = Some(epoch);
+        }
+    }
+
     /// Users have been warned that no node announces the Service: that one does is news, whichever it is.
     pub(super) fn failed(&mut self, service: &Arc<ServiceKey>) {
         let unknown = || Assignment { uid: Box::default(), epoch: None };
@@ -62,6 +69,8 @@ mod tests {
         assert!(!is_new("u1", 1), "after a stall");
         assert!(is_new("u1", 3), "another node had it in between");
         assert!(is_new("u2", 3), "another Service of that name");
+        assignments.goes_on(&service(), 5);
+        assert!(!assignments.is_new(&service(), "u2", 5, || None), "its group has become another");
     }
 
     #[test]

@@ -25,6 +25,8 @@ const KEPT: SignedDuration = SignedDuration::from_hours(1);
 
 /// Between two writes about one address, whatever happens to it.
 const WRITE_PAUSE: Duration = Duration::from_secs(10);
+/// How many writes there may be in a second, of whatever number of addresses.
+const WRITES_PER_SECOND: u32 = 20;
 
 /// Keeps the objects about addresses that others have.
 pub(super) struct Conflicts {
@@ -39,6 +41,8 @@ pub(super) struct Conflicts {
 #[derive(Default)]
 struct Pauses {
     written: BTreeMap<String, Instant>,
+    /// The current second, and the writes in it.
+    second: Option<(Instant, u32)>,
     /// When something that was put off is due.
     next: Option<Instant>,
 }
@@ -52,11 +56,17 @@ impl Pauses {
 
     /// Whether an object may be written now; if not, it is put off.
     fn allow(&mut self, now: Instant, name: &str) -> bool {
-        let Some(at) = self.written.get(name) else {
-            self.written.insert(name.to_owned(), now);
-            return true;
+        let this_second = |(since, _): &(Instant, u32)| now.saturating_duration_since(*since).as_secs() == 0;
+        let (since, writes) = self.second.filter(this_second).unwrap_or((now, 0));
+        let due = match self.written.get(name) {
+            Some(at) => at.checked_add(WRITE_PAUSE),
+            None if writes >= WRITES_PER_SECOND => since.checked_add(Duration::from_secs(1)),
+            None => {
+                self.written.insert(name.to_owned(), now);
+                self.second = Some((since, writes + 1));
+                return true;
+            }
         };
-        let due = at.checked_add(WRITE_PAUSE);
         self.next = self.next.into_iter().chain(due).min();
         false
     }
@@ -352,5 +362,21 @@ mod tests {
         assert_eq!(writes, 3);
         assert_eq!(pauses.next, Some(start + 3 * WRITE_PAUSE), "the last one is not forgotten");
         assert_eq!(pauses.written.len(), 1);
+    }
+
+    #[test]
+    fn requirement_6_thousands_of_conflicts_at_once_are_written_at_a_bounded_rate_and_all_of_them() {
+        let (start, mut pauses, mut written) = (Instant::now(), Pauses::default(), BTreeSet::new());
+        let mut now = start;
+        while written.len() < 1_000 {
+            pauses.begin(now);
+            for name in (0..1_000).map(|number| number.to_string()) {
+                if !written.contains(&name) && pauses.allow(now, &name) {
+                    written.insert(name);
+                }
+            }
+            now = pauses.next.unwrap_or(now);
+        }
+        assert_eq!(now - start, Duration::from_secs(u64::from(1_000 / WRITES_PER_SECOND) - 1));
     }
 }

@@ -75,13 +75,12 @@ impl LastAnnounced {
             let lasts = if group.idle.is_some() || withheld { IDLE_FOR } else { HANDED_OVER_FOR };
             let since = before.remove(&status.name).unwrap_or(now);
             self.void_since.insert(status.name.clone(), since);
-            match since.checked_add(lasts).filter(|at| *at > now) {
-                Some(at) => self.next = Some(self.next.map_or(at, |next| next.min(at))),
-                None => {
-                    self.void.insert(status.name.clone());
-                    let epochs = self.record.entry(status.node.clone()).or_default();
-                    epochs.insert(status.service.clone(), status.epoch);
-                }
+            if let Some(at) = since.checked_add(lasts).filter(|at| *at > now) {
+                self.next = Some(self.next.map_or(at, |next| next.min(at)));
+            } else {
+                self.void.insert(status.name.clone());
+                let epochs = self.record.entry(status.node.clone()).or_default();
+                epochs.insert(status.service.clone(), status.epoch);
             }
         }
         let mut highest: BTreeMap<&ServiceKey, (u64, &NodeName)> = BTreeMap::new();
@@ -101,11 +100,6 @@ impl LastAnnounced {
     /// Whether a status may go: no node announces the Service, and what matters of the past is in the record.
     pub(super) fn is_void(&self, status: &StatusFacts) -> bool {
         self.void.contains(&status.name)
-    }
-
-    /// In which epoch `node` announced the Service, if it was the last to do so and nobody does now.
-    pub(super) fn epoch(&self, node: &str, service: &ServiceKey) -> Option<u64> {
-        self.record.get(node)?.get(service).copied()
     }
 
     /// When to update it again, if nothing changes.
@@ -166,6 +160,13 @@ mod tests {
     use announce::view::{Candidates, Idle, Speaker};
 
     use super::*;
+
+    impl LastAnnounced {
+        /// In which epoch `node` announced the Service, if it was the last to do so and nobody does now.
+        fn epoch(&self, node: &str, service: &ServiceKey) -> Option<u64> {
+            self.record.get(node)?.get(service).copied()
+        }
+    }
 
     fn service() -> ServiceKey {
         ServiceKey::new("default", "web")

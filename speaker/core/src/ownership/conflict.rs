@@ -30,8 +30,8 @@ const LAST_SEEN_STEP: Duration = Duration::from_secs(60);
 /// Addresses for which a kernel answers: a few are enough to know the nodes, and each is probed again every minute.
 const KERNELS: usize = 16;
 /// How many answers of a node that is no candidate are taken for those of an owner that is about to hand over, which takes
-/// no longer than three seconds: an answer costs a pause of one second.
-pub(super) const BYSTANDERS: u8 = 5;
+/// no longer than three seconds: each answer is followed by a pause of a second or more.
+pub(super) const BYSTANDERS: u8 = 3;
 
 /// A foreign host has an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,6 +95,7 @@ impl Ownership {
                 known.ask_after(now, REPROBE);
                 known.withheld = true;
                 self.reports += 1;
+                self.reprobe_at = self.reprobe_at.into_iter().chain(known.next).min();
             }
             if known.seen(now, sighting) {
                 self.reports += 1;
@@ -117,6 +118,7 @@ impl Ownership {
         conflict.ask_after(now, first);
         self.over.remove(&sighting.address);
         self.kernels.remove(&sighting.address);
+        self.reprobe_by(conflict.next);
         self.conflicts.insert(sighting.address, conflict);
         self.reports += 1;
     }
@@ -126,14 +128,23 @@ impl Ownership {
         group.addresses.get(address).cloned()
     }
 
-    /// When an address is to be probed again at the latest.
-    pub(super) fn next_reprobe(&self) -> Option<Instant> {
-        let conflicts = self.conflicts.values().filter_map(|conflict| conflict.next);
-        conflicts.chain(self.kernels.values().map(|kernel| kernel.next)).min()
+    /// Some address is to be probed again at that time.
+    fn reprobe_by(&mut self, at: Option<Instant>) {
+        self.reprobe_at = self.reprobe_at.into_iter().chain(at).min();
     }
 
-    /// Probes again whether foreign hosts and kernels still answer.
+    /// Probes again whether foreign hosts and kernels still answer. As long as nothing is due this costs the same
+    /// whatever their number.
     pub(super) fn reprobe(&mut self, now: Instant) {
+        if self.reprobe_at.is_none_or(|at| at > now) {
+            return;
+        }
+        self.reprobe_due(now);
+        let conflicts = self.conflicts.values().filter_map(|conflict| conflict.next);
+        self.reprobe_at = conflicts.chain(self.kernels.values().map(|kernel| kernel.next)).min();
+    }
+
+    fn reprobe_due(&mut self, now: Instant) {
         for (address, conflict) in &mut self.conflicts {
             if conflict.next.is_some_and(|at| at <= now) {
                 conflict.ask_after(now, conflict.pause);
@@ -223,6 +234,7 @@ impl Ownership {
     pub(super) fn suspect_kernel(&mut self, now: Instant, address: IpAddr, node: NodeId) {
         if self.kernels.len() < KERNELS && !self.kernels.contains_key(&address) {
             let next = now.checked_add(REPROBE).unwrap_or(now);
+            self.reprobe_by(Some(next));
             self.kernels.insert(address, KernelAnswer { node, confirmed: false, next });
         }
     }

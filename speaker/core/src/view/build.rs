@@ -98,7 +98,7 @@ impl View {
         let placed = settings.placement.place(&groups);
         let pools: Vec<_> =
             configuration.pools.values().flat_map(|pool| pool.ranges.iter().copied()).collect();
-        let held = held(facts, &pools);
+        let held = held(facts, &speakers, &pools);
         let placement = settings.placement;
         Self { speakers, macs, groups, placed, placement, label_ignored, pools, held, advertised }
     }

@@ -519,3 +519,15 @@ fn requirement_3_an_address_of_a_node_that_has_left_the_cluster_is_free() {
     cluster.links("gone", "eth0", "10.0.0.11/24");
     assert!(cluster.view().held.is_empty());
 }
+
+#[test]
+fn requirement_3_what_a_speaker_has_reported_of_its_node_counts_while_it_restarts_and_not_once_it_is_removed()
+{
+    let mut cluster = Cluster::new();
+    cluster.links("b", "eth0", "10.0.0.11/24");
+    cluster.other_addresses("b", "10.0.0.12", "dummy0");
+    cluster.pod("b", false);
+    assert_eq!(cluster.view().held.len(), 2);
+    cluster.objects.pods.retain(|pod| pod.metadata.name.as_deref() != Some("speaker-b"));
+    assert!(cluster.view().held.is_empty(), "probes tell whether it still has them");
+}

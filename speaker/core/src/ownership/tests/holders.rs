@@ -3,7 +3,7 @@
 use super::super::conflict::BYSTANDERS;
 use super::super::*;
 use super::strangers::{Bench, STRANGER, probes};
-use super::world::{INTERVAL, address, group, mac, name};
+use super::world::{INTERVAL, World, address, group, mac, name};
 use crate::beacon::{Body, Flags, Message};
 use crate::view::{Candidate, Candidates, Group, Holder, Tier};
 
@@ -190,4 +190,28 @@ fn requirement_6_a_flood_of_frames_with_the_hardware_address_of_a_speaker_is_ans
     }
     let beacons = usize::try_from(Duration::from_secs(1).as_millis() / INTERVAL.as_millis()).unwrap();
     assert!(sent <= 2 * beacons + 1, "{sent} requests in a second");
+}
+
+#[test]
+fn requirement_3_at_rest_nobody_announces_the_address_of_a_node_and_one_node_does_once_it_is_free_again() {
+    for seed in 0..30 {
+        let mut world = World::settled(seed, 4, 2);
+        world.lag = Duration::from_millis(300);
+        let holder = usize::try_from(world.chance.below(4)).unwrap();
+        world.hold(group(1), Some(holder));
+        world.pass(Duration::from_secs(5));
+        assert!(world.owners(group(1)).is_empty(), "seed {seed}: node{holder} has it");
+        world.owner(group(2));
+        let restarted = (holder + 1) % 4;
+        world.kill(restarted);
+        world.unready(restarted);
+        world.pass(Duration::from_secs(5));
+        world.start(restarted);
+        world.pass(Duration::from_secs(10));
+        assert!(world.owners(group(1)).is_empty(), "seed {seed}: node{holder} has it");
+        world.hold(group(1), None);
+        world.pass(Duration::from_secs(10));
+        world.owner(group(1));
+        world.owner(group(2));
+    }
 }

@@ -4,7 +4,7 @@ use super::super::super::*;
 use super::{address, mac, name};
 use crate::link::Scope;
 use crate::placement::Placement;
-use crate::view::{Candidate, Candidates, Group, Speaker, Tier};
+use crate::view::{Candidate, Candidates, Group, Holder, Speaker, Tier};
 
 /// What the API holds; each part reaches each node at its own time.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +21,8 @@ pub(super) struct Api {
     pub(super) unplugged: Option<usize>,
     pub(super) groups: BTreeSet<GroupId>,
     pub(super) last: BTreeMap<GroupId, (usize, u64)>,
+    /// Nodes that have addresses themselves.
+    pub(super) held: BTreeMap<GroupId, usize>,
 }
 
 #[derive(Clone, Debug)]
@@ -30,6 +32,11 @@ pub(super) enum Change {
     Group(GroupId, bool),
     Last(GroupId, usize, u64),
     Shown(usize),
+    Held(GroupId, Option<usize>),
+}
+
+fn holder(node: usize) -> Holder {
+    Holder { node: name(node), interface: Some("eth0".into()), mac: Some(mac(node)) }
 }
 
 impl Api {
@@ -40,6 +47,8 @@ impl Api {
                 self.ready.insert(*node, *generation);
             }
             Change::Ready(node, None) => drop(self.ready.remove(node)),
+            Change::Held(address, Some(node)) => drop(self.held.insert(*address, *node)),
+            Change::Held(address, None) => drop(self.held.remove(address)),
             Change::Shown(node) => drop(self.shown.insert(*node)),
             Change::Excluded(node, true) => drop(self.excluded.insert(*node)),
             Change::Excluded(node, false) => drop(self.excluded.remove(node)),
@@ -97,6 +106,7 @@ impl Api {
             groups,
             placed,
             placement,
+            held: self.held.iter().map(|(address, node)| (*address, holder(*node))).collect(),
             ..View::default()
         }
     }
