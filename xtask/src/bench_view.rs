@@ -102,7 +102,13 @@ fn facts(nodes: u32, services: u32) -> Facts {
     };
     let node = |n: u32| {
         let labels = [("kubernetes.io/hostname".to_owned(), name(n).to_string())].into();
-        Arc::new(NodeFacts { name: name(n), labels, usable: true, cordoned: false, addresses: Box::default() })
+        Arc::new(NodeFacts {
+            name: name(n),
+            labels,
+            usable: true,
+            cordoned: false,
+            addresses: Box::default(),
+        })
     };
     let pod = |n: u32| Arc::new(PodFacts { node: name(n), address: None, ready: true, generation: 1 });
     Facts {
