@@ -276,7 +276,8 @@ impl<'a> Term<'a> {
         for finding in findings.iter().filter(|finding| !self.findings.contains(finding)) {
             tracing::warn!(object = %finding.object, %finding, "configuration");
             let rules::ObjectRef { kind, namespace, name } = &finding.object;
-            let object = reference(kind, namespace.as_deref(), name);
+            let uid = self.owner.watches.uid(kind, name);
+            let object = reference(kind, namespace.as_deref(), name, uid);
             let reason = match finding.severity {
                 Severity::Error => "ConfigurationError",
                 Severity::Warning => "ConfigurationWarning",
@@ -303,7 +304,9 @@ impl<'a> Term<'a> {
     /// Tells on the pool of `ip` that a stranger uses it, or no longer does.
     fn tell_pool(&self, ip: IpAddr) {
         let Some(pool) = self.allocator.configuration().pool_of(ip) else { return };
-        let pool = reference("IPAddressPool", Some(&self.owner.watches.namespace), &pool.name);
+        let (kind, watches) = ("IPAddressPool", &self.owner.watches);
+        let uid = watches.uid(kind, &pool.name);
+        let pool = reference(kind, Some(&watches.namespace), &pool.name, uid);
         let note = service::conflict_note(self.conflicts.get(&ip).map(String::as_str));
         Self::tell(&self.owner.events, &pool, vec![note]);
     }
@@ -494,12 +497,14 @@ impl<'a> Term<'a> {
     }
 }
 
-fn reference(kind: &str, namespace: Option<&str>, name: &str) -> ObjectReference {
+/// With the UID, by which `kubectl describe` finds events.
+fn reference(kind: &str, namespace: Option<&str>, name: &str, uid: Option<String>) -> ObjectReference {
     ObjectReference {
         api_version: Some(api_version(kind).into()),
         kind: Some(kind.into()),
         namespace: namespace.map(str::to_owned),
         name: Some(name.into()),
+        uid,
         ..ObjectReference::default()
     }
 }

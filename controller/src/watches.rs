@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crds::{
     AddressConflict, AddressConflictSpec, BFDProfile, BGPAdvertisement, BGPPeer, Community,
@@ -12,7 +13,7 @@ use kube::api::Api;
 use kube::core::NamespaceResourceScope;
 use kube::runtime::reflector::Store;
 use kube::runtime::watcher;
-use kube::{Client, Resource};
+use kube::{Client, Resource, ResourceExt};
 use rules::Objects;
 use runtime::client::CallError;
 use runtime::reflect::{ready, reflect};
@@ -149,10 +150,34 @@ impl Watches {
         }
     }
 
-    /// Addresses that strangers use, and who that is.
+    /// The UID of an object of the configuration.
+    pub(crate) fn uid(&self, kind: &str, name: &str) -> Option<String> {
+        fn of<K: ResourceExt>(objects: &[Arc<K>], name: &str) -> Option<String> {
+            objects.iter().find(|object| object.name_any() == name)?.uid()
+        }
+        match kind {
+            "IPAddressPool" => of(&self.pools.state(), name),
+            "L2Advertisement" => of(&self.l2_advertisements.state(), name),
+            "BGPAdvertisement" => of(&self.bgp_advertisements.state(), name),
+            "BGPPeer" => of(&self.bgp_peers.state(), name),
+            "BFDProfile" => of(&self.bfd_profiles.state(), name),
+            "Community" => of(&self.communities.state(), name),
+            "PoolPolicy" => of(&self.pool_policies.state(), name),
+            _ => None,
+        }
+    }
+
+    /// Addresses that other hosts or nodes have, and who that is.
     pub(crate) fn conflicts(&self) -> BTreeMap<IpAddr, String> {
         let told = |conflict: &AddressConflict| {
             let AddressConflictSpec { address, mac, node, interface, announced, .. } = &conflict.spec;
+            if conflict.spec.held_by_node {
+                let on =
+                    if interface.is_empty() { String::new() } else { format!(" (on {interface}, {mac})") };
+                let held =
+                    format!("{address} is an address of node {node}{on}, and no other node announces it");
+                return Some((address.parse().ok()?, held));
+            }
             let what = if *announced { "announced all the same" } else { "not announced until that ends" };
             let stranger = format!(
                 "{address} is used by the machine with {mac}, seen by node {node} on {interface}, and {what}"
@@ -163,7 +188,7 @@ impl Watches {
     }
 
     /// Our `ConfigurationState`.
-    pub(crate) fn state(&self) -> Option<std::sync::Arc<ConfigurationState>> {
+    pub(crate) fn state(&self) -> Option<Arc<ConfigurationState>> {
         self.states.find(|state| state.metadata.name.as_deref() == Some(STATE))
     }
 }

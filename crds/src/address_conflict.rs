@@ -1,5 +1,5 @@
-//! `AddressConflict`: a stranger on the network uses an address. A speaker writes it, in the stack's namespace, named
-//! after the address; the controller hands the address to nobody while it exists.
+//! `AddressConflict`: a foreign host or a node of the cluster has an address. A speaker writes it, in the stack's
+//! namespace, named after the address; the controller hands the address to nobody while it exists.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{CustomResource, KubeSchema};
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
     kind = "AddressConflict",
     plural = "addressconflicts",
     namespaced,
-    doc = "AddressConflict tells that a machine outside of the stack uses an address. It goes when the machine does.",
+    doc = "AddressConflict tells that a machine outside of the stack, or a node of the cluster, has an address. It goes when the machine gives the address up.",
     derive = "PartialEq",
     printcolumn(name = "Address", type_ = "string", json_path = ".spec.address"),
     printcolumn(name = "MAC", type_ = "string", json_path = ".spec.mac"),
@@ -26,12 +26,15 @@ use serde::{Deserialize, Serialize};
 pub struct AddressConflictSpec {
     /// The address.
     pub address: String,
-    /// The stranger's hardware address.
+    /// The hardware address of the machine that has it; empty if it is not known.
     pub mac: String,
-    /// The node that saw it.
+    /// The node that saw it, or that has the address itself.
     pub node: String,
-    /// The interface that it was seen on.
+    /// The interface of that node that it was seen on, or that has the address; empty if it is not known.
     pub interface: String,
+    /// Whether `node` has the address itself. No other node announces it then.
+    #[serde(default)]
+    pub held_by_node: bool,
     /// Whether speakers announce the address all the same, as with `conflictDetection: Warn`.
     #[serde(default)]
     pub announced: bool,

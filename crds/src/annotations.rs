@@ -22,6 +22,12 @@ pub const EPOCH: &str = "lbstack.dev/epoch";
 pub const NODE: &str = "lbstack.dev/node";
 /// On a speaker's `ConfigurationState`: what it knows of its node's links, as JSON.
 pub const LINKS: &str = "lbstack.dev/links";
+/// On a speaker's `ConfigurationState`: the addresses of pools and Services that its node has on interfaces that are not
+/// announced on, as JSON.
+pub const OTHER_ADDRESSES: &str = "lbstack.dev/other-addresses";
+/// On a speaker's `ConfigurationState`: Services that no node announces, by the node that announced them last, with the
+/// epoch of its claim, as JSON. They return to that node.
+pub const LAST_ANNOUNCED: &str = "lbstack.dev/last-announced";
 
 /// The value of the annotation `key` (without prefix).
 ///

@@ -52,6 +52,9 @@ pub const CONDITION_BEACONS_BLOCKED: &str = "lbstack.dev/BeaconsBlocked";
 /// Type of a condition of a speaker's `ConfigurationState`: True while every node carries [`LABEL_EXCLUDE_NODE`], which
 /// therefore counts for nothing.
 pub const CONDITION_EXCLUDE_LABEL_IGNORED: &str = "lbstack.dev/ExcludeLabelIgnored";
+/// Type of a condition of a speaker's `ConfigurationState`: True while nodes answer for addresses that their speakers do not
+/// announce, as with kube-proxy in ipvs mode without strictARP.
+pub const CONDITION_KERNELS_ANSWER: &str = "lbstack.dev/KernelsAnswer";
 /// A Node with this label announces nothing (Kubernetes' well-known label).
 pub const LABEL_EXCLUDE_NODE: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 /// On the pods of a workload whose account was made anew: the account's UID.

@@ -64,32 +64,43 @@ impl Events {
 
     /// Something happened that is as it shall be.
     pub fn normal(&self, object: &ObjectReference, action: &str, reason: &str, note: impl Into<String>) {
-        self.publish(object, "Normal", action, reason, note.into());
+        self.publish(occurrence(object, "Normal", action, reason, note.into()));
     }
 
     /// Something a person should look at.
     pub fn warning(&self, object: &ObjectReference, action: &str, reason: &str, note: impl Into<String>) {
-        self.publish(object, "Warning", action, reason, note.into());
+        self.publish(occurrence(object, "Warning", action, reason, note.into()));
     }
 
-    fn publish(
-        &self,
-        object: &ObjectReference,
-        type_: &'static str,
-        action: &str,
-        reason: &str,
-        note: String,
-    ) {
-        let occurrence = Occurrence {
-            object: object.clone(),
-            type_,
-            action: action.to_owned(),
-            reason: reason.to_owned(),
-            note: truncated(note),
-        };
+    /// The state of an object has changed. Each change is an event of its own: it is never counted up on an earlier one,
+    /// since another process may have reported another change of the same kind in between.
+    pub fn transition(&self, object: &ObjectReference, action: &str, reason: &str, note: impl Into<String>) {
+        let occurrence = occurrence(object, "Normal", action, reason, note.into());
+        self.publish(Occurrence { repeatable: false, ..occurrence });
+    }
+
+    fn publish(&self, occurrence: Occurrence) {
+        let reason = occurrence.reason.clone();
         if self.queue.try_send(occurrence).is_err() {
             tracing::debug!(reason, "an event was dropped: the queue is full or closed");
         }
+    }
+}
+
+fn occurrence(
+    object: &ObjectReference,
+    type_: &'static str,
+    action: &str,
+    reason: &str,
+    note: String,
+) -> Occurrence {
+    Occurrence {
+        object: object.clone(),
+        type_,
+        action: action.to_owned(),
+        reason: reason.to_owned(),
+        note: truncated(note),
+        repeatable: true,
     }
 }
 
@@ -101,7 +112,7 @@ async fn give_way(last: &watch::Receiver<Option<Instant>>) {
     }
 }
 
-/// The API refuses notes over 1024 bytes (`events.k8s.io/v1`, field `note`).
+/// The API refuses notes over 1024 bytes (field `message`).
 fn truncated(mut note: String) -> String {
     const LIMIT: usize = 1024;
     if note.len() > LIMIT {

@@ -39,11 +39,10 @@ use told::{Change, Told};
 
 /// Frames that wait for the driver; more are dropped and counted.
 const QUEUE: usize = 4_096;
-/// How often it publishes what it does while it is behind.
-const PUBLISH: Duration = Duration::from_millis(50);
-
 /// How often sockets are checked.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two publications: whatever happens, the writers are woken no more often.
+const PUBLICATION_PAUSE: Duration = Duration::from_millis(20);
 
 /// A received frame, as much of it as matters.
 pub(crate) struct Received {
@@ -53,8 +52,9 @@ pub(crate) struct Received {
     bytes: [u8; ports::LONGEST],
 }
 
-/// What the driver tells the rest of the process.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// What the driver publishes to the rest of the process. A copy shares all that may be large, and what has not changed
+/// since an earlier publication is the same object.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Published {
     /// The view that it acts on.
     pub(crate) view: Arc<View>,
@@ -63,15 +63,32 @@ pub(crate) struct Published {
     /// It has looked around, and takes part.
     pub(crate) settled: bool,
     /// The groups that this node owns, with their epochs.
-    pub(crate) owned: BTreeMap<GroupId, u64>,
-    /// Addresses that a stranger has.
-    pub(crate) conflicts: BTreeMap<IpAddr, Conflict>,
-    /// Addresses whose stranger is gone, as the wire has told.
-    pub(crate) over: BTreeSet<IpAddr>,
-    /// Addresses of owned groups about which the wire is being asked before they are announced.
-    pub(crate) added: BTreeSet<IpAddr>,
+    pub(crate) owned: Arc<BTreeMap<GroupId, u64>>,
+    /// What it reports of other hosts with addresses of ours.
+    pub(crate) reports: Arc<Reports>,
     /// Speakers that live and are not heard.
     pub(crate) blocked: Vec<(NodeName, String)>,
+}
+
+/// Other hosts with addresses of ours.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Reports {
+    /// Addresses that a foreign host has.
+    pub(crate) conflicts: BTreeMap<IpAddr, Conflict>,
+    /// Addresses that a foreign host had, and for which nobody has answered since.
+    pub(crate) over: BTreeSet<IpAddr>,
+    /// Addresses of owned groups that are being probed before they are announced.
+    pub(crate) added: BTreeSet<IpAddr>,
+    /// Nodes whose kernels answer for addresses that their speakers do not announce.
+    pub(crate) kernels: BTreeSet<NodeName>,
+}
+
+impl Published {
+    /// Whether an address of a group that this node owns is announced.
+    pub(crate) fn is_announced(&self, address: IpAddr) -> bool {
+        let withheld = self.reports.conflicts.get(&address).is_some_and(|conflict| conflict.withheld);
+        !withheld && !self.reports.added.contains(&address) && !self.view.held.contains_key(&address)
+    }
 }
 
 /// What the driver is made of.
@@ -151,13 +168,17 @@ struct State {
     counters: PerAddress,
     announced: Told,
     view_known: bool,
-    changed: bool,
     /// Something is decided and not carried out yet.
     behind: bool,
-    published: Option<Instant>,
     clocks: Clocks,
-    /// What was told of speakers that are not heard.
-    blocked: usize,
+    /// What of the ownership machine is published.
+    revisions: (u64, u64),
+    /// What was published of speakers that are not heard.
+    blocked: Vec<(NodeName, ownership::Blocked)>,
+    /// When the next publication may be, if something is to be published.
+    publication: Option<Instant>,
+    /// No publication before.
+    pause_until: Option<Instant>,
     counts: Counts,
     alive: usize,
     /// When sockets are checked again.
@@ -183,11 +204,12 @@ impl State {
             counters: PerAddress::new(driver.metrics.clone()),
             announced: Told::default(),
             view_known: false,
-            changed: false,
             behind: false,
-            published: None,
             clocks: Clocks::new(),
-            blocked: 0,
+            revisions: (0, 0),
+            blocked: Vec::new(),
+            publication: None,
+            pause_until: None,
             counts: Counts::default(),
             alive: 0,
             check: Instant::now(),
@@ -230,10 +252,7 @@ impl State {
                 () = sleep_until(leave_by) => return Ok(()),
                 () = sleep_until(Some(check)) => self.check_sockets(Instant::now()),
             }
-            let recently = |at: Instant| at.elapsed() < PUBLISH;
-            if !(self.behind && self.published.is_some_and(recently)) && (self.changed || self.notices()) {
-                self.publish();
-            }
+            self.publish_if_due(Instant::now());
             self.count();
             if leave_by.is_some() && self.ownership.owned().is_empty() {
                 self.carry_out_all(Instant::now());
@@ -243,8 +262,12 @@ impl State {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        let deadlines =
-            [self.responder.next_deadline(), self.ownership.next_deadline(), self.ports.next_deadline()];
+        let deadlines = [
+            self.responder.next_deadline(),
+            self.ownership.next_deadline(),
+            self.ports.next_deadline(),
+            self.publication,
+        ];
         deadlines.into_iter().flatten().min()
     }
 
@@ -281,7 +304,6 @@ impl State {
         let stay: Vec<GroupId> = self.announced.groups().collect();
         self.announce(now, stay);
         self.carry_out(now);
-        self.changed = true;
     }
 
     fn tell_ownership(&mut self, now: Instant, input: ownership::Input) {
@@ -316,15 +338,12 @@ impl State {
             responder::Output::Join(link, group) => self.ports.join(link, group),
             responder::Output::Leave(link, group) => self.ports.leave(link, group),
             responder::Output::Contested(sighting) => {
-                self.changed = true;
                 self.ownership.handle(now, ownership::Input::Contested(sighting));
             }
             responder::Output::Answered(sighting) => {
-                self.changed = true;
                 self.ownership.handle(now, ownership::Input::Answered(sighting));
             }
             responder::Output::Unanswered(address) => {
-                self.changed = true;
                 self.ownership.handle(now, ownership::Input::Unanswered(address));
             }
             responder::Output::Unasked(address) => {
@@ -356,13 +375,11 @@ impl State {
                     tracing::info!(group = %id, epoch, "owns the addresses of this group from now on");
                 }
                 self.announce(now, vec![id]);
-                self.changed = true;
             }
             ownership::Output::Withdraw(id) => {
                 let changes = self.announced.end(id);
                 self.tell_changes(now, changes);
                 tracing::info!(group = %id, "no longer owns the addresses of this group");
-                self.changed = true;
             }
         }
     }
@@ -399,40 +416,54 @@ impl State {
         }
     }
 
-    fn publish(&mut self) {
-        (self.changed, self.published) = (false, Some(Instant::now()));
-        let owned = self.ownership.owned().clone();
-        self.driver.metrics.conflicts(self.ownership.conflicts().len());
-        self.driver.metrics.counted(self.counts, self.ownership.peers_alive(), self.blocked);
-        self.driver.metrics.owned_groups.set(i64::try_from(owned.len()).unwrap_or(i64::MAX));
-        let blocked: Vec<(NodeName, String)> =
-            self.ownership.blocked().map(|(node, why)| (node, self.explain(why))).collect();
-        let conflicts = self.ownership.conflicts().clone();
-        let published = Published {
-            view: Arc::clone(&self.view),
-            view_known: self.view_known,
-            settled: self.ownership.is_settled(),
-            owned,
-            conflicts,
-            over: self.ownership.over().clone(),
-            added: self.ownership.added(),
-            blocked,
-        };
-        self.driver.published.send_if_modified(|known| {
-            let changed = *known != published;
-            *known = published;
-            changed
-        });
+    /// Publishes what has changed, but not more often than the pause allows.
+    fn publish_if_due(&mut self, now: Instant) {
+        if !self.is_outdated() {
+            self.publication = None;
+            return;
+        }
+        self.publication = self.pause_until.filter(|until| now < *until);
+        if self.publication.is_none() {
+            self.pause_until = now.checked_add(PUBLICATION_PAUSE);
+            self.publish();
+        }
     }
 
-    /// Whether something changed that no output tells of.
-    fn notices(&mut self) -> bool {
-        let blocked = self.ownership.blocked().count();
-        let settled = self.ownership.is_settled();
-        let known = self.driver.published.borrow().settled;
-        let changed = blocked != self.blocked || settled != known;
-        self.blocked = blocked;
-        changed
+    /// Whether something is not as it was published.
+    fn is_outdated(&self) -> bool {
+        let known = self.driver.published.borrow();
+        self.revisions != self.ownership.revisions()
+            || !Arc::ptr_eq(&known.view, &self.view)
+            || known.view_known != self.view_known
+            || known.settled != self.ownership.is_settled()
+            || !self.ownership.blocked().eq(self.blocked.iter().cloned())
+    }
+
+    fn publish(&mut self) {
+        let mut published = self.driver.published.borrow().clone();
+        let (ownerships, reports) = self.ownership.revisions();
+        if self.revisions.0 != ownerships {
+            published.owned = Arc::new(self.ownership.owned().clone());
+        }
+        if self.revisions.1 != reports {
+            published.reports = Arc::new(Reports {
+                conflicts: self.ownership.conflicts().clone(),
+                over: self.ownership.over().clone(),
+                added: self.ownership.added(),
+                kernels: self.ownership.kernels(),
+            });
+        }
+        self.revisions = (ownerships, reports);
+        self.blocked = self.ownership.blocked().collect();
+        published.view = Arc::clone(&self.view);
+        published.view_known = self.view_known;
+        published.settled = self.ownership.is_settled();
+        published.blocked =
+            self.blocked.iter().map(|(node, why)| (node.clone(), self.explain(*why))).collect();
+        self.driver.metrics.conflicts(published.reports.conflicts.len());
+        self.driver.metrics.counted(self.counts, self.ownership.peers_alive(), self.blocked.len());
+        self.driver.metrics.owned_groups.set(i64::try_from(published.owned.len()).unwrap_or(i64::MAX));
+        self.driver.published.send_replace(published);
     }
 
     /// Says on which links no packet socket could be opened: this node is no candidate for what needs them.
@@ -457,7 +488,7 @@ impl State {
             }
             self.counts = counts;
             self.alive = alive;
-            self.driver.metrics.counted(counts, alive, self.blocked);
+            self.driver.metrics.counted(counts, alive, self.blocked.len());
         }
     }
 
@@ -479,3 +510,6 @@ async fn sleep_until(deadline: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -69,7 +69,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     readiness.supervise(heartbeat.clone());
     tasks.spawn("admin", admin::serve(args.common.admin_address, registry, readiness, shutdown.clone()));
 
-    let links = links::start(&mut tasks, excluded, shutdown.clone()).await?;
+    let (links, other_addresses) = links::start(&mut tasks, excluded, shutdown.clone()).await?;
     let changed = Arc::new(Notify::new());
     let viewer = Viewer {
         namespace: args.namespace.clone(),
@@ -128,7 +128,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         metrics,
     };
     let status = status::Writer::new(&client, &me, stores, events, setup);
-    tasks.spawn("status", status.run(publications, usable, found, shutdown.clone()));
+    let status = status.run(publications, usable, other_addresses, found, shutdown.clone());
+    tasks.spawn("status", status);
 
     let stop = shutdown.clone();
     tasks.spawn("readiness", async move {

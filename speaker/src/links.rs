@@ -39,12 +39,18 @@ pub(crate) enum Error {
     Ended,
 }
 
+/// Addresses of this node on interfaces that are not announced on, with the interfaces' names.
+pub(crate) type OtherAddresses = BTreeMap<IpAddr, String>;
+
+/// kube-proxy in ipvs mode puts the addresses of all Services there, on every node.
+const IPVS: &str = "kube-ipvs0";
+
 /// Lists the links and starts the task that keeps the list up to date.
 pub(crate) async fn start(
     tasks: &mut Tasks,
     excluded: RegexSet,
     shutdown: CancellationToken,
-) -> Result<watch::Receiver<Vec<Link>>, Error> {
+) -> Result<(watch::Receiver<Vec<Link>>, watch::Receiver<OtherAddresses>), Error> {
     let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
     let (connection, handle, mut events) = new_multicast_connection(&groups).map_err(Error::Socket)?;
     let end = shutdown.clone();
@@ -53,7 +59,9 @@ pub(crate) async fn start(
         Ok::<(), std::convert::Infallible>(())
     });
     let first = list_with_retries(&handle, &excluded, &shutdown).await;
-    let (sender, receiver) = watch::channel(first.unwrap_or_default());
+    let (links, others) = first.unwrap_or_default();
+    let (sender, receiver) = watch::channel(links);
+    let (other_sender, other_receiver) = watch::channel(others);
     log(&[], &receiver.borrow());
     tasks.spawn("links", async move {
         while let Some(event) = shutdown.run_until_cancelled(events.next()).await {
@@ -63,7 +71,13 @@ pub(crate) async fn start(
             }
             tokio::time::sleep(SETTLE).await;
             while events.try_recv().is_ok() {}
-            let Some(links) = list_with_retries(&handle, &excluded, &shutdown).await else { return Ok(()) };
+            let listed = list_with_retries(&handle, &excluded, &shutdown).await;
+            let Some((links, others)) = listed else { return Ok(()) };
+            other_sender.send_if_modified(|known| {
+                let changed = *known != others;
+                *known = others;
+                changed
+            });
             sender.send_if_modified(|known| {
                 let changed = *known != links;
                 if changed {
@@ -75,7 +89,7 @@ pub(crate) async fn start(
         }
         Ok::<(), Error>(())
     });
-    Ok(receiver)
+    Ok((receiver, other_receiver))
 }
 
 /// The links, asked for until the kernel lists them; none at shutdown. Meanwhile the former list holds: to end the process
@@ -84,11 +98,11 @@ async fn list_with_retries(
     handle: &Handle,
     excluded: &RegexSet,
     shutdown: &CancellationToken,
-) -> Option<Vec<Link>> {
+) -> Option<(Vec<Link>, OtherAddresses)> {
     let listed = async {
         loop {
             match list(handle, excluded).await {
-                Ok(links) => return links,
+                Ok(listed) => return listed,
                 Err(error) => tracing::warn!(%error, "cannot list this node's links, trying again"),
             }
             tokio::time::sleep(RETRY).await;
@@ -152,7 +166,7 @@ fn log(old: &[Link], new: &[Link]) {
     }
 }
 
-async fn list(handle: &Handle, excluded: &RegexSet) -> Result<Vec<Link>, Error> {
+async fn list(handle: &Handle, excluded: &RegexSet) -> Result<(Vec<Link>, OtherAddresses), Error> {
     let links: Vec<LinkMessage> = handle.link().get().execute().try_collect().await?;
     let addresses: Vec<AddressMessage> = handle.address().get().execute().try_collect().await?;
     let unread = unread(&links);
@@ -164,13 +178,36 @@ async fn list(handle: &Handle, excluded: &RegexSet) -> Result<Vec<Link>, Error> 
     for address in addresses {
         addresses_of.entry(address.header.index).or_default().push(address);
     }
-    let none = Vec::new();
-    let mut links: Vec<Link> = links
-        .iter()
-        .filter_map(|link| read_link(link, addresses_of.get(&link.header.index).unwrap_or(&none), excluded))
-        .collect();
-    links.sort_by_key(|link| link.index);
-    Ok(links)
+    let (none, mut usable, mut others) = (Vec::new(), Vec::new(), OtherAddresses::new());
+    for link in &links {
+        let addresses = addresses_of.get(&link.header.index).unwrap_or(&none);
+        match read_link(link, addresses, excluded) {
+            Some(link) => usable.push(link),
+            None => others.extend(other_addresses(link, addresses)),
+        }
+    }
+    usable.sort_by_key(|link: &Link| link.index);
+    Ok((usable, others))
+}
+
+/// The addresses of an interface that is not announced on, as far as they make the kernel the one host that has them: a
+/// kernel answers for its addresses on whatever link it is asked. Not those of `lo` and of kube-proxy, which puts
+/// addresses of Services on every node.
+fn other_addresses(message: &LinkMessage, addresses: &[AddressMessage]) -> OtherAddresses {
+    let flags = message.header.flags;
+    let name = message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name.as_str()),
+        _ => None,
+    });
+    match name {
+        Some(name)
+            if flags.contains(LinkFlags::Up) && !flags.contains(LinkFlags::Loopback) && name != IPVS =>
+        {
+            let addresses = addresses.iter().filter_map(read_address).map(|(address, _)| address);
+            addresses.map(|address| (address, name.to_owned())).collect()
+        }
+        _ => OtherAddresses::new(),
+    }
 }
 
 /// A link that may be announced on: up with carrier, not excluded, not part of a bond or bridge, with a hardware

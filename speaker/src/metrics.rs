@@ -210,6 +210,12 @@ impl Metrics {
         self.api.stale.set(i64::from(errors));
     }
 
+    /// How many rounds of writes there were.
+    #[cfg(test)]
+    pub(crate) fn rounds(&self) -> u64 {
+        self.api.updates.get()
+    }
+
     /// Forgets the counters of an address that is no longer announced.
     pub(crate) fn forget(&self, address: IpAddr) {
         let label = Ip { ip: Lazy(address) };

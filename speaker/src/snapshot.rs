@@ -94,7 +94,7 @@ impl Snapshot {
     }
 }
 
-/// Writes the file whenever the view or what this node owns has changed.
+/// Writes the file whenever the view or what this node owns has changed; nothing else that is published is in it.
 pub(crate) async fn keep(
     directory: PathBuf,
     stores: Stores,
@@ -109,10 +109,28 @@ pub(crate) async fn keep(
         shutdown.cancelled().await;
         return Ok(());
     }
+    let mut written = Contents::default();
     loop {
         let begun = std::time::Instant::now();
-        let claims: BTreeMap<GroupId, u64> = published.borrow_and_update().owned.clone();
-        views.mark_unchanged();
+        let contents = Contents {
+            claims: Arc::clone(&published.borrow_and_update().owned),
+            view: views.borrow_and_update().clone(),
+        };
+        if contents.is(&written) {
+            let next = async {
+                tokio::select! {
+                    Ok(()) = published.changed() => {}
+                    Ok(()) = views.changed() => {}
+                    else => std::future::pending().await,
+                }
+            };
+            match shutdown.run_until_cancelled(next).await {
+                Some(()) => continue,
+                None => return Ok(()),
+            }
+        }
+        let claims = BTreeMap::clone(&contents.claims);
+        written = contents;
         let result = tokio::task::block_in_place(|| {
             let known = stores.known().of_our_services();
             Snapshot { version: VERSION, claims, known }.write(&directory)
@@ -123,17 +141,25 @@ pub(crate) async fn keep(
             let path = directory.display();
             tracing::warn!(%path, %error, "cannot write the snapshot (--state-dir); a restart needs the API server");
         }
-        let next = async {
-            tokio::select! {
-                Ok(()) = published.changed() => {}
-                Ok(()) = views.changed() => {}
-                else => std::future::pending().await,
-            }
-            tokio::time::sleep(SETTLE.max(begun.elapsed() * 20)).await;
-        };
-        if shutdown.run_until_cancelled(next).await.is_none() {
+        let pause = tokio::time::sleep(SETTLE.max(begun.elapsed() * 20));
+        if shutdown.run_until_cancelled(pause).await.is_none() {
             return Ok(());
         }
+    }
+}
+
+/// What the file is made of.
+#[derive(Default)]
+struct Contents {
+    claims: Arc<BTreeMap<GroupId, u64>>,
+    view: Option<Arc<View>>,
+}
+
+impl Contents {
+    /// Whether the same file is made of both.
+    fn is(&self, other: &Self) -> bool {
+        let (view, known) = (self.view.as_ref().map(Arc::as_ptr), other.view.as_ref().map(Arc::as_ptr));
+        view == known && self.claims == other.claims
     }
 }
 
@@ -191,6 +217,20 @@ mod tests {
         let group = &view.groups[&"10.0.0.5".parse().unwrap()];
         assert_eq!(group.last, Some(("node1".into(), 7)));
         assert!(group.admits("node1"));
+    }
+
+    #[test]
+    fn requirement_6_what_is_published_of_foreign_hosts_does_not_rewrite_the_snapshot() {
+        let view = Arc::new(View::default());
+        let of = |claims: &[(GroupId, u64)], view: &Arc<View>| Contents {
+            claims: Arc::new(claims.iter().copied().collect()),
+            view: Some(Arc::clone(view)),
+        };
+        let (id, none) = ("10.0.0.5".parse().unwrap(), Contents::default());
+        assert!(!of(&[], &view).is(&none), "the first view");
+        assert!(of(&[(id, 1)], &view).is(&of(&[(id, 1)], &view)), "a publication about anything else");
+        assert!(!of(&[(id, 1)], &view).is(&of(&[(id, 2)], &view)));
+        assert!(!of(&[(id, 1)], &view).is(&of(&[(id, 1)], &Arc::default())));
     }
 
     #[test]

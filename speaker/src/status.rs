@@ -2,7 +2,9 @@
 //! knows of its node. Written after the fact and only on change; nobody needs it for a takeover.
 
 mod announcements;
+mod assignments;
 mod conflicts;
+pub(crate) mod last_announced;
 pub(crate) mod state;
 mod unannounced;
 
@@ -20,6 +22,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::driver::Published;
+use crate::links::OtherAddresses;
 use crate::metrics::Metrics;
 use crate::watches::Stores;
 use announcements::Announcements;
@@ -30,6 +33,10 @@ use state::State;
 const RETRY: Duration = Duration::from_secs(5);
 /// How often to look for what has become void by time alone.
 const TIDY: Duration = Duration::from_mins(10);
+/// Between two rounds, whatever happens: what happens meanwhile is written together.
+const ROUND_PAUSE: Duration = Duration::from_millis(200);
+/// How long to wait for the objects of other speakers, without which it is not known who announced what last.
+const STATES_PATIENCE: Duration = Duration::from_secs(10);
 const FIELD_MANAGER: &str = "lbstack-speaker";
 
 /// What the writer is made with.
@@ -39,6 +46,13 @@ pub(crate) struct Setup {
     /// Where speakers hear one another, for people who have a firewall between them.
     pub(crate) beacon_port: u16,
     pub(crate) metrics: Metrics,
+}
+
+/// What the rest of the process knows.
+struct Known {
+    links: Vec<Link>,
+    other_addresses: OtherAddresses,
+    findings: Vec<Finding>,
 }
 
 /// Writes what the driver publishes.
@@ -75,6 +89,7 @@ impl Writer {
         mut self,
         mut published: watch::Receiver<Published>,
         mut links: watch::Receiver<Vec<Link>>,
+        mut other_addresses: watch::Receiver<OtherAddresses>,
         mut findings: watch::Receiver<Vec<Finding>>,
         shutdown: CancellationToken,
     ) -> Result<(), Infallible> {
@@ -84,19 +99,28 @@ impl Writer {
             shutdown.cancelled().await;
             return Ok(());
         }
+        let states = tokio::time::timeout(STATES_PATIENCE, self.stores.states.ready());
+        if shutdown.run_until_cancelled(states).await.is_none() {
+            return Ok(());
+        }
         while !shutdown.is_cancelled() {
             let now = published.borrow_and_update().clone();
-            let (links_now, findings_now) =
-                (links.borrow_and_update().clone(), findings.borrow_and_update().clone());
+            let known = Known {
+                links: links.borrow_and_update().clone(),
+                other_addresses: other_addresses.borrow_and_update().clone(),
+                findings: findings.borrow_and_update().clone(),
+            };
             let begun = Instant::now();
-            let write = self.write(begun, &now, &links_now, &findings_now);
+            let write = self.write(begun, &now, &known);
             let Some(failed) = shutdown.run_until_cancelled(write).await else { return Ok(()) };
             let pause = if failed { RETRY } else { self.pause(begun) };
             let next = async {
+                tokio::time::sleep(ROUND_PAUSE).await;
                 tokio::select! {
                     () = tokio::time::sleep(pause) => {}
                     Ok(()) = published.changed() => {}
                     Ok(()) = links.changed() => {}
+                    Ok(()) = other_addresses.changed() => {}
                     Ok(()) = findings.changed() => {}
                     else => std::future::pending().await,
                 }
@@ -108,25 +132,26 @@ impl Writer {
 
     /// How long what was written holds if nothing changes. What became due while it was written counts too.
     fn pause(&self, begun: Instant) -> Duration {
-        let next = self.announcements.next(begun);
+        let next = self.announcements.next(begun).into_iter().chain(self.conflicts.next()).min();
         next.map_or(TIDY, |at| at.saturating_duration_since(Instant::now())).min(TIDY)
     }
 
     /// Writes all three; one that fails does not keep back the others. True if any failed.
-    async fn write(
-        &mut self,
-        now: Instant,
-        published: &Published,
-        links: &[Link],
-        findings: &[Finding],
-    ) -> bool {
+    async fn write(&mut self, now: Instant, published: &Published, known: &Known) -> bool {
         let owner = self.owner();
         let owner = owner.as_ref();
+        let Known { links, other_addresses, findings } = known;
+        let last_announced = self.announcements.report(now, published).encode();
+        let node = state::Node { links, other_addresses, last_announced };
         // The few before the many: while thousands are written, who owns what may change.
+        let conflicts = self.conflicts.write(now, published, links, owner).await;
+        // Before the objects go that it remembers.
+        let state = self.state.write(published, node, findings, owner).await;
+        let announcements = self.announcements.write(published, owner, state.is_ok()).await;
         let results = [
-            ("who else has an address", self.conflicts.write(published, links, owner).await),
-            ("who announces what", self.announcements.write(now, published, owner).await),
-            ("the state of this speaker", self.state.write(published, links, findings, owner).await),
+            ("who else has an address", conflicts),
+            ("the state of this speaker", state),
+            ("who announces what", announcements),
         ];
         let mut failed = false;
         for (what, result) in results {
@@ -163,3 +188,6 @@ fn nodes_to_tidy(published: &Published, me: &NodeName, stores: &Stores) -> Optio
     let nodes = || stores.nodes.all().iter().map(|node| node.name.to_string()).collect::<BTreeSet<String>>();
     speaks.then(nodes).filter(|nodes| nodes.contains(&**me))
 }
+
+#[cfg(test)]
+mod tests;

@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::links::OtherAddresses;
 use crate::pace::Pace;
 use crate::snapshot::Snapshot;
 use crate::status;
@@ -47,7 +48,7 @@ pub(crate) struct Viewer {
 /// What is kept of the objects.
 #[derive(Clone)]
 pub(crate) struct Stores {
-    services: Mirror<ServiceFacts>,
+    pub(crate) services: Mirror<ServiceFacts>,
     slices: Mirror<SliceFacts>,
     pub(crate) nodes: Mirror<NodeFacts>,
     pub(crate) pods: Mirror<SpeakerPod>,
@@ -76,6 +77,10 @@ pub(crate) struct SpeakerState {
     pub(crate) node: Option<String>,
     /// The links of that node.
     links: Option<(NodeName, Vec<LinkFacts>)>,
+    /// Its addresses on other links.
+    other_addresses: OtherAddresses,
+    /// Who announced each Service last that nobody announces now, as far as this speaker remembers it.
+    remembered: Vec<Arc<StatusFacts>>,
     /// The object, if it is about this node.
     pub(crate) mine: Option<ConfigurationState>,
 }
@@ -161,16 +166,34 @@ impl Stores {
         self.statuses.ready().await
     }
 
+    /// The object of this node.
+    pub(crate) fn state(&self) -> Option<ConfigurationState> {
+        self.states.all().iter().find_map(|state| state.mine.clone())
+    }
+
+    /// What speakers remember of who announced Services that nobody announces now.
+    pub(crate) fn remembered(&self) -> Vec<Arc<StatusFacts>> {
+        self.states.all().iter().flat_map(|state| state.remembered.iter().cloned()).collect()
+    }
+
     /// What there is now.
     pub(crate) fn known(&self) -> Known {
+        let states = self.states.all();
+        let mut statuses = self.statuses.all();
+        statuses.extend(self.remembered());
+        let other_addresses = states.iter().filter(|state| !state.other_addresses.is_empty());
+        let other_addresses = other_addresses
+            .filter_map(|state| Some((state.node.as_deref()?.into(), state.other_addresses.clone())))
+            .collect();
         Known {
             facts: Facts {
                 services: self.services.all(),
                 slices: self.slices.all(),
                 nodes: self.nodes.all(),
                 pods: self.pods.all().iter().map(|pod| Arc::clone(&pod.facts)).collect(),
-                statuses: self.statuses.all(),
-                links: self.states.all().iter().filter_map(|state| state.links.clone()).collect(),
+                statuses,
+                other_addresses,
+                links: states.iter().filter_map(|state| state.links.clone()).collect(),
                 own_links: None,
             },
             pools: self.pools.all(),
@@ -381,6 +404,8 @@ fn speaker_state(object: ConfigurationState, me: &NodeName) -> SpeakerState {
     SpeakerState {
         name: object.name_any(),
         links: status::state::decode(&object),
+        other_addresses: status::state::other_addresses(&object),
+        remembered: status::last_announced::remembered(&object),
         mine: (object.name_any() == status::state::name(me)).then(|| bare(object)),
         node,
     }

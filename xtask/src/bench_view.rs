@@ -148,6 +148,7 @@ fn facts(nodes: u32, services: u32) -> Facts {
     let service = |n: u32| {
         let facts = ServiceFacts {
             key: Arc::new(key(n)),
+            uid: Box::default(),
             addresses: [address(n)].into(),
             labels: Box::default(),
             local: n.is_multiple_of(10),
@@ -162,7 +163,13 @@ fn facts(nodes: u32, services: u32) -> Facts {
     };
     let node = |n: u32| {
         let labels = [("kubernetes.io/hostname".to_owned(), name(n).to_string())].into();
-        Arc::new(NodeFacts { name: name(n), labels, usable: true, cordoned: false })
+        Arc::new(NodeFacts {
+            name: name(n),
+            labels,
+            usable: true,
+            cordoned: false,
+            addresses: Box::default(),
+        })
     };
     let links = |n: u32| {
         let [.., a, b] = n.to_be_bytes();

@@ -45,6 +45,17 @@ fn pool(addresses: &str) -> crds::IPAddressPool {
     object("metallb.io/v1beta1", "IPAddressPool", "lan", json!({"addresses": [addresses]}))
 }
 
+#[tokio::test]
+async fn requirement_8_events_about_configuration_refer_to_it_by_its_uid_as_kubectl_describe_selects_them() {
+    let (owner, mut writers) = owner();
+    let mut pool = pool("10.0.0.0/24");
+    pool.metadata.uid = Some("3d0e".into());
+    writers.pools.apply_watcher_event(&Event::Apply(pool));
+    let uid = owner.watches.uid("IPAddressPool", "lan");
+    assert_eq!(reference("IPAddressPool", Some("metallb-system"), "lan", uid).uid.as_deref(), Some("3d0e"));
+    assert_eq!(owner.watches.uid("L2Advertisement", "lan"), None, "another kind");
+}
+
 fn namespace(name: &str) -> k8s_openapi::api::core::v1::Namespace {
     serde_json::from_value(json!({"metadata": {"name": name}})).unwrap()
 }

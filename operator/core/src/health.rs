@@ -96,6 +96,7 @@ pub fn status(observed: &Observed<'_>, old: &LoadBalancerStackStatus, now: &Time
         summary.speakers_ready(),
         summary.configuration_valid(),
         summary.beacons_blocked(),
+        summary.kernels_answer(),
         summary.exclude_label_ignored(),
         summary.crds_ready(),
     ];
@@ -286,6 +287,14 @@ impl Summary<'_> {
             return condition("BeaconsBlocked", false, "AllHeard", String::new());
         }
         condition("BeaconsBlocked", true, "NotHeard", joined(blocked.into_iter()))
+    }
+
+    fn kernels_answer(&self) -> NewCondition {
+        let answering = states::kernels_answer(self.observed.states);
+        if answering.is_empty() {
+            return condition("KernelsAnswer", false, "AsExpected", String::new());
+        }
+        condition("KernelsAnswer", true, "UnannouncedAnswers", joined(answering.into_iter()))
     }
 
     fn exclude_label_ignored(&self) -> NewCondition {

@@ -1,16 +1,19 @@
-//! Writes events into the API, and folds repeats into a series (`events.k8s.io/v1`, field `series`).
+//! Writes events into the API, and folds repeats into a series (field `series`).
+//!
+//! They are written as core/v1 events: that version alone lets a writer set `firstTimestamp`, `lastTimestamp`, `count`
+//! and `source` as well, which `kubectl get events --sort-by=.lastTimestamp`, `kubectl describe` and most dashboards go
+//! by. events.k8s.io/v1 refuses them, and refuses to advance them on a repeat.
 //!
 //! The recorder of kube 5.0 folds events of one reason whatever their notes say, and goes on showing the first note: a
 //! Service that waits for a second cause would be shown the first. It also holds every event for six minutes, some
 //! kilobytes each, and looks through all of them for each one; here a print of each is enough.
 
 use std::collections::VecDeque;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::hash::{DefaultHasher, Hasher as _};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::ObjectReference;
-use k8s_openapi::api::events::v1::Event;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams, PostParams};
@@ -25,6 +28,8 @@ const REMEMBERED: usize = 4_096;
 const REPEATS: Duration = Duration::from_secs(360);
 /// The longest name that the API takes (RFC 1123 subdomain).
 const LONGEST_NAME: usize = 253;
+/// The longest `reportingInstance` that the API takes.
+const LONGEST_INSTANCE: usize = 128;
 
 /// Something that happened to an object.
 #[derive(Clone, Debug)]
@@ -34,17 +39,27 @@ pub(super) struct Occurrence {
     pub(super) action: String,
     pub(super) reason: String,
     pub(super) note: String,
+    /// Whether the same once more is counted up on the first event.
+    pub(super) repeatable: bool,
 }
 
 impl Occurrence {
-    /// The same for what is a repeat, different for everything else.
-    fn print(&self) -> u64 {
-        let Self { object, type_, action, reason, note } = self;
-        let ObjectReference { kind, namespace, name, uid, .. } = object;
-        let mut hasher = DefaultHasher::new();
-        (kind, namespace, name, uid, type_, action, reason, note).hash(&mut hasher);
-        hasher.finish()
+    /// The same for what is about the same object and has the same reason.
+    fn subject(&self) -> u64 {
+        let ObjectReference { kind, namespace, name, uid, .. } = &self.object;
+        hash(&(kind, namespace, name, uid, &self.reason))
     }
+
+    /// Of one subject the same for what is a repeat, different for everything else.
+    fn print(&self) -> u64 {
+        hash(&(self.type_, &self.action, &self.note))
+    }
+}
+
+fn hash(value: &impl std::hash::Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
 }
 
 pub(super) struct Recorder {
@@ -54,11 +69,12 @@ pub(super) struct Recorder {
     recent: Recent,
 }
 
-/// The last occurrences, the latest at the end.
+/// The last occurrence about each subject, the latest at the end.
 #[derive(Default)]
 struct Recent(VecDeque<Known>);
 
 struct Known {
+    subject: u64,
     print: u64,
     /// Of the object that tells of it.
     name: String,
@@ -72,7 +88,7 @@ impl Recorder {
         Self {
             client,
             controller: controller.to_owned(),
-            instance: instance.unwrap_or_else(|| controller.to_owned()),
+            instance: shortened(instance.unwrap_or_else(|| controller.to_owned())),
             recent: Recent::default(),
         }
     }
@@ -81,11 +97,12 @@ impl Recorder {
     pub(super) async fn publish(&mut self, occurrence: Occurrence) -> Result<(), CallError> {
         let namespace = occurrence.object.namespace.as_deref().unwrap_or("default");
         let api: Api<Event> = Api::namespaced(self.client.clone(), namespace);
-        let (now, print) = (Instant::now(), occurrence.print());
-        if let Some(known) = self.recent.take(now, print) {
+        let (now, subject, print) = (Instant::now(), occurrence.subject(), occurrence.print());
+        let earlier = self.recent.take(now, &occurrence);
+        if let Some(known) = earlier {
             let count = known.count.saturating_add(1);
-            let series = json!({"series": {"count": count, "lastObservedTime": MicroTime(Timestamp::now())}});
-            match bounded(api.patch(&known.name, &PatchParams::default(), &Patch::Merge(series))).await {
+            let repeat = repeat(count, Timestamp::now());
+            match bounded(api.patch(&known.name, &PatchParams::default(), &Patch::Merge(repeat))).await {
                 Ok(_) => {
                     self.recent.note(Known { count, last: now, ..known });
                     return Ok(());
@@ -101,12 +118,12 @@ impl Recorder {
         let event = self.event(occurrence);
         bounded(api.create(&PostParams::default(), &event)).await?;
         let name = event.metadata.name.unwrap_or_default();
-        self.recent.note(Known { print, name, count: 1, last: now });
+        self.recent.note(Known { subject, print, name, count: 1, last: now });
         Ok(())
     }
 
     fn event(&self, occurrence: Occurrence) -> Event {
-        let Occurrence { object, type_, action, reason, note } = occurrence;
+        let Occurrence { object, type_, action, reason, note, repeatable: _ } = occurrence;
         let now = Timestamp::now();
         Event {
             metadata: ObjectMeta {
@@ -115,16 +132,34 @@ impl Recorder {
                 ..ObjectMeta::default()
             },
             event_time: Some(MicroTime(now)),
-            reporting_controller: Some(self.controller.clone()),
+            first_timestamp: Some(Time(now)),
+            last_timestamp: Some(Time(now)),
+            count: Some(1),
+            source: Some(EventSource { component: Some(self.controller.clone()), host: None }),
+            reporting_component: Some(self.controller.clone()),
             reporting_instance: Some(self.instance.clone()),
             type_: Some(type_.to_owned()),
             action: Some(action),
             reason: Some(reason),
-            note: Some(note),
-            regarding: Some(object),
+            message: Some(note),
+            involved_object: object,
             ..Event::default()
         }
     }
+}
+
+/// What changes of an event that has happened `count` times by now.
+fn repeat(count: i32, now: Timestamp) -> serde_json::Value {
+    json!({
+        "count": count,
+        "lastTimestamp": Time(now),
+        "series": {"count": count, "lastObservedTime": MicroTime(now)},
+    })
+}
+
+fn shortened(mut instance: String) -> String {
+    instance.truncate(instance.floor_char_boundary(LONGEST_INSTANCE));
+    instance
 }
 
 /// As client-go names events: after the object, with the time. The object's name alone may be as long as is allowed.
@@ -137,10 +172,14 @@ fn name(object: &str, now: Timestamp) -> String {
 }
 
 impl Recent {
-    /// Takes out what is the same and happened a moment ago.
-    fn take(&mut self, now: Instant, print: u64) -> Option<Known> {
-        let at = self.0.iter().rposition(|known| known.print == print)?;
-        self.0.remove(at).filter(|known| now.saturating_duration_since(known.last) < REPEATS)
+    /// Takes out the last occurrence about the same subject; none unless this one is its repeat, a moment later. What
+    /// happened before another one with the same reason is not repeated: the newest event is to tell how things are.
+    fn take(&mut self, now: Instant, occurrence: &Occurrence) -> Option<Known> {
+        let subject = occurrence.subject();
+        let at = self.0.iter().rposition(|known| known.subject == subject)?;
+        let known = self.0.remove(at)?;
+        let recent = now.saturating_duration_since(known.last) < REPEATS;
+        (occurrence.repeatable && recent && known.print == occurrence.print()).then_some(known)
     }
 
     fn note(&mut self, known: Known) {
@@ -153,6 +192,11 @@ impl Recent {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use kube::client::Body;
+    use serde_json::Value;
+
     use super::*;
 
     fn occurrence(name: &str, note: &str) -> Occurrence {
@@ -162,26 +206,29 @@ mod tests {
             action: "Allocate".into(),
             reason: "AllocationFailed".into(),
             note: note.into(),
+            repeatable: true,
         }
     }
 
     fn known(name: &str, note: &str, last: Instant) -> Known {
-        Known { print: occurrence(name, note).print(), name: note.into(), count: 1, last }
+        let occurrence = occurrence(name, note);
+        let (subject, print) = (occurrence.subject(), occurrence.print());
+        Known { subject, print, name: note.into(), count: 1, last }
     }
 
     #[test]
     fn only_the_same_about_the_same_object_a_moment_ago_is_a_repeat() {
-        let (mut recent, start) = (Recent::default(), Instant::now());
-        recent.note(known("web", "the pool is full", start));
-        recent.note(known("web", "no such pool", start));
-        let mut again = |name, note, after| {
-            let print = occurrence(name, note).print();
-            recent.take(start + Duration::from_secs(after), print).map(|known| known.name)
+        let start = Instant::now();
+        let again = |name, note, after| {
+            let mut recent = Recent::default();
+            recent.note(known("web", "the pool is full", start));
+            let now = start + Duration::from_secs(after);
+            recent.take(now, &occurrence(name, note)).map(|known| known.name)
         };
         assert_eq!(again("other", "the pool is full", 1), None);
-        assert_eq!(again("web", "a third cause", 1), None);
+        assert_eq!(again("web", "another cause", 1), None);
         assert_eq!(again("web", "the pool is full", 1).as_deref(), Some("the pool is full"));
-        assert_eq!(again("web", "no such pool", 360), None, "that was long ago");
+        assert_eq!(again("web", "the pool is full", 360), None, "that was long ago");
     }
 
     #[test]
@@ -191,8 +238,8 @@ mod tests {
             recent.note(known(&number.to_string(), "note", now));
         }
         assert_eq!(recent.0.len(), REMEMBERED);
-        assert!(recent.take(now, occurrence("0", "note").print()).is_none(), "the first is forgotten");
-        assert!(recent.take(now, occurrence("1", "note").print()).is_some());
+        assert!(recent.take(now, &occurrence("0", "note")).is_none(), "the first is forgotten");
+        assert!(recent.take(now, &occurrence("1", "note")).is_some());
     }
 
     #[test]
@@ -205,5 +252,63 @@ mod tests {
             assert!(name.len() <= LONGEST_NAME && name.ends_with(".18fae27693b40000"), "{name}");
             assert!(!name.contains("-.1") && !name.contains("..1"), "{name}");
         }
+    }
+
+    /// A recorder, and what it writes: method, path and body of each request.
+    fn recorder() -> (Recorder, Arc<Mutex<Vec<(String, String, Value)>>>) {
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let written = Arc::clone(&requests);
+        let answer = move |request: axum::http::Request<Body>| {
+            let written = Arc::clone(&written);
+            async move {
+                let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
+                let body = request.into_body().collect_bytes().await.unwrap();
+                written.lock().unwrap().push((method, path, serde_json::from_slice(&body).unwrap()));
+                let event = json!({"metadata": {}, "involvedObject": {}}).to_string().into_bytes();
+                axum::http::Response::builder().status(200).body(Body::from(event))
+            }
+        };
+        let client = Client::new(tower::service_fn(answer), "default");
+        (Recorder::new(client, "lbstack-speaker", Some("p".repeat(300))), requests)
+    }
+
+    #[tokio::test]
+    async fn an_event_has_the_uid_of_its_object_and_both_old_and_new_times_and_a_repeat_advances_them() {
+        let (mut recorder, requests) = recorder();
+        let mut occurrence = occurrence("web", "the pool is full");
+        occurrence.object.uid = Some("3d0e".into());
+        recorder.publish(occurrence.clone()).await.unwrap();
+        recorder.publish(occurrence).await.unwrap();
+        let requests = requests.lock().unwrap();
+        let (method, path, event) = &requests[0];
+        assert_eq!((&**method, &**path), ("POST", "/api/v1/namespaces/default/events"));
+        assert_eq!(event["involvedObject"]["uid"], "3d0e");
+        assert_eq!(event["source"]["component"], "lbstack-speaker");
+        assert_eq!((&event["count"], &event["firstTimestamp"]), (&json!(1), &event["lastTimestamp"]));
+        assert!(event["eventTime"].is_string() && event["lastTimestamp"].is_string());
+        assert_eq!(event["reportingInstance"].as_str().unwrap().len(), LONGEST_INSTANCE);
+        let (method, _, repeat) = &requests[1];
+        assert_eq!(&**method, "PATCH");
+        assert_eq!((&repeat["count"], &repeat["series"]["count"]), (&json!(2), &json!(2)));
+        let observed = repeat["series"]["lastObservedTime"].as_str().unwrap();
+        let last = repeat["lastTimestamp"].as_str().unwrap();
+        assert_eq!(observed[..19], last[..19]);
+        assert!(last >= event["lastTimestamp"].as_str().unwrap());
+    }
+
+    #[tokio::test]
+    async fn after_a_then_b_then_a_the_newest_event_is_a_new_one_about_a() {
+        let (mut recorder, requests) = recorder();
+        for note in ["a", "b", "a"] {
+            recorder.publish(occurrence("web", note)).await.unwrap();
+        }
+        // Here another process has reported what was in between.
+        for _ in 0..2 {
+            let assigned = Occurrence { repeatable: false, ..occurrence("db", "announcing from node1") };
+            recorder.publish(assigned).await.unwrap();
+        }
+        let requests = requests.lock().unwrap();
+        assert!(requests.iter().all(|(method, ..)| method == "POST"), "{requests:?}");
+        assert_eq!(requests.len(), 5);
     }
 }

@@ -36,6 +36,9 @@ pub struct Facts {
     /// The links of this node, as it knows them itself; none: as published.
     #[serde(skip)]
     pub own_links: Option<Vec<LinkFacts>>,
+    /// The addresses that each node reports on links that it does not announce on, with the interfaces' names.
+    #[serde(default)]
+    pub other_addresses: BTreeMap<NodeName, BTreeMap<IpAddr, String>>,
 }
 
 /// A Service that is ours and has an address.
@@ -43,6 +46,9 @@ pub struct Facts {
 pub struct ServiceFacts {
     /// Its name.
     pub key: Arc<ServiceKey>,
+    /// Its UID, by which events refer to it.
+    #[serde(default)]
+    pub uid: Box<str>,
     /// Its addresses, in the order of its status.
     pub addresses: Box<[IpAddr]>,
     /// Its labels, by key.
@@ -76,6 +82,9 @@ pub struct NodeFacts {
     pub usable: bool,
     /// It is cordoned.
     pub cordoned: bool,
+    /// Its addresses, as its status says (`InternalIP`, `ExternalIP`).
+    #[serde(default)]
+    pub addresses: Box<[IpAddr]>,
 }
 
 /// A pod of the speaker.
@@ -112,6 +121,7 @@ impl ServiceFacts {
     /// address.
     pub fn of(service: Service, class: Option<&str>) -> Option<Self> {
         let key = Arc::new(ServiceKey::of(&service));
+        let uid = service.metadata.uid.as_deref().unwrap_or_default().into();
         let spec = service.spec?;
         if spec.type_.as_deref() != Some("LoadBalancer") || spec.load_balancer_class.as_deref() != class {
             return None;
@@ -126,6 +136,7 @@ impl ServiceFacts {
         let labels = service.metadata.labels.unwrap_or_default();
         Some(Self {
             key,
+            uid,
             addresses,
             labels: labels.into_iter().map(|(key, value)| (key.into(), value.into())).collect(),
             local: spec.external_traffic_policy.as_deref() == Some("Local"),
@@ -161,7 +172,11 @@ fn can_serve(endpoint: &Endpoint) -> bool {
 impl NodeFacts {
     /// None only of a node without a name.
     pub fn of(node: Node) -> Option<Self> {
-        let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
+        let status = node.status.unwrap_or_default();
+        let addresses = status.addresses.iter().flatten();
+        let addresses = addresses.filter(|address| matches!(&*address.type_, "InternalIP" | "ExternalIP"));
+        let addresses = addresses.filter_map(|address| address.address.parse().ok()).collect();
+        let conditions = status.conditions.unwrap_or_default();
         let says = |type_: &str| conditions.iter().find(|c| c.type_ == type_).map(|c| c.status.as_str());
         Some(Self {
             name: node.metadata.name?.into(),
@@ -169,6 +184,7 @@ impl NodeFacts {
             usable: says("NetworkUnavailable") != Some("True")
                 && !matches!(says("Ready"), Some("False" | "Unknown")),
             cordoned: node.spec.and_then(|spec| spec.unschedulable).unwrap_or(false),
+            addresses,
         })
     }
 
@@ -195,7 +211,7 @@ impl PodFacts {
 }
 
 impl StatusFacts {
-    /// None if its labels do not tell what it is about. `me` is this node.
+    /// None if its labels do not say what it is about. `me` is this node.
     pub fn of(object: ServiceL2Status, me: &str) -> Option<Self> {
         let label = |name| label(&object.metadata, name);
         let service = ServiceKey::new(label(LABEL_SERVICE_NAMESPACE)?, label(LABEL_SERVICE_NAME)?);

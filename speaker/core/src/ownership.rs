@@ -19,10 +19,12 @@
 //! | [`receive`] | what messages say |
 //! | [`state`] | what is kept of a group |
 //! | [`talk`] | whom to talk with, and what is sent |
-//! | [`wire`] | what probes and other frames say about who has an address; conflicts with strangers |
+//! | [`wire`] | what probes and other frames say about who has an address |
+//! | [`conflict`] | hosts and nodes that have an address of ours: what is reported, when they are probed again |
 //!
 //! No socket, no clock, no chance: the driver brings the time and a seed, and carries out [`Output`]s.
 
+mod conflict;
 mod decide;
 mod freshness;
 mod interface;
@@ -44,13 +46,14 @@ use std::time::{Duration, Instant};
 
 use crate::beacon::{KeyId, NodeId, Stake, print_of};
 use crate::view::{GroupId, NodeName, View};
+pub use conflict::Conflict;
+use conflict::KernelAnswer;
 use freshness::Tokens;
 pub use interface::{Blocked, Counts, Detection, Input, Output, Settings};
 use peers::{Directory, Heard, Peer};
 use phase::{Action, Cause, Event, Phase};
 use state::{Added, State};
 use talk::Outgoing;
-pub use wire::Conflict;
 
 /// How long a starting speaker waits for the others to answer.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -136,6 +139,14 @@ pub struct Ownership {
     verified: BTreeMap<IpAddr, NodeId>,
     /// The groups that addresses were in before, and when that changed: to others it may not have changed yet.
     formerly: BTreeMap<(IpAddr, GroupId), Instant>,
+    /// Addresses of ours that a node's kernel answers for, though the node holds them on none of its links.
+    kernels: BTreeMap<IpAddr, KernelAnswer>,
+    /// When the next address of a conflict or kernel is to be probed again; possibly before that.
+    reprobe_at: Option<Instant>,
+    /// Counts changes of what is reported of conflicts.
+    reports: u64,
+    /// Counts changes of what this node owns.
+    ownerships: u64,
     /// The groups of the addresses that are not the lowest of theirs, which is its name.
     higher: HashMap<IpAddr, GroupId>,
 
@@ -188,6 +199,10 @@ impl Ownership {
             added: BTreeMap::new(),
             verified: BTreeMap::new(),
             formerly: BTreeMap::new(),
+            kernels: BTreeMap::new(),
+            reprobe_at: None,
+            reports: 0,
+            ownerships: 0,
             higher: HashMap::new(),
             sequence: 0,
             outgoing: BTreeMap::new(),
@@ -249,7 +264,7 @@ impl Ownership {
     pub fn next_deadline(&self) -> Option<Instant> {
         let falls_silent = self.alive.first().and_then(|(heard, _)| heard.checked_add(self.patience()));
         let timer = self.timers.first().map(|(at, _)| *at);
-        let conflict = self.conflicts.values().filter_map(|conflict| conflict.next).min();
+        let conflict = self.reprobe_at;
         let settling = self.settling.filter(|_| !self.settled);
         let added = self.added.values().filter_map(|added| added.next).min();
         let others = [falls_silent, timer, conflict, added, settling, self.next_beacon, self.behind];
@@ -276,9 +291,15 @@ impl Ownership {
         self.added.keys().copied().collect()
     }
 
-    /// Whether an address of an owned group is announced: not if a stranger had it first, nor before that is known.
+    /// Whether an address of an owned group is announced: not if a node has it itself or another host had it first, nor
+    /// before that is known.
     pub fn is_announced(&self, address: IpAddr) -> bool {
-        !self.added.contains_key(&address) && !self.is_withheld(address)
+        !self.added.contains_key(&address) && !self.is_withheld(address) && !self.is_held(address)
+    }
+
+    /// How often what it owns, and what it reports of conflicts, has changed so far.
+    pub fn revisions(&self) -> (u64, u64) {
+        (self.ownerships, self.reports)
     }
 
     fn is_withheld(&self, address: IpAddr) -> bool {
@@ -362,7 +383,7 @@ impl Ownership {
             Phase::Owning { epoch } => {
                 state.highest = state.highest.max(epoch);
                 state.vacant_since = None;
-                (state.gave_way, state.refusals) = (0, 0);
+                (state.gave_way, state.bystanders, state.refusals) = (0, 0, 0);
                 if before.claimed().is_none() {
                     state.declined.clear();
                 }
@@ -408,6 +429,7 @@ impl Ownership {
             self.print ^= print_of(Stake { group: id, epoch: before });
         }
         self.print ^= print_of(stake);
+        self.ownerships += 1;
         self.outputs.push_back(Output::Announce(id));
         self.tell_all(stake, true);
     }
@@ -420,6 +442,7 @@ impl Ownership {
         }
         let stake = Stake { group: id, epoch };
         self.print ^= print_of(stake);
+        self.ownerships += 1;
         self.outputs.push_back(Output::Withdraw(id));
         self.tell_all(stake, false);
     }

@@ -8,6 +8,7 @@ mod addresses;
 mod advertised;
 mod build;
 mod candidates;
+mod held;
 mod nominate;
 mod ranking;
 
@@ -50,6 +51,20 @@ pub struct View {
     pub pools: Vec<IpRange>,
     /// What there is to say about groups that nobody may own beyond [`Idle::message`].
     pub(crate) idle_details: BTreeMap<GroupId, Arc<str>>,
+    /// The addresses of groups and pools that nodes of the cluster have themselves: an address of a node belongs to that
+    /// node, and no other node announces it.
+    pub held: BTreeMap<IpAddr, Holder>,
+}
+
+/// A node of the cluster that has an address of a group or pool itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// The node.
+    pub node: NodeName,
+    /// Its interface with the address; none if only the Node's status says so.
+    pub interface: Option<Box<str>>,
+    /// The hardware address of that interface, if it is known.
+    pub mac: Option<[u8; 6]>,
 }
 
 /// A node with a speaker.

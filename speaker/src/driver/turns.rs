@@ -89,8 +89,9 @@ impl State {
         }
     }
 
-    fn deadline(&mut self, now: Instant) {
+    pub(super) fn deadline(&mut self, now: Instant) {
         self.ports.retry(now);
+        self.publish_closed();
         self.tell_ownership(now, ownership::Input::Deadline);
         self.tell_responder(now, responder::Input::Deadline);
         self.carry_out(now);

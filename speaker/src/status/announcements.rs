@@ -10,7 +10,7 @@ use announce::facts::StatusFacts;
 use announce::link::Scope;
 use announce::view::NodeName;
 use crds::ServiceL2StatusStatus;
-use crds::annotations::EPOCH;
+use crds::annotations::{EPOCH, NODE};
 use crds::names::{LABEL_NODE, LABEL_SERVICE_NAME, LABEL_SERVICE_NAMESPACE};
 use crds::{AnnouncingInterface, ObjectMeta, ServiceKey, ServiceL2Status, ServiceL2StatusSpec};
 use futures::StreamExt as _;
@@ -23,6 +23,8 @@ use runtime::client::{CallError, bounded};
 use runtime::events::Events;
 use serde_json::json;
 
+use super::assignments::Assignments;
+use super::last_announced::LastAnnounced;
 use super::unannounced::Unannounced;
 use super::{FIELD_MANAGER, nodes_to_tidy, spokesman};
 use crate::driver::Published;
@@ -57,10 +59,12 @@ pub(super) struct Announcements {
     stores: Stores,
     events: Events,
     metrics: Metrics,
-    /// What was announced when last looked, for events and metrics.
-    told: BTreeMap<Arc<ServiceKey>, Wanted>,
+    /// What is announced, as of the last publication.
+    announced: BTreeMap<Arc<ServiceKey>, Wanted>,
     /// The Services that nobody can announce.
     unannounced: BTreeMap<Arc<ServiceKey>, Unannounced>,
+    assignments: Assignments,
+    last: LastAnnounced,
 }
 
 impl Announcements {
@@ -80,31 +84,57 @@ impl Announcements {
             stores,
             events,
             metrics,
-            told: BTreeMap::new(),
+            announced: BTreeMap::new(),
             unannounced: BTreeMap::new(),
+            assignments: Assignments::default(),
+            last: LastAnnounced::default(),
         }
     }
 
-    /// Tells and writes what has changed.
+    /// Reports what has changed by events and metrics, and finds out what is to be remembered of Services that no node
+    /// announces any more.
+    pub(super) fn report(&mut self, now: Instant, published: &Published) -> &LastAnnounced {
+        let (statuses, remembered) = (self.stores.statuses.all(), self.stores.remembered());
+        let stored = self.stores.state();
+        let services = self.stores.services.all();
+        let uids: LazyCell<BTreeMap<&ServiceKey, &str>, _> =
+            LazyCell::new(|| services.iter().map(|service| (&*service.key, &*service.uid)).collect());
+        let uid = |service: &ServiceKey| uids.get(service).copied().unwrap_or_default();
+        self.last.load(stored.as_ref());
+        let claims = Claims::of(&self.me, statuses.iter().chain(&remembered));
+        self.report_announced(wanted(published), &claims, &uid);
+        self.report_unannounced(now, published, &uid);
+        let mut known = services_of(published);
+        known.extend(statuses.iter().map(|status| &status.service));
+        self.assignments.forget(|service| !known.contains(service));
+        let announced = |service: &ServiceKey| self.announced.contains_key(service);
+        self.last.update(now, published, &self.me, announced, &statuses);
+        &self.last
+    }
+
+    /// Writes the objects. Those that claim an announcement that there is not go only if that is `recorded` by now.
     pub(super) async fn write(
-        &mut self,
-        now: Instant,
+        &self,
         published: &Published,
         owner: Option<&OwnerReference>,
+        recorded: bool,
     ) -> Result<(), CallError> {
-        self.tell(wanted(published));
-        self.tell_unannounced(now, published);
-        self.correct_all(now, published, owner).await
+        self.correct_all(published, owner, recorded).await
     }
 
     /// When to write again, if nothing changes.
     pub(super) fn next(&self, now: Instant) -> Option<Instant> {
-        self.unannounced.values().filter_map(|service| service.next(now)).min()
+        self.unannounced.values().filter_map(|service| service.next(now)).chain(self.last.next()).min()
     }
 
     /// Events and metrics of what has changed.
-    fn tell(&mut self, wanted: BTreeMap<Arc<ServiceKey>, Wanted>) {
-        for (service, what) in &self.told {
+    fn report_announced<'a>(
+        &mut self,
+        wanted: BTreeMap<Arc<ServiceKey>, Wanted>,
+        claims: &Claims<'_>,
+        uid: &impl Fn(&ServiceKey) -> &'a str,
+    ) {
+        for (service, what) in &self.announced {
             let stays = wanted.get(service).map(|w| &w.addresses);
             for ip in what.addresses.iter().filter(|ip| stays.is_none_or(|stays| !stays.contains(ip))) {
                 self.metrics.announced(service, &self.me, *ip, false);
@@ -114,16 +144,28 @@ impl Announcements {
             for ip in &what.addresses {
                 self.metrics.announced(service, &self.me, *ip, true);
             }
-            if is_new(self.told.get(service), what) {
+            let known = self.announced.get(service);
+            if known.is_some_and(|known| known.epoch == what.epoch || !claims.others.contains(&**service)) {
+                self.assignments.goes_on(service, what.epoch);
+                continue;
+            }
+            let uid = uid(service);
+            let before = || claims.mine.get(&**service).copied();
+            if self.assignments.is_new(service, uid, what.epoch, before) {
                 let note = format!("announcing from node \"{}\" with protocol \"layer2\"", self.me);
-                self.events.normal(&reference(service), "Announce", "nodeAssigned", note);
+                self.events.transition(&reference(service, uid), "Announce", "nodeAssigned", note);
             }
         }
-        self.told = wanted;
+        self.announced = wanted;
     }
 
     /// One warning on each Service that nobody can announce, by the first of all ready speakers.
-    fn tell_unannounced(&mut self, now: Instant, published: &Published) {
+    fn report_unannounced<'a>(
+        &mut self,
+        now: Instant,
+        published: &Published,
+        uid: &impl Fn(&ServiceKey) -> &'a str,
+    ) {
         let spokesman = spokesman(published);
         let mut unannounced = BTreeMap::new();
         for group in published.view.groups.values() {
@@ -132,9 +174,12 @@ impl Announcements {
                 let mut state = Unannounced::go_on(self.unannounced.get(service), now, why);
                 if state.is_news(now) && spokesman.is_some() {
                     state.told = true;
+                    // Whoever announces it next reports that, though it may be who did before.
+                    self.assignments.failed(service);
                     if spokesman == Some(&self.me) {
                         let note = format!("no node announces the Service's addresses: {message}");
-                        self.events.warning(&reference(service), "Announce", "announceFailed", note);
+                        let service = reference(service, uid(service));
+                        self.events.warning(&service, "Announce", "announceFailed", note);
                     }
                 }
                 unannounced.insert(Arc::clone(service), state);
@@ -146,27 +191,22 @@ impl Announcements {
     /// Brings the objects of this node in line with what was told, and removes what other nodes left of its Services.
     async fn correct_all(
         &self,
-        now: Instant,
         published: &Published,
         owner: Option<&OwnerReference>,
+        recorded: bool,
     ) -> Result<(), CallError> {
         let objects = self.stores.statuses.all();
-        let known: LazyCell<BTreeSet<&ServiceKey>, _> = LazyCell::new(|| {
-            let groups = published.view.groups.values();
-            groups.flat_map(|group| group.services.iter().map(|service| &**service)).collect()
-        });
-        // Who announced a Service last is remembered as long as somebody may announce it again; the next one removes that.
-        let is_remembered = |service: &ServiceKey| {
-            let past = self.unannounced.get(service).is_some_and(|service| service.is_past(now));
-            !published.settled || (!past && known.contains(service))
-        };
+        let known = LazyCell::new(|| services_of(published));
+        let may_go = |object: &StatusFacts| recorded && self.last.is_void(object);
+        let stays =
+            |object: &StatusFacts| !published.settled || (known.contains(&object.service) && !may_go(object));
         let nodes = LazyCell::new(|| nodes_to_tidy(published, &self.me, &self.stores));
         let is_orphan = |object: &StatusFacts| {
             let gone = || nodes.as_ref().is_some_and(|nodes| !nodes.contains(&*object.node));
-            !known.contains(&object.service) && gone()
+            may_go(object) || (!known.contains(&object.service) && gone())
         };
-        let (mine, stale) = sort(&objects, &self.me, &self.told, is_remembered, is_orphan);
-        let writes = self.told.iter().map(|(service, what)| match mine.get(&**service) {
+        let (mine, stale) = sort(&objects, &self.me, &self.announced, stays, is_orphan);
+        let writes = self.announced.iter().map(|(service, what)| match mine.get(&**service) {
             Some(object) => Write::Correct(service, what, object),
             None => Write::Create(service, what),
         });
@@ -220,11 +260,14 @@ impl Announcements {
             name: Some(name.clone()),
             namespace: Some(self.namespace.clone()),
             labels: Some(BTreeMap::from([
-                (LABEL_NODE.into(), self.me.to_string()),
+                (LABEL_NODE.into(), announce::label_value(&self.me).into_owned()),
                 (LABEL_SERVICE_NAME.into(), service.name.clone()),
                 (LABEL_SERVICE_NAMESPACE.into(), service.namespace.clone()),
             ])),
-            annotations: Some(BTreeMap::from([(EPOCH.into(), what.epoch.to_string())])),
+            annotations: Some(BTreeMap::from([
+                (EPOCH.into(), what.epoch.to_string()),
+                (NODE.into(), self.me.to_string()),
+            ])),
             owner_references: owner.map(|owner| vec![owner.clone()]),
             ..ObjectMeta::default()
         };
@@ -275,30 +318,48 @@ impl Announcements {
     }
 }
 
-/// Whether a Service begins to be announced. One whose addresses are all withheld is owned and not announced.
-fn is_new(told: Option<&Wanted>, what: &Wanted) -> bool {
-    !what.addresses.is_empty() && told.is_none_or(|told| told.addresses.is_empty())
+/// Who has announced what, as far as the API knows.
+struct Claims<'a> {
+    /// The latest epochs of this node.
+    mine: BTreeMap<&'a ServiceKey, u64>,
+    /// What other nodes have announced.
+    others: BTreeSet<&'a ServiceKey>,
 }
 
-/// The objects that say what was told, and those that are to go.
+impl<'a> Claims<'a> {
+    fn of(me: &NodeName, statuses: impl Iterator<Item = &'a Arc<StatusFacts>>) -> Self {
+        let mut claims = Self { mine: BTreeMap::new(), others: BTreeSet::new() };
+        for status in statuses {
+            if status.node == *me {
+                let epoch = claims.mine.entry(&status.service).or_default();
+                *epoch = status.epoch.max(*epoch);
+            } else {
+                claims.others.insert(&status.service);
+            }
+        }
+        claims
+    }
+}
+
+/// The objects that say what is announced, and those that are to go.
 fn sort<'a>(
     objects: &'a [Arc<StatusFacts>],
     me: &NodeName,
-    told: &BTreeMap<Arc<ServiceKey>, Wanted>,
-    is_remembered: impl Fn(&ServiceKey) -> bool,
+    announced: &BTreeMap<Arc<ServiceKey>, Wanted>,
+    stays: impl Fn(&StatusFacts) -> bool,
     is_orphan: impl Fn(&StatusFacts) -> bool,
 ) -> (BTreeMap<&'a ServiceKey, &'a StatusFacts>, Vec<&'a StatusFacts>) {
     let mut mine: BTreeMap<&ServiceKey, &StatusFacts> = BTreeMap::new();
     let mut stale: Vec<&StatusFacts> = Vec::new();
     for object in objects.iter().map(|object| &**object) {
         let service = &object.service;
-        match (object.node == *me, told.contains_key(service)) {
+        match (object.node == *me, announced.contains_key(service)) {
             // One is enough: rather the one with our own name than what another implementation left.
             (true, true) => match mine.get(service) {
                 Some(_) if *object.name != *name(service, me) => stale.push(object),
                 _ => stale.extend(mine.insert(service, object)),
             },
-            (true, false) if is_remembered(service) => {}
+            (true, false) if stays(object) => {}
             (false, false) if !is_orphan(object) => {}
             _ => stale.push(object),
         }
@@ -306,19 +367,27 @@ fn sort<'a>(
     (mine, stale)
 }
 
+/// All Services that have addresses.
+fn services_of(published: &Published) -> BTreeSet<&ServiceKey> {
+    let groups = published.view.groups.values();
+    groups.flat_map(|group| group.services.iter().map(|service| &**service)).collect()
+}
+
+/// What is announced: not a Service whose addresses are all withheld, though this node owns them.
 fn wanted(published: &Published) -> BTreeMap<Arc<ServiceKey>, Wanted> {
     let mut wanted = BTreeMap::new();
-    for (id, epoch) in &published.owned {
+    for (id, epoch) in published.owned.iter() {
         let Some(group) = published.view.groups.get(id) else { continue };
         let scopes = group.addresses.iter().map(|(_, scope)| scope.clone());
         let interfaces: Box<[String]> = match scopes.reduce(Scope::union) {
             Some(Scope::Named(names)) => names.into_iter().collect(),
             Some(Scope::All) | None => Box::default(),
         };
-        let withheld =
-            |address: &IpAddr| published.conflicts.get(address).is_some_and(|conflict| conflict.withheld);
-        let announced = |address: &IpAddr| !withheld(address) && !published.added.contains(address);
+        let announced = |address: &IpAddr| published.is_announced(*address);
         let addresses: Box<[IpAddr]> = group.addresses.keys().filter(announced).collect();
+        if addresses.is_empty() {
+            continue;
+        }
         for service in &group.services {
             let (interfaces, addresses) = (interfaces.clone(), addresses.clone());
             wanted.insert(Arc::clone(service), Wanted { interfaces, epoch: *epoch, addresses });
@@ -329,22 +398,18 @@ fn wanted(published: &Published) -> BTreeMap<Arc<ServiceKey>, Wanted> {
 
 /// One name per Service and node, so that a write can be repeated.
 fn name(service: &ServiceKey, node: &str) -> String {
-    use std::fmt::Write as _;
     let print = announce::digest(&[service.namespace.as_bytes(), service.name.as_bytes(), node.as_bytes()]);
-    let mut name = String::from("l2-");
-    for byte in &print[..8] {
-        // Writing to a string cannot fail.
-        let _ = write!(name, "{byte:02x}");
-    }
-    name
+    format!("l2-{}", announce::hex(&print[..8]))
 }
 
-fn reference(service: &ServiceKey) -> ObjectReference {
+/// With the UID, by which `kubectl describe` finds events.
+fn reference(service: &ServiceKey, uid: &str) -> ObjectReference {
     ObjectReference {
         api_version: Some("v1".into()),
         kind: Some("Service".into()),
         namespace: Some(service.namespace.clone()),
         name: Some(service.name.clone()),
+        uid: (!uid.is_empty()).then(|| uid.to_owned()),
         ..ObjectReference::default()
     }
 }
@@ -362,11 +427,33 @@ mod tests {
     }
 
     #[test]
-    fn a_service_is_told_of_once_it_has_an_address_that_is_not_withheld() {
-        assert!(!is_new(None, &what(&[])));
-        assert!(is_new(None, &what(&["10.0.0.1"])));
-        assert!(is_new(Some(&what(&[])), &what(&["10.0.0.1"])));
-        assert!(!is_new(Some(&what(&["10.0.0.1"])), &what(&["10.0.0.1", "10.0.0.2"])));
+    fn requirement_8_events_refer_to_the_service_by_its_uid_as_kubectl_describe_selects_them() {
+        assert_eq!(reference(&service("web"), "3d0e").uid.as_deref(), Some("3d0e"));
+        assert_eq!(reference(&service("web"), "").uid, None, "not known while the API server is away");
+    }
+
+    #[test]
+    fn requirement_8_a_service_whose_addresses_are_all_withheld_is_not_reported_as_announced() {
+        use announce::view::{Candidates, Group, Holder, View};
+
+        let address: IpAddr = "10.0.0.1".parse().unwrap();
+        let group = Group {
+            id: address,
+            hashed: address,
+            addresses: [(address, Scope::All)].into(),
+            services: [Arc::new(service("web"))].into(),
+            candidates: Candidates::default(),
+            idle: None,
+            last: None,
+        };
+        let mut view = View::default();
+        view.groups.insert(address, Arc::new(group));
+        let owned = Arc::new([(address, 3)].into());
+        let mut published = Published { view: Arc::new(view.clone()), owned, ..Published::default() };
+        assert_eq!(wanted(&published).len(), 1);
+        view.held.insert(address, Holder { node: "node2".into(), interface: None, mac: None });
+        published.view = Arc::new(view);
+        assert!(wanted(&published).is_empty());
     }
 
     fn service(name: &str) -> ServiceKey {
@@ -374,16 +461,16 @@ mod tests {
     }
 
     /// Names of the objects that are to go.
-    fn stale(objects: &[(&str, &str, &str)], told: &[&str], remembered: &[&str]) -> Vec<String> {
+    fn stale(objects: &[(&str, &str, &str)], announced: &[&str], stay: &[&str]) -> Vec<String> {
         let object = |(name, name_of_service, node): &(&str, &str, &str)| {
             let (name, service) = ((*name).into(), service(name_of_service));
             Arc::new(StatusFacts { name, service, node: (*node).into(), epoch: 1, interfaces: None })
         };
         let objects: Vec<_> = objects.iter().map(object).collect();
-        let told = told.iter().map(|name| (Arc::new(service(name)), what(&[]))).collect();
-        let is_remembered = |service: &ServiceKey| remembered.contains(&&*service.name);
+        let announced = announced.iter().map(|name| (Arc::new(service(name)), what(&[]))).collect();
+        let stays = |status: &StatusFacts| stay.contains(&&*status.service.name);
         let is_orphan = |status: &StatusFacts| *status.node == *"gone";
-        let (_, stale) = sort(&objects, &"node1".into(), &told, is_remembered, is_orphan);
+        let (_, stale) = sort(&objects, &"node1".into(), &announced, stays, is_orphan);
         stale.into_iter().map(|object| object.name.to_string()).collect()
     }
 
@@ -411,7 +498,7 @@ mod tests {
     }
 
     #[test]
-    fn who_announced_a_service_last_is_remembered_while_that_matters() {
+    fn the_object_of_a_service_that_is_about_to_be_announced_elsewhere_stays_until_then() {
         let objects = [("a", "web", "node1"), ("b", "db", "node1")];
         assert_eq!(stale(&objects, &[], &["web"]), ["b"]);
     }

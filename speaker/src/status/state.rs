@@ -1,13 +1,14 @@
 //! The speaker's `ConfigurationState`: whether it could use the configuration, which speakers it cannot hear, and,
 //! in an annotation that the other speakers read, the links of its node.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use announce::link::{Families, Link, LinkFacts};
 use announce::view::NodeName;
-use crds::annotations::{LINKS, NODE};
+use crds::annotations::{LAST_ANNOUNCED, LINKS, NODE, OTHER_ADDRESSES};
 use crds::conditions::{NewCondition, merge};
-use crds::names::{CONDITION_BEACONS_BLOCKED, CONDITION_EXCLUDE_LABEL_IGNORED};
+use crds::names::{CONDITION_BEACONS_BLOCKED, CONDITION_EXCLUDE_LABEL_IGNORED, CONDITION_KERNELS_ANSWER};
 use crds::names::{LABEL_COMPONENT_TYPE, LABEL_EXCLUDE_NODE, LABEL_NODE_NAME, SPEAKER};
 use crds::{ConfigurationResult, ConfigurationState, ConfigurationStateStatus, ResourceExt as _};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
@@ -21,6 +22,7 @@ use serde_json::json;
 
 use super::{FIELD_MANAGER, nodes_to_tidy};
 use crate::driver::Published;
+use crate::links::OtherAddresses;
 use crate::watches::Stores;
 
 /// Before the name of its node, the name of a speaker's object.
@@ -37,6 +39,17 @@ struct Entry {
     /// Which families it can announce; absent in the annotations of earlier releases.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     families: Option<Vec<String>>,
+}
+
+/// The longest name that the API takes (RFC 1123 subdomain).
+const LONGEST_NAME: usize = 253;
+
+/// What a speaker knows of its node.
+pub(super) struct Node<'a> {
+    pub(super) links: &'a [Link],
+    pub(super) other_addresses: &'a OtherAddresses,
+    /// Which node announced each Service last that no node announces now, as the annotation has it.
+    pub(super) last_announced: Option<String>,
 }
 
 /// Keeps this node's object, and removes those of nodes that are no more.
@@ -61,22 +74,26 @@ impl State {
     pub(super) async fn write(
         &self,
         published: &Published,
-        links: &[Link],
+        node: Node<'_>,
         findings: &[Finding],
         owner: Option<&OwnerReference>,
     ) -> Result<(), CallError> {
         let name = name(&self.me);
-        let stored = self.stores.states.all().iter().find_map(|state| state.mine.clone());
-        let annotation = encode(links);
-        let known = stored.as_ref().and_then(|object| object.annotations().get(LINKS));
-        if known != Some(&annotation) {
+        let stored = self.stores.state();
+        let annotations = annotations(&self.me, published, node);
+        let ours = [LINKS, NODE, OTHER_ADDRESSES, LAST_ANNOUNCED];
+        let known = |key| stored.as_ref().and_then(|object| object.annotations().get(key));
+        if ours.into_iter().any(|key| known(key) != annotations.get(key)) {
             let mut object = json!({
                 "apiVersion": "metallb.io/v1beta1",
                 "kind": "ConfigurationState",
                 "metadata": {
                     "name": name,
-                    "labels": {LABEL_COMPONENT_TYPE: SPEAKER, LABEL_NODE_NAME: &*self.me},
-                    "annotations": {LINKS: annotation},
+                    "labels": {
+                        LABEL_COMPONENT_TYPE: SPEAKER,
+                        LABEL_NODE_NAME: announce::label_value(&self.me),
+                    },
+                    "annotations": annotations,
                 },
             });
             if let Some(owner) = owner {
@@ -116,7 +133,30 @@ impl State {
 
 /// Of the object of a node's speaker.
 pub(crate) fn name(node: &NodeName) -> String {
-    format!("{NAME_PREFIX}{node}")
+    announce::shortened(&format!("{NAME_PREFIX}{node}"), LONGEST_NAME).into_owned()
+}
+
+fn annotations(me: &NodeName, published: &Published, node: Node<'_>) -> BTreeMap<&'static str, String> {
+    let matters = |address: &IpAddr| {
+        published.view.may_be_given(*address)
+            || published.view.groups.values().any(|group| group.addresses.contains(*address))
+    };
+    let others: OtherAddresses = node
+        .other_addresses
+        .iter()
+        .filter(|(address, _)| matters(address))
+        .map(|(address, interface)| (*address, interface.clone()))
+        .collect();
+    let others = (!others.is_empty()).then(|| serde_json::to_string(&others).unwrap_or_default());
+    let optional = [(OTHER_ADDRESSES, others), (LAST_ANNOUNCED, node.last_announced)];
+    let optional = optional.into_iter().filter_map(|(key, value)| Some((key, value?)));
+    [(LINKS, encode(node.links)), (NODE, me.to_string())].into_iter().chain(optional).collect()
+}
+
+/// The addresses that a speaker reports on interfaces that it does not announce on.
+pub(crate) fn other_addresses(object: &ConfigurationState) -> OtherAddresses {
+    let text = object.annotations().get(OTHER_ADDRESSES);
+    text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
 }
 
 fn status(
@@ -152,6 +192,22 @@ fn status(
             )
         },
     };
+    let kernels: Vec<&str> = published.reports.kernels.iter().map(|node| &**node).collect();
+    let kernels_answer = NewCondition {
+        type_: CONDITION_KERNELS_ANSWER,
+        status: Some(!kernels.is_empty()),
+        reason: if kernels.is_empty() { "AsExpected" } else { "UnannouncedAnswers" },
+        message: if kernels.is_empty() {
+            String::new()
+        } else {
+            format!(
+                "{} answer ARP or NDP for addresses of Services that their speakers do not announce, so that traffic goes \
+                 to several nodes. With kube-proxy in ipvs mode set ipvs.strictARP: true in its configuration; otherwise \
+                 stop the other load balancer on these nodes, such as MetalLB",
+                kernels.join(", ")
+            )
+        },
+    };
     let label_ignored = NewCondition {
         type_: CONDITION_EXCLUDE_LABEL_IGNORED,
         status: Some(published.view.label_ignored),
@@ -173,7 +229,7 @@ fn status(
             ConfigurationResult::Invalid
         }),
         error_summary: (!errors.is_empty()).then(|| errors.join("\n")),
-        conditions: merge(&old.conditions, &[valid, blocked, label_ignored], None, &now),
+        conditions: merge(&old.conditions, &[valid, blocked, kernels_answer, label_ignored], None, &now),
     }
 }
 
@@ -289,6 +345,42 @@ mod tests {
         assert!(crds::conditions::is_true(&bad.conditions, CONDITION_BEACONS_BLOCKED));
         assert!(bad.conditions[1].message.contains("node2 (it answers on the wire)"));
         assert!(bad.conditions[1].message.contains("UDP port 7000"));
+    }
+
+    #[test]
+    fn requirement_3_kernels_that_answer_for_addresses_are_reported_with_the_setting_that_ends_it() {
+        let reports = crate::driver::Reports { kernels: ["node2".into()].into(), ..Default::default() };
+        let published = Published { reports: Arc::new(reports), ..Published::default() };
+        let status = status(&ConfigurationStateStatus::default(), &published, &[], 7_000);
+        let condition = status.conditions.iter().find(|c| c.type_ == CONDITION_KERNELS_ANSWER).unwrap();
+        assert_eq!(condition.status, "True");
+        assert!(condition.message.contains("node2") && condition.message.contains("strictARP: true"));
+    }
+
+    #[test]
+    fn requirement_10_the_object_of_a_node_with_a_long_name_can_be_written_and_read() {
+        let me: NodeName = format!("{}.example.org", "n".repeat(240)).as_str().into();
+        assert!(name(&me).len() <= LONGEST_NAME);
+        let mut view = View::default();
+        let range = rules::IpRange::new("10.0.0.1".parse().unwrap(), "10.0.0.9".parse().unwrap()).unwrap();
+        view.pools.push(range);
+        let published = Published { view: Arc::new(view), ..Published::default() };
+        let others: OtherAddresses =
+            [("10.0.0.5".parse().unwrap(), "dummy0".into()), ("10.9.0.5".parse().unwrap(), "cni0".into())]
+                .into();
+        let known = Node { links: &[], other_addresses: &others, last_announced: None };
+        let mut object = ConfigurationState::new(&name(&me), crds::ConfigurationStateSpec {});
+        object.labels_mut().insert(LABEL_NODE_NAME.into(), announce::label_value(&me).into_owned());
+        for (key, value) in annotations(&me, &published, known) {
+            object.annotations_mut().insert(key.into(), value);
+        }
+        assert_eq!(decode(&object).unwrap().0, me);
+        let reported = other_addresses(&object);
+        assert_eq!(
+            reported,
+            [("10.0.0.5".parse().unwrap(), "dummy0".to_owned())].into(),
+            "others do not matter"
+        );
     }
 
     #[test]

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crds::names::{CONDITION_BEACONS_BLOCKED, CONDITION_EXCLUDE_LABEL_IGNORED, LABEL_NODE_NAME};
+use crds::annotations::NODE;
+use crds::names::{CONDITION_BEACONS_BLOCKED, CONDITION_EXCLUDE_LABEL_IGNORED};
+use crds::names::{CONDITION_KERNELS_ANSWER, LABEL_NODE_NAME};
 use crds::{ConfigurationResult, ConfigurationState, ResourceExt as _};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
@@ -33,7 +35,17 @@ pub(crate) fn invalid(states: &[ConfigurationState]) -> Vec<String> {
 
 /// Who cannot hear whom, by node.
 pub(crate) fn blocked(states: &[ConfigurationState]) -> Vec<String> {
-    let by_node: BTreeMap<String, &str> = said(states, CONDITION_BEACONS_BLOCKED)
+    by_node(states, CONDITION_BEACONS_BLOCKED)
+}
+
+/// Which nodes' kernels answer for addresses that their speakers do not announce, by the node that sees it.
+pub(crate) fn kernels_answer(states: &[ConfigurationState]) -> Vec<String> {
+    by_node(states, CONDITION_KERNELS_ANSWER)
+}
+
+/// What each node says of a condition that is True.
+fn by_node(states: &[ConfigurationState], type_: &'static str) -> Vec<String> {
+    let by_node: BTreeMap<String, &str> = said(states, type_)
         .filter(|(_, condition)| condition.status == "True")
         .map(|(state, condition)| (node(state).unwrap_or_else(|| state.name_any()), &*condition.message))
         .collect();
@@ -61,5 +73,5 @@ fn said<'a>(
 }
 
 fn node(state: &ConfigurationState) -> Option<String> {
-    state.labels().get(LABEL_NODE_NAME).cloned()
+    state.annotations().get(NODE).or_else(|| state.labels().get(LABEL_NODE_NAME)).cloned()
 }

@@ -226,6 +226,32 @@ fn what_controller_and_speakers_say_is_summed_up() {
 }
 
 #[test]
+fn requirement_3_kernels_that_answer_for_addresses_are_a_condition_of_the_stack() {
+    let answers = json!({"type": "lbstack.dev/KernelsAnswer", "status": "True", "reason": "UnannouncedAnswers",
+        "message": "n2 answers", "lastTransitionTime": "2026-01-01T00:00:00Z"});
+    let name = "n".repeat(70);
+    let state: ConfigurationState = serde_json::from_value(json!({
+        "apiVersion": "metallb.io/v1beta1", "kind": "ConfigurationState",
+        "metadata": {
+            "name": "speaker", "labels": {"metallb.io/node-name": "shortened"},
+            "annotations": {"lbstack.dev/node": name},
+        },
+        "status": {"conditions": [answers]},
+    }))
+    .unwrap();
+    let applied = nothing();
+    let of = |states: &[ConfigurationState]| {
+        let observed = Observed { states, ..observed(&applied, None, None) };
+        let status = status(&observed, &LoadBalancerStackStatus::default(), &at(1));
+        let condition =
+            status.conditions.iter().find(|condition| condition.type_ == "KernelsAnswer").unwrap();
+        (words(&status, "KernelsAnswer"), condition.message.clone())
+    };
+    assert_eq!(of(&[state]), ("True UnannouncedAnswers".to_owned(), format!("{name}: n2 answers")));
+    assert_eq!(of(&[]), ("False AsExpected".to_owned(), String::new()));
+}
+
+#[test]
 fn nothing_observed_anew_gives_the_same_status() {
     let (applied, controller, speaker) = (nothing(), deployment(2), daemon_set(3, 3));
     let observed = observed(&applied, Some(&controller), Some(&speaker));

@@ -1,5 +1,6 @@
 //! Asking the link who has the addresses of a group.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use super::phase::{Cause, Event, Phase};
 use super::{ASKED_AT_ONCE, Added, Detection, Output, Ownership};
 use crate::beacon::{NodeId, Stake};
 use crate::responder::Plan;
-use crate::view::{Group, GroupId};
+use crate::view::{Group, GroupId, View};
 
 /// For how long an address that has come to an owned group is left to a speaker that has it still: its view is late.
 /// After that it is not the speaker but its kernel that answers.
@@ -31,7 +32,7 @@ impl Ownership {
             self.fenced_waiting.insert(id);
             return;
         }
-        state.pending = group.addresses.keys().collect();
+        state.pending = unheld(&self.view, &group);
         if self.settings.detection == Detection::Off && cause == Cause::Vacancy {
             state.pending.clear();
         }
@@ -66,7 +67,7 @@ impl Ownership {
         if let Some(id) = self.fenced_waiting.pop_first() {
             if let (Some(group), Some(state)) = (self.view.groups.get(&id).cloned(), self.groups.get_mut(&id))
             {
-                state.pending = group.addresses.keys().collect();
+                state.pending = unheld(&self.view, &group);
                 self.probe(id, &group);
             }
             self.dirty.insert(id);
@@ -119,7 +120,9 @@ impl Ownership {
         if self.conflicts.contains_key(&address) {
             self.conflict_over(address);
         }
+        self.kernel_is_silent(address);
         if self.added.remove(&address).is_some() {
+            self.reports += 1;
             self.announce_again(address);
         }
         if self.verified.remove(&address).is_some()
@@ -127,12 +130,16 @@ impl Ownership {
         {
             self.remind(now, id);
         }
-        if let Some(id) = self.asked_group(address) {
-            if let Some(state) = self.groups.get_mut(&id) {
-                state.pending.remove(&address);
-            }
-            self.resolve(now, id);
+        self.pass_over(now, address);
+    }
+
+    /// This address does not keep its group from being taken.
+    pub(super) fn pass_over(&mut self, now: Instant, address: IpAddr) {
+        let Some(id) = self.asked_group(address) else { return };
+        if let Some(state) = self.groups.get_mut(&id) {
+            state.pending.remove(&address);
         }
+        self.resolve(now, id);
     }
 
     /// The link could not be asked about an address: this node cannot announce it either.
@@ -203,6 +210,11 @@ impl Ownership {
             }
         }
     }
+}
+
+/// The addresses of a group that no node holds itself: who holds one answers for it, and is meant to.
+fn unheld(view: &View, group: &Group) -> BTreeSet<IpAddr> {
+    group.addresses.keys().filter(|address| !view.held.contains_key(address)).collect()
 }
 
 impl Added {

@@ -38,6 +38,8 @@ pub(super) struct State {
     pub(super) gave_way: u8,
     /// When a peer last said that it owns it no more: whom it handed it to may not have been heard yet.
     pub(super) released: Option<Instant>,
+    /// How often a node that is no candidate has answered, since this node owned the group last.
+    pub(super) bystanders: u8,
     /// How often in a row a peer or the link said that it is taken, or the link could not be asked.
     pub(super) refusals: u32,
     /// The silent owner that was found to live then.

@@ -1,12 +1,13 @@
 //! Several speakers on one virtual clock. [`world`] is the network, the API and the faults; [`scenarios`] are
 //! single stories; [`random`] are thousands of random ones; [`services`] are those of Services with several addresses, with
-//! views built from facts; in [`replays`] somebody repeats what was sent. [`strangers`] has one speaker and the wire;
-//! [`limits`] is what others can make a speaker do; [`desk`] has one speaker and the messages of others, in [`freshness`]
-//! and [`floods`].
+//! views built from facts; in [`replays`] somebody repeats what was sent. [`strangers`] and [`holders`] have one speaker and
+//! its link; [`limits`] is what others can make a speaker do; [`desk`] has one speaker and the messages of others, in
+//! [`freshness`] and [`floods`].
 
 mod desk;
 mod floods;
 mod freshness;
+mod holders;
 mod limits;
 mod random;
 mod replays;

@@ -65,6 +65,7 @@ impl Ownership {
                 self.ask_about_added(now, group, group_before);
             }
         }
+        self.follow_holders(now, &before);
         self.leave_to_others();
         for id in before.groups.keys().filter(|id| !view.groups.contains_key(id)) {
             self.dirty.insert(*id);

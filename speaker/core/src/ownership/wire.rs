@@ -1,49 +1,17 @@
-//! What the wire says about who has an address, and what to do about strangers who have one of ours.
+//! What probes and other frames say about who has an address.
 
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::peers::{Liveness, Peer};
 use super::phase::{Cause, Event, Phase};
-use super::{Added, Blocked, Detection, Output, Ownership, remembered};
+use super::{Added, Blocked, Conflict, Detection, Output, Ownership, remembered};
 use crate::beacon::{NodeId, Stake};
-use crate::link::Scope;
 use crate::responder::{Plan, Sighting};
 use crate::view::{Group, GroupId};
 
-/// When the wire is asked first whether a stranger is still there; each time that it is, the pause doubles.
-const REPROBE: Duration = Duration::from_secs(1);
 /// How often somebody is let go first who only asks, before this node has owned the group.
 pub(super) const GIVES_WAY: u8 = 3;
-/// The longest pause (as RATE_LIMIT_INTERVAL of RFC 5227 §1.1).
-const REPROBE_AT_MOST: Duration = Duration::from_secs(60);
-
-/// A stranger has an address.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Conflict {
-    /// Where it was seen last.
-    pub sighting: Sighting,
-    /// When it was first seen.
-    pub first: Instant,
-    /// When it was last seen.
-    pub last: Instant,
-    /// The address is not announced because of it.
-    pub withheld: bool,
-    scope: Scope,
-    /// When to ask again.
-    pub(super) next: Option<Instant>,
-    /// How long after that, if it is still there.
-    pause: Duration,
-}
-
-impl Conflict {
-    /// Asks again after `pause`, and then after twice as long.
-    fn ask_after(&mut self, now: Instant, pause: Duration) {
-        self.next = now.checked_add(pause);
-        self.pause = pause.saturating_mul(2).min(REPROBE_AT_MOST);
-    }
-}
-
 impl Ownership {
     /// Asks the wire about addresses that have come to a group of ours, and that this node has not asked about yet: a
     /// dual-stack Service has got its second one, or another node's Service shares ours now. The rest of the group is
@@ -64,8 +32,12 @@ impl Ownership {
                 Some(_) => Plan::TAKEOVER,
                 None => Plan::FIRST_CLAIM,
             };
-            if !self.conflicts.contains_key(&address) && !self.added.contains_key(&address) {
+            if !self.is_held(address)
+                && !self.conflicts.contains_key(&address)
+                && !self.added.contains_key(&address)
+            {
                 self.added.insert(address, Added { since: now, next: None });
+                self.reports += 1;
                 self.outputs.push_back(Output::Probe(address, scope.clone(), plan));
             }
         }
@@ -76,6 +48,7 @@ impl Ownership {
         let stranger = self.conflicts.remove(&address).is_some();
         self.verified.remove(&address);
         if self.added.remove(&address).is_some() || stranger {
+            self.reports += 1;
             self.outputs.push_back(Output::CancelProbe(address));
         }
     }
@@ -113,6 +86,7 @@ impl Ownership {
         {
             // It had the address first, and nothing but the wire tells who has it now.
             self.conflicts.remove(&address);
+            self.reports += 1;
             self.apply(now, id, Event::Outbid);
         } else {
             self.conflict_over(address);
@@ -154,6 +128,7 @@ impl Ownership {
     pub(super) fn conflict_over(&mut self, address: IpAddr) {
         if self.conflicts.remove(&address).is_some() {
             self.over.insert(address);
+            self.reports += 1;
         }
         if self.asked_group(address).is_none() {
             self.outputs.push_back(Output::CancelProbe(address));
@@ -171,13 +146,12 @@ impl Ownership {
 
     pub(super) fn answered(&mut self, now: Instant, sighting: Sighting) {
         let address = sighting.address;
+        if self.is_held(address) {
+            return;
+        }
         let speaker = self.directory.macs.get(&sighting.mac.0).copied();
-        let scope = || {
-            let id = self.group_of(address)?;
-            self.view.groups.get(&id)?.addresses.get(address).cloned()
-        };
         let Some(id) = self.asked_group(address) else {
-            let found = scope().filter(|_| self.added.contains_key(&address));
+            let found = self.scope_of(address).filter(|_| self.added.contains_key(&address));
             match speaker {
                 // It is the stranger that was asked for, not who asks for the address too.
                 _ if sighting.probing => return,
@@ -187,9 +161,10 @@ impl Ownership {
                     return self.yield_to(now, address);
                 }
                 Some(node) if self.is_left_to(now, node, address) => return,
-                Some(_) => {}
+                Some(node) => self.confirm_kernel(address, node),
             }
             if self.added.remove(&address).is_some() {
+                self.reports += 1;
                 self.announce_again(address);
             }
             return;
@@ -205,21 +180,20 @@ impl Ownership {
                 return;
             }
             Some(node) if self.has_still(now, node, address) => return self.ask_again_soon(now, id),
-            Some(node) if !self.answers_by_its_kernel(now, id, node) => {
+            Some(node)
+                if !self.answers_by_its_kernel(now, id, node) && !self.answers_as_bystander(id, node) =>
+            {
                 self.veto(id, node);
                 self.apply(now, id, Event::Taken);
                 return;
             }
-            Some(_) => {}
+            Some(node) => self.suspect_kernel(now, address, node),
             None => {
-                let found = scope();
+                let found = self.scope_of(address);
                 self.note_conflict(now, sighting, found);
             }
         }
-        if let Some(state) = self.groups.get_mut(&id) {
-            state.pending.remove(&address);
-        }
-        self.resolve(now, id);
+        self.pass_over(now, address);
     }
 
     /// Lets somebody go first who asks the same and cannot be talked with: another speaker, which may not be known as one yet,
@@ -259,41 +233,11 @@ impl Ownership {
         }
     }
 
-    /// A stranger has the address. With a scope it was found before the address was announced.
-    fn note_conflict(&mut self, now: Instant, sighting: Sighting, found: Option<Scope>) {
-        let withheld = found.is_some() && self.settings.detection == Detection::Enforce;
-        if let Some(known) = self.conflicts.get_mut(&sighting.address) {
-            if withheld && !known.withheld {
-                known.ask_after(now, REPROBE);
-            }
-            known.sighting = sighting;
-            known.last = now;
-            known.withheld |= withheld;
-            if let Some(scope) = found {
-                known.scope = scope;
-            }
-            return;
-        }
-        if self.settings.detection == Detection::Off {
-            return;
-        }
-        let scope = found.or_else(|| {
-            let mut groups = self.view.groups.values();
-            groups.find_map(|group| group.addresses.get(sighting.address)).cloned()
-        });
-        let scope = scope.unwrap_or(Scope::All);
-        // What is announced all the same loses nothing by waiting.
-        let first = if withheld { REPROBE } else { REPROBE_AT_MOST };
-        let (next, pause) = (None, first);
-        let mut conflict = Conflict { sighting, first: now, last: now, withheld, scope, next, pause };
-        conflict.ask_after(now, first);
-        self.over.remove(&sighting.address);
-        self.conflicts.insert(sighting.address, conflict);
-    }
-
     /// Somebody claims, on the wire, an address that this node announces.
     pub(super) fn contested(&mut self, now: Instant, sighting: Sighting) {
-        let Some(id) = self.group_of(sighting.address) else { return };
+        let Some(id) = self.group_of(sighting.address).filter(|_| !self.is_held(sighting.address)) else {
+            return;
+        };
         let Some(epoch) = self.mine.get(&id).copied() else { return };
         match self.directory.macs.get(&sighting.mac.0).copied() {
             Some(node) if self.liveness(now, node) == Liveness::Alive => {
@@ -302,6 +246,9 @@ impl Ownership {
                 self.exchange_claims(now, node, Stake { group: id, epoch });
                 let agrees = self.peers.get(&node).is_some_and(|peer| peer.agrees);
                 let theirs = self.claimed.get(&(id, node)).copied().filter(|_| agrees);
+                if agrees && theirs.is_none() {
+                    self.suspect_kernel(now, sighting.address, node);
+                }
                 if theirs.is_some_and(|theirs| (theirs, node) < (epoch, self.me)) {
                     self.remind(now, id);
                 }
@@ -312,17 +259,6 @@ impl Ownership {
             None => {
                 self.note_conflict(now, sighting, None);
                 self.outputs.push_back(Output::Defend(sighting.address));
-            }
-        }
-    }
-
-    /// Asks again whether strangers are still there.
-    pub(super) fn reprobe(&mut self, now: Instant) {
-        for (address, conflict) in &mut self.conflicts {
-            if conflict.next.is_some_and(|at| at <= now) {
-                conflict.ask_after(now, conflict.pause);
-                let scope = conflict.scope.clone();
-                self.outputs.push_back(Output::Probe(*address, scope, Plan::FIRST_CLAIM));
             }
         }
     }

@@ -8,6 +8,7 @@ use rules::Configuration;
 
 use super::advertised::{Advertised, SetId};
 use super::candidates::{self, Subnets};
+use super::held::held;
 use super::nominate::{Entry, Nobody, Nominator};
 use super::ranking::Sets;
 use super::{Addresses, Group, GroupId, NodeName, ServiceKey, Speaker, View};
@@ -88,9 +89,10 @@ impl View {
         let placement = settings.placement;
         let placed = placement.place(&groups);
         let valid = configuration.pools.values().flat_map(|pool| &pool.ranges);
-        let pools = valid.chain(configuration.left_out.values().flatten()).copied().collect();
+        let pools: Vec<_> = valid.chain(configuration.left_out.values().flatten()).copied().collect();
+        let held = held(facts, &speakers, &pools);
         let macs = macs(settings, facts, &speakers);
-        Self { speakers, macs, groups, placed, placement, label_ignored, pools, idle_details }
+        Self { speakers, macs, groups, placed, placement, label_ignored, pools, idle_details, held }
     }
 }
 

@@ -10,17 +10,17 @@ use crate::responder::Sighting;
 use crate::view::{Candidate, Candidates, Group, Speaker, Tier};
 use smoltcp::wire::EthernetAddress;
 
-const STRANGER: [u8; 6] = [2, 0, 0, 0, 0x66, 0x66];
+pub(super) const STRANGER: [u8; 6] = [2, 0, 0, 0, 0x66, 0x66];
 
-struct Bench {
-    speaker: Ownership,
-    now: Instant,
-    announced: bool,
+pub(super) struct Bench {
+    pub(super) speaker: Ownership,
+    pub(super) now: Instant,
+    pub(super) announced: bool,
 }
 
 impl Bench {
     /// Node 0 of `nodes`, the first in turn for one group; the others are ready and silent.
-    fn new(detection: Detection, nodes: usize) -> Self {
+    pub(super) fn new(detection: Detection, nodes: usize) -> Self {
         let settings = Settings { me: name(0), interval: INTERVAL, misses: 3, detection, session: 1 };
         let mut bench = Self { speaker: Ownership::new(settings), now: Instant::now(), announced: false };
         let candidates: Vec<Candidate> =
@@ -49,7 +49,7 @@ impl Bench {
         bench
     }
 
-    fn feed(&mut self, input: Input) -> Vec<Output> {
+    pub(super) fn feed(&mut self, input: Input) -> Vec<Output> {
         self.speaker.handle(self.now, input);
         let outputs: Vec<Output> = std::iter::from_fn(|| self.speaker.poll_output()).collect();
         for output in &outputs {
@@ -62,7 +62,7 @@ impl Bench {
         outputs
     }
 
-    fn pass(&mut self, time: Duration) -> Vec<Output> {
+    pub(super) fn pass(&mut self, time: Duration) -> Vec<Output> {
         let end = self.now + time;
         let mut outputs = Vec::new();
         while let Some(at) = self.speaker.next_deadline().filter(|at| *at <= end) {
@@ -73,7 +73,7 @@ impl Bench {
         outputs
     }
 
-    fn seen(&self, mac: [u8; 6], probing: bool) -> Sighting {
+    pub(super) fn seen(&self, mac: [u8; 6], probing: bool) -> Sighting {
         Sighting {
             address: group(1),
             mac: EthernetAddress(mac),
@@ -84,7 +84,7 @@ impl Bench {
     }
 }
 
-fn probes(outputs: &[Output]) -> usize {
+pub(super) fn probes(outputs: &[Output]) -> usize {
     outputs.iter().filter(|output| matches!(output, Output::Probe(..))).count()
 }
 
@@ -336,7 +336,7 @@ const SECOND: u8 = 9;
 
 impl Bench {
     /// The group has one more address, whichever group had that.
-    fn add(&mut self) -> Vec<Output> {
+    pub(super) fn add(&mut self) -> Vec<Output> {
         let mut view = View::clone(&self.speaker.view);
         view.groups.remove(&group(SECOND));
         let mut grown = Group::clone(&view.groups[&group(1)]);
@@ -368,7 +368,7 @@ impl Bench {
     }
 
     /// One that owns its group.
-    fn owning(detection: Detection) -> Self {
+    pub(super) fn owning(detection: Detection) -> Self {
         let mut bench = Self::new(detection, 2);
         bench.feed(Input::Unanswered(group(1)));
         assert!(bench.announced);

@@ -100,6 +100,8 @@ pub(super) struct World {
     pub(super) duplication: u64,
     /// Addresses that somebody has who is no speaker.
     pub(super) strangers: BTreeSet<IpAddr>,
+    /// Nodes that have the address of a group themselves.
+    held: BTreeMap<IpAddr, usize>,
     /// Nodes whose kernels answer for every address.
     pub(super) kernels: BTreeSet<usize>,
     /// The longest time that a change in the API takes to reach a node.
@@ -141,6 +143,7 @@ impl World {
             loss: 0,
             duplication: 0,
             strangers: BTreeSet::new(),
+            held: BTreeMap::new(),
             kernels: BTreeSet::new(),
             lag: Duration::from_millis(20),
             shows_after: Duration::ZERO,
@@ -215,6 +218,7 @@ impl World {
             Change::Last(..) => 3,
             Change::Shown(..) => 4,
             Change::Preferred(..) => 5,
+            Change::Held(..) => 6,
         };
         for to in 0..self.nodes.len() {
             let late = self.late.get(&to).copied().unwrap_or_default();
@@ -325,6 +329,18 @@ impl World {
         if self.is_up(node) {
             self.feed_view(node);
         }
+    }
+
+    /// A node gets the address of a group on a link of its own, and says so there; or no node has it any more.
+    pub(super) fn hold(&mut self, id: GroupId, node: Option<usize>) {
+        match node {
+            Some(node) => {
+                self.held.insert(id, node);
+                self.say(node, id, false);
+            }
+            None => drop(self.held.remove(&id)),
+        }
+        self.change(Change::Held(id, node));
     }
 
     pub(super) fn is_up(&self, node: usize) -> bool {
@@ -448,6 +464,9 @@ impl World {
             Output::Announce(id) => {
                 self.nodes[node].probing.remove(&id);
                 let announced = self.speaker(node).is_announced(id);
+                if !announced && self.nodes[node].announced.remove(&id) {
+                    self.history.push((self.now, node, id, false));
+                }
                 if announced {
                     self.say(node, id, false);
                 }

@@ -24,11 +24,18 @@ fn pod(n: u32, ready: bool) -> Arc<PodFacts> {
 
 fn node(n: u32, label: &str) -> Arc<NodeFacts> {
     let labels = [("zone".to_owned(), label.to_owned())].into();
-    Arc::new(NodeFacts { name: node_name(n), labels, usable: true, cordoned: false })
+    Arc::new(NodeFacts {
+        name: node_name(n),
+        labels,
+        usable: true,
+        cordoned: false,
+        addresses: Box::default(),
+    })
 }
 
 fn large() -> Facts {
     let service = |n: u32| ServiceFacts {
+        uid: Box::default(),
         key: Arc::new(key(n)),
         addresses: [IpAddr::V4((0x0a00_0000 + n).into())].into(),
         labels: Box::default(),

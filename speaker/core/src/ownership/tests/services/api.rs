@@ -126,6 +126,7 @@ impl Api {
                 local: false,
                 shared: true,
                 pool: None,
+                uid: Box::default(),
             })
         };
         let node = |n: usize| {
@@ -134,7 +135,7 @@ impl Api {
                 labels.insert(crds::names::LABEL_EXCLUDE_NODE.to_owned(), String::new());
             }
             let usable = !self.unusable.contains(&n);
-            Arc::new(NodeFacts { name: name(n), labels, usable, cordoned: false })
+            Arc::new(NodeFacts { name: name(n), labels, usable, cordoned: false, addresses: Box::default() })
         };
         let pod = |(n, ready): (&usize, &bool)| {
             Arc::new(PodFacts { node: name(*n), address: Some(address(*n)), ready: *ready, generation: 1 })
@@ -163,6 +164,7 @@ impl Api {
             statuses: self.statuses.iter().map(status).collect(),
             links: (0..nodes).map(|n| (name(n), links(n))).collect(),
             own_links: None,
+            other_addresses: BTreeMap::new(),
         }
     }
 }

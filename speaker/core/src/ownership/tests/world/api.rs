@@ -4,7 +4,7 @@ use super::super::super::*;
 use super::{address, mac, name};
 use crate::link::Scope;
 use crate::placement::Placement;
-use crate::view::{Candidate, Candidates, Group, Speaker, Tier};
+use crate::view::{Candidate, Candidates, Group, Holder, Speaker, Tier};
 
 /// What the API holds; each part reaches each node at its own time.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +23,8 @@ pub(super) struct Api {
     pub(super) last: BTreeMap<GroupId, (usize, u64)>,
     /// The node that advertisements prefer.
     pub(super) preferred: Option<usize>,
+    /// Nodes that have addresses themselves.
+    pub(super) held: BTreeMap<GroupId, usize>,
 }
 
 #[derive(Clone, Debug)]
@@ -33,6 +35,11 @@ pub(super) enum Change {
     Last(GroupId, usize, u64),
     Shown(usize),
     Preferred(usize),
+    Held(GroupId, Option<usize>),
+}
+
+fn holder(node: usize) -> Holder {
+    Holder { node: name(node), interface: Some("eth0".into()), mac: Some(mac(node)) }
 }
 
 impl Api {
@@ -43,6 +50,8 @@ impl Api {
                 self.ready.insert(*node, *generation);
             }
             Change::Ready(node, None) => drop(self.ready.remove(node)),
+            Change::Held(address, Some(node)) => drop(self.held.insert(*address, *node)),
+            Change::Held(address, None) => drop(self.held.remove(address)),
             Change::Shown(node) => drop(self.shown.insert(*node)),
             Change::Preferred(node) => self.preferred = Some(*node),
             Change::Excluded(node, true) => drop(self.excluded.insert(*node)),
@@ -104,6 +113,7 @@ impl Api {
             groups,
             placed,
             placement,
+            held: self.held.iter().map(|(address, node)| (*address, holder(*node))).collect(),
             ..View::default()
         }
     }

@@ -50,7 +50,9 @@ impl World {
         let answers = (0..self.nodes.len()).find(|other| {
             *other != node
                 && !self.nodes[*other].stalled
-                && (self.nodes[*other].announced.contains(&address) || self.kernels.contains(other))
+                && (self.nodes[*other].announced.contains(&address)
+                    || self.kernels.contains(other)
+                    || self.held.get(&address) == Some(other))
                 && !self.wire_cut.contains(&(node, *other))
                 && !self.wire_cut.contains(&(*other, node))
         });

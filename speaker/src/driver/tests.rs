@@ -1,0 +1,159 @@
+//! What the driver publishes, without packet sockets.
+
+use std::net::Ipv4Addr;
+
+use announce::EthernetAddress;
+use announce::link::Scope;
+use announce::ownership::Detection;
+use announce::responder::Sighting;
+use announce::view::{Candidate, Candidates, Group, Speaker, Tier};
+
+use super::*;
+
+const FRAME: Duration = Duration::from_millis(1);
+
+struct Bench {
+    state: State,
+    now: Instant,
+    publications: watch::Receiver<Published>,
+    views: watch::Sender<Option<Arc<View>>>,
+    count: u32,
+}
+
+fn address() -> IpAddr {
+    Ipv4Addr::new(10, 0, 0, 1).into()
+}
+
+fn view() -> View {
+    let (id, me): (_, NodeName) = (address(), "a".into());
+    let group = Group {
+        id,
+        hashed: id,
+        addresses: [(id, Scope::All)].into(),
+        services: Box::default(),
+        candidates: Candidates::ranked(id, vec![Candidate::new(me.clone(), Tier::default())]),
+        idle: None,
+        last: None,
+    };
+    let mut view = View::default();
+    view.groups.insert(id, Arc::new(group));
+    view.placed.insert(id, me.clone());
+    view.speakers.insert(me, Speaker { address: None, ready: true, generation: 1 });
+    view
+}
+
+impl Bench {
+    /// A driver without links that owns one address.
+    fn new() -> Self {
+        let (views, view_receiver) = watch::channel(None);
+        let (_, links) = watch::channel(Vec::new());
+        let (_, keys) = watch::channel(Keyring::new([]));
+        let (published, publications) = watch::channel(Published::default());
+        let driver = Driver {
+            ownership: ownership::Settings {
+                me: "a".into(),
+                interval: Duration::from_millis(100),
+                misses: 3,
+                detection: Detection::Enforce,
+                session: 7,
+            },
+            beacons: (Ipv4Addr::LOCALHOST, 0).into(),
+            keys,
+            views: view_receiver,
+            links,
+            published,
+            closed: watch::channel(Closed::new()).0,
+            metrics: Metrics::default(),
+            heartbeat: Heartbeat::new("driver", Duration::from_secs(5)),
+            shutdown: CancellationToken::new(),
+        };
+        let state = State::new(driver).unwrap();
+        let mut bench = Self { state, now: Instant::now(), publications, views, count: 0 };
+        bench.set_view(view());
+        for _ in 0..10_000 {
+            bench.pass();
+        }
+        assert!(bench.publications.borrow().owned.contains_key(&address()));
+        bench.count = 0;
+        bench
+    }
+
+    fn set_view(&mut self, view: View) {
+        self.views.send_replace(Some(Arc::new(view)));
+        self.state.view_changed(self.now);
+    }
+
+    /// A millisecond passes.
+    fn pass(&mut self) {
+        self.state.publish_if_due(self.now);
+        if self.publications.has_changed().unwrap() {
+            self.publications.mark_unchanged();
+            self.count += 1;
+        }
+        self.now += FRAME;
+        if self.state.next_deadline().is_some_and(|at| at <= self.now) {
+            self.state.deadline(self.now);
+        }
+    }
+
+    fn contest(&mut self, mac: [u8; 6]) {
+        let (mac, ours) = (EthernetAddress(mac), EthernetAddress([2, 0, 0, 0, 0, 1]));
+        let sighting = Sighting { address: address(), mac, ours, link: 1, probing: false };
+        self.state.wire(self.now, responder::Output::Contested(sighting));
+        self.state.carry_out(self.now);
+    }
+}
+
+/// Beacons are received by a task of the same thread.
+async fn locally(test: impl Future<Output = ()>) {
+    tokio::task::LocalSet::new().run_until(test).await;
+}
+
+#[tokio::test]
+async fn requirement_6_a_flood_of_frames_is_published_once_in_ten_seconds() {
+    locally(async {
+        let mut bench = Bench::new();
+        let owned = Arc::clone(&bench.publications.borrow().owned);
+        for frame in 0..30_000_u32 {
+            let [_, _, a, b] = frame.to_be_bytes();
+            bench.contest([2, 0, 0, 0x77, a, b]);
+            bench.pass();
+        }
+        assert!(bench.count <= 4, "{} publications of 30 000 frames in 30 s", bench.count);
+        let published = bench.publications.borrow().clone();
+        assert_eq!(published.reports.conflicts.len(), 1);
+        assert!(Arc::ptr_eq(&published.owned, &owned), "what has not changed is not copied");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn requirement_6_a_foreign_host_that_goes_on_talking_is_published_once_a_minute() {
+    locally(async {
+        let mut bench = Bench::new();
+        for _ in 0..120_000 {
+            bench.contest([2, 0, 0, 0, 0x66, 0x66]);
+            bench.pass();
+        }
+        assert!(bench.count <= 4, "{} publications in two minutes", bench.count);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn requirement_6_whatever_happens_the_writers_are_woken_fifty_times_a_second_at_most() {
+    locally(async {
+        let mut bench = Bench::new();
+        for _ in 0..1_000 {
+            bench.set_view(view());
+            bench.pass();
+        }
+        assert!(bench.count <= 51, "{} publications in a second", bench.count);
+        for _ in 0..20 {
+            bench.pass();
+        }
+        let last = bench.publications.borrow().clone();
+        assert!(Arc::ptr_eq(&last.view, &bench.state.view), "the last one is not forgotten");
+    })
+    .await;
+}

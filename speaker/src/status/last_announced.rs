@@ -1,0 +1,258 @@
+//! Which node announced each Service last that no node announces now. A `ServiceL2Status` says who announces; where
+//! nobody does, it goes, and the node and the epoch of its claim stay in an annotation of a speaker's
+//! `ConfigurationState`. After a power cut, when no pod is ready for minutes, everything is to return to where it was.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use announce::facts::StatusFacts;
+use announce::view::{Group, NodeName, View};
+use crds::annotations::LAST_ANNOUNCED;
+use crds::{ConfigurationState, ResourceExt as _, ServiceKey};
+
+use super::speaks_for_all;
+use crate::driver::Published;
+
+/// A status outlives the announcement by this time where no node may announce the Service, or its addresses are withheld:
+/// endpoints and speakers come and go.
+const IDLE_FOR: Duration = Duration::from_secs(3);
+/// The same where another node is to announce it, which removes the status itself once it does.
+const HANDED_OVER_FOR: Duration = Duration::from_secs(15);
+/// All annotations of an object may have 256 KiB; beyond this size Services may return to other nodes.
+const LONGEST: usize = 128 * 1024;
+
+type Epochs = BTreeMap<ServiceKey, u64>;
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct LastAnnounced {
+    /// By node: a speaker also keeps those of nodes whose speakers are gone.
+    record: BTreeMap<NodeName, Epochs>,
+    /// It has been read from the API.
+    loaded: bool,
+    /// Since when a status says what is not so, by the name of its object.
+    void_since: BTreeMap<Box<str>, Instant>,
+    /// The names of those that may go by now.
+    void: BTreeSet<Box<str>>,
+    next: Option<Instant>,
+}
+
+impl LastAnnounced {
+    /// Reads what an earlier process of this node has remembered, once.
+    pub(super) fn load(&mut self, stored: Option<&ConfigurationState>) {
+        if !std::mem::replace(&mut self.loaded, true) {
+            self.record = stored.map(decode).unwrap_or_default();
+        }
+    }
+
+    /// Brings the record in line with what is published. `announced` are the Services that this node announces.
+    pub(super) fn update(
+        &mut self,
+        now: Instant,
+        published: &Published,
+        me: &NodeName,
+        announced: impl Fn(&ServiceKey) -> bool,
+        statuses: &[Arc<StatusFacts>],
+    ) {
+        self.next = None;
+        self.void.clear();
+        let services = groups_by_service(&published.view);
+        let speaks_for_all = speaks_for_all(published, me);
+        let is_gone = |node: &str| published.view.speakers.get(node).is_none_or(|speaker| !speaker.ready);
+        let mut before = std::mem::take(&mut self.void_since);
+        for status in statuses.iter().filter(|_| published.settled) {
+            let Some(group) = services.get(&status.service) else { continue };
+            let void = if status.node == *me {
+                !announced(&status.service)
+            } else {
+                speaks_for_all && group.idle.is_some() && is_gone(&status.node)
+            };
+            if !void {
+                continue;
+            }
+            let withheld = published.owned.contains_key(&group.id);
+            let lasts = if group.idle.is_some() || withheld { IDLE_FOR } else { HANDED_OVER_FOR };
+            let since = before.remove(&status.name).unwrap_or(now);
+            self.void_since.insert(status.name.clone(), since);
+            if let Some(at) = since.checked_add(lasts).filter(|at| *at > now) {
+                self.next = Some(self.next.map_or(at, |next| next.min(at)));
+            } else {
+                self.void.insert(status.name.clone());
+                let epochs = self.record.entry(status.node.clone()).or_default();
+                epochs.insert(status.service.clone(), status.epoch);
+            }
+        }
+        let mut highest: BTreeMap<&ServiceKey, (u64, &NodeName)> = BTreeMap::new();
+        for status in statuses {
+            let claim = (status.epoch, &status.node);
+            highest.entry(&status.service).and_modify(|known| *known = claim.max(*known)).or_insert(claim);
+        }
+        for (node, epochs) in &mut self.record {
+            epochs.retain(|service, epoch| {
+                let superseded = highest.get(service).is_some_and(|claim| *claim > (*epoch, node));
+                services.contains_key(service) && !announced(service) && !superseded
+            });
+        }
+        self.record.retain(|_, epochs| !epochs.is_empty());
+    }
+
+    /// Whether a status may go: no node announces the Service, and what matters of the past is in the record.
+    pub(super) fn is_void(&self, status: &StatusFacts) -> bool {
+        self.void.contains(&status.name)
+    }
+
+    /// When to update it again, if nothing changes.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.next
+    }
+
+    /// The annotation; none if there is nothing to remember.
+    pub(super) fn encode(&self) -> Option<String> {
+        let mut text: BTreeMap<&str, BTreeMap<String, u64>> = BTreeMap::new();
+        let mut size = 0;
+        for (node, epochs) in &self.record {
+            for (service, epoch) in epochs {
+                let service = service.to_string();
+                size += service.len() + 32;
+                if size < LONGEST {
+                    text.entry(node).or_default().insert(service, *epoch);
+                }
+            }
+        }
+        (!text.is_empty()).then(|| serde_json::to_string(&text).unwrap_or_default())
+    }
+}
+
+fn groups_by_service(view: &View) -> BTreeMap<&ServiceKey, &Group> {
+    let groups = view.groups.values();
+    groups.flat_map(|group| group.services.iter().map(move |service| (&**service, &**group))).collect()
+}
+
+/// What a speaker remembers in its object, by node; nothing if that cannot be read.
+fn decode(object: &ConfigurationState) -> BTreeMap<NodeName, Epochs> {
+    let text = object.annotations().get(LAST_ANNOUNCED).map(String::as_str).unwrap_or_default();
+    let by_node: BTreeMap<String, BTreeMap<String, u64>> = serde_json::from_str(text).unwrap_or_default();
+    let key = |(service, epoch): (String, u64)| {
+        let (namespace, name) = service.split_once('/')?;
+        Some((ServiceKey::new(namespace, name), epoch))
+    };
+    let epochs = |epochs: BTreeMap<String, u64>| epochs.into_iter().filter_map(key).collect();
+    by_node.into_iter().map(|(node, services)| (node.into(), epochs(services))).collect()
+}
+
+/// The same as statuses that were never removed: who announced a Service last goes first.
+pub(crate) fn remembered(object: &ConfigurationState) -> Vec<Arc<StatusFacts>> {
+    let statuses = decode(object).into_iter().flat_map(|(node, epochs)| {
+        epochs.into_iter().map(move |(service, epoch)| {
+            let (name, node) = (Box::default(), node.clone());
+            Arc::new(StatusFacts { name, service, node, epoch, interfaces: None })
+        })
+    });
+    statuses.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use announce::link::Scope;
+    use announce::view::{Candidates, Idle, Speaker};
+
+    use super::*;
+
+    impl LastAnnounced {
+        /// In which epoch `node` announced the Service, if it was the last to do so and nobody does now.
+        fn epoch(&self, node: &str, service: &ServiceKey) -> Option<u64> {
+            self.record.get(node)?.get(service).copied()
+        }
+    }
+
+    fn service() -> ServiceKey {
+        ServiceKey::new("default", "web")
+    }
+
+    fn status(node: &str, epoch: u64) -> Arc<StatusFacts> {
+        let name = format!("l2-{node}").into();
+        Arc::new(StatusFacts { name, service: service(), node: node.into(), epoch, interfaces: None })
+    }
+
+    /// Of two nodes the first is ready. No node may announce the Service if `idle`.
+    fn published(idle: bool) -> Published {
+        let id: IpAddr = "10.0.0.1".parse().unwrap();
+        let group = Group {
+            id,
+            hashed: id,
+            addresses: [(id, Scope::All)].into(),
+            services: [Arc::new(service())].into(),
+            candidates: Candidates::default(),
+            idle: idle.then_some(Idle::NoCandidate),
+            last: None,
+        };
+        let mut view = View::default();
+        view.groups.insert(id, Arc::new(group));
+        for (node, ready) in [("node1", true), ("node2", false)] {
+            view.speakers.insert(node.into(), Speaker { address: None, ready, generation: 1 });
+        }
+        Published { settled: true, view: Arc::new(view), ..Published::default() }
+    }
+
+    fn update(record: &mut LastAnnounced, at: Instant, now: &Published, statuses: &[Arc<StatusFacts>]) {
+        record.update(at, now, &"node1".into(), |_| false, statuses);
+    }
+
+    #[test]
+    fn requirement_8_a_status_goes_after_seconds_once_no_node_announces_and_who_did_is_remembered() {
+        let (start, mut record) = (Instant::now(), LastAnnounced::default());
+        let statuses = [status("node1", 7), status("node2", 6)];
+        update(&mut record, start, &published(true), &statuses);
+        assert!(!record.is_void(&statuses[0]) && record.next() == Some(start + IDLE_FOR));
+        update(&mut record, start + IDLE_FOR, &published(true), &statuses);
+        assert!(statuses.iter().all(|status| record.is_void(status)));
+        assert_eq!(record.epoch("node2", &service()), None, "an earlier claim");
+        update(&mut record, start + IDLE_FOR, &published(true), &[]);
+        assert_eq!(record.epoch("node1", &service()), Some(7));
+    }
+
+    #[test]
+    fn requirement_8_the_first_ready_speaker_removes_what_a_node_without_a_speaker_says_of_a_service_nobody_announces()
+     {
+        let (start, mut record) = (Instant::now(), LastAnnounced::default());
+        let left = [status("node2", 6)];
+        for at in [start, start + IDLE_FOR] {
+            update(&mut record, at, &published(true), &left);
+        }
+        assert!(record.is_void(&left[0]));
+        let mut other = LastAnnounced::default();
+        for at in [start, start + HANDED_OVER_FOR] {
+            update(&mut other, at, &published(false), &left);
+        }
+        assert!(!other.is_void(&left[0]), "somebody is going to announce it, and removes that then");
+    }
+
+    #[test]
+    fn what_is_remembered_survives_the_annotation_and_ends_once_a_later_claim_is_reported() {
+        let (start, mut record) = (Instant::now(), LastAnnounced::default());
+        for at in [start, start + IDLE_FOR] {
+            update(&mut record, at, &published(true), &[status("node1", 7)]);
+        }
+        let mut object = ConfigurationState::new("speaker-node1", crds::ConfigurationStateSpec {});
+        object.annotations_mut().insert(LAST_ANNOUNCED.into(), record.encode().unwrap());
+        let facts = remembered(&object);
+        assert_eq!((facts.len(), &*facts[0].node, facts[0].epoch), (1, "node1", 7));
+        let mut restarted = LastAnnounced::default();
+        restarted.load(Some(&object));
+        update(&mut restarted, start, &published(true), &[]);
+        assert_eq!(restarted.epoch("node1", &service()), Some(7));
+        update(&mut restarted, start, &published(false), &[status("node2", 8)]);
+        assert_eq!(restarted.encode(), None);
+    }
+
+    #[test]
+    fn what_is_remembered_of_thousands_of_services_fits_into_annotations() {
+        let mut record = LastAnnounced::default();
+        let epochs = (0..20_000).map(|n| (ServiceKey::new("default", format!("service-{n}")), n));
+        record.record.insert("node1".into(), epochs.collect());
+        assert!(record.encode().unwrap().len() <= LONGEST);
+    }
+}

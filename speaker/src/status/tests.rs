@@ -1,0 +1,158 @@
+//! The writer against an API that counts what is written.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, Mutex};
+
+use announce::EthernetAddress;
+use announce::link::Scope;
+use announce::ownership::{Detection, Input, Ownership, Settings};
+use announce::responder::Sighting;
+use announce::view::{Candidate, Candidates, Group, Speaker, Tier, View};
+use axum::http::{Method, Request, Response};
+use kube::client::Body;
+use runtime::tasks::Tasks;
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+
+use super::*;
+use crate::driver::Reports;
+use crate::watches::Viewer;
+
+type Writes = Arc<Mutex<Vec<(Method, String, Value)>>>;
+
+/// An API with empty lists, where nothing ever changes, and what is written to it.
+fn api() -> (Client, Writes) {
+    let writes = Writes::default();
+    let written = Arc::clone(&writes);
+    let answer = move |request: Request<Body>| {
+        let written = Arc::clone(&written);
+        async move {
+            if request.uri().query().is_some_and(|query| query.contains("watch=")) {
+                std::future::pending::<()>().await;
+            }
+            let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+            let body = if method == Method::GET {
+                json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": []})
+            } else {
+                let bytes = request.into_body().collect_bytes().await.unwrap();
+                let body: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+                written.lock().unwrap().push((method, path, body.clone()));
+                merged(body)
+            };
+            Response::builder().status(200).body(Body::from(body.to_string().into_bytes()))
+        }
+    };
+    (Client::new(tower::service_fn(answer), "default"), writes)
+}
+
+/// What is written, as an object that can be read.
+fn merged(mut body: Value) -> Value {
+    if body["metadata"].is_null() {
+        body["metadata"] = json!({});
+    }
+    if body["spec"].is_null() {
+        body["spec"] = json!({});
+    }
+    body
+}
+
+fn stores(tasks: &mut Tasks, client: &Client, shutdown: &CancellationToken) -> Stores {
+    let viewer = Viewer { namespace: "lb".into(), node: "a".into(), pod: None, class: None };
+    Stores::start(tasks, client, viewer, &Arc::new(Notify::new()), shutdown)
+}
+
+fn address() -> IpAddr {
+    Ipv4Addr::new(10, 0, 0, 1).into()
+}
+
+fn view() -> View {
+    let (id, me): (_, NodeName) = (address(), "a".into());
+    let group = Group {
+        id,
+        hashed: id,
+        addresses: [(id, Scope::All)].into(),
+        services: Box::default(),
+        candidates: Candidates::ranked(id, vec![Candidate::new(me.clone(), Tier::default())]),
+        idle: None,
+        last: None,
+    };
+    let mut view = View::default();
+    view.groups.insert(id, Arc::new(group));
+    view.speakers.insert(me, Speaker { address: None, ready: true, generation: 1 });
+    view
+}
+
+fn seen(mac: [u8; 6]) -> Sighting {
+    let (mac, ours) = (EthernetAddress(mac), EthernetAddress([2, 0, 0, 0, 0, 1]));
+    Sighting { address: address(), mac, ours, link: 1, probing: false }
+}
+
+/// A speaker that owns the address.
+fn owner(view: &Arc<View>, now: &mut Instant) -> Ownership {
+    let settings = Settings {
+        me: "a".into(),
+        interval: Duration::from_millis(100),
+        misses: 3,
+        detection: Detection::Enforce,
+        session: 1,
+    };
+    let mut owner = Ownership::new(settings);
+    owner.handle(*now, Input::View(Arc::clone(view)));
+    *now += Duration::from_secs(1);
+    owner.handle(*now, Input::Deadline);
+    owner.handle(*now, Input::Unanswered(address()));
+    assert!(owner.owned().contains_key(&address()));
+    owner
+}
+
+#[tokio::test]
+async fn requirement_6_frames_with_invented_hardware_addresses_cost_one_write_in_ten_seconds() {
+    let (client, writes) = api();
+    let (mut tasks, shutdown) = (Tasks::new(), CancellationToken::new());
+    let stores = stores(&mut tasks, &client, &shutdown);
+    let mut conflicts = Conflicts::new(client, "lb", "a".into(), stores);
+    let (view, mut now) = (Arc::new(view()), Instant::now());
+    let mut owner = owner(&view, &mut now);
+    for frame in 0..3_000_u32 {
+        let [_, _, a, b] = frame.to_be_bytes();
+        owner.handle(now, Input::Contested(seen([2, 0, 0, 0x77, a, b])));
+        let reports = Reports { conflicts: owner.conflicts().clone(), ..Reports::default() };
+        let published = Published {
+            settled: true,
+            view: Arc::clone(&view),
+            owned: Arc::new(owner.owned().clone()),
+            reports: Arc::new(reports),
+            ..Published::default()
+        };
+        conflicts.write(now, &published, &[], None).await.unwrap();
+        now += Duration::from_millis(10);
+        owner.handle(now, Input::Deadline);
+    }
+    let writes = writes.lock().unwrap();
+    assert_eq!(writes.len(), 3, "of 3 000 frames in 30 s: {writes:?}");
+    shutdown.cancel();
+}
+
+#[tokio::test(start_paused = true)]
+async fn requirement_6_whatever_is_published_a_round_of_writes_begins_five_times_a_second_at_most() {
+    let (client, _writes) = api();
+    let (mut tasks, shutdown) = (Tasks::new(), CancellationToken::new());
+    let stores = stores(&mut tasks, &client, &shutdown);
+    let metrics = Metrics::default();
+    let setup = Setup { namespace: "lb".into(), beacon_port: 7_946, metrics: metrics.clone() };
+    let events = Events::start(&mut tasks, client.clone(), "lbstack-speaker", None, shutdown.clone());
+    let writer = Writer::new(&client, &"a".into(), stores, events, setup);
+    let (published, publications) = watch::channel(Published { view_known: true, ..Published::default() });
+    let (_links, links) = watch::channel(Vec::new());
+    let (_others, others) = watch::channel(OtherAddresses::new());
+    let (_findings, findings) = watch::channel(Vec::new());
+    let run = tokio::spawn(writer.run(publications, links, others, findings, shutdown.clone()));
+    for _ in 0..2_000 {
+        published.send_modify(|published| published.view = Arc::new(view()));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let rounds = metrics.rounds();
+    assert!((5..=12).contains(&rounds), "{rounds} rounds in 2 s");
+    shutdown.cancel();
+    run.await.unwrap().unwrap();
+}
