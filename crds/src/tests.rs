@@ -97,7 +97,11 @@ fn the_older_versions_are_served_and_deprecated_and_oldest_first() {
         assert_eq!(names, expected);
         assert!(versions.iter().all(|version| version["served"] == true));
         assert_eq!(versions[0]["deprecated"], true);
-        assert!(crd["spec"].get("conversion").is_none(), "the versions have one JSON");
+        let none = serde_json::json!({"strategy": "None"});
+        assert_eq!(
+            crd["spec"]["conversion"], none,
+            "the versions have one JSON; said, since MetalLB's says otherwise"
+        );
     }
 }
 
@@ -128,4 +132,14 @@ fn defaults_are_those_that_metallb_writes_into_stored_objects() {
     assert_eq!(spec("BGPAdvertisement")["aggregationLengthV6"]["default"], 128);
     assert_eq!(spec("BGPPeer")["peerPort"]["default"], 179);
     assert_eq!(spec("AddressPool")["autoAssign"]["default"], true);
+}
+
+#[test]
+fn the_list_of_stacks_shows_whether_one_is_degraded() {
+    let stack =
+        crd_json().into_iter().find(|crd| crd["spec"]["names"]["kind"] == "LoadBalancerStack").unwrap();
+    let columns = stack["spec"]["versions"][0]["additionalPrinterColumns"].as_array().unwrap().clone();
+    let column = columns.iter().find(|column| column["name"] == "Degraded").unwrap();
+    assert_eq!(column["jsonPath"], ".status.conditions[?(@.type=='Degraded')].status");
+    assert!(column.get("priority").is_none_or(|priority| *priority == 0), "without -o wide");
 }
