@@ -19,8 +19,11 @@ pub const MEMBERLIST_SECRET: &str = "memberlist";
 pub const SECRET_KEY: &str = "secretkey";
 /// The Lease that the leading controller holds, in the namespace of the stack.
 pub const CONTROLLER_LEASE: &str = "lbstack-controller";
-/// The Lease that the leading operator holds, in the operator's own namespace.
+/// The Lease that the leading operator holds, in [`OPERATOR_LEASE_NAMESPACE`]: a cluster has one, whichever namespaces
+/// operators run in, so that two of them never both manage the stack.
 pub const OPERATOR_LEASE: &str = "lbstack-operator";
+/// A namespace that every cluster has.
+pub const OPERATOR_LEASE_NAMESPACE: &str = "kube-system";
 
 /// On every object that the operator makes; the value is [`OPERATOR`].
 pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";

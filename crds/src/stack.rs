@@ -41,6 +41,11 @@ pub use status::{ComponentStatus, InventoryEntry, LoadBalancerStackStatus};
         type_ = "string",
         json_path = ".status.conditions[?(@.type=='Available')].status"
     ),
+    printcolumn(
+        name = "Degraded",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Degraded')].status"
+    ),
     printcolumn(name = "Speakers", type_ = "string", json_path = ".status.speakers"),
     printcolumn(name = "Controller", type_ = "string", json_path = ".status.controller"),
     printcolumn(name = "Version", type_ = "string", json_path = ".status.version"),
@@ -49,6 +54,12 @@ pub use status::{ComponentStatus, InventoryEntry, LoadBalancerStackStatus};
         name = "Reason",
         type_ = "string",
         json_path = ".status.conditions[?(@.type=='Available')].message",
+        priority = 10
+    ),
+    printcolumn(
+        name = "Problem",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Degraded')].message",
         priority = 10
     )
 )]
@@ -69,7 +80,8 @@ pub struct LoadBalancerStackSpec {
     pub address_pools: Vec<AddressPool>,
 
     /// The configuration of MetalLB v0.8 to v0.12, if there is one in the stack's namespace: imported, kept in
-    /// step, and removed with it.
+    /// step, and removed with it. An object that was imported and that somebody applies or edits is that user's from
+    /// then on.
     #[serde(default)]
     pub legacy_config_map: LegacyConfigMap,
 

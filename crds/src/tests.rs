@@ -97,7 +97,11 @@ fn the_older_versions_are_served_and_deprecated_and_oldest_first() {
         assert_eq!(names, expected);
         assert!(versions.iter().all(|version| version["served"] == true));
         assert_eq!(versions[0]["deprecated"], true);
-        assert!(crd["spec"].get("conversion").is_none(), "the versions have one JSON");
+        let none = serde_json::json!({"strategy": "None"});
+        assert_eq!(
+            crd["spec"]["conversion"], none,
+            "the versions have one JSON; said, since MetalLB's says otherwise"
+        );
     }
 }
 
@@ -174,4 +178,14 @@ fn a_result_of_a_newer_version_is_unknown() {
             ConfigurationResult::Unknown,
         ]
     );
+}
+
+#[test]
+fn the_list_of_stacks_shows_whether_one_is_degraded() {
+    let stack =
+        crd_json().into_iter().find(|crd| crd["spec"]["names"]["kind"] == "LoadBalancerStack").unwrap();
+    let columns = stack["spec"]["versions"][0]["additionalPrinterColumns"].as_array().unwrap().clone();
+    let column = columns.iter().find(|column| column["name"] == "Degraded").unwrap();
+    assert_eq!(column["jsonPath"], ".status.conditions[?(@.type=='Degraded')].status");
+    assert!(column.get("priority").is_none_or(|priority| *priority == 0), "without -o wide");
 }

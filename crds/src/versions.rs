@@ -1,6 +1,8 @@
 //! Kinds with more than one version.
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceConversion, CustomResourceDefinition,
+};
 
 /// `stored` with the versions of `older` also served, as deprecated ones.
 pub(crate) fn with_older(
@@ -14,6 +16,9 @@ pub(crate) fn with_older(
     });
     // Oldest first, as MetalLB lists them.
     stored.spec.versions.splice(0..0, older);
+    // Said explicitly: MetalLB's own definition may have left a webhook there, which goes with MetalLB.
+    stored.spec.conversion =
+        Some(CustomResourceConversion { strategy: "None".to_owned(), ..CustomResourceConversion::default() });
     stored
 }
 

@@ -1,7 +1,7 @@
 //! Every call of the operator: bounded in time, and written only while this process leads.
 
 use crds::names::{OPERATOR, STACK};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::api::{
     Api as KubeApi, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Preconditions,
     PropagationPolicy,
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::stack::stack_resource;
 
-/// More pods in trouble than these tell nothing more.
+/// How many pods, or events, a page of a list has.
 const PODS: u32 = 500;
 
 /// Why a call was not made, or failed.
@@ -62,6 +62,21 @@ impl Error {
             }
             _ => text,
         }
+    }
+}
+
+/// What an object must still be for it to be deleted.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Precondition {
+    uid: Option<String>,
+    version: Option<String>,
+}
+
+impl Precondition {
+    /// `live`, and, if `unchanged`, exactly as it was seen.
+    pub(crate) fn of(live: &Value, unchanged: bool) -> Self {
+        let text = |field: &str| live["metadata"][field].as_str().map(ToOwned::to_owned);
+        Self { uid: text("uid"), version: text("resourceVersion").filter(|_| unchanged) }
     }
 }
 
@@ -127,8 +142,8 @@ impl Api {
         Ok(bounded(api.patch(&key.name, params, patch)).await?)
     }
 
-    /// Asks for the deletion of the object with this UID; a workload goes after its pods. True: it is gone already.
-    pub(crate) async fn delete(&self, key: &Key, uid: Option<String>) -> Result<bool, Error> {
+    /// Asks for the deletion of the object that was seen; a workload goes after its pods. True: it is gone already.
+    pub(crate) async fn delete(&self, key: &Key, seen: Option<Precondition>) -> Result<bool, Error> {
         self.may_write()?;
         let params = DeleteParams {
             propagation_policy: Some(if key.kind.is_workload() {
@@ -136,7 +151,8 @@ impl Api {
             } else {
                 PropagationPolicy::Background
             }),
-            preconditions: uid.map(|uid| Preconditions { uid: Some(uid), resource_version: None }),
+            preconditions: seen
+                .map(|Precondition { uid, version }| Preconditions { uid, resource_version: version }),
             ..DeleteParams::default()
         };
         let api = self.of(&key.kind.api_resource(), key.namespace.as_deref());
@@ -177,11 +193,41 @@ impl Api {
         Ok(bounded(self.stacks().patch_status(name, &params, &Patch::Apply(body))).await?)
     }
 
-    /// The pods with `labels` in `namespace`.
-    pub(crate) async fn pods(&self, namespace: &str, labels: &str) -> Result<Vec<Pod>, Error> {
+    /// What `extract` makes of each pod with `labels` in `namespace`. Pods are large, so no more than a page of them is held.
+    pub(crate) async fn pods<T>(
+        &self,
+        namespace: &str,
+        labels: &str,
+        extract: impl Fn(&Pod) -> Option<T>,
+    ) -> Result<Vec<T>, Error> {
         let api: KubeApi<Pod> = KubeApi::namespaced(self.client.clone(), namespace);
-        let params = ListParams::default().labels(labels).limit(PODS);
-        Ok(bounded(api.list(&params)).await?.items)
+        let mut params = ListParams::default().labels(labels).limit(PODS);
+        let mut extracted = Vec::new();
+        loop {
+            let page = bounded(api.list(&params)).await?;
+            extracted.extend(page.items.iter().filter_map(&extract));
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => params.continue_token = Some(token),
+                None => return Ok(extracted),
+            }
+        }
+    }
+
+    /// What the API server said when a pod of the DaemonSet `name` could not be created, most recently.
+    pub(crate) async fn creation_refused(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<String>, Error> {
+        let api: KubeApi<Event> = KubeApi::namespaced(self.client.clone(), namespace);
+        let fields = format!("involvedObject.kind=DaemonSet,involvedObject.name={name},reason=FailedCreate");
+        let params = ListParams::default().fields(&fields).limit(PODS);
+        let events = bounded(api.list(&params)).await?.items;
+        let last = events.into_iter().max_by_key(|event| {
+            let last = event.last_timestamp.as_ref().map(|time| time.0);
+            last.or_else(|| event.metadata.creation_timestamp.as_ref().map(|time| time.0))
+        });
+        Ok(last.and_then(|event| event.message))
     }
 
     /// All of a resource in `namespace`.
@@ -197,18 +243,26 @@ impl Api {
         }
     }
 
-    /// Asks for the deletion of all of a resource in `namespace`, but for what goes with its owner.
-    pub(crate) async fn delete_unowned(&self, resource: &ApiResource, namespace: &str) -> Result<(), Error> {
+    /// Asks for the deletion of all of a resource in `namespace`, but for what goes with its owner. Returns those that
+    /// could not be deleted, each with the reason.
+    pub(crate) async fn delete_unowned(
+        &self,
+        resource: &ApiResource,
+        namespace: &str,
+    ) -> Result<Vec<String>, Error> {
+        let mut left = Vec::new();
         let objects = self.list(resource, namespace).await?;
         for object in objects.iter().filter(|object| object.owner_references().is_empty()) {
             self.may_write()?;
-            let api = self.of(resource, Some(namespace));
-            match bounded(api.delete(&object.name_any(), &DeleteParams::default())).await {
-                Err(error) if !error.is_not_found() => return Err(error.into()),
+            let (api, name) = (self.of(resource, Some(namespace)), object.name_any());
+            match bounded(api.delete(&name, &DeleteParams::default())).await {
+                Err(error) if !error.is_not_found() => {
+                    left.push(format!("{} {name} ({})", resource.kind, Error::from(error).explain()));
+                }
                 _ => {}
             }
         }
-        Ok(())
+        Ok(left)
     }
 
     /// A definition of a kind, if it exists.

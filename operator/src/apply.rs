@@ -1,20 +1,22 @@
 //! Brings one object of the cluster to what is rendered, if it is ours, and only if it is not so already.
 
-use std::time::Instant;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crds::InventoryEntry;
-use crds::names::{LABEL_MANAGED_BY, OPERATOR};
+use crds::names::OPERATOR;
 use kube::ResourceExt as _;
 use kube::api::DynamicObject;
-use render::drift::{Drift, drift, mended};
+use render::drift::{Drift, drift, mended, rewritten};
 use render::health::{Applied, Outcome, Workload, entry};
-use render::{Key, Kind, Manifests, Object, POD_SECURITY, Prepared};
+use render::ownership::{is_labelled, is_operators, maker, taken_over_by};
+use render::{Key, Kind, Manifests, Object, POD_SECURITY, ValidatedStack};
 use serde_json::{Map, Value, json};
 
 use crate::api::{Api, Error};
-use crate::memory::{Memory, Record, Verdict};
+use crate::memory::{Found, Memory, Record, Verdict};
 use crate::metrics::Metrics;
 use crate::watch::{Caches, Seen};
+use tokio::time::Instant;
 
 /// What it takes to bring objects to what is rendered.
 pub(crate) struct Applier<'a> {
@@ -23,6 +25,7 @@ pub(crate) struct Applier<'a> {
     pub(crate) memory: &'a mut Memory,
     pub(crate) metrics: &'a Metrics,
     pub(crate) inventory: &'a [InventoryEntry],
+    pub(crate) validated: &'a ValidatedStack,
     /// What was done, for events.
     pub(crate) deeds: Vec<Deed>,
 }
@@ -57,15 +60,16 @@ type Result<T> = std::result::Result<T, Error>;
 
 impl Applier<'_> {
     /// Applies all, in order. What fails holds up nothing that does not need it.
-    pub(crate) async fn all(&mut self, manifests: Manifests<Prepared>) -> Manifests<Applied> {
+    pub(crate) async fn all(&mut self, objects: &[Object]) -> Manifests<Applied> {
         let mut applied: Vec<Applied> = Vec::new();
         let mut controller = None;
-        for object in manifests.0 {
+        let taken = self.taken(objects).await;
+        for object in objects {
             let key = object.key();
             let homeless = key.kind.is_namespaced().then(|| no_home(&applied)).flatten();
             let (outcome, live) = match homeless {
                 Some(why) => (Outcome::Waiting(why), None),
-                None => self.one(&object, controller.as_ref()).await,
+                None => self.one(object, &taken, controller.as_ref()).await,
             };
             if key.kind == Kind::Deployment {
                 controller = live.as_ref().map(|live| Workload::deployment(&json_of(live)));
@@ -75,14 +79,50 @@ impl Applier<'_> {
         Manifests(applied)
     }
 
+    /// Pools whose name is taken: by a pool of somebody else or, where there is no pool yet, by an advertisement or a policy.
+    /// Nothing is made under such a name: it would act on what is somebody else's. A pool that is in place costs no call,
+    /// nor does a name of which it is known that it is taken.
+    async fn taken(&mut self, objects: &[Object]) -> BTreeMap<String, Key> {
+        let mut names = Names::default();
+        for object in objects {
+            let (Some(pool), key) = (object.pool(), object.key()) else { continue };
+            let mut record = self.memory.remove(&key).unwrap_or_default();
+            let live = self.mirrored(&key, &mut record);
+            let live = live.or_else(|| record.foreign_object(Instant::now()).cloned());
+            if let Some(live) = live {
+                names.add(pool, &key, self.is_ours(object, &key, &live));
+            }
+            self.memory.insert(key, record);
+        }
+        for object in objects {
+            let (Some(pool), key) = (object.pool(), object.key()) else { continue };
+            let mut record = self.memory.remove(&key).unwrap_or_default();
+            // What fails here fails again when the object is applied, and is reported then.
+            if !names.is_known(pool)
+                && record.is_held(Instant::now()).is_none()
+                && let Ok(live) = self.live(&key, &mut record).await
+            {
+                if let Some(live) = &live {
+                    names.add(pool, &key, self.is_ours(object, &key, live));
+                }
+                record.found(live);
+            }
+            self.memory.insert(key, record);
+        }
+        names.taken.retain(|pool, _| !names.in_place.contains(pool));
+        names.taken
+    }
+
     async fn one(
         &mut self,
         object: &Object,
+        taken: &BTreeMap<String, Key>,
         controller: Option<&Workload>,
     ) -> (Outcome, Option<DynamicObject>) {
         let key = object.key();
         let mut record = self.memory.remove(&key).unwrap_or_default();
-        let done = self.bring(object, &key, &mut record, controller).await;
+        let taken = object.pool().and_then(|pool| taken.get(pool));
+        let done = self.bring(object, &mut record, taken, controller).await;
         let outcome = match done {
             Ok(done) => done,
             Err(error) => {
@@ -99,32 +139,45 @@ impl Applier<'_> {
     async fn bring(
         &mut self,
         object: &Object,
-        key: &Key,
         record: &mut Record,
+        taken: Option<&Key>,
         controller: Option<&Workload>,
     ) -> Result<(Outcome, Option<DynamicObject>)> {
-        let desired = object.to_json()?;
+        let (desired, key) = (object.to_json()?, &object.key());
         record.want(&desired);
         if let Some((error, _)) = record.is_held(Instant::now()) {
-            return Ok((Outcome::Failed(error.to_owned()), self.live(key, record).await.ok().flatten()));
+            return Ok((Outcome::Failed(error.to_owned()), self.mirrored(key, record)));
         }
-        let Some(live) = self.live(key, record).await? else {
+        if let Some(other) = taken.filter(|other| *other != key) {
+            let why =
+                format!("is left as it is: {other}, which has the name of its pool, is not the operator's");
+            let ours = self.mirrored(key, record).filter(|live| self.is_ours(object, key, live));
+            return Ok((Outcome::Retained(why), ours));
+        }
+        let live = self.live(key, record).await?;
+        let Some(live) = live else {
             let made = self.api.apply(key, &desired, true).await?;
             self.deeds.push(Deed::Made(key.clone()));
+            record.rewritten = rewritten(&desired, &json_of(&made));
             record.wrote(made.clone());
             return Ok((Outcome::AsRendered, Some(made)));
         };
         if live.metadata.deletion_timestamp.is_some() {
             return Ok((Outcome::Waiting("it is being deleted, and will be made anew".to_owned()), None));
         }
-        if !self.is_ours(key, &live) {
-            return self.foreign(key, &live).await;
+        if !self.is_ours(object, key, &live) {
+            record.is_of_another(&live, Instant::now());
+            return self.foreign(object, &live, taken.is_some()).await;
         }
         let seen = json_of(&live);
-        let drift = drift(&desired, &seen, key.kind.extent());
+        let drift = drift(&desired, &seen, key.kind.extent()).without(&record.rewritten, &seen);
         if drift.is_none() {
             record.settled();
             return Ok((Outcome::AsRendered, Some(live)));
+        }
+        if self.validated.is_frozen(key) {
+            let why = "stays as it is until the error in what it is made of is corrected".to_owned();
+            return Ok((Outcome::Retained(why), Some(live)));
         }
         if waits_for_controller(key, &desired, &seen, controller) {
             let why = "the controller is brought up to date first".to_owned();
@@ -167,8 +220,12 @@ impl Applier<'_> {
             }
         }
         let written = self.api.apply(key, desired, true).await?;
+        record.rewritten = rewritten(desired, &json_of(&written));
+        let changed = written.resource_version() != live.resource_version();
         record.wrote(written.clone());
-        if tampered {
+        if !changed {
+            tracing::info!(object = %key, fields, "is as an admission webhook makes it of what is rendered");
+        } else if tampered {
             record.repaired(Instant::now());
             self.metrics.repaired(key.kind);
             self.deeds.push(Deed::Repaired(key.clone(), culprits));
@@ -180,26 +237,59 @@ impl Applier<'_> {
 
     /// The object as it is now. Asked for only if the mirror does not have it.
     async fn live(&self, key: &Key, record: &mut Record) -> Result<Option<DynamicObject>> {
-        let seen = match self.caches.get(key) {
-            Seen::There(object) => Some((*object).clone()),
-            Seen::NotThere => self.api.get(key).await?,
-        };
-        Ok(record.newest(seen))
+        if let Seen::There(_) = self.caches.get(key) {
+            return Ok(self.mirrored(key, record));
+        }
+        if let Some(Found(found)) = record.take_found() {
+            return Ok(found);
+        }
+        if let Some(foreign) = record.foreign_object(Instant::now()) {
+            return Ok(Some(foreign.clone()));
+        }
+        let found = self.api.get(key).await?;
+        Ok(record.newest(found))
     }
 
-    /// Made by us: it says so, or the inventory knows it and only the label was taken off.
-    fn is_ours(&self, key: &Key, live: &DynamicObject) -> bool {
-        let labelled = live.labels().get(LABEL_MANAGED_BY).is_some_and(|manager| manager == OPERATOR);
-        labelled || live.uid().is_some_and(|uid| self.inventory.contains(&entry(key, &uid)))
+    /// The object as far as it can be known without a call.
+    fn mirrored(&self, key: &Key, record: &mut Record) -> Option<DynamicObject> {
+        match self.caches.get(key) {
+            Seen::There(object) => record.newest(Some((*object).clone())),
+            Seen::NotThere => None,
+        }
     }
 
-    /// An object that somebody else made is not touched. The namespace is a guest's: it only gets the labels
-    /// without which no speaker could run, where it has none.
-    async fn foreign(&self, key: &Key, live: &DynamicObject) -> Result<(Outcome, Option<DynamicObject>)> {
+    /// Made by us, and not taken over by anybody.
+    fn is_ours(&self, object: &Object, key: &Key, live: &DynamicObject) -> bool {
+        let known = live.uid().is_some_and(|uid| self.inventory.contains(&entry(key, &uid)));
+        let live = json_of(live);
+        let imported = object.imported_from().is_some();
+        // Who takes our label off an imported object has taken it over.
+        let is_users = imported && (!is_labelled(&live) || taken_over_by(&live).is_some());
+        is_operators(&live, known) && !is_users
+    }
+
+    /// An object that somebody else made, or has taken over, is not touched. The namespace is a guest's: it only gets the
+    /// labels without which no speaker could run, where it has none. `blocks`: for its sake its pool is not made.
+    async fn foreign(
+        &self,
+        object: &Object,
+        live: &DynamicObject,
+        blocks: bool,
+    ) -> Result<(Outcome, Option<DynamicObject>)> {
+        let key = object.key();
+        let is_of_import = object.imported_from().is_some();
+        if is_of_import && (key.kind == Kind::IpAddressPool || !blocks) {
+            let text = format!(
+                "is managed by {} and is its user's: what the old configuration says of it has no effect any more; \
+                 take its entry out there",
+                maker(&json_of(live))
+            );
+            return Ok((Outcome::Retained(text), None));
+        }
         if key.kind != Kind::Namespace {
             let text = format!(
                 "exists, made by {}, and is not touched: remove or rename it, and the stack's own takes its place",
-                maker(live)
+                maker(&json_of(live))
             );
             return Ok((Outcome::Foreign(text), None));
         }
@@ -213,7 +303,7 @@ impl Applier<'_> {
             .iter()
             .any(|(label, value)| live.labels().get(label).map(String::as_str) != value.as_str());
         if missing {
-            self.api.apply(key, &namespace_labels(&key.name, &labels), false).await?;
+            self.api.apply(&key, &namespace_labels(&key.name, &labels), false).await?;
         }
         let enforce = live.labels().get(ENFORCE).map(String::as_str);
         match enforce {
@@ -227,6 +317,30 @@ impl Applier<'_> {
                 Ok((Outcome::Foreign(text), None))
             }
         }
+    }
+}
+
+/// What is known of the names of pools.
+#[derive(Default)]
+struct Names {
+    /// Those under which there is something of somebody else's.
+    taken: BTreeMap<String, Key>,
+    /// Those whose pool is the operator's.
+    in_place: BTreeSet<String>,
+}
+
+impl Names {
+    /// The object `key`, which exists, belongs to `pool`.
+    fn add(&mut self, pool: &str, key: &Key, is_ours: bool) {
+        if !is_ours {
+            self.taken.entry(pool.to_owned()).or_insert_with(|| key.clone());
+        } else if key.kind == Kind::IpAddressPool {
+            self.in_place.insert(pool.to_owned());
+        }
+    }
+
+    fn is_known(&self, pool: &str) -> bool {
+        self.taken.contains_key(pool) || self.in_place.contains(pool)
     }
 }
 
@@ -275,19 +389,13 @@ fn culprits(drift: &Drift) -> String {
     drift.by.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
 }
 
-fn maker(live: &DynamicObject) -> String {
-    let label = live.labels().get(LABEL_MANAGED_BY).cloned();
-    let manager = || live.managed_fields().iter().find_map(|entry| entry.manager.clone());
-    label.or_else(manager).unwrap_or_else(|| "somebody else".to_owned())
-}
-
 /// The object as JSON; what cannot be put into JSON is as good as empty.
 pub(crate) fn json_of(object: &DynamicObject) -> Value {
     serde_json::to_value(object).unwrap_or_default()
 }
 
 /// From 0 to 1.
-fn jitter() -> f64 {
+pub(crate) fn jitter() -> f64 {
     use ring::rand::SecureRandom as _;
     let mut byte = [0; 1];
     // Without chance, everything waits equally long: harmless.

@@ -1,12 +1,13 @@
 //! Looks at the `CustomResourceDefinition`s, which come with the installation and are never written here.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kube::ResourceExt as _;
-use render::definitions::{is_established, lacks};
+use render::definitions::{converts_by_webhook, is_established, lacks};
 
 use crate::api::{Api, Error};
 use crate::apply::json_of;
+use tokio::time::Instant;
 
 /// How long a good and a bad answer are believed.
 const GOOD: Duration = Duration::from_mins(5);
@@ -39,10 +40,13 @@ async fn look(api: &Api) -> Result<Vec<String>, Error> {
     let mut found = Vec::new();
     for wanted in crds::all() {
         let name = wanted.name_any();
-        let problem = match api.definition(&name).await?.map(|live| json_of(&live)) {
+        let live = api.definition(&name).await?.map(|live| json_of(&live));
+        let json = serde_json::to_value(&wanted)?;
+        found.extend(live.as_ref().and_then(|live| converts_by_webhook(&json, live)));
+        let problem = match live {
             None => Some("does not exist".to_owned()),
             Some(live) if !is_established(&live) => Some("is not established".to_owned()),
-            Some(live) => lacks(&serde_json::to_value(&wanted)?, &live)
+            Some(live) => lacks(&json, &live)
                 .map(|what| format!("is older than operator {}: {what}", env!("CARGO_PKG_VERSION"))),
         };
         found.extend(problem.map(|problem| {

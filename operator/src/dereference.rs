@@ -6,6 +6,8 @@ use std::sync::Arc;
 use crds::names::{BEACON_KEY_SECRET, CONTROLLER, SECRET_KEY, SPEAKER};
 use crds::{LegacyConfigMap, LoadBalancerStackSpec};
 use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::jiff::SignedDuration;
+use kube::ResourceExt as _;
 use kube::api::DynamicObject;
 use render::health::Workload;
 use render::legacy::{ADDRESS_POOL, CONFIG_MAP, ConfigMapText, Sources};
@@ -54,34 +56,48 @@ pub(crate) async fn facts(
     Ok(Facts { default_image: image.cloned(), beacon_key, nodes: known.nodes, legacy, renewed_accounts })
 }
 
-/// Accounts that are younger than the workload that uses them. At an install both are made in this order, within
-/// the second that the API's times are exact to.
+/// The clocks of two API servers differ by less.
+const CLOCKS_DIFFER: SignedDuration = SignedDuration::from_secs(30);
+
+/// Accounts that are younger than the workload that uses them. At an install both are made in this order, and API servers
+/// whose clocks differ may give the times. (The tokens of an account that is made anew right after an install are
+/// renewed by the kubelet.)
 fn renewed_accounts(caches: &Caches, namespace: &str) -> BTreeMap<&'static str, String> {
     let renewed = |(kind, name): (Kind, &'static str)| {
         let account = workload(caches, namespace, Kind::ServiceAccount, name)?.metadata;
         let user = workload(caches, namespace, kind, name)?.metadata;
-        (account.creation_timestamp? > user.creation_timestamp?).then_some((name, account.uid?))
+        let after = account.creation_timestamp?.0.duration_since(user.creation_timestamp?.0);
+        (after > CLOCKS_DIFFER).then_some((name, account.uid?))
     };
     [(Kind::Deployment, CONTROLLER), (Kind::DaemonSet, SPEAKER)].into_iter().filter_map(renewed).collect()
 }
 
-/// The configuration of older versions of MetalLB. An `AddressPool` that cannot be understood is as good as none:
-/// the schema lets none through.
+/// The configuration of older versions of MetalLB.
 async fn legacy(caches: &mut Caches, namespace: &str, from: &LegacyConfigMap) -> Sources {
     let config_map = caches.config_map(namespace, &from.name).await;
+    let data = |map: Arc<DynamicObject>| {
+        let entries = map.data["data"].as_object().cloned().unwrap_or_default().into_iter();
+        entries.filter_map(|(key, text)| Some((key, text.as_str()?.to_owned()))).collect()
+    };
     let config_map = config_map.map(|map| ConfigMapText {
         name: from.name.clone(),
         key: from.key.clone(),
-        text: map.data["data"][&from.key].as_str().map(str::to_owned),
+        data: data(map),
     });
-    let address_pools = caches.address_pools(namespace);
-    let address_pools = address_pools.iter().filter_map(|pool| serde_json::from_value(json_of(pool)).ok());
     let known = [(CONFIG_MAP, caches.knows_config_map()), (ADDRESS_POOL, caches.knows_address_pools())];
-    Sources {
+    let mut sources = Sources {
         config_map,
-        address_pools: address_pools.map(Arc::new).collect(),
         unknown: known.into_iter().filter(|(_, known)| !known).map(|(source, _)| source).collect(),
+        imported: caches.imported(&[CONFIG_MAP, ADDRESS_POOL]),
+        ..Sources::default()
+    };
+    for pool in caches.address_pools(namespace) {
+        match serde_json::from_value(json_of(&pool)) {
+            Ok(decoded) => sources.address_pools.push(Arc::new(decoded)),
+            Err(error) => sources.undecoded.push((pool.name_any(), error.to_string())),
+        }
     }
+    sources
 }
 
 /// The object as mirrored.

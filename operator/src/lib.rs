@@ -9,13 +9,19 @@ mod api;
 mod apply;
 mod definitions;
 mod dereference;
+#[cfg(test)]
+mod fake;
 mod memory;
 mod metrics;
 mod prune;
 mod reconcile;
+mod release;
+mod rivals;
 mod stack;
 mod status;
 mod teardown;
+#[cfg(test)]
+mod tests;
 mod watch;
 mod work;
 
@@ -23,7 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use crds::names::{OPERATOR, OPERATOR_LEASE};
+use crds::names::{OPERATOR, OPERATOR_LEASE, OPERATOR_LEASE_NAMESPACE};
 use prometheus_client::registry::Registry;
 use runtime::admin::{self, Readiness};
 use runtime::events::Events;
@@ -47,7 +53,7 @@ pub struct Args {
     #[command(flatten)]
     common: runtime::args::Common,
 
-    /// The operator's own namespace, where its Lease is.
+    /// The operator's own namespace.
     #[arg(long, env = "POD_NAMESPACE", default_value = render::install::NAMESPACE)]
     namespace: String,
 
@@ -82,6 +88,12 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let candidate = Candidate::new(std::future::ready(()), Heartbeat::new("work", lease.duration));
     let leadership = Leadership::campaign(&mut tasks, &client, lease, candidate, shutdown.clone());
     let events = Events::start(&mut tasks, client.clone(), OPERATOR, pod_name, shutdown.clone());
+    let rivals = rivals::report(client.clone(), leadership.clone(), events.clone(), namespace);
+    let stop = shutdown.clone();
+    tasks.spawn("rivals", async move {
+        stop.run_until_cancelled(rivals).await;
+        Ok::<(), std::convert::Infallible>(())
+    });
     let api = Api::new(client, leadership.clone());
     let reconciler = Reconciler::new(api, caches, events, metrics, image);
     tasks.spawn("work", work::run(reconciler, leadership, changed, asked_to_stop, shutdown.clone()));
@@ -93,6 +105,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     Ok(tasks.run(shutdown, GRACE).await?)
 }
 
+/// One Lease for the whole cluster, whose holder says where it runs.
 fn lease(namespace: &str, pod_name: Option<&str>) -> Settings {
-    Settings::new(namespace, OPERATOR_LEASE, lease::unique_identity(pod_name.unwrap_or(OPERATOR)))
+    let identity = lease::unique_identity(pod_name.unwrap_or(OPERATOR));
+    Settings::new(OPERATOR_LEASE_NAMESPACE, OPERATOR_LEASE, rivals::identity(namespace, &identity))
 }

@@ -1,12 +1,13 @@
 //! What the operator remembers of each object between two looks at it. Lost with the process, and not missed.
 
-use std::collections::{HashMap, VecDeque};
-use std::time::{Duration, Instant};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::Duration;
 
 use kube::ResourceExt as _;
 use kube::api::DynamicObject;
 use render::Key;
 use serde_json::Value;
+use tokio::time::Instant;
 
 /// Three reverts by somebody else within this time, and the operator stops changing the object back.
 const WINDOW: Duration = Duration::from_mins(10);
@@ -14,6 +15,8 @@ const REVERTS: usize = 3;
 /// How long to wait after a first failure, and at most.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LAST_RETRY: Duration = Duration::from_mins(2);
+/// An object of somebody else is not mirrored; this is for how long nobody notices that it is gone.
+const LAST_SIGHTING: Duration = Duration::from_secs(15);
 
 /// What is remembered of one object.
 #[derive(Debug, Default)]
@@ -30,7 +33,19 @@ pub(crate) struct Record {
     given_up: bool,
     failures: u32,
     last_failure: Option<(String, Instant)>,
+    /// What admission webhooks made of our last apply.
+    pub(crate) rewritten: BTreeMap<String, Value>,
+    /// What a call has just found, for the next who asks.
+    looked_up: Option<Found>,
+    /// An object of somebody else under this name, and how long to believe that it is still there.
+    foreign: Option<(DynamicObject, Instant)>,
+    /// How often in a row the foreign object was still there.
+    sightings: u32,
 }
+
+/// What a call has found; none: there is no such object.
+#[derive(Debug)]
+pub(crate) struct Found(pub(crate) Option<DynamicObject>);
 
 /// Whether an object may be changed back now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,8 +69,34 @@ impl Record {
         }
     }
 
+    /// Keeps what a call has just found for the next who asks.
+    pub(crate) fn found(&mut self, object: Option<DynamicObject>) {
+        self.looked_up = Some(Found(object));
+    }
+
+    /// What a call has just found, once.
+    pub(crate) fn take_found(&mut self) -> Option<Found> {
+        self.looked_up.take()
+    }
+
+    /// `object` is somebody else's. It is asked for again after longer and longer.
+    pub(crate) fn is_of_another(&mut self, object: &DynamicObject, now: Instant) {
+        if self.foreign_object(now).is_none() {
+            self.sightings = self.sightings.saturating_add(1);
+            let wait = FIRST_RETRY.saturating_mul(1 << self.sightings.min(16)).min(LAST_SIGHTING);
+            self.foreign = Some((object.clone(), now + wait));
+        }
+    }
+
+    /// The object of somebody else, while it is too early to ask for it again.
+    pub(crate) fn foreign_object(&self, now: Instant) -> Option<&DynamicObject> {
+        self.foreign.as_ref().filter(|(_, until)| now < *until).map(|(object, _)| object)
+    }
+
     /// Our write went through.
     pub(crate) fn wrote(&mut self, object: DynamicObject) {
+        self.foreign = None;
+        self.sightings = 0;
         self.written = Some(object);
         self.achieved = true;
         self.failures = 0;
@@ -169,6 +210,26 @@ mod tests {
         record.want(&json!(2));
         assert_eq!(record.judge(now), Verdict::Repair);
         assert!(record.is_held(now).is_none());
+    }
+
+    #[test]
+    fn an_object_of_somebody_else_is_asked_for_less_and_less_often() {
+        let (mut record, start) = (Record::default(), Instant::now());
+        let asked = |second: &u64| {
+            let now = start + Duration::from_secs(*second);
+            let asks = record.foreign_object(now).is_none();
+            record.is_of_another(&object("u", "1"), now);
+            asks
+        };
+        let asked: Vec<u64> = (0..600).filter(asked).collect();
+        assert!(asked.starts_with(&[0, 1, 3, 7, 15]), "{asked:?}");
+        assert!(asked.len() <= 600 / 15 + 5, "{asked:?}");
+        assert!(asked.windows(2).all(|pair| pair[1] - pair[0] <= 15), "it is noticed when it is gone");
+        record.want(&json!(2));
+        assert!(
+            record.foreign_object(start + Duration::from_secs(600)).is_none(),
+            "something else is wanted"
+        );
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! One look at the stack: a table of contents.
 
-use std::time::{Duration, Instant};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use crds::names::{CONTROLLER, DEFAULT_NAMESPACE, SPEAKER};
 use crds::{ConfigurationState, InventoryEntry, LoadBalancerStack, LoadBalancerStackStatus};
@@ -9,7 +10,8 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 use kube::api::DynamicObject;
 use render::health::{Applied, Observed, Outcome, Workload};
-use render::{Fault, Key, Kind, Manifests, ValidatedStack, health, render, validate};
+use render::retention::retained;
+use render::{Fault, Key, Kind, Manifests, Object, ValidatedStack, health, render, validate};
 use runtime::events::Events;
 use serde_json::Value;
 
@@ -19,16 +21,16 @@ use crate::definitions::Definitions;
 use crate::dereference::{self, FactsError, Known};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
-use crate::prune::{Made, made, prune};
+use crate::prune::{Made, Pruned, Pruner, made};
+use crate::release::{Released, release};
 use crate::stack::{FINALIZER, Stack};
-use crate::status::{self, TroubledPods};
+use crate::status::{StatusWriter, Stored, TroubledPods};
 use crate::teardown::{self, Progress};
 use crate::watch::{Caches, FIRST_LISTS};
+use tokio::time::Instant;
 
 /// When to look again if nothing happens: a look at rest makes no call.
 const AT_REST: Duration = Duration::from_mins(5);
-/// While pods are not ready, their reasons may change without any object of ours changing.
-const WHILE_UNREADY: Duration = Duration::from_secs(2);
 /// While something is in the way.
 const WHILE_FAILING: Duration = Duration::from_secs(1);
 
@@ -51,9 +53,12 @@ pub(crate) struct Reconciler {
     metrics: Metrics,
     image: Option<String>,
     memory: Memory,
+    /// What is remembered of objects that are to go.
+    refused: Memory,
     definitions: Definitions,
     known: Known,
     pods: TroubledPods,
+    status: StatusWriter,
     /// Until when to wait for mirrors to be filled.
     mirrors_due: Instant,
     /// The stack as our last write left it.
@@ -77,9 +82,11 @@ impl Reconciler {
             metrics,
             image,
             memory: Memory::new(),
+            refused: Memory::new(),
             definitions: Definitions::default(),
             known: Known::default(),
             pods: TroubledPods::default(),
+            status: StatusWriter::default(),
             mirrors_due: Instant::now() + FIRST_LISTS,
             written: None,
             deadline: None,
@@ -89,9 +96,11 @@ impl Reconciler {
     /// Forgets what may have changed while another operator led.
     pub(crate) fn begin(&mut self) {
         self.memory.clear();
+        self.refused.clear();
         self.definitions = Definitions::default();
         self.known = Known::default();
         self.pods = TroubledPods::default();
+        self.status = StatusWriter::default();
         self.mirrors_due = Instant::now() + FIRST_LISTS;
         self.written = None;
         self.deadline = None;
@@ -140,6 +149,7 @@ impl Reconciler {
             self.no_stack();
             return Ok(AT_REST);
         };
+        self.caches.follow_namespace(&namespace_of(&stack)).await;
         if stack.is_leaving() {
             return self.tear_down(&stack).await;
         }
@@ -174,8 +184,10 @@ impl Reconciler {
         stack: &Stack,
         validated: &ValidatedStack,
     ) -> Result<Duration, ReconcileError> {
-        let manifests = render(validated);
-        let wanted: Vec<Key> = manifests.0.iter().map(render::Object::key).collect();
+        let released = release(&self.api, &self.caches, &stack.uid()).await?;
+        self.report_released(stack, &released);
+        let rendered = render(validated).0;
+        let wanted: BTreeSet<Key> = rendered.iter().map(Object::key).collect();
         self.memory.retain(|key, _| wanted.contains(key));
         let mut applier = Applier {
             api: &self.api,
@@ -183,24 +195,46 @@ impl Reconciler {
             memory: &mut self.memory,
             metrics: &self.metrics,
             inventory: &stack.status.inventory,
+            validated,
             deeds: Vec::new(),
         };
-        let applied = applier.all(manifests).await;
+        let applied = applier.all(&rendered).await;
         let deeds = applier.deeds;
         self.tell(stack, &deeds);
-        let made = made(&self.api, &self.caches, &stack.uid(), &stack.status.inventory).await?;
-        let surplus =
-            made.into_iter().filter(|made| made.key.kind != Kind::Namespace && !wanted.contains(&made.key));
-        let (kept, surplus): (Vec<Made>, Vec<Made>) =
-            surplus.partition(|made| validated.keeps(&made.key, made.imported_from.as_deref()));
-        let kept: Vec<InventoryEntry> = kept.iter().map(|made| health::entry(&made.key, &made.uid)).collect();
-        let (leaving, removed) = prune(&self.api, surplus).await;
+        let (kept, surplus) = self.surplus(stack, validated, &rendered, &applied).await?;
+        let mut pruner =
+            Pruner { api: &self.api, caches: &self.caches, refused: &mut self.refused, stack: &stack.uid() };
+        let Pruned { leaving, removed, released } = pruner.all(&surplus).await?;
+        self.report_released(stack, &released);
         for key in removed {
             self.events.normal(&stack.reference(), "Prune", "Removed", format!("{key} is no longer wanted"));
         }
         let validated = Some(validated);
         let parts = Parts { applied: &applied, kept: &kept, leaving: &leaving, faults: &[], validated };
         self.conclude(stack, &parts).await
+    }
+
+    /// What exists and is not rendered: what of it stays, and what is to be removed.
+    async fn surplus(
+        &self,
+        stack: &Stack,
+        validated: &ValidatedStack,
+        rendered: &[Object],
+        applied: &Manifests<Applied>,
+    ) -> Result<(Vec<InventoryEntry>, Vec<Made>), ReconcileError> {
+        let made = made(&self.api, &self.caches, &stack.uid(), &stack.status.inventory).await?;
+        let wanted: BTreeSet<Key> = rendered.iter().map(Object::key).collect();
+        let surplus =
+            made.into_iter().filter(|made| made.key.kind != Kind::Namespace && !wanted.contains(&made.key));
+        let (kept, surplus): (Vec<Made>, Vec<Made>) =
+            surplus.partition(|made| validated.keeps(&made.key, made.imported_from.as_deref()));
+        let live: BTreeMap<Key, Value> =
+            surplus.iter().map(|made| (made.key.clone(), made.live.clone())).collect();
+        let retained = retained(&live, rendered, applied);
+        let (waiting, surplus): (Vec<Made>, Vec<Made>) =
+            surplus.into_iter().partition(|made| retained.contains_key(&made.key));
+        let kept = kept.iter().chain(&waiting).map(|made| health::entry(&made.key, &made.uid)).collect();
+        Ok((kept, surplus))
     }
 
     /// An invalid spec changes nothing but the status.
@@ -218,12 +252,9 @@ impl Reconciler {
         };
         let controller: Option<Value> = live(Kind::Deployment, CONTROLLER);
         let speaker: Option<Value> = live(Kind::DaemonSet, SPEAKER);
-        let workloads: Vec<Workload> =
-            [controller.as_ref().map(Workload::deployment), speaker.as_ref().map(Workload::daemon_set)]
-                .into_iter()
-                .flatten()
-                .collect();
-        let pods = self.pods.look(&self.api, &namespace, &workloads).await?;
+        let workloads =
+            (controller.as_ref().map(Workload::deployment), speaker.as_ref().map(Workload::daemon_set));
+        let pods = self.pods.look(&self.api, &namespace, workloads.0, workloads.1).await?.to_vec();
         let now = Instant::now();
         let definitions = self.definitions.problems(&self.api, now).await?;
         let states = self.caches.states(&namespace);
@@ -242,22 +273,47 @@ impl Reconciler {
             leaving: parts.leaving,
             controller: controller.as_ref(),
             speaker: speaker.as_ref(),
-            pods,
+            pods: &pods,
+            stalled: self.pods.is_stalled(),
         };
         let status = health::status(&observed, &stack.status, &Time(Timestamp::now()));
         self.metrics.observed(&status);
-        let unready = workloads.iter().any(|workload| workload.ready < workload.desired) || !pods.is_empty();
         self.announce(stack, &status);
-        if let Some(written) = status::store(&self.api, stack, &status).await? {
-            self.written = Some(written);
-        }
-        let unsettled = parts.applied.0.iter().any(|applied| !matches!(applied.outcome, Outcome::AsRendered));
-        let next = match (unsettled || !parts.leaving.is_empty(), unready) {
-            (true, _) => WHILE_FAILING,
-            (false, true) => WHILE_UNREADY,
-            (false, false) => AT_REST,
-        };
+        let again = self.store(stack, &status).await?;
+        let settled =
+            |applied: &Applied| matches!(applied.outcome, Outcome::AsRendered | Outcome::Retained(_));
+        let unsettled = !parts.applied.0.iter().all(settled) || !parts.leaving.is_empty();
+        let soon = [self.pods.next_listing(), again, unsettled.then_some(WHILE_FAILING)];
+        let next = soon.into_iter().flatten().min().unwrap_or(AT_REST);
         Ok(next.min(self.definitions.next_look(now)))
+    }
+
+    /// Stores the status, if it differs. Returns when to try again, if it could not be stored now.
+    async fn store(
+        &mut self,
+        stack: &Stack,
+        status: &LoadBalancerStackStatus,
+    ) -> Result<Option<Duration>, ReconcileError> {
+        match self.status.store(&self.api, stack, status).await? {
+            Stored::Unchanged => Ok(None),
+            Stored::Written(written) => {
+                self.written = Some(*written);
+                Ok(None)
+            }
+            Stored::Later(wait) => Ok(Some(wait)),
+            Stored::Contested { by, first, until } => {
+                if first {
+                    let note = format!(
+                        "the status of the stack is written by {by} again and again, and is left alone for {} s: \
+                         stop the other writer; there may be one operator in a cluster",
+                        until.as_secs()
+                    );
+                    tracing::warn!(by, "{note}");
+                    self.events.warning(&stack.reference(), "Report", "StatusContested", note);
+                }
+                Ok(Some(until))
+            }
+        }
     }
 
     /// The deletion of the stack, one step.
@@ -270,14 +326,15 @@ impl Reconciler {
             Instant::now() + teardown::PATIENCE
         });
         let namespace = namespace_of(stack);
+        // Garbage collection would take what still names the stack as its owner.
+        let released = release(&self.api, &self.caches, &stack.uid()).await?;
+        self.report_released(stack, &released);
         match teardown::step(&self.api, &self.caches, stack, &namespace, deadline).await? {
             Progress::Waiting(what) => {
                 let generation = stack.object.metadata.generation;
                 let status = health::leaving(generation, &what, &stack.status, &Time(Timestamp::now()));
-                if let Some(written) = status::store(&self.api, stack, &status).await? {
-                    self.written = Some(written);
-                }
-                Ok(WHILE_FAILING)
+                let again = self.store(stack, &status).await?;
+                Ok(again.map_or(WHILE_FAILING, |again| again.min(WHILE_FAILING)))
             }
             Progress::Done(left) => {
                 for what in left {
@@ -316,7 +373,7 @@ impl Reconciler {
             self.begin();
             self.metrics.forget();
         }
-        self.caches.forget_config_map();
+        self.caches.forget_followed();
     }
 
     /// Events about what was done; what belongs together is one event.
@@ -336,6 +393,18 @@ impl Reconciler {
                 let note = format!("{key} was changed by {by}, and is as the stack wants it again");
                 self.events.warning(&reference, "Repair", "Repaired", note);
             }
+        }
+    }
+
+    /// Events about objects that are a user's from now on.
+    fn report_released(&self, stack: &Stack, released: &[Released]) {
+        for Released { key, by } in released {
+            let note = format!(
+                "{key} is managed by {by} and is its user's from now on: it is neither kept in step with what it was \
+                 made of nor removed with it"
+            );
+            tracing::info!(object = %key, by, "is left to its user");
+            self.events.normal(&stack.reference(), "Release", "Released", note);
         }
     }
 

@@ -3,12 +3,12 @@
 //! Objects are kept as the API has them, managed fields included: who owns which field is what repair goes by.
 //! That is why this is not [`runtime::reflect`], which drops them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crds::names::{BEACON_KEY_SECRET, STACK};
+use crds::names::{BEACON_KEY_SECRET, LABEL_IMPORTED_FROM, STACK};
 use crds::{ConfigurationState, LegacyAddressPool};
 use futures::StreamExt as _;
 use futures::future::join_all;
@@ -23,6 +23,7 @@ use kube::{Client, ResourceExt as _};
 use render::{Key, Kind};
 use runtime::tasks::Tasks;
 use tokio::sync::{Notify, watch as channel};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::stack::stack_resource;
@@ -58,14 +59,16 @@ pub(crate) struct Caches {
     address_pools: Cache,
     states: Cache,
     config_map: Option<Followed>,
+    namespace: Option<Followed>,
     client: Client,
     shutdown: CancellationToken,
     changed: Arc<Notify>,
 }
 
-/// The one ConfigMap that a stack names, mirrored while it does.
+/// The one ConfigMap or namespace that a stack names, mirrored while it does.
 struct Followed {
-    namespace: String,
+    /// Where it is; none if it is a namespace itself.
+    namespace: Option<String>,
     name: String,
     cache: Cache,
     stop: CancellationToken,
@@ -97,11 +100,22 @@ impl Caches {
             cache
         };
         let stacks = start(stack_resource(), watcher::Config::default());
-        let owned = Kind::ALL.iter().map(|&kind| (kind, start(kind.api_resource(), config(kind)))).collect();
+        let kinds = Kind::ALL.iter().filter(|kind| **kind != Kind::Namespace);
+        let owned = kinds.map(|&kind| (kind, start(kind.api_resource(), config(kind)))).collect();
         let address_pools = start(ApiResource::erase::<LegacyAddressPool>(&()), watcher::Config::default());
         let states = start(ApiResource::erase::<ConfigurationState>(&()), watcher::Config::default());
         let (client, shutdown, changed) = (client.clone(), shutdown.clone(), Arc::clone(changed));
-        Self { stacks, owned, address_pools, states, config_map: None, client, shutdown, changed }
+        Self {
+            stacks,
+            owned,
+            address_pools,
+            states,
+            config_map: None,
+            namespace: None,
+            client,
+            shutdown,
+            changed,
+        }
     }
 
     /// Every `AddressPool` in `namespace`.
@@ -119,17 +133,33 @@ impl Caches {
         within(&self.states, namespace)
     }
 
+    /// From which of the older kinds of configuration there are objects that were imported. One of which that is not
+    /// known yet counts.
+    pub(crate) fn imported(&self, sources: &[&'static str]) -> BTreeSet<&'static str> {
+        let is_from = |object: &DynamicObject, source: &str| {
+            object.labels().get(LABEL_IMPORTED_FROM).is_some_and(|from| from == source)
+        };
+        let has = |source: &str| {
+            self.owned.iter().filter(|(kind, _)| kind.is_configuration()).any(|(_, cache)| {
+                !cache.is_known() || cache.store.state().iter().any(|object| is_from(object, source))
+            })
+        };
+        sources.iter().copied().filter(|source| has(source)).collect()
+    }
+
     /// The ConfigMap `name`, mirrored from the first call on; waits for the mirror to be filled. None: there is none.
     pub(crate) async fn config_map(&mut self, namespace: &str, name: &str) -> Option<Arc<DynamicObject>> {
-        let same = |followed: &Followed| followed.namespace == namespace && followed.name == name;
-        if !self.config_map.as_ref().is_some_and(same) {
-            self.forget_config_map();
-            self.config_map = Some(self.follow(namespace, name));
-        }
-        let followed = self.config_map.as_ref()?;
-        // A watch that cannot be had yet is tried again; meanwhile nothing is known of the ConfigMap.
-        let _ = tokio::time::timeout(FIRST_LIST, followed.cache.store.wait_until_ready()).await;
-        within(&followed.cache, namespace).first().cloned()
+        let resource = ApiResource::erase::<ConfigMap>(&());
+        let before = self.config_map.take();
+        self.config_map = Some(self.follow(before, resource, Some(namespace), name).await);
+        within(&self.config_map.as_ref()?.cache, namespace).first().cloned()
+    }
+
+    /// Mirrors the namespace `name` from the first call on; waits for the mirror to be filled.
+    pub(crate) async fn follow_namespace(&mut self, name: &str) {
+        let resource = Kind::Namespace.api_resource();
+        let before = self.namespace.take();
+        self.namespace = Some(self.follow(before, resource, None, name).await);
     }
 
     /// Whether the mirror of the ConfigMap is filled: whether "none" means that there is none.
@@ -137,21 +167,46 @@ impl Caches {
         self.config_map.as_ref().is_some_and(|followed| followed.cache.is_filled())
     }
 
-    /// Stops mirroring a ConfigMap.
-    pub(crate) fn forget_config_map(&mut self) {
-        if let Some(followed) = self.config_map.take() {
+    /// Stops mirroring what a stack has named.
+    pub(crate) fn forget_followed(&mut self) {
+        for followed in [self.config_map.take(), self.namespace.take()].into_iter().flatten() {
             followed.stop.cancel();
         }
     }
 
-    fn follow(&self, namespace: &str, name: &str) -> Followed {
-        let resource = ApiResource::erase::<ConfigMap>(&());
-        let api = Api::namespaced_with(self.client.clone(), namespace, &resource);
+    /// What mirrors the one object: `before`, if it does. A watch that cannot be had yet is tried again; meanwhile nothing
+    /// is known of the object.
+    async fn follow(
+        &self,
+        before: Option<Followed>,
+        resource: ApiResource,
+        namespace: Option<&str>,
+        name: &str,
+    ) -> Followed {
+        let same = |followed: &Followed| followed.namespace.as_deref() == namespace && followed.name == name;
+        let followed = match before {
+            Some(followed) if same(&followed) => followed,
+            other => {
+                if let Some(other) = other {
+                    other.stop.cancel();
+                }
+                self.begin_to_follow(resource, namespace, name)
+            }
+        };
+        let _ = tokio::time::timeout(FIRST_LIST, followed.cache.store.wait_until_ready()).await;
+        followed
+    }
+
+    fn begin_to_follow(&self, resource: ApiResource, namespace: Option<&str>, name: &str) -> Followed {
+        let api = match namespace {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
+            None => Api::all_with(self.client.clone(), &resource),
+        };
         let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
         let stop = self.shutdown.child_token();
         let (cache, mirror) = mirror(api, resource, config, stop.clone(), Arc::clone(&self.changed));
         tokio::spawn(mirror);
-        Followed { namespace: namespace.to_owned(), name: name.to_owned(), cache, stop }
+        Followed { namespace: namespace.map(ToOwned::to_owned), name: name.to_owned(), cache, stop }
     }
 
     /// The stack, if there is one. None as long as the first list is not in.
@@ -167,12 +222,14 @@ impl Caches {
     /// Waits for every first list, but not beyond `deadline`. Before, what is not in a mirror may exist all the same.
     pub(crate) async fn first_lists(&self, deadline: Instant) {
         let mirrors = self.owned.values().chain([&self.stacks, &self.address_pools, &self.states]);
-        let _ = tokio::time::timeout_at(deadline.into(), join_all(mirrors.map(Cache::first_list))).await;
+        let _ = tokio::time::timeout_at(deadline, join_all(mirrors.map(Cache::first_list))).await;
     }
 
     /// What the mirror has of `key`.
     pub(crate) fn get(&self, key: &Key) -> Seen {
-        let Some(cache) = self.owned.get(&key.kind) else { return Seen::NotThere };
+        let namespace = || self.namespace.as_ref().map(|followed| &followed.cache);
+        let cache = if key.kind == Kind::Namespace { namespace() } else { self.owned.get(&key.kind) };
+        let Some(cache) = cache else { return Seen::NotThere };
         let mut reference = ObjectRef::new_with(&key.name, cache.resource.clone());
         if let Some(namespace) = &key.namespace {
             reference = reference.within(namespace);
@@ -198,8 +255,6 @@ impl Caches {
 /// What to watch of a kind: what the operator made, as far as a selector can say so.
 fn config(kind: Kind) -> watcher::Config {
     match kind {
-        // The stack's namespace may have been made by somebody else, and has no label of ours then.
-        Kind::Namespace => watcher::Config::default(),
         // The only Secret that the operator may read.
         Kind::Secret => watcher::Config::default().fields(&format!("metadata.name={BEACON_KEY_SECRET}")),
         _ => watcher::Config::default().labels(&render::selector()),
@@ -210,6 +265,11 @@ impl Cache {
     /// Whether the first list is in.
     fn is_filled(&self) -> bool {
         *self.first_list.borrow() == FirstList::In
+    }
+
+    /// Whether the first list is in, or known to be empty.
+    fn is_known(&self) -> bool {
+        *self.first_list.borrow() != FirstList::Awaited
     }
 
     /// Waits until the first list is in, or known to be empty.

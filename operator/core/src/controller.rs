@@ -29,6 +29,8 @@ fn deployment(stack: &ValidatedStack) -> Deployment {
     };
     let spec = PodSpec {
         service_account_name: Some(CONTROLLER.to_owned()),
+        // Whatever the account says, which is not only ours to write.
+        automount_service_account_token: Some(true),
         enable_service_links: Some(false),
         termination_grace_period_seconds: Some(10),
         priority_class_name: Some(

@@ -3,7 +3,8 @@
 //! The API server adds defaults, and other parts of Kubernetes write labels, annotations and status. So an object
 //! is as rendered if all that is rendered is in it, and, where the whole object is the operator's
 //! ([`Extent::Whole`]), if nobody else has set anything beside it. The latter is read off the managed fields:
-//! defaults are owned by nobody.
+//! defaults are owned by nobody. A map or list that the API owns as one value (`x-kubernetes-map-type: atomic`, and
+//! every list without keys) has one owner for all that is in it: it must equal what is rendered, defaults aside.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,17 +30,43 @@ impl Drift {
     pub fn is_none(&self) -> bool {
         self.differs.is_empty() && self.foreign.is_empty()
     }
+
+    /// The difference without what `live` has as an admission webhook made it of our own apply ([`rewritten`]).
+    #[must_use]
+    pub fn without(mut self, rewritten: &BTreeMap<String, Value>, live: &Value) -> Self {
+        self.differs.retain(|at| rewritten.get(at) != Some(live.pointer(at).unwrap_or(&Value::Null)));
+        self
+    }
+}
+
+/// Where `answer`, the object as the API server stored it from our own apply, differs from what was applied, and what is
+/// there: an admission webhook has made it so. To apply it again would change nothing.
+pub fn rewritten(desired: &Value, answer: &Value) -> BTreeMap<String, Value> {
+    let at = |at: String| (answer.pointer(&at).cloned().unwrap_or_default(), at);
+    drift(desired, answer, Extent::Rendered)
+        .differs
+        .into_iter()
+        .map(at)
+        .map(|(value, at)| (at, value))
+        .collect()
 }
 
 /// Compares `live` with `desired`.
 pub fn drift(desired: &Value, live: &Value, extent: Extent) -> Drift {
     let mut differs = Vec::new();
+    let ownership = Ownership::of(live);
     // What kind an object is goes without saying: the items of a list do not say it.
     let says = |name: &str| name != "apiVersion" && name != "kind";
     for (name, value) in desired.as_object().into_iter().flatten().filter(|(name, _)| says(name)) {
         compare(value, &live[name.as_str()], &mut vec![name.clone()], &mut differs);
     }
-    let ownership = Ownership::of(live);
+    if extent == Extent::Whole {
+        for (desired, at) in atomic(&ownership, desired, live) {
+            if let Some(live) = live.pointer(&pointer(&at)) {
+                surplus(desired, live, &mut at.clone(), &mut differs);
+            }
+        }
+    }
     // What was rendered once and is no more: an apply takes it out.
     let stale = ownership.ours.iter().filter(|path| locate(desired, path).is_none());
     differs.extend(stale.filter_map(|path| locate(live, path)));
@@ -71,8 +98,16 @@ pub fn drift(desired: &Value, live: &Value, extent: Extent) -> Drift {
 /// `live` without what others set, and with what is rendered: what a patch shall make of it.
 pub fn mended(desired: &Value, live: &Value) -> Value {
     let mut mended = live.clone();
+    let ownership = Ownership::of(live);
+    for (desired, at) in atomic(&ownership, desired, live) {
+        let (mut found, Some(live)) = (Vec::new(), mended.pointer_mut(&pointer(&at))) else { continue };
+        surplus(desired, live, &mut at.clone(), &mut found);
+        if !found.is_empty() {
+            *live = desired.clone();
+        }
+    }
     // From the back, so that indices stay right.
-    for tokens in foreign(&Ownership::of(live), desired, live).keys().rev() {
+    for tokens in foreign(&ownership, desired, live).keys().rev() {
         remove(&mut mended, tokens);
     }
     overlay(&mut mended, desired, "");
@@ -102,6 +137,68 @@ fn foreign(ownership: &Ownership, desired: &Value, live: &Value) -> BTreeMap<Tok
     let roots: Vec<Tokens> = found.keys().cloned().collect();
     found.retain(|tokens, _| !roots.iter().any(|root| root != tokens && tokens.0.starts_with(&root.0)));
     found
+}
+
+/// What is rendered and owned as one value, each with its place in `live`: a map or list that somebody owns and
+/// nobody owns a part of.
+fn atomic<'a>(ownership: &Ownership, desired: &'a Value, live: &Value) -> Vec<(&'a Value, Vec<String>)> {
+    let paths = || ownership.ours.iter().chain(ownership.others.values().flatten());
+    let of_one = |path: &&Path| {
+        is_content(path) && !paths().any(|other| other.len() > path.len() && other.starts_with(path))
+    };
+    let rendered = |path: &Path| {
+        let value = desired.pointer(&pointer(&locate(desired, path)?))?;
+        let has_parts = value.as_object().is_some_and(|fields| !fields.is_empty())
+            || value.as_array().is_some_and(|items| !items.is_empty());
+        Some((value, locate(live, path).filter(|_| has_parts)?))
+    };
+    paths().filter(of_one).filter_map(rendered).collect()
+}
+
+/// Collects what `live` has within a value that is owned as one, and `desired` has not. Defaults of the API server
+/// are no surplus, nor is what is empty.
+fn surplus(desired: &Value, live: &Value, at: &mut Vec<String>, found: &mut Vec<Vec<String>>) {
+    match (desired, live) {
+        (Value::Object(fields), Value::Object(others)) => {
+            for (name, other) in others {
+                at.push(name.clone());
+                match fields.get(name) {
+                    Some(value) => surplus(value, other, at, found),
+                    None if is_empty(other) || is_default(name, other, at) => {}
+                    None => found.push(at.clone()),
+                }
+                at.pop();
+            }
+        }
+        (Value::Array(items), Value::Array(others)) if items.len() == others.len() => {
+            for (index, (item, other)) in items.iter().zip(others).enumerate() {
+                at.push(index.to_string());
+                surplus(item, other, at, found);
+                at.pop();
+            }
+        }
+        (Value::Array(_), Value::Array(_)) => found.push(at.clone()),
+        _ => {}
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        // An empty text may be the value of a label.
+        Value::String(_) | Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
+/// Whether the API server fills in this value within a map or list that is owned as one value.
+fn is_default(name: &str, value: &Value, at: &[String]) -> bool {
+    let within = |parent: &str| at.iter().rev().nth(1).is_some_and(|token| token == parent);
+    match name {
+        "apiVersion" => within("fieldRef") && value == "v1",
+        _ => false,
+    }
 }
 
 /// The place of a value, ordered so that list items sort by number.

@@ -33,6 +33,8 @@ pub enum Outcome {
     AsRendered,
     /// It cannot be as rendered yet.
     Waiting(String),
+    /// It exists and is left as it is: for an error in what it is made of, or because it is a user's by now.
+    Retained(String),
     /// An object of this name exists that the operator did not make.
     Foreign(String),
     /// Somebody else changes it again and again; the operator has stopped changing it back.
@@ -44,7 +46,7 @@ pub enum Outcome {
 impl Outcome {
     fn problem(&self) -> Option<(&'static str, &str)> {
         match self {
-            Self::AsRendered | Self::Waiting(_) => None,
+            Self::AsRendered | Self::Waiting(_) | Self::Retained(_) => None,
             Self::Foreign(text) => Some(("ForeignObject", text)),
             Self::Contested(text) => Some(("ContestedObject", text)),
             Self::Failed(text) => Some(("ApplyFailed", text)),
@@ -81,13 +83,17 @@ pub struct Observed<'a> {
     pub speaker: Option<&'a Value>,
     /// Pods that are not ready.
     pub pods: &'a [PodTrouble],
+    /// Whether a rollout has not come any further for longer than its deadline.
+    pub stalled: bool,
 }
 
 /// The status to store. Equal to `old` if nothing changed.
 pub fn status(observed: &Observed<'_>, old: &LoadBalancerStackStatus, now: &Time) -> LoadBalancerStackStatus {
     let controller = observed.controller.map(Workload::deployment);
     let speaker = observed.speaker.map(Workload::daemon_set);
-    let summary = Summary { observed, controller, speaker, old: &old.conditions };
+    let refused = observed.controller.and_then(workload::creation_refused);
+    let pods = observed.pods.iter().cloned().chain(refused.map(PodTrouble::refused_controller)).collect();
+    let summary = Summary { observed, controller, speaker, pods, old: &old.conditions };
     let new = [
         summary.available(),
         summary.progressing(),
@@ -137,6 +143,7 @@ struct Summary<'a> {
     observed: &'a Observed<'a>,
     controller: Option<Workload>,
     speaker: Option<Workload>,
+    pods: Vec<PodTrouble>,
     old: &'a [Condition],
 }
 
@@ -216,11 +223,7 @@ impl Summary<'_> {
             return say(true, reason, joined(problems.iter().map(|(_, text)| text.clone())));
         }
         if self.observed.spoiled {
-            return say(
-                true,
-                "InvalidConfiguration",
-                joined(self.observed.doubts.iter().map(ToString::to_string)),
-            );
+            return say(true, "InvalidConfiguration", self.with_kept(self.doubts()));
         }
         let progressing = self.progressing().status == Some(true);
         for (reason, component, workload) in
@@ -230,9 +233,12 @@ impl Summary<'_> {
                 continue;
             };
             // What is only starting is no trouble yet.
-            let stuck = self.observed.pods.iter().any(|pod| pod.component == component && pod.stuck);
-            if stuck || !progressing {
-                let down = format!("{} {component} pods are ready", workload.ratio());
+            let stuck = self.pods.iter().any(|pod| pod.component == component && pod.stuck);
+            if stuck || self.observed.stalled || !progressing {
+                let mut down = format!("{} {component} pods are ready", workload.ratio());
+                if self.observed.stalled {
+                    down.push_str(", and the rollout makes no progress");
+                }
                 return say(true, reason, self.explain(&down, component));
             }
         }
@@ -269,16 +275,38 @@ impl Summary<'_> {
 
     fn configuration_valid(&self) -> NewCondition {
         let say = |status, reason, message: String| condition("ConfigurationValid", status, reason, message);
-        let Observed { faults, doubts, spoiled, states, .. } = self.observed;
-        let said = joined(faults.iter().chain(*doubts).map(ToString::to_string));
+        let Observed { faults, spoiled, states, .. } = self.observed;
+        let doubts = self.doubts();
+        let nothing = doubts.is_empty();
+        let said = joined(faults.iter().map(ToString::to_string).chain(doubts));
         let invalid = states::invalid(states);
-        match (faults.is_empty(), spoiled, invalid.is_empty(), doubts.is_empty()) {
+        match (faults.is_empty(), spoiled, invalid.is_empty(), nothing) {
             (false, _, _, _) => say(false, "InvalidSpec", said),
-            (true, true, _, _) => say(false, "InvalidConfiguration", said),
+            (true, true, _, _) => say(false, "InvalidConfiguration", self.with_kept(self.doubts())),
             (true, false, false, _) => say(false, "InvalidObjects", joined(invalid.into_iter())),
             (true, false, true, false) => say(true, "Warnings", said),
             (true, false, true, true) => say(true, "Valid", String::new()),
         }
+    }
+
+    /// What is wrong with the configuration, and which objects stay as they are for whatever reason.
+    fn doubts(&self) -> Vec<String> {
+        let retained = self.observed.applied.0.iter().filter_map(|applied| match &applied.outcome {
+            Outcome::Retained(why) => Some(format!("{}: {why}", applied.key)),
+            _ => None,
+        });
+        self.observed.doubts.iter().map(ToString::to_string).chain(retained).collect()
+    }
+
+    /// `doubts`, and what is kept although the configuration does not have it.
+    fn with_kept(&self, doubts: Vec<String>) -> String {
+        let kept = &self.observed.kept;
+        let said = joined(doubts.into_iter());
+        if kept.is_empty() {
+            return said;
+        }
+        let names = kept.iter().map(|entry| format!("{} {}", entry.kind, entry.name));
+        format!("{said}; kept until then as they were: {}", joined(names))
     }
 
     fn beacons_blocked(&self) -> NewCondition {
@@ -325,7 +353,7 @@ impl Summary<'_> {
 
     /// `what`, and which pod of `component` is in which trouble on which node.
     fn explain(&self, what: &str, component: &str) -> String {
-        let pods = self.observed.pods.iter().filter(|pod| pod.component == component);
+        let pods = self.pods.iter().filter(|pod| pod.component == component);
         let told = joined(pods::told(pods).into_iter());
         if told.is_empty() { what.to_owned() } else { format!("{what}: {told}") }
     }
@@ -373,9 +401,25 @@ fn inventory(observed: &Observed<'_>, old: &LoadBalancerStackStatus) -> Vec<Inve
     let mut entries: Vec<InventoryEntry> =
         applied.filter_map(|applied| Some(entry(&applied.key, applied.uid.as_ref()?))).collect();
     entries.extend(observed.kept.iter().chain(observed.leaving).cloned());
+    // What could not be looked at may still be there.
+    let unseen = applied_without_uid(observed);
+    entries.extend(old.inventory.iter().filter(|entry| unseen.iter().any(|key| is_of(key, entry))).cloned());
     entries.sort();
     entries.dedup();
     entries
+}
+
+fn applied_without_uid<'a>(observed: &Observed<'a>) -> Vec<&'a Key> {
+    let unknown = |applied: &&Applied| {
+        applied.uid.is_none() && matches!(applied.outcome, Outcome::Failed(_) | Outcome::Waiting(_))
+    };
+    observed.applied.0.iter().filter(unknown).map(|applied| &applied.key).collect()
+}
+
+/// Whether `entry` is about the object `key`.
+fn is_of(key: &Key, entry: &InventoryEntry) -> bool {
+    (Kind::find(&entry.api_version, &entry.kind), &entry.namespace, &entry.name)
+        == (Some(key.kind), &key.namespace, &key.name)
 }
 
 /// The inventory's entry for an object.

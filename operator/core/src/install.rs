@@ -6,14 +6,14 @@ use crds::names::{DEFAULT_NAMESPACE, LABEL_PART_OF, OPERATOR, PART_OF};
 use crds::{ADMIN_PORT, ObjectMeta};
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec};
 use k8s_openapi::api::core::v1::{Container, Namespace, PodSpec, PodTemplateSpec, ServiceAccount};
-use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde_json::Value;
 
 use crate::accounts::{role_ref, subject};
 use crate::namespace::pod_security;
 use crate::pod;
-use crate::rbac::{self, Process, Scope};
+use crate::rbac;
 
 /// Where the operator lives unless OLM puts it elsewhere.
 pub const NAMESPACE: &str = "lbstack-system";
@@ -45,15 +45,6 @@ pub fn objects(image: &str) -> Result<Vec<Value>, serde_json::Error> {
             role_ref: role_ref("ClusterRole", OPERATOR),
             subjects: Some(vec![subject(NAMESPACE, OPERATOR)]),
         })?,
-        serde_json::to_value(Role {
-            metadata: here(OPERATOR),
-            rules: Some(rbac::rules(Process::Operator, Scope::Namespace)),
-        })?,
-        serde_json::to_value(RoleBinding {
-            metadata: here(OPERATOR),
-            role_ref: role_ref("Role", OPERATOR),
-            subjects: Some(vec![subject(NAMESPACE, OPERATOR)]),
-        })?,
         serde_json::to_value(deployment(image))?,
     ])
 }
@@ -74,6 +65,8 @@ fn deployment(image: &str) -> Deployment {
     };
     let spec = PodSpec {
         service_account_name: Some(OPERATOR.to_owned()),
+        // Whatever the account says, which is not only ours to write.
+        automount_service_account_token: Some(true),
         enable_service_links: Some(false),
         // A deletion of the stack that is under way is finished within it.
         termination_grace_period_seconds: Some(30),

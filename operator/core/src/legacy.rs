@@ -1,15 +1,18 @@
 //! The configuration of MetalLB before v0.13, imported: the ConfigMap of v0.8 to v0.12, and the kind `AddressPool`.
 //!
-//! What it says becomes today's objects, which are the operator's as everything else that it renders. A text that
-//! cannot be read at all changes nothing: what was imported last stays.
+//! What it says becomes today's objects, which are the operator's as everything else that it renders, until a user takes
+//! them over ([`ownership`](crate::ownership)). An error takes nothing away: as long as a source has one, everything
+//! that was imported from it before stays, and the objects of the entry with the error stay as they are.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crds::names::LABEL_IMPORTED_FROM;
 use crds::{LegacyAddressPool, ObjectMeta, Resource};
-use rules::Severity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
 use rules::legacy::{Converted, LineFinding, convert, convert_address_pools};
+use rules::{Configuration, Objects, Severity};
 
 use crate::validate::Fault;
 use crate::{Key, Object, ValidatedStack, meta};
@@ -26,6 +29,10 @@ pub struct Sources {
     pub config_map: Option<ConfigMapText>,
     /// Every `AddressPool` in the stack's namespace.
     pub address_pools: Vec<Arc<LegacyAddressPool>>,
+    /// `AddressPool`s that cannot be decoded: the name of each, and why.
+    pub undecoded: Vec<(String, String)>,
+    /// From which of the two objects exist that were imported from it.
+    pub imported: BTreeSet<&'static str>,
     /// Of which of the two it is not known whether there are any: what was imported from it stays.
     pub unknown: Vec<&'static str>,
 }
@@ -37,8 +44,20 @@ pub struct ConfigMapText {
     pub name: String,
     /// The key that the configuration is under.
     pub key: String,
-    /// What is under it.
-    pub text: Option<String>,
+    /// What is under each of its keys.
+    pub data: BTreeMap<String, String>,
+}
+
+impl ConfigMapText {
+    /// Whether it has anything to do with MetalLB. Its name, `config`, is one that many use.
+    fn is_of_metallb(&self) -> bool {
+        const WORDS: [&str; 6] =
+            ["layer2", "bgp", "address-pool", "peer-address", "bfd-profile", "auto-assign"];
+        self.data.values().any(|text| {
+            let text = text.to_ascii_lowercase();
+            WORDS.iter().any(|word| text.contains(word))
+        })
+    }
 }
 
 /// What was imported, and what is to be said about it.
@@ -49,31 +68,32 @@ pub(crate) struct Imported {
     pub(crate) faults: Vec<Fault>,
     /// Something was left out.
     pub(crate) spoiled: bool,
-    /// From what nothing could be read: what was imported from it stays.
+    /// Sources with an error: whatever was imported from them before stays.
     pub(crate) stays: Vec<&'static str>,
+    /// Objects of an entry with an error, which therefore stay as they are if they exist.
+    pub(crate) frozen: BTreeSet<Key>,
 }
 
 pub(crate) fn import(sources: &Sources, namespace: &str) -> Imported {
     let mut imported = Imported { stays: sources.unknown.clone(), ..Imported::default() };
     if let Some(config_map) = &sources.config_map {
-        imported.config_map(config_map, namespace);
+        imported.config_map(config_map, namespace, sources.imported.contains(CONFIG_MAP));
     }
-    let (converted, findings) = convert_address_pools(&sources.address_pools, namespace);
-    imported.from_address_pools = converted;
-    imported.spoiled |= findings.iter().any(|finding| finding.severity == Severity::Error);
-    imported.faults.extend(findings.into_iter().map(|finding| Fault {
-        field: format!("{} {}", finding.object, finding.field),
-        value: finding.value,
-        problem: finding.problem,
-        remedy: finding.remedy,
-    }));
+    imported.address_pools(sources, namespace);
+    let faulty = imported.from_config_map.faulty.iter().chain(&imported.from_address_pools.faulty);
+    imported.frozen = faulty.filter_map(Key::of).collect();
     imported
 }
 
 impl Imported {
-    fn config_map(&mut self, ConfigMapText { name, key, text }: &ConfigMapText, namespace: &str) {
-        let Some(text) = text else {
-            self.cannot_read(Fault {
+    fn config_map(&mut self, map: &ConfigMapText, namespace: &str, imported_before: bool) {
+        let ConfigMapText { name, key, data } = map;
+        if !imported_before && !map.is_of_metallb() {
+            return;
+        }
+        let Some(text) = data.get(key) else {
+            self.spoil(CONFIG_MAP);
+            self.faults.push(Fault {
                 field: format!("ConfigMap {name}"),
                 value: String::new(),
                 problem: format!("has no key {key:?}"),
@@ -84,23 +104,100 @@ impl Imported {
         match convert(text, namespace) {
             Ok((converted, findings)) => {
                 self.from_config_map = converted;
-                self.spoiled |= findings.iter().any(|finding| finding.severity == Severity::Error);
+                if findings.iter().any(|finding| finding.severity == Severity::Error) {
+                    self.spoil(CONFIG_MAP);
+                }
                 self.faults.extend(findings.into_iter().map(|finding| of_line(name, finding)));
             }
-            Err(unreadable) => self.cannot_read(Fault {
-                field: format!("ConfigMap {name} line {}", unreadable.line),
-                value: String::new(),
-                problem: unreadable.problem,
-                remedy: format!("correct the text; {STAYS}"),
-            }),
+            Err(unreadable) if unreadable.empty && !imported_before => {}
+            Err(unreadable) => {
+                self.spoil(CONFIG_MAP);
+                let remedy = if unreadable.empty {
+                    format!(
+                        "to remove what was imported, delete the ConfigMap or write address-pools: []; {STAYS}"
+                    )
+                } else {
+                    format!("correct the text; {STAYS}")
+                };
+                let field = format!("ConfigMap {name} line {}", unreadable.line);
+                self.faults.push(Fault { field, value: String::new(), problem: unreadable.problem, remedy });
+            }
         }
     }
 
-    fn cannot_read(&mut self, fault: Fault) {
-        self.stays.push(CONFIG_MAP);
-        self.spoiled = true;
-        self.faults.push(fault);
+    fn address_pools(&mut self, sources: &Sources, namespace: &str) {
+        let (converted, findings) = convert_address_pools(&sources.address_pools, namespace);
+        self.from_address_pools = converted;
+        if findings.iter().any(|finding| finding.severity == Severity::Error) {
+            self.spoil(ADDRESS_POOL);
+        }
+        self.faults.extend(findings.into_iter().map(|finding| Fault {
+            field: format!("{} {}", finding.object, finding.field),
+            value: finding.value,
+            problem: finding.problem,
+            remedy: finding.remedy,
+        }));
+        for (name, why) in &sources.undecoded {
+            self.spoil(ADDRESS_POOL);
+            self.faults.push(Fault {
+                field: format!("AddressPool {name}"),
+                value: String::new(),
+                problem: format!("cannot be decoded: {why}"),
+                remedy: format!("correct it; {STAYS}"),
+            });
+        }
     }
+
+    /// Something of `source` is wrong.
+    fn spoil(&mut self, source: &'static str) {
+        self.stays.push(source);
+        self.spoiled = true;
+    }
+
+    /// Validates what was imported as everybody else will, beside the objects that inline pools stand for.
+    /// What is invalid, and what it conflicts with, stays as it is.
+    pub(crate) fn validate(&mut self, inline: &[Object], imported: &[Object]) {
+        let (_, findings) = Configuration::from_objects(&in_order(inline.iter().chain(imported)));
+        let keys: BTreeSet<Key> = imported.iter().map(Object::key).collect();
+        for finding in findings.iter().filter(|finding| finding.severity == Severity::Error) {
+            let Some(key) = Key::of(&finding.object).filter(|key| keys.contains(key)) else { continue };
+            self.frozen.extend(finding.other.as_ref().and_then(Key::of));
+            if !self.frozen.insert(key) {
+                continue;
+            }
+            self.stays.extend([CONFIG_MAP, ADDRESS_POOL]);
+            self.spoiled = true;
+            self.faults.push(Fault {
+                field: format!("imported {} {}", finding.object, finding.field),
+                value: finding.value.clone(),
+                problem: finding.problem.clone(),
+                remedy: finding.remedy.clone(),
+            });
+        }
+    }
+}
+
+/// The objects of `all` as the rules take them, each younger than the one before it.
+fn in_order<'a>(all: impl Iterator<Item = &'a Object>) -> Objects {
+    fn aged<K: Resource + Clone>(object: &K, second: i64) -> Arc<K> {
+        let mut object = object.clone();
+        object.meta_mut().creation_timestamp = Timestamp::from_second(second).ok().map(Time);
+        Arc::new(object)
+    }
+    let mut objects = Objects::default();
+    for (object, second) in all.zip(0..) {
+        match object {
+            Object::IpAddressPool(pool) => objects.pools.push(aged(pool, second)),
+            Object::L2Advertisement(object) => objects.l2_advertisements.push(aged(object, second)),
+            Object::BgpAdvertisement(object) => objects.bgp_advertisements.push(aged(object, second)),
+            Object::BgpPeer(peer) => objects.bgp_peers.push(aged(peer, second)),
+            Object::BfdProfile(profile) => objects.bfd_profiles.push(aged(profile, second)),
+            Object::Community(community) => objects.communities.push(aged(community, second)),
+            Object::PoolPolicy(policy) => objects.pool_policies.push(aged(policy, second)),
+            _ => {}
+        }
+    }
+    objects
 }
 
 const STAYS: &str = "until then what was imported last stays in force";
@@ -137,8 +234,15 @@ pub(crate) fn shadowed(object: &Object) -> Fault {
 }
 
 fn all(stack: &ValidatedStack, source: &str, converted: Converted) -> Vec<Object> {
-    let Converted { pools, l2_advertisements, bgp_advertisements, bgp_peers, bfd_profiles, communities } =
-        converted;
+    let Converted {
+        pools,
+        l2_advertisements,
+        bgp_advertisements,
+        bgp_peers,
+        bfd_profiles,
+        communities,
+        faulty: _,
+    } = converted;
     let mut objects = Vec::new();
     objects.extend(adopt(stack, source, pools));
     objects.extend(adopt(stack, source, l2_advertisements));

@@ -17,10 +17,12 @@ mod meta;
 mod names;
 mod namespace;
 mod object;
+pub mod ownership;
 mod pod;
 mod pools;
 mod quantity;
 pub mod rbac;
+pub mod retention;
 mod speaker;
 mod validate;
 

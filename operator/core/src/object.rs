@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crds::names::{LABEL_MANAGED_BY, OPERATOR};
+use crds::names::{LABEL_IMPORTED_FROM, LABEL_MANAGED_BY, OPERATOR};
 use crds::{
     BFDProfile, BGPAdvertisement, BGPPeer, Community, IPAddressPool, L2Advertisement, PoolPolicy, Resource,
 };
@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{Namespace, Secret, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use kube::core::ApiResource;
+use rules::ObjectRef;
 use serde_json::Value;
 
 /// How much of an object is the operator's. Labels and annotations of others always stay.
@@ -138,6 +139,27 @@ impl Kind {
         matches!(self, Self::IpAddressPool | Self::L2Advertisement | Self::PoolPolicy)
     }
 
+    /// Whether it is configuration that controller and speakers read, which a user may write as well.
+    pub const fn is_configuration(self) -> bool {
+        matches!(
+            self,
+            Self::IpAddressPool
+                | Self::PoolPolicy
+                | Self::L2Advertisement
+                | Self::BgpAdvertisement
+                | Self::BgpPeer
+                | Self::BfdProfile
+                | Self::Community
+        )
+    }
+
+    /// Its place among the kinds when objects are removed: what is applied last goes first. But a pool goes before its
+    /// advertisements: one that another pool has taken the place of is advertised until it is gone.
+    pub fn removal_order(self) -> impl Ord {
+        let is_pool = self == Self::IpAddressPool;
+        (std::cmp::Reverse(if is_pool { Self::BgpAdvertisement } else { self }), !is_pool)
+    }
+
     /// Whether it runs pods.
     pub const fn is_workload(self) -> bool {
         matches!(self, Self::Deployment | Self::DaemonSet)
@@ -153,6 +175,48 @@ pub struct Key {
     pub namespace: Option<String>,
     /// Its name.
     pub name: String,
+}
+
+impl Key {
+    /// The key of an object that a finding is about; none if a stack has no such objects.
+    pub(crate) fn of(object: &ObjectRef) -> Option<Self> {
+        let kind = Kind::ALL.iter().copied().find(|kind| kind.to_string() == object.kind)?;
+        Some(Self { kind, namespace: object.namespace.clone(), name: object.name.clone() })
+    }
+}
+
+impl Object {
+    /// The pool that it is, advertises or limits.
+    pub fn pool(&self) -> Option<&str> {
+        match self {
+            Self::IpAddressPool(pool) => pool.metadata.name.as_deref(),
+            Self::L2Advertisement(object) => first(object.spec.ip_address_pools.as_ref()),
+            Self::BgpAdvertisement(object) => first(object.spec.ip_address_pools.as_ref()),
+            Self::PoolPolicy(policy) => Some(&policy.spec.pool),
+            _ => None,
+        }
+    }
+
+    /// What it was imported from, if it was.
+    pub fn imported_from(&self) -> Option<&str> {
+        match self {
+            Self::IpAddressPool(object) => imported_from(object),
+            Self::L2Advertisement(object) => imported_from(object),
+            Self::BgpAdvertisement(object) => imported_from(object),
+            Self::BgpPeer(object) => imported_from(object),
+            Self::BfdProfile(object) => imported_from(object),
+            Self::Community(object) => imported_from(object),
+            _ => None,
+        }
+    }
+}
+
+fn first(names: Option<&Vec<String>>) -> Option<&str> {
+    names?.first().map(String::as_str)
+}
+
+fn imported_from<K: Resource>(object: &K) -> Option<&str> {
+    object.meta().labels.as_ref()?.get(LABEL_IMPORTED_FROM).map(String::as_str)
 }
 
 impl fmt::Display for Key {
@@ -194,5 +258,16 @@ mod tests {
         assert!(Kind::Secret < Kind::Deployment && Kind::RoleBinding < Kind::Deployment);
         // As soon as there is a pool, a Service that waits gets an address of it.
         assert!(Kind::PoolPolicy < Kind::IpAddressPool);
+    }
+
+    #[test]
+    fn a_pool_is_removed_before_its_advertisements_and_everything_else_in_the_reverse_of_its_making() {
+        let mut kinds = Kind::ALL.to_vec();
+        kinds.sort_by_key(|kind| kind.removal_order());
+        let mut expected: Vec<Kind> = Kind::ALL.iter().rev().copied().collect();
+        expected.retain(|kind| *kind != Kind::IpAddressPool);
+        let place = expected.iter().position(|kind| *kind == Kind::BgpAdvertisement).unwrap();
+        expected.insert(place, Kind::IpAddressPool);
+        assert_eq!(kinds, expected);
     }
 }

@@ -1,9 +1,11 @@
-//! Pools given inline: judged, and the objects of each.
+//! Pools given inline: validated, and the objects of each.
+
+use std::collections::BTreeSet;
 
 use crds::{AddressPool, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use rules::{Configuration, Objects, Severity};
+use rules::{Configuration, Finding, Objects, Severity};
 
 use crate::validate::{Fault, ValidatedStack, from_finding, shared};
 use crate::{Object, meta};
@@ -12,6 +14,9 @@ use crate::{Object, meta};
 pub(crate) struct Judged {
     pub(crate) sound: Vec<AddressPool>,
     pub(crate) withheld: Vec<String>,
+    /// Those of the sound ones that another one conflicts with: which of the two is wrong is not known, so that
+    /// what exists of them stays as it is.
+    pub(crate) disputed: BTreeSet<String>,
     pub(crate) faults: Vec<Fault>,
 }
 
@@ -35,17 +40,38 @@ pub(crate) fn judge(namespace: &str, pools: Vec<AddressPool>) -> Judged {
         ..Objects::default()
     };
     let (_, findings) = Configuration::from_objects(&objects);
-    let mut judged = Judged { sound: Vec::new(), withheld: Vec::new(), faults: Vec::new() };
-    for (index, pool) in pools.into_iter().enumerate() {
-        let about = || findings.iter().filter(|finding| finding.object.name == pool.name);
+    let failed = |finding: &Finding| finding.severity == Severity::Error;
+    let invalid: BTreeSet<&str> = findings
+        .iter()
+        .filter(|finding| failed(finding) && finding.object.kind == POOL)
+        .map(|finding| finding.object.name.as_str())
+        .collect();
+    let others =
+        findings.iter().filter(|finding| failed(finding)).filter_map(|finding| finding.other.as_ref());
+    let disputed = others.map(|other| other.name.clone()).collect();
+    let mut judged = Judged { sound: Vec::new(), withheld: Vec::new(), disputed, faults: Vec::new() };
+    for (index, pool) in pools.iter().enumerate() {
+        let about = || {
+            findings.iter().filter(|finding| {
+                finding.object.name == pool.name
+                    && !(invalid.contains(&*pool.name) && is_consequence(finding))
+            })
+        };
         judged.faults.extend(about().map(|finding| from_finding(index, finding)));
         if about().any(|finding| finding.severity == Severity::Error) {
-            judged.withheld.push(pool.name);
+            judged.withheld.push(pool.name.clone());
         } else {
-            judged.sound.push(pool);
+            judged.sound.push(pool.clone());
         }
     }
     judged
+}
+
+const POOL: &str = "IPAddressPool";
+
+/// Whether `finding` says of an advertisement or a policy that its pool is not there.
+fn is_consequence(finding: &Finding) -> bool {
+    finding.object.kind != POOL && matches!(finding.field.as_str(), "spec.ipAddressPools" | "spec.pool")
 }
 
 pub(crate) fn objects(stack: &ValidatedStack) -> Vec<Object> {

@@ -52,6 +52,7 @@ const LIST_WATCH: &[&str] = &["list", "watch"];
 
 /// The names of the cluster-wide roles of controller and speaker.
 pub const CLUSTER_ROLES: &[&str] = &["lbstack-controller", "lbstack-speaker"];
+const EMPTY: &str = "sees that a namespace of its own making is empty before it removes it";
 const WORKLOADS: &[&str] = &[CONTROLLER, SPEAKER];
 
 /// A row, so that the table below reads as one.
@@ -124,11 +125,17 @@ pub const TABLE: &[Row] = &[
     row(Operator, Cluster, ("metallb.io", &["configurationstates"], &[]), &["delete"], "removes with the stack what the controller has told"),
     row(Operator, Cluster, ("lbstack.dev", &["poolpolicies"], &[]), &["get", "list", "watch", "create", "patch", "delete"], "reservations and quotas of pools given inline"),
     row(Operator, Cluster, ("", &["pods"], &[]), &["list"], "tells on which node a speaker is not ready, and why"),
-    row(Operator, Cluster, ("", &["pods", "services"], &[]), &["list"], "sees that a namespace of its own making is empty before it removes it"),
-    row(Operator, Cluster, ("", &["secrets"], &[MEMBERLIST_SECRET]), &["get"], "sees that a namespace of its own making is empty before it removes it"),
-    // The operator: itself.
-    row(Operator, Namespace, ("coordination.k8s.io", &["leases"], &[]), &["create"], "leader election: makes its Lease"),
-    row(Operator, Namespace, ("coordination.k8s.io", &["leases"], &[OPERATOR_LEASE]), &["get", "update"], "leader election: holds its Lease"),
+    row(Operator, Cluster, ("", &["pods", "services"], &[]), &["list"], EMPTY),
+    row(Operator, Cluster, ("", &["secrets"], &[MEMBERLIST_SECRET]), &["get"], EMPTY),
+    row(Operator, Cluster, ("", &["events"], &[]), &["list"], "tells why pods of the speaker cannot be created"),
+    row(Operator, Cluster, ("", &["persistentvolumeclaims", "replicationcontrollers", "resourcequotas", "limitranges"], &[]), &["list"], EMPTY),
+    row(Operator, Cluster, ("apps", &["statefulsets", "replicasets"], &[]), &["list"], EMPTY),
+    row(Operator, Cluster, ("batch", &["jobs", "cronjobs"], &[]), &["list"], EMPTY),
+    row(Operator, Cluster, ("networking.k8s.io", &["ingresses", "networkpolicies"], &[]), &["list"], EMPTY),
+    row(Operator, Cluster, ("autoscaling", &["horizontalpodautoscalers"], &[]), &["list"], EMPTY),
+    // The operator: itself. A cluster has one Lease of it, wherever operators run.
+    row(Operator, Cluster, ("coordination.k8s.io", &["leases"], &[]), &["create"], "leader election: makes its Lease"),
+    row(Operator, Cluster, ("coordination.k8s.io", &["leases"], &[OPERATOR_LEASE]), &["get", "update"], "leader election: holds its Lease"),
 ];
 
 /// The definitions that the operator looks at.

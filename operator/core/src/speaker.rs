@@ -39,6 +39,8 @@ fn daemon_set(stack: &ValidatedStack) -> DaemonSet {
     tolerations.extend(settings.tolerations.iter().cloned());
     let spec = PodSpec {
         service_account_name: Some(SPEAKER.to_owned()),
+        // Whatever the account says, which is not only ours to write.
+        automount_service_account_token: Some(true),
         enable_service_links: Some(false),
         host_network: Some(true),
         dns_policy: Some("ClusterFirstWithHostNet".to_owned()),

@@ -1,6 +1,6 @@
 //! What is rendered, as it goes to the API.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crds::{LoadBalancerStack, LoadBalancerStackSpec};
 use serde_json::{Value, json};
@@ -176,9 +176,10 @@ fn an_old_config_map_becomes_objects_that_yield_to_inline_pools() {
 }
 
 pub(crate) fn config_map(text: Option<&str>) -> legacy::Sources {
-    let text = text.map(str::to_owned);
-    let config_map = legacy::ConfigMapText { name: "config".into(), key: "config".into(), text };
-    legacy::Sources { config_map: Some(config_map), ..legacy::Sources::default() }
+    let data = text.map(|text| ("config".to_owned(), text.to_owned())).into_iter().collect();
+    let config_map = legacy::ConfigMapText { name: "config".into(), key: "config".into(), data };
+    let imported = BTreeSet::from([legacy::CONFIG_MAP]);
+    legacy::Sources { config_map: Some(config_map), imported, ..legacy::Sources::default() }
 }
 
 #[test]
@@ -210,4 +211,144 @@ fn an_account_made_anew_rolls_the_pods_that_hold_tokens_of_the_old_one() {
     let renewed = || Facts { renewed_accounts: BTreeMap::from([("speaker", "uid-2".to_owned())]), ..facts() };
     assert_eq!(template(renewed(), Kind::DaemonSet)["lbstack.dev/service-account"], "uid-2");
     assert_eq!(template(renewed(), Kind::Deployment), template(facts(), Kind::Deployment));
+}
+
+fn with_config_map(text: Option<&str>) -> ValidatedStack {
+    validate(&stack(json!({})), Facts { legacy: config_map(text), ..facts() }).unwrap()
+}
+
+fn in_namespace(kind: Kind, name: &str) -> Key {
+    Key { kind, namespace: Some("metallb-system".into()), name: name.into() }
+}
+
+#[test]
+fn a_slip_in_the_old_config_map_takes_nothing_away_that_was_imported_before() {
+    let pool = "name: a\n  protocol: layer2\n  addresses: [10.0.0.0/24]\n";
+    let imported = [
+        in_namespace(Kind::IpAddressPool, "a"),
+        in_namespace(Kind::L2Advertisement, "a"),
+        in_namespace(Kind::BgpPeer, "p"),
+    ];
+    for (slip, text) in [
+        ("a mistyped key", Some(format!("adress-pools:\n- {pool}"))),
+        ("nested once too often", Some("config: |\n  address-pools:\n  - name: a\n".to_owned())),
+        ("a list where a map belongs", Some(format!("- {pool}"))),
+        (
+            "a mistyped name",
+            Some("address-pools:\n- nam: a\n  protocol: layer2\n  addresses: [10.0.0.0/24]\n".to_owned()),
+        ),
+        (
+            "a mistyped protocol",
+            Some("address-pools:\n- name: a\n  protocol: Layer2\n  addresses: [10.0.0.0/24]\n".to_owned()),
+        ),
+        ("no protocol", Some("address-pools:\n- name: a\n  addresses: [10.0.0.0/24]\n".to_owned())),
+        (
+            "no addresses",
+            Some("address-pools:\n- name: a\n  protocol: layer2\n  adresses: [10.0.0.0/24]\n".to_owned()),
+        ),
+        (
+            "another entry with an error",
+            Some("address-pools:\n- name: b\n  protocol: layer2\n  addresses: [10.300]\n".to_owned()),
+        ),
+        ("an empty text", Some(String::new())),
+        ("only a comment", Some("# address-pools:\n".to_owned())),
+        ("a list without a value", Some("address-pools:\n".to_owned())),
+        ("no YAML", Some("address-pools: [\n".to_owned())),
+        ("no such key", None),
+    ] {
+        let validated = with_config_map(text.as_deref());
+        assert!(validated.is_spoiled() && !validated.doubts().is_empty(), "{slip} is reported");
+        let rendered = render(&validated).0;
+        for key in &imported {
+            let same = rendered.iter().any(|object| object.key() == *key) && !validated.is_frozen(key);
+            assert!(
+                !same && validated.keeps(key, Some(legacy::CONFIG_MAP)),
+                "{slip} changes or removes {key}"
+            );
+        }
+        assert!(!validated.keeps(&imported[0], Some(legacy::ADDRESS_POOL)), "{slip}: of another source");
+        assert!(!validated.keeps(&imported[0], None), "{slip}: not imported");
+    }
+    for text in ["address-pools: []\n", "peers: []\naddress-pools:\n"] {
+        let validated = with_config_map(Some(text));
+        assert!(
+            !validated.is_spoiled() && !validated.keeps(&imported[0], Some(legacy::CONFIG_MAP)),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn an_entry_with_an_error_changes_nothing_that_exists_and_the_others_are_brought_about() {
+    let text = "address-pools:\n- name: good\n  protocol: layer2\n  addresses: [10.0.0.0/24]\n\
+                - name: bad\n  protocol: layer2\n  addresses: [10.0.1.0/24, 10.1]\n";
+    let validated = with_config_map(Some(text));
+    for kind in [Kind::IpAddressPool, Kind::L2Advertisement] {
+        assert!(
+            validated.is_frozen(&in_namespace(kind, "bad"))
+                && !validated.is_frozen(&in_namespace(kind, "good"))
+        );
+    }
+}
+
+#[test]
+fn of_two_pools_that_conflict_neither_is_changed() {
+    let text = "address-pools:\n- name: a\n  protocol: layer2\n  addresses: [10.0.0.0/24]\n\
+                - name: b\n  protocol: layer2\n  addresses: [10.0.0.128/25]\n";
+    let validated = with_config_map(Some(text));
+    assert!(validated.is_spoiled());
+    assert!(
+        validated.is_frozen(&in_namespace(Kind::IpAddressPool, "a")),
+        "it may be the one that was edited"
+    );
+    assert!(validated.is_frozen(&in_namespace(Kind::IpAddressPool, "b")));
+    let said: Vec<String> = validated.doubts().iter().map(ToString::to_string).collect();
+    assert!(said.iter().any(|said| said.starts_with("imported IPAddressPool b spec.addresses")), "{said:?}");
+
+    let spec = json!({"addressPools": [{"name": "a", "addresses": ["10.0.0.0/24"]},
+        {"name": "b", "addresses": ["10.0.0.128/25"]}, {"name": "c", "addresses": ["10.0.1.0/24"]}]});
+    let validated = validate(&stack(spec), facts()).unwrap();
+    assert!(validated.is_frozen(&in_namespace(Kind::IpAddressPool, "a")));
+    assert!(validated.keeps(&in_namespace(Kind::IpAddressPool, "b"), None));
+    assert!(!validated.is_frozen(&in_namespace(Kind::IpAddressPool, "c")));
+}
+
+#[test]
+fn an_unrelated_config_map_of_that_name_is_nobodys_fault() {
+    let legacy = |key: &str, text: &str, imported: bool| {
+        let map = legacy::ConfigMapText {
+            name: "config".into(),
+            key: "config".into(),
+            data: BTreeMap::from([(key.to_owned(), text.to_owned())]),
+        };
+        let imported = imported.then_some(legacy::CONFIG_MAP).into_iter().collect();
+        legacy::Sources { config_map: Some(map), imported, ..legacy::Sources::default() }
+    };
+    let spoiled = |legacy| validate(&stack(json!({})), Facts { legacy, ..facts() }).unwrap().is_spoiled();
+    let unrelated = "server:\n  listen: 0.0.0.0\n";
+    assert!(!spoiled(legacy("config", unrelated, false)) && !spoiled(legacy("app.yaml", unrelated, false)));
+    assert!(!spoiled(legacy("config", "", false)));
+    assert!(spoiled(legacy("config", unrelated, true)), "what it replaced was imported");
+    let pools = "address-pools:\n- {name: a, protocol: layer2, addresses: [10.0.0.0/24]}\n";
+    assert!(spoiled(legacy("config.yaml", pools, false)), "only its key is wrong");
+    assert!(!spoiled(legacy("config", pools, false)));
+}
+
+#[test]
+fn an_address_pool_that_cannot_be_decoded_takes_nothing_away() {
+    let undecoded = vec![("old".to_owned(), "missing field `protocol`".to_owned())];
+    let legacy = legacy::Sources { undecoded, ..legacy::Sources::default() };
+    let validated = validate(&stack(json!({})), Facts { legacy, ..facts() }).unwrap();
+    assert!(validated.is_spoiled());
+    assert!(validated.keeps(&in_namespace(Kind::IpAddressPool, "old"), Some(legacy::ADDRESS_POOL)));
+    assert!(validated.doubts()[0].to_string().starts_with("AddressPool old: cannot be decoded"));
+}
+
+#[test]
+fn a_rejected_inline_pool_is_reported_without_what_follows_from_it() {
+    let spec = json!({"addressPools": [{"name": "bad", "addresses": ["10.0.1.0/99"], "quotas": [{"maxAddresses": 1}]}]});
+    let validated = validate(&stack(spec), facts()).unwrap();
+    let said: Vec<String> = validated.doubts().iter().map(ToString::to_string).collect();
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].starts_with("spec.addressPools[0].addresses"), "{said:?}");
 }

@@ -3,7 +3,7 @@
 //! The schema has checked most already. What is checked here is what a schema cannot say, and what an older
 //! definition in the cluster may have let through.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -100,12 +100,13 @@ pub struct ValidatedStack {
     pub(crate) nodes: i32,
     pub(crate) imported: Imported,
     withheld: Vec<String>,
+    frozen: BTreeSet<Key>,
     doubts: Vec<Fault>,
 }
 
 impl ValidatedStack {
     /// Whether an object that is not rendered stays all the same: it belongs to an inline pool that is left out
-    /// because something is wrong with it, or it was imported from what cannot be read now.
+    /// because something is wrong with it, or it was imported from something that has an error now.
     pub fn keeps(&self, key: &Key, imported_from: Option<&str>) -> bool {
         let unread = imported_from.is_some_and(|source| self.imported.stays.contains(&source));
         unread || self.withholds(key)
@@ -114,6 +115,12 @@ impl ValidatedStack {
     /// Whether an object is an inline pool's that is left out because something is wrong with it.
     pub(crate) fn withholds(&self, key: &Key) -> bool {
         key.kind.is_of_pool() && self.withheld.contains(&key.name)
+    }
+
+    /// Whether a rendered object that exists stays as it is: there is an error in what it is made of, and what is in the
+    /// cluster is the last valid configuration.
+    pub fn is_frozen(&self, key: &Key) -> bool {
+        self.frozen.contains(key)
     }
 
     /// What is wrong with inline pools and imported configuration, warnings included.
@@ -185,7 +192,6 @@ pub fn validate(stack: &LoadBalancerStack, facts: Facts) -> Result<ValidatedStac
     let (Some(image), true) = (image, faults.0.is_empty()) else { return Err(faults.0) };
     let judged = pools::judge(&namespace, address_pools);
     let imported = legacy::import(&facts.legacy, &namespace);
-    let doubts = [judged.faults, imported.faults.clone()].concat();
     let mut validated = ValidatedStack {
         owner: owner(stack),
         namespace,
@@ -203,13 +209,18 @@ pub fn validate(stack: &LoadBalancerStack, facts: Facts) -> Result<ValidatedStac
         },
         pools: judged.sound,
         withheld: judged.withheld,
+        frozen: BTreeSet::new(),
         imported,
-        doubts,
+        doubts: judged.faults,
         beacon_key: facts.beacon_key,
         nodes: facts.nodes,
     };
-    let inline = pools::objects(&validated).iter().map(Object::key).collect();
-    let (_, shadowed) = legacy::objects(&validated, inline);
+    let inline = pools::objects(&validated);
+    let (imported, shadowed) = legacy::objects(&validated, inline.iter().map(Object::key).collect());
+    validated.imported.validate(&inline, &imported);
+    let disputed = inline.iter().map(Object::key).filter(|key| judged.disputed.contains(&key.name));
+    validated.frozen = validated.imported.frozen.iter().cloned().chain(disputed).collect();
+    validated.doubts.extend(validated.imported.faults.clone());
     validated.doubts.extend(shadowed.iter().map(legacy::shadowed));
     Ok(validated)
 }

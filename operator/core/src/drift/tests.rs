@@ -178,3 +178,78 @@ fn an_object_need_not_say_its_kind() {
     live.as_object_mut().unwrap().retain(|name, _| name != "kind" && name != "apiVersion");
     assert!(drift(&desired(), &live, Extent::Whole).is_none());
 }
+
+/// `nodeSelector` is an atomic map: whoever changes it owns all of it.
+#[test]
+fn a_label_that_somebody_adds_to_the_node_selector_is_drift_and_is_taken_out() {
+    let mut desired = desired();
+    desired["spec"]["template"]["spec"]["nodeSelector"] = json!({"kubernetes.io/os": "linux"});
+    let theirs = edit(&json!({"f:spec": {"f:template": {"f:spec": {"f:nodeSelector": {}}}}}));
+    let mut live = live(vec![theirs]);
+    for added in [json!("ssd"), json!("")] {
+        live["spec"]["template"]["spec"]["nodeSelector"] =
+            json!({"kubernetes.io/os": "linux", "disk": added});
+        let found = drift(&desired, &live, Extent::Whole);
+        assert_eq!(found.differs, ["/spec/template/spec/nodeSelector/disk"]);
+        assert_eq!(found.by, BTreeSet::from(["kubectl-edit".to_owned()]));
+        assert_eq!(
+            mended(&desired, &live)["spec"]["template"]["spec"]["nodeSelector"],
+            json!({"kubernetes.io/os": "linux"})
+        );
+    }
+}
+
+/// An object of which somebody changed one atomic list.
+fn with_edited(mut live: Value, list: &Value) -> Value {
+    live["metadata"]["managedFields"] = json!([
+        {"manager": "lbstack-operator", "operation": "Apply", "fieldsV1": {"f:spec": {"f:other": {}}}},
+        edit(list),
+    ]);
+    live
+}
+
+#[test]
+fn what_somebody_adds_within_an_item_of_an_atomic_list_is_drift() {
+    let rule = |more: Value| {
+        let mut rule = json!({"apiGroups": [""], "resources": ["services/status"], "verbs": ["patch"]});
+        rule.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!({"metadata": {"name": "lbstack-controller"}, "rules": [rule]})
+    };
+    let role = |more| with_edited(rule(more), &json!({"f:rules": {}}));
+    let desired = rule(json!({}));
+    let found = drift(&desired, &role(json!({"resourceNames": ["only-this"]})), Extent::Whole);
+    assert_eq!(found.differs, ["/rules/0/resourceNames"]);
+    assert!(drift(&desired, &role(json!({"resourceNames": []})), Extent::Whole).is_none());
+
+    let spec = |selectors: Value| json!({"metadata": {"name": "lan"}, "spec": {"nodeSelectors": selectors}});
+    let advertisement = |selectors| with_edited(spec(selectors), &json!({"f:spec": {"f:nodeSelectors": {}}}));
+    let desired = spec(json!([{"matchLabels": {"edge": "yes"}}]));
+    let narrowed = advertisement(json!([{"matchLabels": {"edge": "yes", "no": "where"}}]));
+    assert_eq!(drift(&desired, &narrowed, Extent::Whole).differs, ["/spec/nodeSelectors/0/matchLabels/no"]);
+    let widened = advertisement(json!([{"matchLabels": {"edge": "yes"}}, {}]));
+    assert_eq!(drift(&desired, &widened, Extent::Whole).differs, ["/spec/nodeSelectors"]);
+    assert_eq!(mended(&desired, &narrowed)["spec"], desired["spec"]);
+
+    let quotas =
+        |selector: Value| json!({"spec": {"quotas": [{"maxAddresses": 1, "namespaceSelector": selector}]}});
+    let edited = with_edited(
+        quotas(json!({"matchLabels": {"a": "b"}, "matchExpressions": [{"key": "c", "operator": "Exists"}]})),
+        &json!({"f:spec": {"f:quotas": {}}}),
+    );
+    assert!(!drift(&quotas(json!({"matchLabels": {"a": "b"}})), &edited, Extent::Whole).is_none());
+}
+
+#[test]
+fn what_an_admission_webhook_makes_of_our_own_apply_is_no_drift_and_any_other_value_is() {
+    let mut answer = live(vec![]);
+    container(&mut answer)["image"] = json!("mirror.test/i:1");
+    let rewritten = rewritten(&desired(), &answer);
+    let found = |live: &Value| drift(&desired(), live, Extent::Whole).without(&rewritten, live);
+    assert!(!drift(&desired(), &answer, Extent::Whole).is_none());
+    assert!(found(&answer).is_none());
+    let mut edited = answer.clone();
+    container(&mut edited)["image"] = json!("evil:1");
+    assert_eq!(found(&edited).differs, ["/spec/template/spec/containers/0/image"]);
+    container(&mut edited)["image"] = json!("i:1");
+    assert!(found(&edited).is_none(), "what is rendered is never a difference");
+}

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crds::names::LABEL_COMPONENT;
+use crds::names::{CONTROLLER, LABEL_COMPONENT};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 
 /// A pod that is not ready.
@@ -18,13 +18,35 @@ pub struct PodTrouble {
     pub stuck: bool,
 }
 
+impl PodTrouble {
+    /// Pods of `component` that do not exist, since the API server refuses them; `why` are its own words.
+    pub fn refused(component: &str, why: &str) -> Self {
+        // Each attempt is for a pod of another name.
+        let why = why.split_once(" is forbidden: ").map_or(why, |(_, why)| why);
+        let advice = if why.contains("quota") || why.contains("usage per") {
+            format!("; set spec.{component}.resources, or change the quota or limit range of the namespace")
+        } else {
+            String::new()
+        };
+        let reason = format!("pods cannot be created: {why}{advice}");
+        Self { component: component.to_owned(), node: None, reason, stuck: true }
+    }
+
+    pub(super) fn refused_controller(why: &str) -> Self {
+        Self::refused(CONTROLLER, why)
+    }
+}
+
 /// Pods in the same trouble are told together: `on node1, node2: is starting`.
 pub(crate) fn told<'a>(pods: impl Iterator<Item = &'a PodTrouble>) -> Vec<String> {
     let mut nodes: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for pod in pods {
-        nodes.entry(&pod.reason).or_default().push(pod.node.as_deref().unwrap_or("no node"));
+        nodes.entry(&pod.reason).or_default().extend(pod.node.as_deref());
     }
-    nodes.into_iter().map(|(reason, nodes)| format!("on {}: {reason}", few(&nodes))).collect()
+    let said = |(reason, nodes): (&str, Vec<&str>)| {
+        if nodes.is_empty() { reason.to_owned() } else { format!("on {}: {reason}", few(&nodes)) }
+    };
+    nodes.into_iter().map(said).collect()
 }
 
 /// The first few, and how many more there are.

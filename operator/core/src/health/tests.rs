@@ -37,6 +37,7 @@ fn observed<'a>(
         controller,
         speaker,
         pods: &[],
+        stalled: false,
     }
 }
 
@@ -316,4 +317,109 @@ fn pods_in_the_same_trouble_are_told_together() {
     let mut pods: Vec<_> = (1..8).map(|n| pod(&format!("n{n}"), "b")).collect();
     pods.push(pod("m", "a"));
     assert_eq!(pods::told(pods.iter()), ["on m: a", "on n1, n2, n3, n4, n5 and 2 more: b"]);
+}
+
+fn message<'a>(status: &'a LoadBalancerStackStatus, type_: &str) -> &'a str {
+    &status.conditions.iter().find(|condition| condition.type_ == type_).unwrap().message
+}
+
+#[test]
+fn the_status_says_why_there_are_no_pods_in_the_api_servers_own_words() {
+    let why = "pods \"controller-6d4b\" is forbidden: failed quota: compute: must specify limits.memory for: controller";
+    let mut controller = deployment(0);
+    controller["status"]["replicas"] = json!(0);
+    controller["status"]["conditions"] =
+        json!([{"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": why}]);
+    let (applied, running) = (nothing(), daemon_set(3, 3));
+    let found = status(
+        &observed(&applied, Some(&controller), Some(&running)),
+        &LoadBalancerStackStatus::default(),
+        &at(1),
+    );
+    assert_eq!(words(&found, "Degraded"), "True ControllerDown");
+    for type_ in ["Degraded", "Available", "ControllerReady"] {
+        let message = message(&found, type_);
+        assert!(message.contains("failed quota: compute: must specify limits.memory"), "{message}");
+        assert!(message.contains("spec.controller.resources"), "{message}");
+        assert!(!message.contains("6d4b"), "the name changes with each attempt: {message}");
+    }
+    controller["status"]["conditions"][0]["status"] = json!("False");
+    let found = status(
+        &observed(&applied, Some(&controller), Some(&running)),
+        &LoadBalancerStackStatus::default(),
+        &at(1),
+    );
+    assert_eq!(words(&found, "Degraded"), "False AsExpected");
+
+    let (controller, speaker) = (deployment(2), daemon_set(3, 0));
+    let pods = [PodTrouble::refused(
+        "speaker",
+        "pods \"speaker-x7\" is forbidden: violates PodSecurity \"restricted:latest\": host namespaces",
+    )];
+    let observed = Observed { pods: &pods, ..observed(&applied, Some(&controller), Some(&speaker)) };
+    let found = status(&observed, &LoadBalancerStackStatus::default(), &at(1));
+    assert_eq!(words(&found, "Degraded"), "True SpeakersDown");
+    let expected = "0/3 speaker pods are ready: pods cannot be created: violates PodSecurity \"restricted:latest\": \
+                    host namespaces";
+    assert_eq!(message(&found, "Degraded"), expected);
+}
+
+#[test]
+fn a_rollout_that_makes_no_progress_is_degraded_although_nothing_says_why() {
+    let (applied, controller, speaker) = (nothing(), deployment(2), daemon_set(3, 0));
+    let observed = Observed { stalled: true, ..observed(&applied, Some(&controller), Some(&speaker)) };
+    let found = status(&observed, &LoadBalancerStackStatus::default(), &at(1));
+    assert_eq!(words(&found, "Progressing"), "True RollingOut");
+    assert_eq!(words(&found, "Degraded"), "True SpeakersDown");
+    assert!(message(&found, "Degraded").contains("makes no progress"));
+}
+
+#[test]
+fn what_is_retained_is_reported_and_degrades_nothing() {
+    let retained = Applied {
+        key: key(Kind::IpAddressPool, "default"),
+        outcome: Outcome::Retained("is managed by kubectl".into()),
+        uid: None,
+    };
+    let applied = Manifests(vec![retained]);
+    let (controller, speaker) = (deployment(2), daemon_set(3, 3));
+    let found = status(
+        &observed(&applied, Some(&controller), Some(&speaker)),
+        &LoadBalancerStackStatus::default(),
+        &at(1),
+    );
+    assert_eq!(words(&found, "Degraded"), "False AsExpected");
+    assert_eq!(words(&found, "ConfigurationValid"), "True Warnings");
+    assert_eq!(message(&found, "ConfigurationValid"), "IPAddressPool default: is managed by kubectl");
+}
+
+#[test]
+fn what_is_kept_for_an_error_is_named_beside_the_error() {
+    let faults = [Fault {
+        field: "ConfigMap config line 1".into(),
+        value: String::new(),
+        problem: "is empty".into(),
+        remedy: "correct it".into(),
+    }];
+    let kept = [entry(&key(Kind::IpAddressPool, "a"), "u")];
+    let applied = nothing();
+    let observed = Observed { doubts: &faults, spoiled: true, kept: &kept, ..observed(&applied, None, None) };
+    let found = status(&observed, &LoadBalancerStackStatus::default(), &at(1));
+    for type_ in ["Degraded", "ConfigurationValid"] {
+        assert!(message(&found, type_).ends_with("kept until then as they were: IPAddressPool a"));
+    }
+}
+
+#[test]
+fn what_cannot_be_looked_at_stays_in_the_inventory() {
+    let failed =
+        |kind| Applied { key: key(kind, "a"), outcome: Outcome::Failed("no answer".into()), uid: None };
+    let foreign = Applied { key: key(Kind::Role, "b"), outcome: Outcome::Foreign("helm".into()), uid: None };
+    let applied = Manifests(vec![failed(Kind::IpAddressPool), foreign]);
+    let old = LoadBalancerStackStatus {
+        inventory: vec![entry(&key(Kind::IpAddressPool, "a"), "u"), entry(&key(Kind::Role, "b"), "v")],
+        ..LoadBalancerStackStatus::default()
+    };
+    let found = status(&observed(&applied, None, None), &old, &at(1));
+    assert_eq!(found.inventory, [old.inventory[0].clone()]);
 }

@@ -47,6 +47,11 @@ impl Workload {
         format!("{}/{}", self.ready, self.desired)
     }
 
+    /// Whether as many pods are ready as shall be, as far as is known.
+    pub fn is_complete(&self) -> bool {
+        self.observed && self.ready >= self.desired
+    }
+
     /// Whether every pod is of the newest template and, unless that was so before, ready.
     pub fn is_rolled_out(&self, was_complete: bool) -> bool {
         self.observed
@@ -54,6 +59,13 @@ impl Workload {
             && self.total == self.desired
             && (was_complete || self.ready == self.desired)
     }
+}
+
+/// Why pods of a Deployment cannot be created, in the API server's own words.
+pub(super) fn creation_refused(live: &Value) -> Option<&str> {
+    let conditions = live.pointer("/status/conditions")?.as_array()?;
+    let failure = conditions.iter().find(|condition| condition["type"] == "ReplicaFailure")?;
+    (failure["status"] == "True").then(|| failure["message"].as_str().unwrap_or_default())
 }
 
 fn number(live: &Value, at: &str) -> i32 {

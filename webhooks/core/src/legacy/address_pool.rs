@@ -1,37 +1,61 @@
 //! The `AddressPool` kind of v0.11 to v0.13.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crds::names::LABEL_IMPORTED_FROM;
 use crds::{
     BGPAdvertisement, BGPAdvertisementSpec, IPAddressPool, IPAddressPoolSpec, L2Advertisement,
     L2AdvertisementSpec, LegacyAddressPool, LegacyBgpAdvertisement, ResourceExt as _,
 };
 
-use super::Converted;
+use super::{Converted, advertisement_name};
 use crate::finding::{Finding, ObjectRef, Report};
 use crate::objects::elder_first;
 use crate::range::parse_addresses;
 
 /// Converts each of `pools` to an `IPAddressPool` of its name and advertisements named after it.
 pub fn convert_address_pools(pools: &[Arc<LegacyAddressPool>], namespace: &str) -> (Converted, Vec<Finding>) {
-    let mut converted = Converted::default();
+    let mut all = Converted::default();
     let mut findings = Vec::new();
+    let names = pools.iter().map(|pool| pool.name_any()).collect();
     for object in elder_first(pools) {
         let mut report = Report::new(ObjectRef::of("AddressPool", &*object), &mut findings);
-        convert(&object, &mut converted, &mut report);
+        deprecated(namespace, &mut report);
+        let mut converted = Converted::default();
+        convert(&object, &names, &mut converted, &mut report);
+        converted.settle_in(namespace);
+        if report.failed() {
+            converted.spoil_all();
+        }
+        all.pools.extend(converted.pools);
+        all.l2_advertisements.extend(converted.l2_advertisements);
+        all.bgp_advertisements.extend(converted.bgp_advertisements);
+        all.faulty.extend(converted.faulty);
     }
-    converted.settle_in(namespace);
-    (converted, findings)
+    (all, findings)
 }
 
-fn convert(object: &LegacyAddressPool, converted: &mut Converted, report: &mut Report<'_>) {
-    let (name, spec) = (object.name_any(), &object.spec);
+/// The command of the remedy makes `kubectl` the manager of what was made of the object: then it is the user's.
+fn deprecated(namespace: &str, report: &mut Report<'_>) {
     report.warning(
         "kind",
         "AddressPool",
         "the kind is deprecated; it is served by an IPAddressPool and advertisements made from it",
-        "keep those, with your changes, and delete the AddressPool",
+        format!(
+            "make those your own: kubectl -n {namespace} get ipaddresspools,l2advertisements,bgpadvertisements \
+             -l {LABEL_IMPORTED_FROM}=addresspool -o yaml | kubectl apply -f -; then delete the AddressPool"
+        ),
     );
+}
+
+fn convert(
+    object: &LegacyAddressPool,
+    names: &BTreeSet<String>,
+    converted: &mut Converted,
+    report: &mut Report<'_>,
+) {
+    let (name, spec) = (object.name_any(), &object.spec);
     if spec.addresses.is_empty() {
         report.error("spec.addresses", "", "the pool has no addresses", "list at least one prefix or range");
     }
@@ -58,7 +82,7 @@ fn convert(object: &LegacyAddressPool, converted: &mut Converted, report: &mut R
         "bgp" => {
             let listed = if listed.is_empty() { vec![LegacyBgpAdvertisement::default()] } else { listed };
             for (advertisement, number) in listed.into_iter().zip(1..) {
-                let name = if number == 1 { name.clone() } else { format!("{name}-{number}") };
+                let name = advertisement_name(&name, number, names);
                 let spec = BGPAdvertisementSpec {
                     aggregation_length: advertisement.aggregation_length.or(Some(32)),
                     aggregation_length_v6: advertisement.aggregation_length_v6.or(Some(128)),
@@ -73,7 +97,7 @@ fn convert(object: &LegacyAddressPool, converted: &mut Converted, report: &mut R
         other => report.error(
             "spec.protocol",
             other,
-            "this is no protocol, so the pool is announced to nobody",
+            "is not a valid protocol, so the pool is announced to nobody",
             "use layer2 or bgp",
         ),
     }

@@ -1,17 +1,21 @@
 //! The text of the ConfigMap of v0.8 to v0.12.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use crds::bgp_peer::Password;
 use crds::{
     BFDProfile, BFDProfileSpec, BGPAdvertisement, BGPAdvertisementSpec, BGPPeer, BGPPeerSpec, Community,
     CommunityAlias, CommunitySpec, IPAddressPool, IPAddressPoolSpec, L2Advertisement, L2AdvertisementSpec,
+    Resource,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 
 use super::names::legal;
-use super::yaml::{Reader, parse};
-use super::{Converted, LineFinding, Unreadable};
+use super::yaml::{Entry, Reader, parse};
+use super::{Converted, LineFinding, Unreadable, advertisement_name};
 use crate::bgp::CommunityValue;
 use crate::duration;
+use crate::finding::ObjectRef;
 use crate::range::parse_addresses;
 
 /// The hold time of a peer that gives none, in seconds.
@@ -21,36 +25,97 @@ const HOLD_TIME: i64 = 90;
 ///
 /// # Errors
 ///
-/// The text is no YAML.
+/// The text cannot be read as YAML, or is empty.
 pub fn convert(text: &str, namespace: &str) -> Result<(Converted, Vec<LineFinding>), Unreadable> {
     let mut findings = Vec::new();
     let mut converted = Converted::default();
     let mut top = Reader::new(String::new(), parse(text)?, &mut findings);
-
-    converted.bfd_profiles = top.maps("bfd-profiles", bfd_profile);
-    let peers = top.maps("peers", peer);
-    converted.bgp_peers =
-        peers.into_iter().zip(1..).map(|(spec, n)| BGPPeer::new(&format!("peer{n}"), spec)).collect();
-    converted.communities = communities(&mut top);
-    let pools = top.maps("address-pools", pool);
-    for (pool, announced) in pools {
-        if converted.pools.iter().any(|other| other.metadata.name == pool.metadata.name) {
-            let name = pool.metadata.name.unwrap_or_default();
-            top.error(
-                announced.line,
-                "address-pools",
-                format!("there are two pools of the name {name:?}"),
-                "give one of them another name",
-            );
-            continue;
-        }
-        announce(&mut converted, &pool, announced);
-        converted.pools.push(pool);
+    if let Some(line) = top.says_nothing() {
+        return Err(Unreadable { empty: true, line, problem: "the text is empty".to_owned() });
     }
+    bfd_profiles(&mut top, &mut converted);
+    peers(&mut top, &mut converted);
+    communities(&mut top, &mut converted);
+    pools(&mut top, &mut converted);
     top.finish();
+    // Marked by name so far.
+    let faulty = std::mem::take(&mut converted.faulty).into_iter();
+    converted.faulty =
+        faulty.map(|object| ObjectRef { namespace: Some(namespace.to_owned()), ..object }).collect();
     converted.settle_in(namespace);
     findings.sort_by_key(|finding| finding.line);
     Ok((converted, findings))
+}
+
+fn bfd_profiles(top: &mut Reader<'_>, converted: &mut Converted) {
+    for Entry { value: (profile, line), faulty } in top.entries("bfd-profiles", bfd_profile) {
+        let twice = converted.bfd_profiles.iter().any(|other| other.metadata.name == profile.metadata.name);
+        if faulty || twice {
+            converted.spoil("BFDProfile", &profile);
+        }
+        if twice {
+            same_name(top, line, "bfd-profiles", "BFD profiles", profile.metadata.name);
+        } else {
+            converted.bfd_profiles.push(profile);
+        }
+    }
+}
+
+/// Peers have no names; they are told apart by address. Several of one address are numbered.
+fn peers(top: &mut Reader<'_>, converted: &mut Converted) {
+    let mut numbers: BTreeMap<String, usize> = BTreeMap::new();
+    for Entry { value: spec, faulty } in top.entries("peers", peer) {
+        let address = spec.peer_address.as_deref().unwrap_or_default().to_ascii_lowercase();
+        let name = format!("peer-{}", address.replace(|c: char| !c.is_ascii_alphanumeric(), "-"));
+        let name = name.trim_end_matches('-').to_owned();
+        let number = numbers.entry(name.clone()).or_default();
+        *number += 1;
+        let name = if *number == 1 { name } else { format!("{name}-{number}") };
+        let peer = BGPPeer::new(&name, spec);
+        if faulty {
+            converted.spoil("BGPPeer", &peer);
+        }
+        converted.bgp_peers.push(peer);
+    }
+}
+
+/// Of two pools of one name it is not known which one is meant: both are marked as faulty.
+fn pools(top: &mut Reader<'_>, converted: &mut Converted) {
+    let read = top.entries("address-pools", pool);
+    let name = |pool: &IPAddressPool| pool.metadata.name.clone().unwrap_or_default();
+    let names: BTreeSet<String> = read.iter().map(|entry| name(&entry.value.0)).collect();
+    for Entry { value: (pool, announced), faulty } in read {
+        let twice = converted.pools.iter().any(|other| other.metadata.name == pool.metadata.name);
+        let mut own = Converted::default();
+        if twice {
+            same_name(top, announced.line, "address-pools", "pools", pool.metadata.name.clone());
+            own.pools.push(pool);
+            own.l2_advertisements = of_pool(&converted.l2_advertisements, &own.pools[0]);
+            own.bgp_advertisements = of_pool(&converted.bgp_advertisements, &own.pools[0]);
+            own.spoil_all();
+            converted.faulty.append(&mut own.faulty);
+            continue;
+        }
+        announce(&mut own, &pool, announced, &names);
+        own.pools.push(pool);
+        if faulty {
+            own.spoil_all();
+        }
+        converted.pools.append(&mut own.pools);
+        converted.l2_advertisements.append(&mut own.l2_advertisements);
+        converted.bgp_advertisements.append(&mut own.bgp_advertisements);
+        converted.faulty.append(&mut own.faulty);
+    }
+}
+
+/// Those of `advertisements` that have the name of `pool`.
+fn of_pool<K: Resource + Clone>(advertisements: &[K], pool: &IPAddressPool) -> Vec<K> {
+    advertisements.iter().filter(|object| object.meta().name == pool.metadata.name).cloned().collect()
+}
+
+fn same_name(top: &mut Reader<'_>, line: u64, field: &str, what: &str, name: Option<String>) {
+    let problem = format!("there are two {what} of the name {:?}", name.unwrap_or_default());
+    top.error(line, field, problem, "give one of them another name");
 }
 
 impl Converted {
@@ -63,6 +128,14 @@ impl Converted {
         self.bfd_profiles.iter_mut().for_each(|object| settle(&mut object.metadata.namespace));
         self.communities.iter_mut().for_each(|object| settle(&mut object.metadata.namespace));
     }
+
+    /// Marks every pool and advertisement as one of an entry with an error.
+    pub(super) fn spoil_all(&mut self) {
+        let pools = self.pools.iter().map(|object| ObjectRef::of("IPAddressPool", object));
+        let layer2 = self.l2_advertisements.iter().map(|object| ObjectRef::of("L2Advertisement", object));
+        let bgp = self.bgp_advertisements.iter().map(|object| ObjectRef::of("BGPAdvertisement", object));
+        self.faulty.extend(pools.chain(layer2).chain(bgp));
+    }
 }
 
 /// How a pool is announced.
@@ -72,17 +145,17 @@ struct Announced {
     line: u64,
 }
 
-fn announce(converted: &mut Converted, pool: &IPAddressPool, announced: Announced) {
-    let pools = Some(vec![pool.metadata.name.clone().unwrap_or_default()]);
-    for spec in announced.bgp {
-        let name = format!("bgpadvertisement{}", converted.bgp_advertisements.len() + 1);
+fn announce(converted: &mut Converted, pool: &IPAddressPool, announced: Announced, names: &BTreeSet<String>) {
+    let pool = pool.metadata.name.clone().unwrap_or_default();
+    let pools = Some(vec![pool.clone()]);
+    for (spec, number) in announced.bgp.into_iter().zip(1..) {
         let spec = BGPAdvertisementSpec { ip_address_pools: pools.clone(), ..spec };
+        let name = advertisement_name(&pool, number, names);
         converted.bgp_advertisements.push(BGPAdvertisement::new(&name, spec));
     }
     if announced.layer2 {
-        let name = format!("l2advertisement{}", converted.l2_advertisements.len() + 1);
         let spec = L2AdvertisementSpec { ip_address_pools: pools, ..L2AdvertisementSpec::default() };
-        converted.l2_advertisements.push(L2Advertisement::new(&name, spec));
+        converted.l2_advertisements.push(L2Advertisement::new(&pool, spec));
     }
 }
 
@@ -164,7 +237,7 @@ fn pool(reader: &mut Reader<'_>) -> Option<(IPAddressPool, Announced)> {
             false
         }
         Some((other, line)) => {
-            let problem = format!("{other:?} is no protocol, so the pool is announced to nobody");
+            let problem = format!("{other:?} is not a valid protocol, so the pool is announced to nobody");
             reader.error(line, "protocol", problem, "use layer2 or bgp");
             false
         }
@@ -253,15 +326,16 @@ fn node_selector(reader: &mut Reader<'_>) -> LabelSelector {
     }
 }
 
-fn communities(top: &mut Reader<'_>) -> Vec<Community> {
+fn communities(top: &mut Reader<'_>, converted: &mut Converted) {
     let mut aliases: Vec<CommunityAlias> = Vec::new();
+    let errors = top.errors();
     for (name, value, line) in top.text_map("bgp-communities") {
         if CommunityValue::parse(&value).is_none() {
             let remedy = "write two numbers up to 65535 with a colon between, in quotes";
             top.error(
                 line,
                 &format!("bgp-communities.{name}"),
-                format!("{value:?} is no BGP community"),
+                format!("{value:?} is not a valid BGP community"),
                 remedy,
             );
         }
@@ -269,12 +343,16 @@ fn communities(top: &mut Reader<'_>) -> Vec<Community> {
     }
     aliases.sort_by(|a, b| a.name.cmp(&b.name));
     if aliases.is_empty() {
-        return Vec::new();
+        return;
     }
-    vec![Community::new("communities", CommunitySpec { communities: Some(aliases) })]
+    let community = Community::new("communities", CommunitySpec { communities: Some(aliases) });
+    if top.errors() > errors {
+        converted.spoil("Community", &community);
+    }
+    converted.communities.push(community);
 }
 
-fn bfd_profile(reader: &mut Reader<'_>) -> Option<BFDProfile> {
+fn bfd_profile(reader: &mut Reader<'_>) -> Option<(BFDProfile, u64)> {
     let name = name(reader, "BFD profile")?;
     let interval = "a number from 10 to 60000";
     let spec = BFDProfileSpec {
@@ -286,5 +364,5 @@ fn bfd_profile(reader: &mut Reader<'_>) -> Option<BFDProfile> {
         echo_mode: reader.read("echo-mode", "true or false", boolean),
         passive_mode: reader.read("passive-mode", "true or false", boolean),
     };
-    Some(BFDProfile::new(&name, spec))
+    Some((BFDProfile::new(&name, spec), reader.line()))
 }

@@ -48,7 +48,7 @@ fn the_pools_of_the_tutorials_become_pools_and_advertisements() {
         assert_eq!(specs(&converted.pools), [(name.to_owned(), pool)]);
         assert_eq!(
             specs(&converted.l2_advertisements),
-            [("l2advertisement1".to_owned(), json!({"ipAddressPools": [name]}))]
+            [(name.to_owned(), json!({"ipAddressPools": [name]}))]
         );
         assert_eq!(converted.pools[0].metadata.namespace.as_deref(), Some("metallb-system"));
     }
@@ -112,14 +112,14 @@ address-pools:
         specs(&converted.bgp_peers),
         [
             named(
-                "peer1",
+                "peer-10-0-0-1",
                 json!({"myASN": 64512, "peerASN": 64513, "peerAddress": "10.0.0.1", "sourceAddress": "10.0.0.2",
                 "routerID": "10.0.0.3", "peerPort": 1179, "holdTime": "181s", "keepaliveTime": "30s", "password": "0123",
                 "bfdProfile": "fast-one", "ebgpMultiHop": true, "nodeSelectors": [{"matchLabels": {"rack": "1"},
                 "matchExpressions": [{"key": "zone", "operator": "In", "values": ["a", "b"]}]}]})
             ),
             named(
-                "peer2",
+                "peer-10-0-0-9",
                 json!({"myASN": 64512, "peerASN": 64514, "peerAddress": "10.0.0.9", "peerPort": 179, "holdTime": "90s"})
             ),
         ]
@@ -151,24 +151,21 @@ address-pools:
             named("bare", json!({"addresses": ["10.3.0.0/24"], "autoAssign": true, "avoidBuggyIPs": false})),
         ]
     );
-    assert_eq!(
-        specs(&converted.l2_advertisements),
-        [named("l2advertisement1", json!({"ipAddressPools": ["lan"]}))]
-    );
+    assert_eq!(specs(&converted.l2_advertisements), [named("lan", json!({"ipAddressPools": ["lan"]}))]);
     assert_eq!(
         specs(&converted.bgp_advertisements),
         [
             named(
-                "bgpadvertisement1",
+                "wan",
                 json!({"aggregationLength": 24, "aggregationLengthV6": 120, "localPref": 100,
                 "communities": ["world", "65000:1"], "ipAddressPools": ["wan"]})
             ),
             named(
-                "bgpadvertisement2",
+                "wan-2",
                 json!({"aggregationLength": 32, "aggregationLengthV6": 128, "ipAddressPools": ["wan"]})
             ),
             named(
-                "bgpadvertisement3",
+                "bare",
                 json!({"aggregationLength": 32, "aggregationLengthV6": 128, "ipAddressPools": ["bare"]})
             ),
         ]
@@ -228,8 +225,133 @@ fn a_pool_with_a_faulty_address_is_still_a_pool_so_that_nobody_loses_an_address(
 fn text_that_is_no_yaml_converts_nothing_and_says_where() {
     let error = convert("address-pools:\n- name: a\n  addresses: [\n", "n").unwrap_err();
     assert!(error.line >= 3, "{error}");
-    assert_eq!(convert("", "n").unwrap().0, Converted::default());
-    assert_eq!(convert("# nothing yet\n", "n").unwrap().0, Converted::default());
+    assert!(!error.empty);
+}
+
+#[test]
+fn a_text_in_which_nothing_is_written_does_not_mean_an_empty_configuration() {
+    for text in
+        ["", "  \n", "# nothing yet\n", "---\n", "address-pools:\n", "{}", "address-pools:\npeers: ~\n"]
+    {
+        assert!(convert(text, "n").unwrap_err().empty, "{text:?}");
+    }
+    for text in ["address-pools: []\n", "address-pools:\npeers: []\n"] {
+        assert_eq!(convert(text, "n").unwrap(), (Converted::default(), vec![]), "{text:?}");
+    }
+}
+
+#[test]
+fn an_entry_with_an_error_is_marked_and_no_other() {
+    let pool = |name: &str, more: &str| {
+        format!("- name: {name}\n  protocol: layer2\n  addresses: [10.0.0.0/24]\n{more}")
+    };
+    let faulty = |text: &str| -> Vec<String> {
+        convert(text, "n").unwrap().0.faulty.iter().map(ToString::to_string).collect()
+    };
+    let text = format!("address-pools:\n{}{}", pool("good", ""), pool("bad", "  auto-asign: false\n"));
+    assert_eq!(faulty(&text), ["IPAddressPool bad", "L2Advertisement bad"]);
+    let text = "address-pools:\n- name: bad\n  protocol: bgp\n  addresses: [10.0.0.0/24]\n  \
+                bgp-advertisements: [{}, {localpref: much}]\n";
+    assert_eq!(faulty(text), ["BGPAdvertisement bad", "BGPAdvertisement bad-2", "IPAddressPool bad"]);
+    let text = format!("address-pools:\n{}{}", pool("twice", ""), pool("twice", ""));
+    assert_eq!(faulty(&text), ["IPAddressPool twice", "L2Advertisement twice"], "which one is meant?");
+    let text = "bfd-profiles:\n- {name: f, echo-mode: maybe}\n- {name: g}\n\
+                peers:\n- {my-asn: 1, peer-asn: 2, peer-address: 10.0.0.1, hold-time: 3}\n\
+                bgp-communities: {x: y}\n";
+    assert_eq!(faulty(text), ["BFDProfile f", "BGPPeer peer-10-0-0-1", "Community communities"]);
+    let text = "bfd-profiles:\n- {name: f}\n- {name: f, echo-mode: true}\n";
+    assert_eq!(faulty(text), ["BFDProfile f"]);
+    let object = |spec: Value| {
+        let json = json!({"apiVersion": "metallb.io/v1beta1", "kind": "AddressPool", "metadata": {"name": "a"}, "spec": spec});
+        Arc::new(serde_json::from_value::<crds::LegacyAddressPool>(json).unwrap())
+    };
+    let (converted, _) =
+        convert_address_pools(&[object(json!({"protocol": "layer2", "addresses": ["10.0.0.300"]}))], "n");
+    assert_eq!(converted.faulty.len(), 2, "{:?}", converted.faulty);
+}
+
+#[test]
+fn an_entry_added_or_removed_leaves_the_objects_of_all_others_alone() {
+    let pool = |name: &str, net: &str| {
+        format!(
+            "- {{name: {name}, protocol: layer2, addresses: [{net}]}}\n- {{name: {name}-bgp, protocol: bgp, \
+             addresses: [1{net}], bgp-advertisements: [{{}}, {{localpref: 7}}]}}\n"
+        )
+    };
+    let peer = |address: &str| format!("- {{my-asn: 1, peer-asn: 2, peer-address: {address}}}\n");
+    let (old, new) = (pool("old", "0.0.0.0/24"), pool("new", "0.0.1.0/24"));
+    let before = format!("address-pools:\n{old}peers:\n{}", peer("fc00::1"));
+    let after = format!("address-pools:\n{new}{old}peers:\n{}{}", peer("10.0.0.9"), peer("fc00::1"));
+    let (before, after) = (good(&before), good(&after));
+    assert!(before.pools.iter().all(|object| after.pools.contains(object)));
+    assert!(before.l2_advertisements.iter().all(|object| after.l2_advertisements.contains(object)));
+    assert!(before.bgp_advertisements.iter().all(|object| after.bgp_advertisements.contains(object)));
+    assert!(before.bgp_peers.iter().all(|object| after.bgp_peers.contains(object)));
+}
+
+#[test]
+fn no_two_objects_get_one_name() {
+    let text = "address-pools:\n\
+                - {name: a, protocol: bgp, addresses: [10.0.0.0/24], bgp-advertisements: [{}, {localpref: 1}]}\n\
+                - {name: a-2, protocol: bgp, addresses: [10.0.1.0/24]}\n\
+                peers:\n- {my-asn: 1, peer-asn: 2, peer-address: 10.0.0.1}\n\
+                - {my-asn: 1, peer-asn: 2, peer-address: 10.0.0.1, peer-port: 1179}\n";
+    let converted = good(text);
+    let names = |list: Vec<(String, Value)>| list.into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+    assert_eq!(names(specs(&converted.bgp_advertisements)), ["a", "a-2-bgp", "a-2"]);
+    assert_eq!(names(specs(&converted.bgp_peers)), ["peer-10-0-0-1", "peer-10-0-0-1-2"]);
+}
+
+#[test]
+fn documents_at_the_end_in_which_there_is_nothing_do_no_harm() {
+    let text = "address-pools:\n- {name: a, protocol: layer2, addresses: [10.0.0.0/24]}\n";
+    let plain = good(text);
+    for text in [
+        format!("{text}---\n"),
+        format!("---\n{text}...\n"),
+        format!("---\n{text}---\n\n# the end\n---\n"),
+        format!("{text}---"),
+    ] {
+        assert_eq!(good(&text), plain, "{text:?}");
+    }
+}
+
+#[test]
+fn text_nested_deeper_than_any_configuration_is_refused_before_it_exhausts_the_stack() {
+    for depth in [64, 100, 255, 600, 2_000, 20_000] {
+        for text in [
+            "[".repeat(depth),
+            format!("address-pools: {}{}", "[".repeat(depth), "]".repeat(depth)),
+            format!("{}x{}", "{a: ".repeat(depth), "}".repeat(depth)),
+            format!("{}x", "- ".repeat(depth)),
+            (0..depth.min(600)).map(|level| format!("{}a:\n", " ".repeat(level))).collect(),
+        ] {
+            let read = || convert(&text, "n").map(|_| ()).unwrap_err();
+            // As small as the stack of a worker thread.
+            let refused = std::thread::scope(|scope| {
+                std::thread::Builder::new().stack_size(2 << 20).spawn_scoped(scope, read).unwrap().join()
+            });
+            let refused = refused.expect("the reader must not exhaust the stack");
+            assert!(refused.problem.contains("nested deeper"), "{depth}: {refused}");
+        }
+    }
+}
+
+#[test]
+fn the_advice_about_an_address_pool_is_a_command_that_makes_its_objects_the_users_own() {
+    let json = json!({"apiVersion": "metallb.io/v1beta1", "kind": "AddressPool", "metadata": {"name": "a"},
+        "spec": {"protocol": "layer2", "addresses": ["10.0.0.0/24"]}});
+    let (_, findings) = convert_address_pools(&[Arc::new(serde_json::from_value(json).unwrap())], "lb");
+    let label = crds::names::LABEL_IMPORTED_FROM;
+    let [finding] = &findings[..] else { panic!("{findings:?}") };
+    assert!(finding.remedy.contains(&format!(
+        "kubectl -n lb get ipaddresspools,l2advertisements,bgpadvertisements -l {label}="
+    )));
+    assert!(
+        finding.remedy.contains("| kubectl apply -f -; then delete the AddressPool"),
+        "{}",
+        finding.remedy
+    );
 }
 
 #[test]

@@ -23,12 +23,21 @@ pub(super) enum Value {
     Map(Vec<(String, u64, Node)>),
 }
 
+/// What the format needs is a tenth of this. Deeper text could exhaust the stack of its reader.
+const DEEPEST: usize = 32;
+
 /// Reads `text`.
 pub(super) fn parse(text: &str) -> Result<Node, Unreadable> {
+    let text = first_document(text);
     if text.trim().is_empty() {
         return Ok(Node { line: 1, value: Value::Null });
     }
+    if let Some(line) = too_deep(text) {
+        let problem = format!("it is nested deeper than {DEEPEST} levels");
+        return Err(Unreadable { empty: false, line, problem });
+    }
     let raw: Spanned<Raw> = serde_saphyr::from_str(text).map_err(|error| Unreadable {
+        empty: false,
         line: error.location().map_or(0, |location| location.line()),
         problem: format!(
             "this is no YAML that can be read: {}",
@@ -36,6 +45,61 @@ pub(super) fn parse(text: &str) -> Result<Node, Unreadable> {
         ),
     })?;
     Ok(node(raw, text))
+}
+
+/// `text` without documents at its end in which there is nothing, as a trailing `---` makes one.
+fn first_document(text: &str) -> &str {
+    let says_nothing = |line: &str| line.trim().is_empty() || line.trim_start().starts_with('#');
+    let mut rest = text;
+    while let Some(start) = last_separator(rest) {
+        let after = &rest[start..];
+        if !after.lines().skip(1).all(says_nothing) || rest[..start].lines().all(says_nothing) {
+            break;
+        }
+        rest = &rest[..start];
+    }
+    rest
+}
+
+/// Where the last line begins that is only `---` or `...`.
+fn last_separator(text: &str) -> Option<usize> {
+    let mut at = 0;
+    let mut found = None;
+    for line in text.split_inclusive('\n') {
+        if matches!(line.trim_end(), "---" | "...") {
+            found = Some(at);
+        }
+        at += line.len();
+    }
+    found
+}
+
+/// The line on which `text` becomes too deep, judged by its brackets, and by dashes and colons in front of a value.
+fn too_deep(text: &str) -> Option<u64> {
+    let mut brackets: usize = 0;
+    // The columns at which the blocks begin that a line is in.
+    let mut blocks: Vec<usize> = Vec::new();
+    for (line, number) in text.lines().zip(1..) {
+        let content = line.trim_start();
+        if content.is_empty() || content.starts_with('#') {
+            continue;
+        }
+        let column = line.len() - content.len();
+        blocks.retain(|other| *other < column);
+        blocks.push(column);
+        let dashes = content.split_whitespace().take_while(|word| matches!(*word, "-" | "?")).count();
+        for bracket in content.chars() {
+            match bracket {
+                '[' | '{' => brackets += 1,
+                ']' | '}' => brackets = brackets.saturating_sub(1),
+                _ => {}
+            }
+            if brackets + blocks.len() + dashes > DEEPEST {
+                return Some(number);
+            }
+        }
+    }
+    None
 }
 
 /// As the parser gives it. Scalars that are not text are read from the source again: `0123` is a fine password.
@@ -143,6 +207,13 @@ impl<'de> Visitor<'de> for RawVisitor {
     }
 }
 
+/// What was read of an item of a list.
+pub(super) struct Entry<T> {
+    pub(super) value: T,
+    /// Something in the item is an error.
+    pub(super) faulty: bool,
+}
+
 /// Reads a map field by field. What nobody asked for is a finding when it is [finished](Self::finish).
 pub(super) struct Reader<'a> {
     path: String,
@@ -198,6 +269,17 @@ impl<'a> Reader<'a> {
 
     pub(super) fn line(&self) -> u64 {
         self.line
+    }
+
+    /// How many errors were found so far.
+    pub(super) fn errors(&self) -> usize {
+        self.findings.iter().filter(|finding| finding.severity == Severity::Error).count()
+    }
+
+    /// The line of a map in which nothing has a value; none if something has.
+    pub(super) fn says_nothing(&self) -> Option<u64> {
+        let empty = self.fields.iter().all(|(.., node)| matches!(node.value, Value::Null));
+        (empty && self.findings.is_empty()).then_some(self.line)
     }
 
     /// Takes the field; none if it is absent or null.
@@ -265,13 +347,25 @@ impl<'a> Reader<'a> {
         key: &str,
         mut read: impl FnMut(&mut Reader<'_>) -> Option<T>,
     ) -> Vec<T> {
+        self.entries(key, &mut read).into_iter().map(|entry| entry.value).collect()
+    }
+
+    /// Takes a list of maps and reads each, noting which has an error.
+    pub(super) fn entries<T>(
+        &mut self,
+        key: &str,
+        mut read: impl FnMut(&mut Reader<'_>) -> Option<T>,
+    ) -> Vec<Entry<T>> {
         let items = self.list(key);
         let mut values = Vec::with_capacity(items.len());
         for (index, item) in items.into_iter().enumerate() {
             let path = self.field(&format!("{key}[{index}]"));
+            let before = self.errors();
             let mut reader = Reader::new(path, item, self.findings);
-            values.extend(read(&mut reader));
+            let value = read(&mut reader);
             reader.finish();
+            let faulty = self.errors() > before;
+            values.extend(value.map(|value| Entry { value, faulty }));
         }
         values
     }
