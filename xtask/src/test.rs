@@ -19,7 +19,7 @@ pub(crate) struct Args {
 }
 
 /// The suites of `tests/e2e` that decide whether a change lands; one file or folder under `tests/e2e/tests` each.
-const SUITES: [&str; 6] = ["e2e", "tutorials", "operator", "apiserver", "netns", "failover"];
+const SUITES: [&str; 7] = ["e2e", "cases", "tutorials", "operator", "apiserver", "netns", "failover"];
 
 /// Suites that are run by name, with `--only`: the testbed's own, which changes seldom.
 const BY_NAME: [&str; 1] = ["testbed"];

@@ -25,6 +25,7 @@ pub mod wait;
 
 pub use audit::Request;
 pub use bed::{Bed, without_ages};
+pub use manifests::web_on;
 pub use objects::ObjectName;
 pub use suite::{Suite, run};
 

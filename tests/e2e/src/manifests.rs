@@ -39,3 +39,25 @@ spec:
 "
     )
 }
+
+/// A deployment and its only pod, which answers as those of [`WEB`] do and runs on `node`.
+pub fn web_on(name: &str, node: &str) -> String {
+    format!(
+        "apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: {name}, namespace: default}}
+spec:
+  replicas: 1
+  selector: {{matchLabels: {{app: {name}}}}}
+  template:
+    metadata: {{labels: {{app: {name}}}}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      nodeSelector: {{kubernetes.io/hostname: {node}}}
+      containers:
+        - name: web
+          image: testbed/web:1
+          ports: [{{containerPort: 8080}}]
+"
+    )
+}

@@ -21,6 +21,9 @@ const MOVED: Duration = Duration::from_millis(900);
 /// Long enough for a takeover to be over, and for the client to see it.
 const WATCHED: Duration = Duration::from_secs(2);
 
+/// By how much the views of two nodes differ: less than an owner offers a group for.
+const LATE: Duration = Duration::from_secs(1);
+
 static RIG: Mutex<Option<Rig>> = Mutex::new(None);
 
 fn main() -> ExitCode {
@@ -33,6 +36,7 @@ fn main() -> ExitCode {
         ("a_node_without_power_is_followed", a_node_without_power_is_followed),
         ("an_owner_that_is_asked_to_stop_loses_no_request", sigterm_loses_nothing),
         ("an_excluded_node_hands_over_and_loses_no_request", a_label_loses_nothing),
+        ("an_owner_that_may_not_announce_answers_until_late_successors_have_claimed", late_successors),
         ("a_stopped_owner_says_nothing_when_it_goes_on", a_stopped_owner_is_silent_later),
         ("an_owner_is_not_followed_while_the_wire_shows_it_alive", blocked_beacons_move_nothing),
         ("one_watcher_that_hears_nothing_moves_nothing", one_way_loss_moves_nothing),
@@ -153,6 +157,56 @@ fn a_label_loses_nothing(rig: &mut Rig) {
     rig.cluster.kubectl(["label", "node", &name, &format!("{EXCLUDE}-")]).unwrap();
     std::thread::sleep(WATCHED);
     assert_eq!(rig.owner(v4()), next, "who may own it again takes nothing away");
+}
+
+/// The owner learns from the API that it must hand over; its successors hear of it later, and refuse until then.
+fn late_successors(rig: &mut Rig) {
+    let node_condition = |type_: &str, status: &str| {
+        format!(r#"{{"status":{{"conditions":[{{"type":"{type_}","status":"{status}"}}]}}}}"#)
+    };
+    let condition = |rig: &Rig, number: usize, type_: &str, status: &str| {
+        let (name, patch) = (rig.nodes[number].name.clone(), node_condition(type_, status));
+        rig.cluster.kubectl(["patch", "node", &name, "--subresource=status", "--patch", &patch]).unwrap();
+    };
+    let label = |rig: &Rig, number: usize, yes: bool| {
+        let label = format!("{EXCLUDE}{}", if yes { "=" } else { "-" });
+        rig.cluster.kubectl(["label", "node", &rig.nodes[number].name, &label]).unwrap();
+    };
+    let ready = |rig: &Rig, number: usize, lost: bool| {
+        condition(rig, number, "Ready", if lost { "False" } else { "True" });
+    };
+    let network = |rig: &Rig, number: usize, lost: bool| {
+        condition(rig, number, "NetworkUnavailable", if lost { "True" } else { "False" });
+    };
+    let pod = |rig: &Rig, number: usize, lost: bool| rig.ready(number, !lost);
+    let causes: [(&str, &dyn Fn(&Rig, usize, bool)); 4] =
+        [("label", &label), ("pod not ready", &pod), ("node not ready", &ready), ("no network", &network)];
+    for (cause, set) in causes {
+        let owner = rig.owner(v4());
+        let lan = rig.cluster.lan().clone();
+        let others: Vec<String> = rig
+            .nodes
+            .iter()
+            .map(|node| node.name.clone())
+            .filter(|name| *name != rig.nodes[owner].name)
+            .collect();
+        let round = rig.round(v4(), true, WATCHED * 2, |rig| {
+            let cut = |name: &String| {
+                let frames = Frames::Tcp(6443);
+                lan.block(Block { from: Some(name), to: None, frames, one_way: false }).unwrap()
+            };
+            let cuts: Vec<_> = others.iter().map(cut).collect();
+            set(rig, owner, true);
+            std::thread::sleep(LATE);
+            for cut in cuts {
+                cut.heal().unwrap();
+            }
+        });
+        assert_eq!(round.lost, 0, "{cause}: {round:?}");
+        assert_ne!(rig.owner(v4()), owner, "{cause}");
+        set(rig, owner, false);
+        rig.all_ready();
+    }
 }
 
 fn a_stopped_owner_is_silent_later(rig: &mut Rig) {
