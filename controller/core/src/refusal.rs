@@ -58,8 +58,15 @@ pub enum Refusal {
         /// Why it cannot be shared.
         why: NoSharing,
     },
-    /// A stranger on the network uses the address.
+    /// A host on the network that is not of the cluster uses the address.
     Conflict(IpAddr),
+    /// The address is a node's own.
+    NodeAddress {
+        /// The address.
+        ip: IpAddr,
+        /// The node.
+        node: String,
+    },
     /// The address belongs to no pool any more, or its pool no longer admits the Service. It is about to be lost.
     Lost {
         /// The address.
@@ -89,7 +96,7 @@ pub enum PoolReason {
     Labels,
     /// It has no addresses of the family.
     NoFamily(Family),
-    /// All its addresses of the family are given or kept back.
+    /// All its addresses of the family are given, kept back, or used by other machines.
     Full {
         /// The family.
         family: Family,
@@ -135,13 +142,14 @@ impl Refusal {
             Self::Avoided { .. } => "AddressKeptBack",
             Self::Taken { .. } => "AddressInUse",
             Self::Conflict(_) => "AddressConflict",
+            Self::NodeAddress { .. } => "NodeAddress",
             Self::Lost { .. } => "AddressLostByPool",
             Self::Additional { .. } => "OneFamilyOnly",
         }
     }
 
     /// Every word of [`Self::reason`], for metrics that count by it.
-    pub const REASONS: [&'static str; 13] = [
+    pub const REASONS: [&'static str; 14] = [
         "InvalidRequest",
         "NoPools",
         "NoPoolFits",
@@ -153,6 +161,7 @@ impl Refusal {
         "AddressKeptBack",
         "AddressInUse",
         "AddressConflict",
+        "NodeAddress",
         "AddressLostByPool",
         "OneFamilyOnly",
     ];
@@ -160,6 +169,34 @@ impl Refusal {
 
 /// So many pools are listed: an event holds 1024 characters, and a person reads fewer.
 const SHOWN: usize = 10;
+
+/// What a user wrote, quoted, and cut so that the rest of the message is still seen: an event holds 1024 bytes, an
+/// annotation 256 KiB.
+pub(crate) struct Shown<'a>(pub(crate) &'a str);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const LONGEST: usize = 128;
+        if self.0.len() <= LONGEST {
+            return write!(f, "{:?}", self.0);
+        }
+        write!(f, "{:?}…", &self.0[..self.0.floor_char_boundary(LONGEST)])
+    }
+}
+
+/// A pool's name, which need not be one.
+struct Named<'a>(&'a str);
+
+impl fmt::Display for Named<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // No object has a longer name.
+        const LONGEST: usize = 253;
+        if self.0.len() <= LONGEST {
+            return f.write_str(self.0);
+        }
+        write!(f, "{}…", &self.0[..self.0.floor_char_boundary(LONGEST)])
+    }
+}
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -178,7 +215,7 @@ impl fmt::Display for Refusal {
             }
             Self::Pool { pool, reason } => write!(f, "pool {pool} was asked for, but: {reason}"),
             Self::UnknownPool(pool) => {
-                write!(f, "pool {pool} was asked for, but there is no IPAddressPool of this name")
+                write!(f, "pool {} was asked for, but there is no IPAddressPool of this name", Named(pool))
             }
             Self::InvalidPool(pool) => {
                 write!(
@@ -195,7 +232,8 @@ impl fmt::Display for Refusal {
             Self::NotInPool { ip, asked, pool } => {
                 write!(
                     f,
-                    "{ip} was asked for from pool {asked}, but it is in pool {pool}: drop one of the two wishes"
+                    "{ip} was asked for from pool {}, but it is in pool {pool}: drop one of the two wishes",
+                    Named(asked)
                 )
             }
             Self::TwoPools(a, b) => {
@@ -211,6 +249,12 @@ impl fmt::Display for Refusal {
                 write!(
                     f,
                     "{ip} was asked for, but another machine on the network uses it (see its AddressConflict)"
+                )
+            }
+            Self::NodeAddress { ip, node } => {
+                write!(
+                    f,
+                    "{ip} was asked for, but it is node {node}'s own address, which no Service may have: ask for another"
                 )
             }
             Self::Lost { ip, why } => write!(f, "{ip} is given up: {why}"),
@@ -232,7 +276,10 @@ impl fmt::Display for PoolReason {
                 write!(f, "{total} of {total} {family} addresses in use")
             }
             Self::Full { family, in_use, total } => {
-                write!(f, "{in_use} of {total} {family} addresses in use, the others are kept back")
+                write!(
+                    f,
+                    "{in_use} of {total} {family} addresses in use, the others are kept back or used by other machines"
+                )
             }
             Self::Quota { namespace, max } => {
                 write!(f, "namespace {namespace} has reached its quota of {max} addresses")
@@ -257,11 +304,32 @@ impl fmt::Display for LostReason {
 impl fmt::Display for NoSharing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotAsked => f.write_str("both need the same metallb.io/allow-shared-ip"),
-            Self::KeysDiffer => f.write_str("their metallb.io/allow-shared-ip differ"),
-            Self::BackendsDiffer => {
-                f.write_str("with externalTrafficPolicy Local both need the same pod selector")
+            Self::HolderNotAsked => {
+                f.write_str("both need the same metallb.io/allow-shared-ip, which that Service does not have")
             }
+            Self::AskerNotAsked => {
+                f.write_str("both need the same metallb.io/allow-shared-ip, which this Service does not have")
+            }
+            Self::Keys { holder, asker } => write!(
+                f,
+                "both need the same metallb.io/allow-shared-ip, and that Service has {}, this one {}",
+                Shown(holder),
+                Shown(asker)
+            ),
+            Self::TrafficPolicies { holder_is_local } => {
+                let (holder, asker) =
+                    if *holder_is_local { ("Local", "Cluster") } else { ("Cluster", "Local") };
+                write!(
+                    f,
+                    "that Service has externalTrafficPolicy {holder}, this one {asker}: both need the same"
+                )
+            }
+            Self::Selectors { holder, asker } => write!(
+                f,
+                "with externalTrafficPolicy Local both need the same pod selector, and that Service has {}, this one {}",
+                Shown(holder),
+                Shown(asker)
+            ),
             Self::Port(protocol, port) => write!(f, "both use {protocol} port {port}"),
         }
     }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use rules::{Family, Pool};
 
-use super::Allocator;
 use super::judge::{missing, not_admitted};
+use super::{Allocator, Occupant};
 use crate::refusal::{PoolReason, Refusal};
 use crate::request::{Families, Request, Wanted};
 use crate::usage::ServiceRef;
@@ -88,8 +88,10 @@ impl Allocator {
         let pool = self.pool_of_all(service, request, kept, wanted, asked)?;
         let new: Vec<IpAddr> = wanted.iter().copied().filter(|ip| !kept.contains(ip)).collect();
         for ip in new.iter().copied() {
-            if self.quarantine.contains(&ip) {
-                return Err(Refusal::Conflict(ip));
+            match self.quarantine.get(&ip) {
+                Some(Occupant::ForeignHost) => return Err(Refusal::Conflict(ip)),
+                Some(Occupant::Node(node)) => return Err(Refusal::NodeAddress { ip, node: node.clone() }),
+                None => {}
             }
             if let Some(usage) = self.addresses.get(&ip)
                 && let Some((by, why)) = usage.blocker(service, &request.sharing, |_| true)
@@ -97,7 +99,8 @@ impl Allocator {
                 return Err(Refusal::Taken { ip, by: (*by).clone(), why });
             }
         }
-        let Some(pool) = pool else { return Ok(()) };
+        // A quota that was lowered takes nothing away: only an addition is measured by it.
+        let Some(pool) = pool.filter(|_| !new.is_empty()) else { return Ok(()) };
         self.check_quota(pool, service, wanted)
             .map_err(|reason| Refusal::Pool { pool: pool.name.clone(), reason })
     }
@@ -241,6 +244,33 @@ impl Allocator {
             }
         }
         Choice::refused(has, Refusal::Additional { family, pool: name, reason })
+    }
+
+    /// For a Service that prefers both families and has just lost the one that its clients use first: both from another
+    /// pool, if there is one. Its clients have to learn a new address in any case, and without that it would have none
+    /// of the family any more. Who loses the other family stays where it is.
+    pub(super) fn both_elsewhere(
+        &mut self,
+        service: &ServiceRef,
+        request: &Request,
+        choice: &Choice,
+    ) -> Option<Choice> {
+        let Some(Refusal::Additional { family, .. }) = &choice.refusal else { return None };
+        let (Ok(Families::Dual { primary, .. }), Ok(Wanted::Any)) = (&request.families, &request.wanted)
+        else {
+            return None;
+        };
+        if family != primary {
+            return None;
+        }
+        let pools: Vec<String> = self.pinned.iter().chain(&self.plain).cloned().collect();
+        let found = pools.iter().find_map(|name| {
+            if self.not_automatic(name, service, request).is_some() {
+                return None;
+            }
+            self.find_in(name, service, request, &[Family::ALL.to_vec()]).ok()
+        });
+        found.map(Choice::met)
     }
 
     /// Addresses from the pool `name`, by the first of `wishes` that it can fulfil.

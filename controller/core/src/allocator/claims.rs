@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rules::Family;
 
 use super::Allocator;
+use crate::request::Sharing;
 use crate::usage::{ServiceRef, Usage};
 use crate::waiting::Freed;
 
@@ -36,25 +37,39 @@ impl Allocator {
             entry.stored = stored;
         }
         let after = union(&entry.desired, &entry.stored);
-        for ip in after.iter().filter(|ip| !before.contains(ip)) {
-            self.claim(service, *ip);
-        }
         for ip in before.iter().filter(|ip| !after.contains(ip)) {
             self.unclaim(service, *ip);
         }
+        for ip in after.iter().filter(|ip| !before.contains(ip)) {
+            self.claim(service, *ip);
+        }
+        self.reclaim(service);
     }
 
-    /// Renews the claims of `service` after its sharing changed. Others may fit beside it now.
+    /// Renews those claims of `service` that are not as its sharing has them. Others may fit beside it then.
     pub(super) fn reclaim(&mut self, service: &ServiceRef) {
         for ip in self.claimed(service) {
-            self.claim(service, ip);
-            self.note_freed(ip, Some(&service.namespace));
+            let Some(sharing) = self.sharing_of(service, ip) else { continue };
+            let held = self.addresses.get(&ip).and_then(|usage| usage.sharing_of(service));
+            if held != Some(&*sharing) {
+                self.claim(service, ip);
+                self.note_freed(ip, Some(&service.namespace));
+            }
         }
     }
 
+    /// By what the claim of `service` on `ip` can be shared. Nobody joins it on what it is about to leave: when that is
+    /// free, it belongs to who waits longest.
+    fn sharing_of(&self, service: &ServiceRef, ip: IpAddr) -> Option<Arc<Sharing>> {
+        let entry = self.services.get(service)?;
+        if entry.desired.contains(&ip) || entry.sharing.pair.is_none() {
+            return Some(Arc::clone(&entry.sharing));
+        }
+        Some(Arc::new(Sharing { pair: None, ports: entry.sharing.ports.clone() }))
+    }
+
     fn claim(&mut self, service: &ServiceRef, ip: IpAddr) {
-        let Some(entry) = self.services.get(service) else { return };
-        let sharing = Arc::clone(&entry.sharing);
+        let Some(sharing) = self.sharing_of(service, ip) else { return };
         let (before, first, first_in_namespace) = match self.addresses.get(&ip) {
             None => (None, true, true),
             Some(usage) => {
@@ -76,7 +91,7 @@ impl Allocator {
         if first_in_namespace && !pool.quotas.is_empty() {
             state.count_namespace(&service.namespace, true);
         }
-        if !self.quarantine.contains(&ip) {
+        if !self.quarantine.contains_key(&ip) {
             state.share(ip, pool, before, Some(usage));
         }
     }
@@ -86,7 +101,7 @@ impl Allocator {
         let before = usage.pair().cloned();
         let empty = usage.unclaim(service);
         let last_in_namespace = empty || !usage.other_in_namespace(&service.namespace, service);
-        let quarantined = self.quarantine.contains(&ip);
+        let quarantined = self.quarantine.contains_key(&ip);
         if let Some(pool) = self.configuration.pool_of(ip)
             && let Some(state) = self.pools.get_mut(&pool.name)
         {

@@ -120,7 +120,7 @@ impl Allocator {
         let pool = self.configuration.pools.get(name);
         let given = |ip: &IpAddr| {
             pool.is_some_and(|pool| pool.contains(*ip) && !pool.keeps_back(*ip))
-                && !self.quarantine.contains(ip)
+                && !self.quarantine.contains_key(ip)
         };
         of_families && theirs.desired.iter().all(given)
     }

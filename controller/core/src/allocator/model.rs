@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 
 use self::objects::{CROWDED, Wish, configured, crowded_wish, key, request, wish};
-use super::tests::{at, ips};
+use super::tests::{at, foreign, ips, nodes};
 use super::*;
 
 mod checks;
@@ -35,7 +35,7 @@ enum Step {
     WriteLost(u8),
     /// The pools and their policies change.
     Configure(u8, u8),
-    /// Strangers use addresses.
+    /// Machines use addresses.
     Quarantine(u8),
     /// Namespaces become known, or are no longer.
     Namespaces(u8),
@@ -65,7 +65,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => service.clone().prop_map(Step::WriteUnheard),
         1 => service.prop_map(Step::WriteLost),
         2 => (0..12_u8, 0..6_u8).prop_map(|(pools, policies)| Step::Configure(pools, policies)),
-        1 => (0..3_u8).prop_map(Step::Quarantine),
+        1 => (0..4_u8).prop_map(Step::Quarantine),
         1 => (0..3_u8).prop_map(Step::Namespaces),
         2 => (0..8_u8).prop_map(Step::Wait),
         1 => Just(Step::Restart),
@@ -86,7 +86,7 @@ struct World {
     objects: BTreeMap<ServiceKey, Object>,
     allocator: Allocator,
     configuration: Arc<Configuration>,
-    quarantine: BTreeSet<IpAddr>,
+    quarantine: BTreeMap<IpAddr, Occupant>,
     /// The one namespace that is not known, if any.
     unknown: Option<&'static str>,
     now: i64,
@@ -240,7 +240,10 @@ impl World {
                     1 => &["10.0.0.1"],
                     _ => &["10.0.0.2", "10.0.1.0", "fc00::1"],
                 };
-                self.quarantine = ips(list).into_iter().collect();
+                self.quarantine = foreign(list);
+                if *choice == 3 {
+                    self.quarantine.extend(nodes(&["10.0.0.3", "10.0.2.1", "fc00::2"]));
+                }
                 self.allocator.set_quarantine(self.quarantine.clone(), at(self.now));
             }
             Step::Namespaces(choice) => {

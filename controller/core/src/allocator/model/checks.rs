@@ -54,7 +54,7 @@ impl World {
                 self.desired(service).iter().filter(|ip| !had.contains(ip) && !object.stored.contains(ip))
             {
                 prop_assert!(
-                    !self.quarantine.contains(ip),
+                    !self.quarantine.contains_key(ip),
                     "{ip} is under conflict and was given to {service}"
                 );
                 // An address of a pool with an error is left to whom it is believed to be stored for still.
