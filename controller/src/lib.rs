@@ -28,7 +28,8 @@ use anyhow::Context as _;
 use crds::names;
 use prometheus_client::registry::Registry;
 use runtime::events::Events;
-use runtime::lease::{Leadership, Settings};
+use runtime::heartbeat::Heartbeat;
+use runtime::lease::{self, Candidate, Leadership, Settings};
 use runtime::tasks::Tasks;
 use runtime::{admin, client, shutdown, telemetry};
 
@@ -57,7 +58,7 @@ pub struct Args {
     #[arg(long, default_value = "")]
     pub load_balancer_class: String,
 
-    /// Who this replica is; unique among the replicas.
+    /// Who this replica is; unique among the replicas. As the holder of the Lease it has a random suffix besides.
     #[arg(long, env = "POD_NAME", hide_env_values = true)]
     pub identity: Option<String>,
 
@@ -73,7 +74,7 @@ pub struct Args {
 
 impl Args {
     fn lease(&self) -> Settings {
-        let identity = self.identity.clone().unwrap_or_else(|| format!("{COMPONENT}-{}", std::process::id()));
+        let identity = lease::unique_identity(self.identity.as_deref().unwrap_or(COMPONENT));
         let duration = Duration::from_millis(self.lease_duration_ms);
         Settings {
             duration,
@@ -106,7 +107,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let lease = args.lease();
     let left = lease.duration.saturating_sub(lease.renew_deadline);
     let write_bound = left.mul_f32(0.9).min(client::CALL_TIMEOUT);
-    let leadership = Leadership::campaign(&mut tasks, &client, lease, shutdown.clone());
+    let listed = watches.clone();
+    let candidate =
+        Candidate::new(async move { listed.ready().await }, Heartbeat::new("addresses", lease.duration));
+    let leadership = Leadership::campaign(&mut tasks, &client, lease, candidate, shutdown.clone());
     let (class, remind_every) = (args.load_balancer_class, Duration::from_secs(args.remind_every_s));
     let owner =
         Owner { client, class, watches, leadership, events, metrics, ready, write_bound, remind_every };

@@ -27,7 +27,8 @@ use crds::names::{OPERATOR, OPERATOR_LEASE};
 use prometheus_client::registry::Registry;
 use runtime::admin::{self, Readiness};
 use runtime::events::Events;
-use runtime::lease::{Leadership, Settings};
+use runtime::heartbeat::Heartbeat;
+use runtime::lease::{self, Candidate, Leadership, Settings};
 use runtime::tasks::Tasks;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -77,8 +78,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 
     let changed = Arc::new(Notify::new());
     let caches = Caches::start(&mut tasks, &client, &shutdown, &changed);
-    let leadership =
-        Leadership::campaign(&mut tasks, &client, lease(&namespace, pod_name.as_deref()), shutdown.clone());
+    let lease = lease(&namespace, pod_name.as_deref());
+    let candidate = Candidate::new(std::future::ready(()), Heartbeat::new("work", lease.duration));
+    let leadership = Leadership::campaign(&mut tasks, &client, lease, candidate, shutdown.clone());
     let events = Events::start(&mut tasks, client.clone(), OPERATOR, pod_name, shutdown.clone());
     let api = Api::new(client, leadership.clone());
     let reconciler = Reconciler::new(api, caches, events, metrics, image);
@@ -91,10 +93,6 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     Ok(tasks.run(shutdown, GRACE).await?)
 }
 
-/// The identity is unique to the process: a pod that restarts must not take its former self for itself.
 fn lease(namespace: &str, pod_name: Option<&str>) -> Settings {
-    let pod = pod_name.unwrap_or(OPERATOR);
-    let start = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    let identity = format!("{pod}_{}_{}", std::process::id(), start.as_millis());
-    Settings::new(namespace, OPERATOR_LEASE, identity)
+    Settings::new(namespace, OPERATOR_LEASE, lease::unique_identity(pod_name.unwrap_or(OPERATOR)))
 }

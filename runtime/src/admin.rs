@@ -9,12 +9,16 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// What a process waits for before it is ready: a set of named gates.
+use crate::heartbeat::Heartbeat;
+
+/// What a process waits for before it is ready, a set of named gates; and whose heartbeats show that it is alive.
 #[derive(Clone, Debug, Default)]
 pub struct Readiness {
     closed: Arc<Mutex<Vec<&'static str>>>,
+    heartbeats: Arc<Mutex<Vec<Heartbeat>>>,
 }
 
 /// One thing that a process waits for.
@@ -35,6 +39,17 @@ impl Readiness {
         let gate = Gate { name, closed: Arc::clone(&self.closed) };
         gate.set(false);
         gate
+    }
+
+    /// From now on `/healthz` fails while `heartbeat` is not alive, so that the kubelet restarts the container.
+    pub fn supervise(&self, heartbeat: Heartbeat) {
+        self.heartbeats.lock().unwrap_or_else(PoisonError::into_inner).push(heartbeat);
+    }
+
+    /// The supervised workers that make no progress; none means alive.
+    pub fn stuck(&self, now: Instant) -> Vec<&'static str> {
+        let heartbeats = self.heartbeats.lock().unwrap_or_else(PoisonError::into_inner);
+        heartbeats.iter().filter(|heartbeat| !heartbeat.is_alive(now)).map(Heartbeat::name).collect()
     }
 
     /// The gates that are closed; none means ready.
@@ -87,17 +102,27 @@ pub async fn serve(
 
 fn router(registry: Registry, readiness: Readiness) -> Router {
     let registry = Arc::new(registry);
+    let liveness = readiness.clone();
     Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/healthz", get(move || std::future::ready(alive(&liveness))))
         .route("/readyz", get(move || std::future::ready(ready(&readiness))))
         .route("/metrics", get(move || std::future::ready(metrics(&registry))))
 }
 
+fn alive(readiness: &Readiness) -> Response {
+    unless("no progress: ", &readiness.stuck(Instant::now()))
+}
+
 fn ready(readiness: &Readiness) -> Response {
-    match readiness.waiting_for().as_slice() {
+    unless("waiting for ", &readiness.waiting_for())
+}
+
+/// 200 if there are no `reasons` against it, else 503 with them.
+fn unless(what: &str, reasons: &[&str]) -> Response {
+    match reasons {
         [] => "ok\n".into_response(),
-        waiting => {
-            (StatusCode::SERVICE_UNAVAILABLE, format!("waiting for {}\n", waiting.join(", "))).into_response()
+        reasons => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("{what}{}\n", reasons.join(", "))).into_response()
         }
     }
 }
@@ -115,6 +140,8 @@ fn metrics(registry: &Registry) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -129,5 +156,19 @@ mod tests {
         assert_eq!(ready(&readiness).status(), StatusCode::OK);
         adoption.set(false);
         assert_eq!(ready(&readiness).status(), StatusCode::SERVICE_UNAVAILABLE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_is_not_healthy_while_a_supervised_worker_makes_no_progress() {
+        let readiness = Readiness::new();
+        let worker = Heartbeat::new("driver", Duration::from_secs(10));
+        readiness.supervise(worker.clone());
+        assert_eq!(alive(&readiness).status(), StatusCode::OK);
+        worker.beat();
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert_eq!(alive(&readiness).status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(readiness.stuck(Instant::now()), ["driver"]);
+        worker.beat();
+        assert_eq!(alive(&readiness).status(), StatusCode::OK);
     }
 }

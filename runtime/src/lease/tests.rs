@@ -1,5 +1,5 @@
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::http::{Method, Request, Response};
@@ -20,6 +20,15 @@ fn held(holder: Option<&str>, version: &str) -> Lease {
 
 fn seen(lease: &Lease, at: Instant) -> Option<Observation> {
     Observation::update(None, Some(lease), at)
+}
+
+fn valid_for(length: Duration) -> Validity {
+    Validity::new(length)
+}
+
+/// A candidate that is ready, and whose worker is alive for ever.
+fn able() -> Candidate {
+    Candidate::new(std::future::ready(()), Heartbeat::new("worker", Duration::from_secs(1)))
 }
 
 #[test]
@@ -63,13 +72,13 @@ fn a_leader_stops_early_enough_for_a_call_to_end_before_its_lease_does() {
 
 #[tokio::test(start_paused = true)]
 async fn leadership_ends_by_the_clock_even_if_nobody_says_so() {
-    let (sender, until) = watch::channel(Some(Instant::now() + Duration::from_secs(10)));
+    let (sender, until) = watch::channel(Some(valid_for(Duration::from_secs(10))));
     let mut leadership = Leadership { until };
     assert!(leadership.is_leading());
     tokio::time::advance(Duration::from_secs(11)).await;
     assert!(!leadership.is_leading());
     leadership.lost().await;
-    sender.send_replace(Some(Instant::now() + Duration::from_secs(10)));
+    sender.send_replace(Some(valid_for(Duration::from_secs(10))));
     leadership.won().await;
     assert!(leadership.is_leading());
 }
@@ -86,7 +95,7 @@ fn a_lease_is_written_as_at_least_as_long_as_its_holder_takes_it_for() {
 
 #[tokio::test(start_paused = true)]
 async fn work_is_dropped_when_its_leader_leads_no_more() {
-    let (until, receiver) = watch::channel(Some(Instant::now() + Duration::from_secs(1)));
+    let (until, receiver) = watch::channel(Some(valid_for(Duration::from_secs(1))));
     let leadership = Leadership { until: receiver };
     assert_eq!(leadership.while_leading(async { 7 }).await, Some(7));
     let stopped = leadership.while_leading(async {
@@ -125,7 +134,8 @@ async fn a_conflict_ends_no_leadership_as_long_as_nobody_else_holds_the_lease() 
         async move { step(&contested(holder, conflicts), settings, &mut None).await }
     };
     let until = Instant::now() + settings.renew_deadline;
-    assert_eq!(look("me", 1).await.unwrap(), Some(until), "it is read again, and renewed");
+    let renewed = look("me", 1).await.unwrap().map(|validity| validity.until);
+    assert_eq!(renewed, Some(until), "it is read again, and renewed");
     assert!(look("me", 2).await.unwrap_err().is_conflict(), "it failed to renew, which the deadline is for");
     assert_eq!(look("other", 0).await.unwrap(), None);
 }
@@ -133,12 +143,12 @@ async fn a_conflict_ends_no_leadership_as_long_as_nobody_else_holds_the_lease() 
 #[tokio::test(start_paused = true)]
 async fn a_leader_whose_writes_all_conflict_leads_until_its_deadline() {
     let settings = Settings::new("ns", "lease", "me");
-    let (sender, until) = watch::channel(Some(Instant::now() + settings.renew_deadline));
+    let (sender, until) = watch::channel(Some(valid_for(settings.renew_deadline)));
     let (leadership, shutdown) = (Leadership { until }, CancellationToken::new());
     let api = contested("me", u32::MAX);
     let election = tokio::spawn({
         let (settings, shutdown) = (settings.clone(), shutdown.clone());
-        async move { run(&api, &settings, &sender, shutdown).await }
+        async move { run(&api, &settings, able(), &sender, shutdown).await }
     });
     tokio::time::sleep(settings.renew_deadline - settings.retry).await;
     assert!(leadership.is_leading());
@@ -146,4 +156,128 @@ async fn a_leader_whose_writes_all_conflict_leads_until_its_deadline() {
     assert!(!leadership.is_leading());
     shutdown.cancel();
     election.await.unwrap();
+}
+
+#[test]
+fn a_machine_whose_monotonic_clock_stood_still_does_not_lead_on_an_old_renewal() {
+    let length = Duration::from_secs(10);
+    let validity = Validity::new(length);
+    let (now, wall) = (Instant::now(), validity.renewed);
+    assert!(validity.holds(now, wall + Duration::from_secs(9)));
+    assert!(
+        !validity.holds(now, wall + Duration::from_secs(10)),
+        "it was suspended, and its clock set since"
+    );
+    assert!(validity.holds(now, wall - Duration::from_secs(3_600)), "a clock that was set back says nothing");
+    assert!(!validity.holds(now + length, wall));
+}
+
+#[test]
+fn two_processes_of_one_pod_have_different_identities() {
+    let identities = [unique_identity("controller-0"), unique_identity("controller-0")];
+    assert_ne!(identities[0], identities[1]);
+    assert!(identities.iter().all(|identity| identity.starts_with("controller-0_")));
+}
+
+/// An API with one Lease, which nobody holds at first.
+#[derive(Clone, Default)]
+struct Shared {
+    lease: Arc<Mutex<Option<Lease>>>,
+    calls: Arc<AtomicU32>,
+}
+
+impl Shared {
+    fn api(&self) -> Api<Lease> {
+        let shared = self.clone();
+        let answer = move |request: Request<Body>| {
+            let shared = shared.clone();
+            async move {
+                let call = shared.calls.fetch_add(1, Ordering::Relaxed);
+                let write = request.method() != Method::GET;
+                let body = request.into_body().collect_bytes().await.unwrap();
+                let mut lease = shared.lease.lock().unwrap();
+                if write {
+                    let mut written: Lease = serde_json::from_slice(&body).unwrap();
+                    written.metadata.resource_version = Some(call.to_string());
+                    *lease = Some(written);
+                }
+                let absent =
+                    json!({"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404});
+                let (code, body) = lease.as_ref().map_or((404, absent), |lease| (200, json!(lease)));
+                Response::builder().status(code).body(Body::from(body.to_string().into_bytes()))
+            }
+        };
+        Api::namespaced(Client::new(tower::service_fn(answer), "ns"), "ns")
+    }
+
+    fn holder(&self) -> Option<String> {
+        self.lease.lock().unwrap().as_ref()?.spec.as_ref()?.holder_identity.clone()
+    }
+
+    fn campaign(&self, me: &str, candidate: Candidate, shutdown: &CancellationToken) -> Leadership {
+        let (sender, until) = watch::channel(None);
+        let (api, settings, shutdown) = (self.api(), Settings::new("ns", "lease", me), shutdown.clone());
+        tokio::spawn(async move { run(&api, &settings, candidate, &sender, shutdown).await });
+        Leadership { until }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_is_not_ready_does_not_campaign() {
+    let (shared, shutdown) = (Shared::default(), CancellationToken::new());
+    let (open, gate) = tokio::sync::oneshot::channel::<()>();
+    let ready = async {
+        let _ = gate.await;
+    };
+    let candidate = Candidate::new(ready, Heartbeat::new("worker", Duration::from_secs(1)));
+    let mut leadership = shared.campaign("me", candidate, &shutdown);
+    tokio::time::sleep(Duration::from_secs(3_600)).await;
+    assert_eq!(shared.calls.load(Ordering::Relaxed), 0);
+    open.send(()).unwrap();
+    leadership.won().await;
+    assert_eq!(shared.holder().as_deref(), Some("me"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_whose_worker_makes_no_progress_leaves_the_lease_to_another() {
+    let (shared, shutdown) = (Shared::default(), CancellationToken::new());
+    let heartbeat = Heartbeat::new("worker", Duration::from_secs(15));
+    let mut stuck =
+        shared.campaign("stuck", Candidate::new(std::future::ready(()), heartbeat.clone()), &shutdown);
+    stuck.won().await;
+    heartbeat.beat();
+    let mut healthy = shared.campaign("healthy", able(), &shutdown);
+    tokio::time::timeout(Duration::from_secs(21), healthy.won()).await.unwrap();
+    assert!(!stuck.is_leading());
+    assert_eq!(shared.holder().as_deref(), Some("healthy"));
+    heartbeat.rest();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(healthy.is_leading(), "who recovers does not take it back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_recovers_leads_again_where_nobody_else_does() {
+    let (shared, shutdown) = (Shared::default(), CancellationToken::new());
+    let heartbeat = Heartbeat::new("worker", Duration::from_secs(15));
+    let mut alone =
+        shared.campaign("alone", Candidate::new(std::future::ready(()), heartbeat.clone()), &shutdown);
+    alone.won().await;
+    heartbeat.beat();
+    alone.lost().await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(shared.holder(), None);
+    heartbeat.rest();
+    alone.won().await;
+    assert_eq!(shared.holder().as_deref(), Some("alone"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_lease_is_released_when_the_process_stops() {
+    let (shared, shutdown) = (Shared::default(), CancellationToken::new());
+    let mut leadership = shared.campaign("me", able(), &shutdown);
+    leadership.won().await;
+    shutdown.cancel();
+    leadership.lost().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(shared.holder(), None);
 }
