@@ -7,15 +7,17 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use crate::finding::Report;
 use crate::pool::Pool;
-use crate::selectors::{names, no_repeats, selectors, single};
+use crate::selectors::{names, no_repeats, readable_selectors, single};
 
 /// Announces pools on layer 2.
 #[derive(Clone, Debug, PartialEq)]
 pub struct L2Advertisement {
     /// Name of the object.
     pub name: String,
-    /// The pools that it announces, resolved.
+    /// The valid pools that it announces.
     pub pools: BTreeSet<String>,
+    /// How it selects pools, for those that are not valid or no longer exist.
+    pub selection: PoolSelection,
     /// Nodes that may announce, any one is enough; empty means all.
     pub node_selectors: Vec<Selector>,
     /// Interfaces to announce on; empty means all.
@@ -24,6 +26,60 @@ pub struct L2Advertisement {
     pub service_selectors: Vec<Selector>,
     /// Nodes to prefer.
     pub preferred: Vec<PreferredNodes>,
+}
+
+/// Which pools an advertisement selects.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PoolSelection {
+    /// By name.
+    names: Vec<String>,
+    /// By label.
+    selectors: Vec<Selector>,
+    /// Some selector could not be parsed.
+    unreadable: bool,
+}
+
+impl PoolSelection {
+    /// Whether it selects the pool of this name and, if they are known, these labels. None: that cannot be decided.
+    pub fn selects(&self, name: &str, labels: Option<&BTreeMap<String, String>>) -> Option<bool> {
+        let everything = self.names.is_empty() && self.selectors.is_empty() && !self.unreadable;
+        let by_label = |labels| self.selectors.iter().any(|selector| selector.matches(labels));
+        if everything || self.names.iter().any(|known| known == name) || labels.is_some_and(by_label) {
+            return Some(true);
+        }
+        let undecided = self.unreadable || (labels.is_none() && !self.selectors.is_empty());
+        (!undecided).then_some(false)
+    }
+}
+
+/// What can be read of an advertisement that was rejected because of an error. Some of its constraints cannot be read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PartialL2Advertisement {
+    readable: L2Advertisement,
+    nodes_complete: bool,
+    services_complete: bool,
+}
+
+impl PartialL2Advertisement {
+    /// The advertisement without the selectors that cannot be read; none if that leaves one of its lists empty, which
+    /// would mean everything.
+    pub fn narrow(&self) -> Option<L2Advertisement> {
+        let nodes = self.nodes_complete || !self.readable.node_selectors.is_empty();
+        let services = self.services_complete || !self.readable.service_selectors.is_empty();
+        (nodes && services).then(|| self.readable.clone())
+    }
+
+    /// The advertisement without the lists that cannot be read completely: every node, every Service.
+    pub fn wide(&self) -> L2Advertisement {
+        let mut wide = self.readable.clone();
+        if !self.nodes_complete {
+            wide.node_selectors.clear();
+        }
+        if !self.services_complete {
+            wide.service_selectors.clear();
+        }
+        wide
+    }
 }
 
 /// Nodes to prefer, with what each gains.
@@ -51,20 +107,21 @@ impl L2Advertisement {
         self.preferred.is_empty()
             && other.preferred.is_empty()
             && self.pools == other.pools
+            && self.selection == other.selection
             && self.node_selectors == other.node_selectors
             && self.interfaces == other.interfaces
             && self.service_selectors == other.service_selectors
     }
 }
 
-/// The advertisement that `object` describes; none if it has an error.
+/// The advertisement that `object` describes; if it has an error, what can be read of it.
 pub(crate) fn judge(
     object: &crds::L2Advertisement,
     pools: &BTreeMap<String, Pool>,
     report: &mut Report<'_>,
-) -> Option<L2Advertisement> {
+) -> Result<L2Advertisement, PartialL2Advertisement> {
     let spec = &object.spec;
-    let pools = advertised_pools(
+    let selection = pool_selection(
         spec.ip_address_pools.as_ref(),
         spec.ip_address_pool_selectors.as_ref(),
         pools,
@@ -73,8 +130,10 @@ pub(crate) fn judge(
     no_repeats(report, "spec.ipAddressPoolSelectors", spec.ip_address_pool_selectors.as_ref());
     no_repeats(report, "spec.nodeSelectors", spec.node_selectors.as_ref());
     no_repeats(report, "spec.serviceSelectors", spec.service_selectors.as_ref());
-    let node_selectors = selectors(report, "spec.nodeSelectors", spec.node_selectors.as_ref());
-    let service_selectors = selectors(report, "spec.serviceSelectors", spec.service_selectors.as_ref());
+    let (node_selectors, nodes_complete) =
+        readable_selectors(report, "spec.nodeSelectors", spec.node_selectors.as_ref());
+    let (service_selectors, services_complete) =
+        readable_selectors(report, "spec.serviceSelectors", spec.service_selectors.as_ref());
     let preferred =
         spec.preferred_node_selectors.iter().flatten().enumerate().filter_map(|(index, preferred)| {
             let path = format!("spec.preferredNodeSelectors[{index}].preference");
@@ -82,29 +141,42 @@ pub(crate) fn judge(
             Some(PreferredNodes { weight: preferred.weight, selector })
         });
     let preferred = preferred.collect();
-    (!report.failed()).then(|| L2Advertisement {
+    let readable = L2Advertisement {
         name: object.metadata.name.clone().unwrap_or_default(),
-        pools,
+        pools: selected(&selection, pools),
+        selection,
         node_selectors,
-        interfaces: spec.interfaces.clone().unwrap_or_default(),
+        interfaces: names(report, "spec.interfaces", spec.interfaces.as_ref()),
         service_selectors,
         preferred,
-    })
+    };
+    if report.failed() {
+        Err(PartialL2Advertisement { readable, nodes_complete, services_complete })
+    } else {
+        Ok(readable)
+    }
 }
 
-/// The pools that an advertisement names or selects; with neither, every pool. Unknown names are only warned of.
+/// The pools that an advertisement names or selects; with neither, every pool.
 pub(crate) fn advertised_pools(
     named: Option<&Vec<String>>,
     by_label: Option<&Vec<LabelSelector>>,
     pools: &BTreeMap<String, Pool>,
     report: &mut Report<'_>,
 ) -> BTreeSet<String> {
-    let named = names(report, "spec.ipAddressPools", named);
-    let by_label = selectors(report, "spec.ipAddressPoolSelectors", by_label);
-    if named.is_empty() && by_label.is_empty() {
-        return pools.keys().cloned().collect();
-    }
-    for name in named.iter().filter(|name| !pools.contains_key(*name)) {
+    selected(&pool_selection(named, by_label, pools, report), pools)
+}
+
+/// How an advertisement selects pools. Unknown names are a warning.
+fn pool_selection(
+    named: Option<&Vec<String>>,
+    by_label: Option<&Vec<LabelSelector>>,
+    pools: &BTreeMap<String, Pool>,
+    report: &mut Report<'_>,
+) -> PoolSelection {
+    let names = names(report, "spec.ipAddressPools", named);
+    let (selectors, complete) = readable_selectors(report, "spec.ipAddressPoolSelectors", by_label);
+    for name in names.iter().filter(|name| !pools.contains_key(*name)) {
         report.warning(
             "spec.ipAddressPools",
             name,
@@ -112,11 +184,12 @@ pub(crate) fn advertised_pools(
             "create it, or correct the name",
         );
     }
-    pools
-        .values()
-        .filter(|pool| named.contains(&pool.name) || by_label.iter().any(|s| s.matches(&pool.labels)))
-        .map(|pool| pool.name.clone())
-        .collect()
+    PoolSelection { names, selectors, unreadable: !complete }
+}
+
+fn selected(selection: &PoolSelection, pools: &BTreeMap<String, Pool>) -> BTreeSet<String> {
+    let selects = |pool: &&Pool| selection.selects(&pool.name, Some(&pool.labels)) == Some(true);
+    pools.values().filter(selects).map(|pool| pool.name.clone()).collect()
 }
 
 /// The same list without those that only repeat an earlier one.

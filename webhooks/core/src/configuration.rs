@@ -1,15 +1,15 @@
 //! The judged configuration.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use rangemap::RangeInclusiveMap;
 
-use crate::advertisement::{self, L2Advertisement};
+use crate::advertisement::{self, L2Advertisement, PartialL2Advertisement};
 use crate::bgp::{self, BfdProfile, BgpAdvertisement, BgpContext, BgpPeer, CommunityValue};
 use crate::finding::{Finding, ObjectRef, Report};
-use crate::objects::{Objects, elder_first};
+use crate::objects::{Objects, oldest_first};
 use crate::policy;
 use crate::pool::{self, Pool};
 use crate::range::{Family, IpRange, bits};
@@ -32,6 +32,10 @@ pub struct Configuration {
     /// Pools that were left out because of an error, with what can be read of their addresses. Nobody gets an
     /// address from them; nobody who has one loses it because of the error.
     pub left_out: BTreeMap<String, Vec<IpRange>>,
+    /// The labels of those pools, by which advertisements select them.
+    left_out_labels: BTreeMap<String, BTreeMap<String, String>>,
+    /// What can be read of layer-2 advertisements that were left out because of an error.
+    pub partial_l2_advertisements: Vec<PartialL2Advertisement>,
     index: Index,
 }
 
@@ -61,51 +65,61 @@ impl Index {
 impl Configuration {
     /// Judges `objects`: of two that clash the younger is left out, an invalid one is left out, the rest works.
     pub fn from_objects(objects: &Objects) -> (Self, Vec<Finding>) {
+        Self::with_precedence(objects, &BTreeSet::new())
+    }
+
+    /// The same, but the objects in `last` come after all others, and a pool among them is left without the addresses
+    /// that others have.
+    pub(crate) fn with_precedence(objects: &Objects, last: &BTreeSet<ObjectRef>) -> (Self, Vec<Finding>) {
         let mut findings = Vec::new();
         let mut configuration = Self::default();
-        for object in elder_first(&objects.pools) {
-            let mut report = Report::new(ObjectRef::of("IPAddressPool", &*object), &mut findings);
-            if let Some(pool) = pool::judge(&object, objects, &mut report) {
+        for (this, object) in oldest_first("IPAddressPool", &objects.pools, last) {
+            let trimmed = last.contains(&this);
+            let mut report = Report::new(this, &mut findings);
+            if let Some(mut pool) = pool::judge(&object, objects, &mut report) {
+                if trimmed {
+                    pool.ranges = configuration.without_taken(&pool.ranges);
+                }
                 configuration.admit_pool(pool, &mut report);
             }
             if report.failed() {
                 let name = object.metadata.name.clone().unwrap_or_default();
-                configuration.left_out.insert(name, pool::readable_ranges(&object));
+                configuration.left_out.insert(name.clone(), pool::readable_ranges(&object));
+                let labels = object.metadata.labels.clone().unwrap_or_default();
+                configuration.left_out_labels.insert(name, labels);
             }
         }
-        for object in elder_first(&objects.l2_advertisements) {
-            let mut report = Report::new(ObjectRef::of("L2Advertisement", &*object), &mut findings);
-            configuration.l2_advertisements.extend(advertisement::judge(
-                &object,
-                &configuration.pools,
-                &mut report,
-            ));
+        for (this, object) in oldest_first("L2Advertisement", &objects.l2_advertisements, last) {
+            let mut report = Report::new(this, &mut findings);
+            match advertisement::judge(&object, &configuration.pools, &mut report) {
+                Ok(valid) => configuration.l2_advertisements.push(valid),
+                Err(partial) => configuration.partial_l2_advertisements.push(partial),
+            }
         }
         configuration.l2_advertisements = advertisement::collapse(configuration.l2_advertisements);
-        for object in elder_first(&objects.pool_policies) {
-            let mut report = Report::new(ObjectRef::of("PoolPolicy", &*object), &mut findings);
+        for (this, object) in oldest_first("PoolPolicy", &objects.pool_policies, last) {
+            let mut report = Report::new(this, &mut findings);
             policy::apply(&object, &mut configuration.pools, objects, &mut report);
         }
-        configuration.judge_bgp(objects, &mut findings);
+        configuration.judge_bgp(objects, last, &mut findings);
         (configuration, findings)
     }
 
-    fn judge_bgp(&mut self, objects: &Objects, findings: &mut Vec<Finding>) {
-        for object in elder_first(&objects.bfd_profiles) {
-            let mut report = Report::new(ObjectRef::of("BFDProfile", &*object), findings);
+    fn judge_bgp(&mut self, objects: &Objects, last: &BTreeSet<ObjectRef>, findings: &mut Vec<Finding>) {
+        for (this, object) in oldest_first("BFDProfile", &objects.bfd_profiles, last) {
+            let mut report = Report::new(this, findings);
             let profile = bgp::judge_bfd_profile(&object, &mut report);
             self.bfd_profiles.extend(profile.map(|profile| (profile.name.clone(), profile)));
         }
-        for object in elder_first(&objects.bgp_peers) {
-            let mut report = Report::new(ObjectRef::of("BGPPeer", &*object), findings);
+        for (this, object) in oldest_first("BGPPeer", &objects.bgp_peers, last) {
+            let mut report = Report::new(this, findings);
             if let Some(peer) = bgp::judge_peer(&object, &self.bfd_profiles, &mut report) {
                 bgp::warn_of_differences(&peer, &self.bgp_peers, &mut report);
                 self.bgp_peers.push(peer);
             }
         }
         let mut communities = BTreeMap::new();
-        for object in elder_first(&objects.communities) {
-            let this = ObjectRef::of("Community", &*object);
+        for (this, object) in oldest_first("Community", &objects.communities, last) {
             let mut report = Report::new(this.clone(), findings);
             let names = bgp::judge_community(&object, &communities, &mut report);
             if !report.failed() {
@@ -113,8 +127,8 @@ impl Configuration {
             }
         }
         let context = BgpContext { pools: &self.pools, peers: &self.bgp_peers, communities: &communities };
-        for object in elder_first(&objects.bgp_advertisements) {
-            let mut report = Report::new(ObjectRef::of("BGPAdvertisement", &*object), findings);
+        for (this, object) in oldest_first("BGPAdvertisement", &objects.bgp_advertisements, last) {
+            let mut report = Report::new(this, findings);
             let Some(new) = bgp::judge_advertisement(&object, &context, &mut report) else { continue };
             bgp::local_pref_clash(&new, &self.bgp_advertisements, &self.pools, &mut report);
             bgp::echo_with_ipv6(&new, &context, &self.bfd_profiles, &mut report);
@@ -129,6 +143,23 @@ impl Configuration {
     pub fn pool_of(&self, ip: IpAddr) -> Option<&Pool> {
         let name = self.index.of(Family::of(ip)).get(&bits(ip))?;
         self.pools.get(&**name)
+    }
+
+    /// The labels of the pool object of this name, valid or not; none if there is no such object.
+    pub fn pool_labels(&self, name: &str) -> Option<&BTreeMap<String, String>> {
+        self.pools.get(name).map(|pool| &pool.labels).or_else(|| self.left_out_labels.get(name))
+    }
+
+    /// What is left of `ranges` without the addresses of pools.
+    fn without_taken(&self, ranges: &[IpRange]) -> Vec<IpRange> {
+        let taken = || self.pools.values().flat_map(|pool| &pool.ranges);
+        ranges.iter().flat_map(|range| range.without_all(taken())).collect()
+    }
+
+    /// Takes the account of rejected pools from `other`.
+    pub(crate) fn take_left_out(&mut self, other: Self) {
+        self.left_out = other.left_out;
+        self.left_out_labels = other.left_out_labels;
     }
 
     /// Takes `pool` in unless it has addresses of an elder pool.

@@ -1,12 +1,15 @@
 //! The objects to judge.
 
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crds::{
     BFDProfile, BGPAdvertisement, BGPPeer, Community, IPAddressPool, L2Advertisement, PoolPolicy, Resource,
 };
 use k8s_openapi::api::core::v1::Namespace;
+
+use crate::finding::ObjectRef;
 
 /// Objects as the API has them, of the namespace of the stack. Shared, since they come out of caches.
 #[derive(Clone, Debug, Default)]
@@ -45,5 +48,19 @@ pub(crate) fn by_age<K: Resource>(a: &Arc<K>, b: &Arc<K>) -> Ordering {
 pub(crate) fn elder_first<K: Resource>(objects: &[Arc<K>]) -> Vec<Arc<K>> {
     let mut sorted = objects.to_vec();
     sorted.sort_by(by_age);
+    sorted
+}
+
+/// `objects`, of the given kind, oldest first; those in `last` come after all others.
+pub(crate) fn oldest_first<K: Resource>(
+    kind: &'static str,
+    objects: &[Arc<K>],
+    last: &BTreeSet<ObjectRef>,
+) -> Vec<(ObjectRef, Arc<K>)> {
+    let mut sorted: Vec<(ObjectRef, Arc<K>)> =
+        objects.iter().map(|object| (ObjectRef::of(kind, &**object), Arc::clone(object))).collect();
+    sorted.sort_by(|(a, left), (b, right)| {
+        last.contains(a).cmp(&last.contains(b)).then_with(|| by_age(left, right))
+    });
     sorted
 }

@@ -114,7 +114,7 @@ impl Allocation {
 /// The pool that `object` describes, overlaps with others left aside; none if it has an error.
 pub(crate) fn judge(object: &IPAddressPool, objects: &Objects, report: &mut Report<'_>) -> Option<Pool> {
     let spec = &object.spec;
-    if spec.addresses.is_empty() {
+    if spec.addresses.iter().all(|text| text.trim().is_empty()) {
         report.error(
             "spec.addresses",
             "",
@@ -138,14 +138,21 @@ pub(crate) fn judge(object: &IPAddressPool, objects: &Objects, report: &mut Repo
 
 /// What can be read of the addresses of `object`, whatever else is wrong with it.
 pub(crate) fn readable_ranges(object: &IPAddressPool) -> Vec<IpRange> {
-    object.spec.addresses.iter().filter_map(|text| parse_addresses(text).ok().flatten()).collect()
+    object.spec.addresses.iter().filter_map(|text| parse_addresses(text.trim()).ok().flatten()).collect()
 }
 
+/// The addresses of a pool, each in one range only. What is listed twice, or written with white space around it, has
+/// only one possible interpretation and is a warning, although MetalLB refuses it.
 fn ranges(addresses: &[String], report: &mut Report<'_>) -> Vec<IpRange> {
-    let mut ranges: Vec<(IpRange, &String)> = Vec::new();
+    let mut ranges: Vec<IpRange> = Vec::new();
+    let mut read: Vec<(IpRange, &String)> = Vec::new();
     for (index, text) in addresses.iter().enumerate() {
         let field = format!("spec.addresses[{index}]");
-        match parse_addresses(text) {
+        if text.trim().is_empty() {
+            report.warning(field, text, "an empty entry is ignored", "remove it");
+            continue;
+        }
+        match parse_addresses(text.trim()) {
             Err(fault) => report.error(field, text, fault.problem, fault.remedy),
             Ok(None) => report.warning(
                 field,
@@ -154,19 +161,25 @@ fn ranges(addresses: &[String], report: &mut Report<'_>) -> Vec<IpRange> {
                 "write one range for each family",
             ),
             Ok(Some(range)) => {
-                if let Some((_, earlier)) = ranges.iter().find(|(other, _)| other.overlaps(&range)) {
-                    report.error(
+                // White space around the dash of a range is as good as none, in MetalLB too.
+                if text.trim() != text && !text.contains('-') {
+                    let remedy = format!("write {:?}", text.trim());
+                    report.warning(&field, text, "surrounding white space is ignored", remedy);
+                }
+                if let Some((_, earlier)) = read.iter().find(|(other, _)| other.overlaps(&range)) {
+                    report.warning(
                         field,
                         text,
                         format!("overlaps with {earlier:?} in the same pool"),
                         "list each address once",
                     );
                 }
-                ranges.push((range, text));
+                ranges.extend(range.without_all(read.iter().map(|(other, _)| other)));
+                read.push((range, text));
             }
         }
     }
-    ranges.into_iter().map(|(range, _)| range).collect()
+    ranges
 }
 
 fn allocation(spec: &ServiceAllocation, objects: &Objects, report: &mut Report<'_>) -> Allocation {

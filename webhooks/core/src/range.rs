@@ -131,6 +131,26 @@ impl IpRange {
         self.family as u8 == other.family as u8 && self.first <= other.last && other.first <= self.last
     }
 
+    /// What is left of it without the addresses of `other`, lower part first.
+    pub(crate) fn without(&self, other: &Self) -> impl Iterator<Item = Self> + use<> {
+        let part = |first, last| Self { family: self.family, first, last };
+        let parts = if self.overlaps(other) {
+            let below = other.first.checked_sub(1).filter(|last| *last >= self.first);
+            let above = other.last.checked_add(1).filter(|first| *first <= self.last);
+            [below.map(|last| part(self.first, last)), above.map(|first| part(first, self.last))]
+        } else {
+            [Some(*self), None]
+        };
+        parts.into_iter().flatten()
+    }
+
+    /// What is left of it without the addresses of all `others`.
+    pub(crate) fn without_all<'a>(&self, others: impl IntoIterator<Item = &'a Self>) -> Vec<Self> {
+        others
+            .into_iter()
+            .fold(vec![*self], |parts, other| parts.iter().flat_map(|part| part.without(other)).collect())
+    }
+
     /// The length of the shortest prefix in the minimal list of prefixes that makes up the range.
     pub fn shortest_prefix(&self) -> u32 {
         let width = self.family.width();

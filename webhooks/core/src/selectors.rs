@@ -5,23 +5,38 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use crate::finding::Report;
 
-/// Parses a list of selectors of which any one is enough. Bad syntax and repetition are errors, as in MetalLB.
+const REMOVE_DUPLICATE: &str = "remove the duplicate";
+
+/// Parses a list of selectors of which any one is enough. Bad syntax is an error; a repeated selector has only one
+/// possible interpretation and is a warning, although MetalLB refuses it.
 pub(crate) fn selectors(
     report: &mut Report<'_>,
     field: &str,
     list: Option<&Vec<LabelSelector>>,
 ) -> Vec<Selector> {
-    let mut parsed: Vec<Selector> = Vec::new();
+    readable_selectors(report, field, list).0
+}
+
+/// The same, and whether every selector of the list could be parsed.
+pub(crate) fn readable_selectors(
+    report: &mut Report<'_>,
+    field: &str,
+    list: Option<&Vec<LabelSelector>>,
+) -> (Vec<Selector>, bool) {
+    let (mut parsed, mut complete): (Vec<Selector>, bool) = (Vec::new(), true);
     for (index, selector) in list.into_iter().flatten().enumerate() {
         let path = format!("{field}[{index}]");
-        let Some(one) = single(report, &path, selector) else { continue };
+        let Some(one) = single(report, &path, selector) else {
+            complete = false;
+            continue;
+        };
         if parsed.contains(&one) {
-            report.error(path, one.to_string(), "the same selector stands here twice", "remove one of them");
+            report.warning(path, one.to_string(), "duplicate selector", REMOVE_DUPLICATE);
         } else {
             parsed.push(one);
         }
     }
-    parsed
+    (parsed, complete)
 }
 
 /// Parses one selector.
@@ -35,42 +50,42 @@ pub(crate) fn single(report: &mut Report<'_>, path: &str, selector: &LabelSelect
     }
 }
 
-/// Repeated expressions and repeated values within one selector, which MetalLB refuses in advertisements.
+/// Reports repeated expressions and repeated values within one selector, which MetalLB refuses in advertisements.
 pub(crate) fn no_repeats(report: &mut Report<'_>, field: &str, list: Option<&Vec<LabelSelector>>) {
     for (index, selector) in list.into_iter().flatten().enumerate() {
         let expressions = selector.match_expressions.as_deref().unwrap_or_default();
         for (at, expression) in expressions.iter().enumerate() {
             let path = format!("{field}[{index}].matchExpressions[{at}]");
             if expressions[..at].contains(expression) {
-                report.error(
-                    &path,
-                    &expression.key,
-                    "the same expression stands here twice",
-                    "remove one of them",
-                );
+                report.warning(&path, &expression.key, "duplicate expression", REMOVE_DUPLICATE);
             }
             let values = expression.values.as_deref().unwrap_or_default();
-            if let Some(value) = repeated(values) {
-                report.error(
-                    format!("{path}.values"),
-                    value,
-                    "the same value stands here twice",
-                    "remove one of them",
-                );
+            for value in repeated(values) {
+                report.warning(format!("{path}.values"), value, "duplicate value", REMOVE_DUPLICATE);
             }
         }
     }
 }
 
-/// A list of names without repetition.
+/// A list of names, each once and without surrounding white space: no Kubernetes object and no interface has a name
+/// with white space in it. An empty name stays in the list, since it names nothing, and a list without any name may
+/// mean everything.
 pub(crate) fn names(report: &mut Report<'_>, field: &str, list: Option<&Vec<String>>) -> Vec<String> {
-    let list = list.cloned().unwrap_or_default();
-    if let Some(name) = repeated(&list) {
-        report.error(field, name, "the same name stands here twice", "remove one of them");
+    let mut names: Vec<String> = Vec::new();
+    for written in list.into_iter().flatten() {
+        let name = written.trim();
+        if name != written {
+            report.warning(field, written, "surrounding white space is ignored", format!("write {name:?}"));
+        }
+        if names.iter().any(|known| known == name) {
+            report.warning(field, name, "duplicate name", REMOVE_DUPLICATE);
+        } else {
+            names.push(name.to_owned());
+        }
     }
-    list
+    names
 }
 
-fn repeated(list: &[String]) -> Option<&String> {
-    list.iter().enumerate().find(|(at, item)| list[..*at].contains(item)).map(|(_, item)| item)
+fn repeated(list: &[String]) -> impl Iterator<Item = &String> {
+    list.iter().enumerate().filter(|(at, item)| list[..*at].contains(item)).map(|(_, item)| item)
 }

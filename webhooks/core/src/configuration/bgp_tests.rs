@@ -54,10 +54,6 @@ fn peers_are_refused_where_metallb_refuses_them_in_every_mode() {
         (json!({"holdTime": "30s", "keepaliveTime": "31s"}), "spec.keepaliveTime"),
         (json!({"password": "x", "passwordSecret": {"name": "s"}}), "spec.passwordSecret"),
         (
-            json!({"nodeSelectors": [{"matchLabels": {"a": "b"}}, {"matchLabels": {"a": "b"}}]}),
-            "spec.nodeSelectors[1]",
-        ),
-        (
             json!({"nodeSelectors": [{"matchExpressions": [{"key": "k", "operator": "Is"}]}]}),
             "spec.nodeSelectors[0]",
         ),
@@ -101,6 +97,22 @@ fn differences_between_peers_that_only_frr_refuses_are_warnings() {
     assert_eq!(warned(json!({"peerAddress": "10.0.0.2", "routerID": "1.1.1.1", "myASN": 1})), ["spec.myASN"]);
 }
 
+#[test]
+fn what_has_only_one_possible_interpretation_is_a_warning_in_a_bgp_advertisement() {
+    let selector = json!({"matchLabels": {"a": "b"}});
+    for (spec, field) in [
+        (json!({"ipAddressPools": ["v4", "v4"]}), "spec.ipAddressPools"),
+        (json!({"communities": ["1:2", "1:2"]}), "spec.communities"),
+        (json!({"peers": ["p", "p"]}), "spec.peers"),
+        (json!({"nodeSelectors": [selector, selector]}), "spec.nodeSelectors[1]"),
+    ] {
+        let list = vec![object("BGPAdvertisement", "x", 0, spec.clone())];
+        let objects = with_pools(Objects { bgp_advertisements: list, ..Objects::default() });
+        let (errors, warnings) = findings(&objects);
+        assert!(errors.is_empty() && warnings.iter().any(|known| known == field), "{spec}: {warnings:?}");
+    }
+}
+
 fn with_pools(mut objects: Objects) -> Objects {
     objects.pools = vec![
         object("IPAddressPool", "v4", 0, json!({"addresses": ["10.0.0.0/24", "10.1.0.0/28"]})),
@@ -113,12 +125,8 @@ fn with_pools(mut objects: Objects) -> Objects {
 fn advertisements_are_judged_by_metallbs_rules() {
     let selector = json!({"matchLabels": {"a": "b"}});
     for (spec, field) in [
-        (json!({"ipAddressPools": ["v4", "v4"]}), "spec.ipAddressPools"),
-        (json!({"communities": ["1:2", "1:2"]}), "spec.communities"),
         (json!({"communities": ["1:70000"]}), "spec.communities"),
         (json!({"communities": ["large:1:2"]}), "spec.communities"),
-        (json!({"peers": ["p", "p"]}), "spec.peers"),
-        (json!({"nodeSelectors": [selector, selector]}), "spec.nodeSelectors[1]"),
         (json!({"aggregationLength": 33, "ipAddressPools": ["v4"]}), "spec.aggregationLength"),
         (json!({"aggregationLengthV6": 129, "ipAddressPools": ["v4"]}), "spec.aggregationLengthV6"),
         (json!({"aggregationLength": 26, "ipAddressPools": ["v4"]}), "spec.aggregationLength"),

@@ -87,15 +87,15 @@ fn all_faults_of_a_pool_are_reported_together() {
         Objects { pools: vec![pool_json("bad", "2024-01-01T00:00:00Z", spec)], ..Objects::default() };
     let (configuration, findings) = judge(&objects);
     assert!(configuration.pools.is_empty());
-    let fields: Vec<&str> = findings.iter().map(|f| f.field.as_str()).collect();
+    let found: Vec<_> = findings.iter().map(|f| (f.field.as_str(), f.severity)).collect();
     assert_eq!(
-        fields,
+        found,
         [
-            "spec.addresses[0]",
-            "spec.addresses[2]",
-            "spec.serviceAllocation.namespaces",
-            "spec.serviceAllocation.namespaceSelectors[1]",
-            "spec.serviceAllocation.serviceSelectors[0]",
+            ("spec.addresses[0]", Severity::Error),
+            ("spec.addresses[2]", Severity::Warning),
+            ("spec.serviceAllocation.namespaces", Severity::Warning),
+            ("spec.serviceAllocation.namespaceSelectors[1]", Severity::Warning),
+            ("spec.serviceAllocation.serviceSelectors[0]", Severity::Error),
         ]
     );
 }
@@ -171,23 +171,129 @@ fn an_advertisement_covers_the_pools_it_names_and_selects_or_else_all() {
 }
 
 #[test]
-fn repetitions_in_an_advertisement_are_refused() {
+fn what_has_only_one_possible_interpretation_is_a_warning_in_an_advertisement() {
     let selector = json!({"matchLabels": {"a": "b"}});
     let expression = json!({"key": "k", "operator": "In", "values": ["v"]});
-    for spec in [
-        json!({"ipAddressPools": ["a", "a"]}),
-        json!({"ipAddressPoolSelectors": [selector, selector]}),
-        json!({"nodeSelectors": [selector, selector]}),
-        json!({"serviceSelectors": [selector, selector]}),
-        json!({"nodeSelectors": [{"matchExpressions": [expression, expression]}]}),
-        json!({"nodeSelectors": [{"matchExpressions": [{"key": "k", "operator": "In", "values": ["v", "v"]}]}]}),
-        json!({"preferredNodeSelectors": [{"weight": 1, "preference": {"matchExpressions": [{"key": "k", "operator": "Is"}]}}]}),
+    let in_v = json!([{"matchExpressions": [expression]}]);
+    for (spec, meant) in [
+        (json!({"ipAddressPools": ["lan", "lan"]}), json!({"ipAddressPools": ["lan"]})),
+        (json!({"ipAddressPools": [" lan"]}), json!({"ipAddressPools": ["lan"]})),
+        (json!({"interfaces": ["eth0", "eth0 "]}), json!({"interfaces": ["eth0"]})),
+        (
+            json!({"ipAddressPoolSelectors": [selector, selector]}),
+            json!({"ipAddressPoolSelectors": [selector]}),
+        ),
+        (json!({"nodeSelectors": [selector, selector]}), json!({"nodeSelectors": [selector]})),
+        (json!({"serviceSelectors": [selector, selector]}), json!({"serviceSelectors": [selector]})),
+        (
+            json!({"nodeSelectors": [{"matchExpressions": [expression, expression]}]}),
+            json!({"nodeSelectors": in_v}),
+        ),
+        (
+            json!({"nodeSelectors": [{"matchExpressions": [{"key": "k", "operator": "In", "values": ["v", "v"]}]}]}),
+            json!({"nodeSelectors": in_v}),
+        ),
+    ] {
+        let of = |spec: &Value| Objects {
+            pools: vec![pool("lan", 1, &["10.0.0.0/24"])],
+            l2_advertisements: vec![advertisement("x", spec.clone())],
+            ..Objects::default()
+        };
+        let (configuration, findings) = judge(&of(&spec));
+        assert!(!findings.is_empty() && findings.iter().all(|f| f.severity == Severity::Warning), "{spec}");
+        assert!(crate::check(&Objects::default(), &of(&spec)).is_ok(), "{spec}");
+        let expected = judge(&of(&meant)).0.l2_advertisements;
+        // Two equal expressions are as good as one, and remain two.
+        if spec["nodeSelectors"][0]["matchExpressions"].is_null() {
+            assert_eq!(configuration.l2_advertisements, expected, "{spec}");
+        }
+        let v = [("k".to_owned(), "v".to_owned())].into();
+        assert_eq!(configuration.l2_advertisements[0].admits_node(&v), expected[0].admits_node(&v));
+    }
+}
+
+#[test]
+fn an_empty_pool_name_does_not_make_an_advertisement_one_of_every_pool() {
+    for names in [json!([""]), json!([" ", ""])] {
+        let objects = Objects {
+            pools: vec![pool("lan", 1, &["10.0.0.0/24"])],
+            l2_advertisements: vec![advertisement("x", json!({"ipAddressPools": names}))],
+            ..Objects::default()
+        };
+        let (configuration, findings) = judge(&objects);
+        assert!(configuration.l2_advertisements[0].pools.is_empty());
+        assert!(findings.iter().all(|f| f.severity == Severity::Warning));
+    }
+}
+
+#[test]
+fn what_has_only_one_possible_interpretation_is_a_warning_in_a_pool() {
+    for (addresses, meant) in [
+        (&["10.0.0.0/24", "10.0.0.0/24"][..], &["10.0.0.0/24"][..]),
+        (&["10.0.0.0/24", "10.0.0.7/32"], &["10.0.0.0/24"]),
+        (
+            &["10.0.0.5-10.0.0.9", "10.0.0.0/28"],
+            &["10.0.0.5-10.0.0.9", "10.0.0.0-10.0.0.4", "10.0.0.10-10.0.0.15"],
+        ),
+        (&[" 10.0.0.0/24 "], &["10.0.0.0/24"]),
+        (&["10.0.0.0/24", "", " "], &["10.0.0.0/24"]),
+    ] {
+        let of = |addresses| Objects { pools: vec![pool("p", 1, addresses)], ..Objects::default() };
+        let (configuration, findings) = judge(&of(addresses));
+        assert!(!findings.is_empty() && findings.iter().all(|f| f.severity == Severity::Warning));
+        assert_eq!(configuration.pools, judge(&of(meant)).0.pools, "{addresses:?}");
+    }
+    let nothing = Objects { pools: vec![pool("p", 1, &["", " "])], ..Objects::default() };
+    assert!(judge(&nothing).1.iter().any(|f| f.severity == Severity::Error), "no address at all");
+}
+
+#[test]
+fn an_advertisement_with_a_selector_that_cannot_be_parsed_is_rejected_and_the_rest_of_it_known() {
+    let bad = json!({"matchExpressions": [{"key": "k", "operator": "Is"}]});
+    let good = json!({"matchLabels": {"a": "b"}});
+    for (spec, narrow, nodes) in [
+        (json!({"nodeSelectors": [bad], "interfaces": ["eth0"]}), false, 0),
+        (json!({"nodeSelectors": [good, bad]}), true, 0),
+        (json!({"nodeSelectors": [good], "serviceSelectors": [bad]}), false, 1),
+        (
+            json!({"preferredNodeSelectors": [{"weight": 1, "preference": bad}], "nodeSelectors": [good]}),
+            true,
+            1,
+        ),
+        (json!({"ipAddressPoolSelectors": [bad]}), true, 0),
     ] {
         let objects =
             Objects { l2_advertisements: vec![advertisement("x", spec.clone())], ..Objects::default() };
         let (configuration, findings) = judge(&objects);
         assert!(configuration.l2_advertisements.is_empty(), "{spec}");
         assert!(findings.iter().any(|f| f.severity == Severity::Error), "{spec}");
+        let partial = &configuration.partial_l2_advertisements[0];
+        assert_eq!(partial.narrow().is_some(), narrow, "{spec}");
+        assert_eq!(partial.wide().node_selectors.len(), nodes, "{spec}");
+        assert!(partial.wide().service_selectors.is_empty());
+    }
+}
+
+#[test]
+fn a_selection_of_pools_is_undecided_only_where_labels_or_selectors_are_not_known() {
+    let bad = json!({"matchExpressions": [{"key": "k", "operator": "Is"}]});
+    let lan = json!({"matchLabels": {"pool": "lan"}});
+    let labels = BTreeMap::from([("pool".to_owned(), "lan".to_owned())]);
+    for (spec, known, unknown) in [
+        (json!({}), Some(true), Some(true)),
+        (json!({"ipAddressPools": ["lan"]}), Some(true), Some(true)),
+        (json!({"ipAddressPools": ["wan"]}), Some(false), Some(false)),
+        (json!({"ipAddressPoolSelectors": [lan]}), Some(true), None),
+        (json!({"ipAddressPoolSelectors": [bad]}), None, None),
+        (json!({"ipAddressPoolSelectors": [bad], "ipAddressPools": ["wan"]}), None, None),
+    ] {
+        let objects =
+            Objects { l2_advertisements: vec![advertisement("x", spec.clone())], ..Objects::default() };
+        let configuration = judge(&objects).0;
+        let partial = configuration.partial_l2_advertisements.first().map(PartialL2Advertisement::wide);
+        let advertisement = configuration.l2_advertisements.first().cloned().or(partial).unwrap();
+        assert_eq!(advertisement.selection.selects("lan", Some(&labels)), known, "{spec}");
+        assert_eq!(advertisement.selection.selects("lan", None), unknown, "{spec}");
     }
 }
 

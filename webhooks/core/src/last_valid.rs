@@ -1,0 +1,171 @@
+//! The last valid version of each object: what stays in force while the present one has an error.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crds::{
+    BFDProfile, BFDProfileSpec, BGPAdvertisement, BGPAdvertisementSpec, BGPPeer, BGPPeerSpec, Community,
+    CommunitySpec, IPAddressPool, IPAddressPoolSpec, L2Advertisement, L2AdvertisementSpec, PoolPolicy,
+    PoolPolicySpec, Resource,
+};
+use kube::core::object::HasSpec;
+use serde::{Deserialize, Serialize};
+
+use crate::configuration::Configuration;
+use crate::finding::{Finding, ObjectRef, Severity};
+use crate::objects::Objects;
+
+/// Remembers of each object the last `spec` that was valid.
+///
+/// An object that exists and has an error keeps the effect of that `spec`, as far as it does not contradict a valid
+/// object. An object that no longer exists is forgotten at once: to delete it is not an error.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LastValid {
+    pools: Versions<IPAddressPoolSpec>,
+    l2_advertisements: Versions<L2AdvertisementSpec>,
+    pool_policies: Versions<PoolPolicySpec>,
+    bfd_profiles: Versions<BFDProfileSpec>,
+    bgp_peers: Versions<BGPPeerSpec>,
+    communities: Versions<CommunitySpec>,
+    bgp_advertisements: Versions<BGPAdvertisementSpec>,
+}
+
+/// By `namespace/name`.
+type Versions<S> = BTreeMap<String, Version<S>>;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Version<S> {
+    uid: Option<String>,
+    spec: S,
+}
+
+/// Calls a function for each kind, with its name, the remembered versions and the objects.
+macro_rules! for_each_kind {
+    ($call:ident, [$($memory:tt)+], [$($objects:tt)+], $($more:expr),*) => {
+        $call::<IPAddressPool>("IPAddressPool", $($memory)+.pools, $($objects)+.pools, $($more),*);
+        $call::<L2Advertisement>("L2Advertisement", $($memory)+.l2_advertisements, $($objects)+.l2_advertisements, $($more),*);
+        $call::<PoolPolicy>("PoolPolicy", $($memory)+.pool_policies, $($objects)+.pool_policies, $($more),*);
+        $call::<BFDProfile>("BFDProfile", $($memory)+.bfd_profiles, $($objects)+.bfd_profiles, $($more),*);
+        $call::<BGPPeer>("BGPPeer", $($memory)+.bgp_peers, $($objects)+.bgp_peers, $($more),*);
+        $call::<Community>("Community", $($memory)+.communities, $($objects)+.communities, $($more),*);
+        $call::<BGPAdvertisement>("BGPAdvertisement", $($memory)+.bgp_advertisements, $($objects)+.bgp_advertisements, $($more),*);
+    };
+}
+
+impl LastValid {
+    /// The configuration that `objects` describe together with the last valid versions of those that have an error.
+    ///
+    /// The findings are those on the objects as they are. The account of rejected pools
+    /// ([`left_out`](Configuration::left_out)) is too: no new address comes from a pool that has an error.
+    pub fn configure(&mut self, objects: &Objects) -> (Configuration, Vec<Finding>) {
+        let (configuration, mut findings) = Configuration::from_objects(objects);
+        let rejected = rejected(&findings);
+        let mut known = BTreeSet::new();
+        for_each_kind!(remember, [&mut self], [&objects], &rejected, &mut known);
+        if known.is_empty() {
+            return (configuration, findings);
+        }
+        let (mut in_force, substituted) = self.substitute(objects, &rejected, known);
+        in_force.take_left_out(configuration);
+        for finding in &mut findings {
+            if finding.severity == Severity::Error && substituted.contains(&finding.object) {
+                finding.remedy = format!(
+                    "{}; until then the last valid version of this object stays in force",
+                    finding.remedy
+                );
+            }
+        }
+        (in_force, findings)
+    }
+
+    /// Puts the last valid versions of `known` in place of the present ones: all of them or, where that would make a
+    /// valid object invalid, one after the other those that do not.
+    fn substitute(
+        &self,
+        objects: &Objects,
+        rejected_now: &BTreeSet<ObjectRef>,
+        known: BTreeSet<ObjectRef>,
+    ) -> (Configuration, BTreeSet<ObjectRef>) {
+        let attempt = |chosen: &BTreeSet<ObjectRef>| {
+            let mut with = objects.clone();
+            for_each_kind!(put, [&self], [&mut with], chosen);
+            let (configuration, findings) = Configuration::with_precedence(&with, chosen);
+            let harmless = rejected(&findings).is_subset(rejected_now);
+            harmless.then_some(configuration)
+        };
+        if let Some(configuration) = attempt(&known) {
+            return (configuration, known);
+        }
+        let mut chosen = BTreeSet::new();
+        let mut configuration = Configuration::from_objects(objects).0;
+        for object in known {
+            chosen.insert(object.clone());
+            match attempt(&chosen) {
+                Some(better) => configuration = better,
+                None => {
+                    chosen.remove(&object);
+                }
+            }
+        }
+        (configuration, chosen)
+    }
+}
+
+fn rejected(findings: &[Finding]) -> BTreeSet<ObjectRef> {
+    let errors = findings.iter().filter(|finding| finding.severity == Severity::Error);
+    errors.map(|finding| finding.object.clone()).collect()
+}
+
+fn key(object: &ObjectRef) -> String {
+    format!("{}/{}", object.namespace.as_deref().unwrap_or_default(), object.name)
+}
+
+/// Remembers the valid objects, forgets those that no longer exist, and adds to `known` the rejected ones of which a
+/// valid version is remembered.
+fn remember<K>(
+    kind: &'static str,
+    memory: &mut Versions<K::Spec>,
+    objects: &[Arc<K>],
+    rejected: &BTreeSet<ObjectRef>,
+    known: &mut BTreeSet<ObjectRef>,
+) where
+    K: Resource + HasSpec,
+    K::Spec: Clone,
+{
+    let mut before = std::mem::take(memory);
+    for object in objects {
+        let this = ObjectRef::of(kind, &**object);
+        let key = key(&this);
+        let uid = object.meta().uid.clone();
+        if !rejected.contains(&this) {
+            memory.insert(key, Version { uid, spec: object.spec().clone() });
+        } else if let Some(version) = before.remove(&key).filter(|version| version.uid == uid) {
+            memory.insert(key, version);
+            known.insert(this);
+        }
+    }
+}
+
+/// Puts the remembered versions of the `chosen` objects in their place.
+fn put<K>(
+    kind: &'static str,
+    memory: &Versions<K::Spec>,
+    objects: &mut [Arc<K>],
+    chosen: &BTreeSet<ObjectRef>,
+) where
+    K: Resource + HasSpec + Clone,
+    K::Spec: Clone,
+{
+    for object in objects {
+        let this = ObjectRef::of(kind, &**object);
+        if chosen.contains(&this)
+            && let Some(version) = memory.get(&key(&this))
+        {
+            *Arc::make_mut(object).spec_mut() = version.spec.clone();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
