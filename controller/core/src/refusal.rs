@@ -88,6 +88,8 @@ pub enum Refusal {
 /// Why a pool cannot give an address to a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PoolReason {
+    /// It has an error.
+    Invalid,
     /// It gives none to Services that do not ask for it.
     AutoAssignOff,
     /// Its `serviceAllocation` does not admit the namespace.
@@ -220,7 +222,7 @@ impl fmt::Display for Refusal {
             Self::InvalidPool(pool) => {
                 write!(
                     f,
-                    "pool {pool} has an error, shown on the IPAddressPool, and gives no address until that is mended"
+                    "pool {pool} has an error, shown on the IPAddressPool, and gives no address until that is corrected"
                 )
             }
             Self::OutsideEveryPool(ip) => {
@@ -268,6 +270,9 @@ impl fmt::Display for Refusal {
 impl fmt::Display for PoolReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Invalid => f.write_str(
+                "it has an error, shown on the IPAddressPool, and gives no address until that is corrected",
+            ),
             Self::AutoAssignOff => f.write_str("autoAssign is off"),
             Self::Namespace(namespace) => write!(f, "namespace {namespace} not allowed"),
             Self::Labels => f.write_str("serviceSelectors do not match the Service's labels"),
@@ -276,10 +281,7 @@ impl fmt::Display for PoolReason {
                 write!(f, "{total} of {total} {family} addresses in use")
             }
             Self::Full { family, in_use, total } => {
-                write!(
-                    f,
-                    "{in_use} of {total} {family} addresses in use, the others are kept back or used by other machines"
-                )
+                write!(f, "{in_use} of {total} {family} addresses in use, the others are kept back")
             }
             Self::Quota { namespace, max } => {
                 write!(f, "namespace {namespace} has reached its quota of {max} addresses")

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use rules::{Family, Pool};
+use rules::{Configuration, Family, Pool};
 
 use super::judge::{missing, not_admitted};
 use super::{Allocator, Occupant};
@@ -136,6 +136,9 @@ impl Allocator {
             if keeps {
                 continue;
             }
+            if self.is_closed(&pool.name) {
+                return Err(Refusal::InvalidPool(pool.name.clone()));
+            }
             if pool.avoids(ip) {
                 return Err(Refusal::Avoided { ip, pool: pool.name.clone() });
             }
@@ -157,13 +160,11 @@ impl Allocator {
         if kept.first().and_then(|ip| self.configuration.pool_of(*ip)).is_some_and(|pool| pool.name == name) {
             return self.complete(service, request, kept, families);
         }
+        if self.is_closed(name) {
+            return Choice::refused(kept, Refusal::InvalidPool(name.to_owned()));
+        }
         if !self.configuration.pools.contains_key(name) {
-            let refusal = if self.configuration.left_out.contains_key(name) {
-                Refusal::InvalidPool(name.to_owned())
-            } else {
-                Refusal::UnknownPool(name.to_owned())
-            };
-            return Choice::refused(kept, refusal);
+            return Choice::refused(kept, Refusal::UnknownPool(name.to_owned()));
         }
         match self.find_in(name, service, request, &choices_in_named(families)) {
             Ok(addresses) => self.complete(service, request, &addresses, families),
@@ -173,10 +174,13 @@ impl Allocator {
 
     /// Automatic assignment: the pools that admit only some first, then the others.
     fn choose_any(&mut self, service: &ServiceRef, request: &Request, families: Families) -> Choice {
-        if self.configuration.pools.is_empty() {
+        let Configuration { pools, left_out, .. } = &*self.configuration;
+        if pools.is_empty() && left_out.is_empty() {
             return Choice::refused(&[], Refusal::NoPools);
         }
-        let mut reasons = Vec::new();
+        let unusable = left_out.keys().filter(|name| !pools.contains_key(*name));
+        let mut reasons: Vec<(String, PoolReason)> =
+            unusable.map(|name| (name.clone(), PoolReason::Invalid)).collect();
         for group in [self.pinned.clone(), self.plain.clone()] {
             for (index, wish) in choices(families).iter().enumerate() {
                 for name in &group {
@@ -198,6 +202,11 @@ impl Allocator {
         Choice::refused(&[], Refusal::NoneFits(reasons))
     }
 
+    /// Whether the pool has an error: what was assigned from its last valid version stays, and nothing new is.
+    pub(super) fn is_closed(&self, name: &str) -> bool {
+        self.configuration.left_out.contains_key(name)
+    }
+
     /// Why the pool `name` gives nothing to `service` automatically.
     pub(super) fn not_automatic(
         &self,
@@ -206,6 +215,9 @@ impl Allocator {
         request: &Request,
     ) -> Option<PoolReason> {
         let pool = self.configuration.pools.get(name)?;
+        if self.is_closed(name) {
+            return Some(PoolReason::Invalid);
+        }
         if !pool.auto_assign {
             return Some(PoolReason::AutoAssignOff);
         }
@@ -304,6 +316,9 @@ impl Allocator {
         let (Some(pool), Some(state)) = (configuration.pools.get(name), self.pools.get_mut(name)) else {
             return Err(PoolReason::AutoAssignOff);
         };
+        if configuration.left_out.contains_key(name) {
+            return Err(PoolReason::Invalid);
+        }
         if let Some(reason) = not_admitted(pool, service, request) {
             return Err(reason);
         }

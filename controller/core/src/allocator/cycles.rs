@@ -100,7 +100,9 @@ impl Allocator {
         };
         let new: Vec<IpAddr> = wanted.iter().copied().filter(|ip| !entry.desired.contains(ip)).collect();
         let pool = wanted.first().and_then(|ip| self.configuration.pool_of(*ip));
-        let allowed = pool.is_some_and(|pool| self.check_quota(pool, service, wanted).is_ok());
+        let allowed = pool.is_some_and(|pool| {
+            !self.is_closed(&pool.name) && self.check_quota(pool, service, wanted).is_ok()
+        });
         if allowed && new.iter().all(clear) { new } else { Vec::new() }
     }
 

@@ -52,6 +52,15 @@ fn configuration_in(
     pools: &[(&str, Value)],
     policies: &[(&str, Value)],
 ) -> Arc<Configuration> {
+    Arc::new(Configuration::from_objects(&objects(namespaces, pools, policies)).0)
+}
+
+/// The objects of that.
+pub(crate) fn objects(
+    namespaces: &[&str],
+    pools: &[(&str, Value)],
+    policies: &[(&str, Value)],
+) -> rules::Objects {
     let object = |api: &str, kind: &str, (name, spec): &(&str, Value)| json!({"apiVersion": api, "kind": kind, "metadata": {"name": name, "namespace": "metallb-system"}, "spec": spec});
     let pool = |entry| {
         Arc::new(serde_json::from_value(object("metallb.io/v1beta1", "IPAddressPool", entry)).unwrap())
@@ -64,13 +73,12 @@ fn configuration_in(
             serde_json::from_value(json!({"metadata": {"name": name, "labels": {"team": name}}})).unwrap(),
         )
     };
-    let objects = rules::Objects {
+    rules::Objects {
         pools: pools.iter().map(pool).collect(),
         pool_policies: policies.iter().map(policy).collect(),
         namespaces: namespaces.iter().map(namespace).collect(),
         ..rules::Objects::default()
-    };
-    Arc::new(Configuration::from_objects(&objects).0)
+    }
 }
 
 fn addresses(list: &[&str]) -> Value {

@@ -242,3 +242,50 @@ fn prefer_dual_stack_keeps_what_is_left_while_no_pool_has_both_families_free() {
     write_all(&mut a, 7);
     assert_eq!(has(&a, "web"), ["fc00::1"]);
 }
+
+/// The pool `lan` as it was, and then with an error in one of its entries.
+fn after_an_invalid_edit() -> (Allocator, rules::LastValid) {
+    let mut last_valid = rules::LastValid::default();
+    let mut a = Allocator::new();
+    let valid = objects(&["shop"], &[("lan", addresses(&["10.0.0.1-10.0.0.9", "10.0.1.1-10.0.1.9"]))], &[]);
+    a.set_configuration(Arc::new(last_valid.configure(&valid).0), at(0));
+    assert_eq!(settle(&mut a, "first", plain(1), 1), ["10.0.0.1"]);
+    assert_eq!(settle(&mut a, "asks", asks(2, "10.0.1.1"), 2), ["10.0.1.1"]);
+    let invalid = objects(&["shop"], &[("lan", addresses(&["10.0.0.1-10.0.0.9", "10.0.1.1-10.0.1"]))], &[]);
+    a.set_configuration(Arc::new(last_valid.configure(&invalid).0), at(3));
+    (a, last_valid)
+}
+
+#[test]
+fn an_invalid_edit_of_a_pool_takes_nothing_away_and_nothing_new_is_given_from_it() {
+    let (mut a, _) = after_an_invalid_edit();
+    a.poll(at(100));
+    assert_eq!(
+        (has(&a, "first"), has(&a, "asks")),
+        (vec!["10.0.0.1".to_owned()], vec!["10.0.1.1".to_owned()])
+    );
+    assert_eq!((why(&a, "first"), why(&a, "asks")), (String::new(), String::new()));
+    for (name, request) in [("new", plain(4)), ("named", from(5, "lan")), ("wants", asks(6, "10.0.0.7"))] {
+        assert!(settle(&mut a, name, request, 101).is_empty());
+        assert!(why(&a, name).contains("has an error"), "{}", why(&a, name));
+    }
+}
+
+#[test]
+fn after_a_restart_an_invalid_pool_still_takes_nothing_away() {
+    let (a, _) = after_an_invalid_edit();
+    let mut restarted = Allocator::new();
+    let invalid = objects(&["shop"], &[("lan", addresses(&["10.0.0.1-10.0.0.9", "10.0.1.1-10.0.1"]))], &[]);
+    restarted.set_configuration(Arc::new(Configuration::from_objects(&invalid).0), at(200));
+    let adoptee = |name: &str, request: Request| Adoptee {
+        service: key(name),
+        request,
+        current: a.outcome(&key(name)).unwrap().addresses.to_vec(),
+        pool: Some("lan".into()),
+        waiting_since: None,
+    };
+    restarted.adopt(vec![adoptee("first", plain(1)), adoptee("asks", asks(2, "10.0.1.1"))], at(200));
+    restarted.poll(at(300));
+    assert_eq!(has(&restarted, "first"), ["10.0.0.1"]);
+    assert_eq!(has(&restarted, "asks"), ["10.0.1.1"]);
+}
