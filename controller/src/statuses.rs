@@ -111,7 +111,7 @@ impl Facts<'_> {
         let failed = findings.iter().any(|finding| finding.severity == Severity::Error);
         let (reason, message) = if failed {
             let errors = findings.iter().filter(|finding| finding.severity == Severity::Error);
-            ("ConfigurationError", format!("left out until mended: {}", lines(errors.copied())))
+            ("ConfigurationError", format!("rejected until corrected: {}", lines(errors.copied())))
         } else if findings.is_empty() {
             ("InUse", String::new())
         } else {

@@ -202,8 +202,7 @@ pub(in crate::owner) fn many_services(count: usize, managed: usize) -> Client {
         };
         let (first, limit) = (parameter("continue").unwrap_or(0), parameter("limit").unwrap_or(count));
         let last = (first + limit).min(count);
-        // As many small fields, which take much more memory once they are decoded.
-        let field = r#""f:x":{"f:y":{}},"#;
+        let field = format!(r#""f:{}":{{}},"#, "x".repeat(500));
         let fields = field.repeat(managed / field.len());
         let mut text = String::from(r#"{"kind":"ServiceList","metadata":{"resourceVersion":"9""#);
         if last < count {
