@@ -127,7 +127,9 @@ where
         let request = Request::new(K::url_path(&(), namespace)).list(&parameters);
         let request = request.map_err(|error| CallError::Kube(kube::Error::BuildRequest(error)))?;
         let Page { metadata, items } = bounded(client.request(request)).await?;
-        items.into_iter().for_each(|Sparse(object)| each(decode(object)));
+        for Sparse(object) in items {
+            each(decode(object));
+        }
         match metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => parameters = ListParams::default().limit(PAGE).continue_token(&token),
             None => {

@@ -204,21 +204,19 @@ impl Term<'_> {
         let conflict = outcome.and_then(|outcome| self.conflict(outcome.addresses));
         let remarks = Remarks { conflict, foreign, contested: None };
         let now = Timestamp::now();
-        match plan(&service, outcome, &remarks, now) {
-            Some(normal) => {
-                let report = self.contested.get(key).cloned();
-                let contested = Remarks { contested: report.clone(), ..remarks };
-                let report = report.and_then(|_| plan(&service, outcome, &contested, now));
-                self.queue(key, normal, report);
+        let Some(normal) = plan(&service, outcome, &remarks, now) else {
+            if let Some(done) = self.writes.done_after_all(key, &service) {
+                self.contention.wrote(key, done.target.clone(), Instant::now());
+                Self::tell(&self.owner.events, &service.object_ref(&()), done.notes);
             }
-            None => {
-                if let Some(done) = self.writes.done_after_all(key, &service) {
-                    self.contention.wrote(key, done.target.clone(), Instant::now());
-                    Self::tell(&self.owner.events, &service.object_ref(&()), done.notes);
-                }
-                self.writes.settled(key);
-            }
-        }
+            self.writes.settled(key);
+            return;
+        };
+        let report = self.contested.get(key).cloned().and_then(|text| {
+            let contested = Remarks { contested: Some(text), ..remarks };
+            plan(&service, outcome, &contested, now)
+        });
+        self.queue(key, normal, report);
     }
 
     /// Whether the status has addresses which belong to no pool and which were not assigned by us: another load balancer

@@ -1,6 +1,6 @@
 //! Writes statuses of configuration objects, at most once a second each.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use kube::Client;
@@ -126,7 +126,7 @@ pub(crate) struct StatusWriter {
     /// No write lasts longer.
     bound: Duration,
     tasks: JoinSet<Ended>,
-    writing: HashMap<Target, ()>,
+    writing: HashSet<Target>,
     memory: Memory,
     next: Instant,
 }
@@ -138,7 +138,7 @@ impl StatusWriter {
             leadership,
             bound,
             tasks: JoinSet::new(),
-            writing: HashMap::new(),
+            writing: HashSet::new(),
             memory: Memory::default(),
             next: Instant::now(),
         }
@@ -178,7 +178,7 @@ impl StatusWriter {
         let mut again: Option<Instant> = None;
         for write in due {
             let target = (write.resource.kind.clone(), write.name.clone());
-            if self.writing.contains_key(&target) {
+            if self.writing.contains(&target) {
                 again = Some(now + PAUSE);
                 continue;
             }
@@ -197,7 +197,7 @@ impl StatusWriter {
     }
 
     fn begin(&mut self, target: Target, write: Write) {
-        self.writing.insert(target.clone(), ());
+        self.writing.insert(target.clone());
         let (client, leadership, bound) = (self.client.clone(), self.leadership.clone(), self.bound);
         self.tasks.spawn(async move {
             let written = leadership.while_leading(carry_out(&client, &write));

@@ -103,7 +103,8 @@ impl Configuration {
         configuration.l2_advertisements = advertisement::collapse(configuration.l2_advertisements);
         for (this, object) in oldest_first("PoolPolicy", &objects.pool_policies, last) {
             let mut report = Report::new(this, &mut findings);
-            policy::apply(&object, &mut configuration.pools, objects, &mut report);
+            let Self { pools, left_out, .. } = &mut configuration;
+            policy::apply(&object, pools, left_out, objects, &mut report);
         }
         configuration.judge_bgp(objects, last, &mut findings);
         (configuration, findings)

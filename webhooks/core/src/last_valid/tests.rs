@@ -118,3 +118,27 @@ fn it_survives_its_serialized_form() {
     let mut empty: LastValid = serde_json::from_str("{}").unwrap();
     assert_eq!(empty.configure(&advertisement(&bad)).0.l2_advertisements, []);
 }
+
+#[test]
+fn a_policy_and_its_pool_that_are_invalid_at_once_both_keep_their_last_valid_versions() {
+    let objects = |addresses: &[&str], reserved: &str| {
+        let policy = json!({"pool": "lan", "reserved": [{"addresses": reserved}]});
+        Objects {
+            pool_policies: vec![object("PoolPolicy", "p", 0, &policy)],
+            ..pools(&[("lan", 0, addresses)])
+        }
+    };
+    let mut memory = LastValid::default();
+    memory.configure(&objects(&["10.0.0.0/24"], "10.0.0.1"));
+    let (configuration, findings) = memory.configure(&objects(&["10.0.0.0/240"], "10.0.0.1x"));
+    assert!(configuration.pools["lan"].keeps_back("10.0.0.1".parse().unwrap()));
+    let about: Vec<(&str, Severity)> =
+        findings.iter().map(|finding| (finding.object.kind, finding.severity)).collect();
+    let errors = [("IPAddressPool", Severity::Error), ("PoolPolicy", Severity::Error)];
+    assert_eq!(about, errors, "that the pool is rejected is not reported on the policy as well");
+    let (configuration, _) = memory.configure(&objects(&["10.0.0.0/24"], "10.0.0.1x"));
+    assert!(
+        configuration.pools["lan"].keeps_back("10.0.0.1".parse().unwrap()),
+        "the pool has been corrected"
+    );
+}
