@@ -6,7 +6,6 @@ use std::sync::Arc;
 use rules::Family;
 
 use super::Allocator;
-use crate::request::Sharing;
 use crate::usage::{ServiceRef, Usage};
 use crate::waiting::Freed;
 
@@ -37,19 +36,20 @@ impl Allocator {
             entry.stored = stored;
         }
         let after = union(&entry.desired, &entry.stored);
-        for ip in before.iter().filter(|ip| !after.contains(ip)) {
-            self.unclaim(service, *ip);
-        }
         for ip in after.iter().filter(|ip| !before.contains(ip)) {
             self.claim(service, *ip);
         }
-        self.reclaim(service);
+        for ip in before.iter().filter(|ip| !after.contains(ip)) {
+            self.unclaim(service, *ip);
+        }
     }
 
     /// Renews those claims of `service` that are not as its sharing has them. Others may fit beside it then.
     pub(super) fn reclaim(&mut self, service: &ServiceRef) {
+        let Some(sharing) = self.services.get(service).map(|entry| Arc::clone(&entry.sharing)) else {
+            return;
+        };
         for ip in self.claimed(service) {
-            let Some(sharing) = self.sharing_of(service, ip) else { continue };
             let held = self.addresses.get(&ip).and_then(|usage| usage.sharing_of(service));
             if held != Some(&*sharing) {
                 self.claim(service, ip);
@@ -58,18 +58,9 @@ impl Allocator {
         }
     }
 
-    /// By what the claim of `service` on `ip` can be shared. Nobody joins it on what it is about to leave: when that is
-    /// free, it belongs to who waits longest.
-    fn sharing_of(&self, service: &ServiceRef, ip: IpAddr) -> Option<Arc<Sharing>> {
-        let entry = self.services.get(service)?;
-        if entry.desired.contains(&ip) || entry.sharing.pair.is_none() {
-            return Some(Arc::clone(&entry.sharing));
-        }
-        Some(Arc::new(Sharing { pair: None, ports: entry.sharing.ports.clone() }))
-    }
-
     fn claim(&mut self, service: &ServiceRef, ip: IpAddr) {
-        let Some(sharing) = self.sharing_of(service, ip) else { return };
+        let Some(entry) = self.services.get(service) else { return };
+        let sharing = Arc::clone(&entry.sharing);
         let (before, first, first_in_namespace) = match self.addresses.get(&ip) {
             None => (None, true, true),
             Some(usage) => {
