@@ -24,14 +24,19 @@ impl Judged {
     pub(super) fn keep(&self, grace: bool) -> Vec<IpAddr> {
         self.addresses.iter().filter(|(_, lost)| grace || !lost).map(|(ip, _)| *ip).collect()
     }
+
+    /// Whether anything was lost.
+    pub(super) fn lost(&self) -> bool {
+        self.lost.is_some()
+    }
 }
 
 impl Allocator {
-    /// What is stored for `service`, neither pledged to somebody else nor used by a stranger.
+    /// What is stored for `service`, neither pledged to somebody else nor used by a machine.
     pub(super) fn still_stored(&self, service: &ServiceRef) -> Vec<IpAddr> {
         let Some(entry) = self.services.get(service) else { return Vec::new() };
         let free_to_keep = |ip: &&IpAddr| {
-            !self.quarantine.contains(*ip) && self.pledges.get(*ip).is_none_or(|to| to == service)
+            !self.quarantine.contains_key(*ip) && self.pledges.get(*ip).is_none_or(|to| to == service)
         };
         entry.stored.iter().filter(free_to_keep).copied().collect()
     }
