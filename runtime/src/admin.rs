@@ -240,7 +240,7 @@ mod tests {
     }
 
     /// A port that is served in the background, on which nobody else listens.
-    async fn served() -> u16 {
+    fn served() -> u16 {
         let socket = bind::sockets("[::]:0".parse().unwrap(), socket2::Type::STREAM).unwrap().remove(0);
         let listener = TcpListener::from_std(socket.into()).unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -258,7 +258,7 @@ mod tests {
 
     #[tokio::test]
     async fn connections_that_send_nothing_keep_nobody_from_being_answered_and_are_limited_in_number() {
-        let port = served().await;
+        let port = served();
         let mut silent = Vec::new();
         for _ in 0..2 * CONNECTIONS {
             silent.push(TcpStream::connect(("::1", port)).await.unwrap());

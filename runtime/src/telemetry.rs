@@ -77,7 +77,7 @@ fn layer(format: LogFormat, filter: EnvFilter, writer: NonBlocking) -> impl Laye
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
         LogFormat::Text => lines.boxed(),
     };
-    lines.with_filter(filter.and(filter_fn(|metadata| is_ours_to_log(metadata))))
+    lines.with_filter(filter.and(filter_fn(is_ours_to_log)))
 }
 
 /// kube logs whole answers of the API server, Secrets and passwords included, and errors that have parts of them. Its
