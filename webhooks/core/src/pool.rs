@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crds::{IPAddressPool, Selector, SelectorExt as _, ServiceAllocation};
+use crds::{IPAddressPool, IPAddressPoolStatus, Selector, SelectorExt as _, ServiceAllocation};
 use k8s_openapi::jiff::Timestamp;
 
 use crate::finding::Report;
@@ -178,6 +178,17 @@ impl Standing {
             }
         }
     }
+}
+
+/// The object without what changes with each assignment, and with all that it is judged by.
+pub fn without_usage(mut object: IPAddressPool) -> IPAddressPool {
+    let standing = Standing::of(&object);
+    if standing != Standing::NotJudged {
+        let available_ipv4 = i64::from(standing == Standing::InUse);
+        object.status = Some(IPAddressPoolStatus { available_ipv4, ..IPAddressPoolStatus::default() });
+        object.metadata.resource_version = None;
+    }
+    object
 }
 
 /// The pool that `object` describes, overlaps with others left aside; none if it has an error.

@@ -298,6 +298,23 @@ fn a_selection_of_pools_is_undecided_only_where_labels_or_selectors_are_not_know
 }
 
 #[test]
+fn what_changes_with_each_assignment_is_not_part_of_what_a_pool_is_judged_by() {
+    let judged = |version: &str, assigned: u32, available: u32| {
+        let mut pool = (*pool("lan", 1, &["10.0.0.0/24"])).clone();
+        pool.metadata.resource_version = Some(version.to_owned());
+        pool.status = Some(
+            serde_json::from_value(json!({"assignedIPv4": assigned, "assignedIPv6": 0,
+                "availableIPv4": available, "availableIPv6": 0}))
+            .unwrap(),
+        );
+        crate::without_usage(pool)
+    };
+    assert_eq!(judged("1", 1, 255), judged("2", 2, 254));
+    assert_eq!(judged("1", 1, 255), judged("3", 256, 0));
+    assert_ne!(judged("1", 1, 255), judged("4", 0, 0), "it is left out now");
+}
+
+#[test]
 fn identical_advertisements_are_one_unless_they_have_preferences() {
     let preferred = json!({"preferredNodeSelectors": [{"weight": 1, "preference": {}}]});
     for (spec, left) in [(json!({"interfaces": ["eth0"]}), 1), (preferred, 2)] {
@@ -342,6 +359,8 @@ fn left_out_of(a: Value, b: Value) -> (String, String) {
     };
     let result = judged(vec![pool("a", &a), pool("b", &b)]);
     assert_eq!(judged(vec![pool("b", &b), pool("a", &a)]), result);
+    let reduced = |name: &str, more: &Value| Arc::new(crate::without_usage((*pool(name, more)).clone()));
+    assert_eq!(judged(vec![reduced("a", &a), reduced("b", &b)]), result, "speakers judge the same");
     result
 }
 
