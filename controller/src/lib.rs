@@ -10,18 +10,22 @@
 //! ```
 //!
 //! One task owns the allocator. Every replica runs the watches; the one that holds the Lease waits until they have what
-//! the API has by then, lists Services anew, adopts what they have, and only then assigns.
+//! the API has by then, lists Services anew, adopts what they have, and only then assigns. A replica campaigns once it is
+//! able to do that, and releases the Lease if it makes no progress.
 
+mod contention;
 mod dirty;
 mod figures;
 mod list;
 mod metrics;
+mod other_writer;
 mod owner;
 pub mod plan;
 mod service;
 mod statuses;
 mod watches;
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -32,6 +36,7 @@ use runtime::heartbeat::Heartbeat;
 use runtime::lease::{self, Candidate, Leadership, Settings};
 use runtime::tasks::Tasks;
 use runtime::{admin, client, shutdown, telemetry};
+use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 use crate::owner::Owner;
@@ -40,7 +45,7 @@ use crate::watches::Watches;
 /// The name under which the controller writes and reports.
 pub(crate) const COMPONENT: &str = "lbstack-controller";
 
-/// How long tasks have to end after SIGTERM: the writes under way are bounded, then the Lease is released.
+/// How long tasks have to end after SIGTERM: the writes under way end, and each is bounded; then the Lease is released.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(8);
 
 /// Arguments of `lbstack controller`.
@@ -101,7 +106,6 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let readiness = admin::Readiness::new();
     let ready = readiness
         .gate("the first lists of Services, pools and namespaces, and for their adoption if it leads");
-    tasks.spawn("admin", admin::serve(args.common.admin_address, registry, readiness, shutdown.clone()));
     let events =
         Events::start(&mut tasks, client.clone(), COMPONENT, args.identity.clone(), shutdown.clone());
     let watches = Watches::start(&mut tasks, &client, &args.namespace, &shutdown);
@@ -109,12 +113,31 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let left = lease.duration.saturating_sub(lease.renew_deadline);
     let write_bound = left.mul_f32(0.9).min(client::CALL_TIMEOUT);
     let listed = watches.clone();
-    let candidate =
-        Candidate::new(async move { listed.ready().await }, Heartbeat::new("addresses", lease.duration));
-    let leadership = Leadership::campaign(&mut tasks, &client, lease, candidate, shutdown.clone());
+    let heartbeat = Heartbeat::new("addresses", lease.duration);
+    readiness.supervise(heartbeat.clone());
+    let candidate = Candidate::new(async move { listed.ready().await }, heartbeat.clone());
+    // The election goes on until no write is under way: a successor must not begin before.
+    let written = CancellationToken::new();
+    let leadership = Leadership::campaign(&mut tasks, &client, lease, candidate, written.clone());
     let (class, remind_every) = (args.load_balancer_class, Duration::from_secs(args.remind_every_s));
-    let owner =
-        Owner { client, class, watches, leadership, events, metrics, ready, write_bound, remind_every };
-    tasks.spawn("addresses", owner.run(shutdown.clone()));
+    tasks.spawn("admin", admin::serve(args.common.admin_address, registry, readiness, shutdown.clone()));
+    let owner = Owner {
+        client,
+        class,
+        watches,
+        leadership,
+        events,
+        metrics,
+        ready,
+        write_bound,
+        remind_every,
+        heartbeat,
+        judge: Mutex::default(),
+    };
+    let stop = shutdown.clone();
+    tasks.spawn("addresses", async move {
+        let _written = written.drop_guard();
+        owner.run(stop).await
+    });
     tasks.run(shutdown, SHUTDOWN_GRACE).await.map_err(Into::into)
 }

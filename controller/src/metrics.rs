@@ -32,6 +32,13 @@ pub(crate) struct Metrics {
     pub(crate) update_errors: Counter,
 }
 
+impl Snapshot {
+    /// Of a replica that stands by: it has read the configuration, and says nothing of pools.
+    pub(crate) fn standing_by() -> Self {
+        Self { loaded: true, ..Self::default() }
+    }
+}
+
 impl Metrics {
     /// Registers everything in `registry`.
     pub(crate) fn register(registry: &mut Registry) -> Self {

@@ -8,44 +8,51 @@
 //! status is not what it shall be gets one write at a time. A Service's address counts as given up only when a
 //! write or the watch says so, see [`ipam::Allocator`].
 
+mod configure;
 mod known;
 mod policies;
+mod services;
 mod writes;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crds::ServiceKey;
-use ipam::{Adoptee, Allocator, Request};
-use k8s_openapi::api::core::v1::{ObjectReference, Service};
+use crds::{IPAddressPool, ServiceKey};
+use ipam::Allocator;
+use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::Api;
-use kube::{Client, Resource as _, ResourceExt as _};
-use rules::{Configuration, Finding, Objects, Severity};
+use kube::Client;
+use rules::{Finding, Objects, Severity};
 use runtime::admin::Gate;
 use runtime::client::CallError;
 use runtime::events::Events;
+use runtime::heartbeat::Heartbeat;
 use runtime::lease::Leadership;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::configure::Judge;
+use self::configure::status_object;
 use self::known::Known;
-use self::policies::Policies;
-use self::writes::{Ended, Unsettled, Writes};
-use crate::dirty::Marks;
+use self::services::Listed;
+use self::writes::{Unsettled, Writes};
+use crate::contention::Contention;
 use crate::figures::{PoolFigures, figures};
-use crate::list::list;
-use crate::metrics::Metrics;
-use crate::service::{self, Note, has_leftovers, is_ours, plan, version};
+use crate::metrics::{Metrics, Snapshot};
+use crate::service::{CONTESTED, Note, Target};
 use crate::statuses::{self, Facts, StatusWriter};
-use crate::watches::Watches;
+use crate::watches::{Conflict, Watches};
 
 /// How long a replica that may be the only one waits for the Lease before it calls itself ready without having it.
 const FIRST_ELECTION: Duration = Duration::from_secs(1);
+
+/// How long a term waits for the addresses of the nodes, and for lists of kinds that are only reported on.
+const OTHERS_PATIENCE: Duration = Duration::from_secs(5);
 
 /// After a failed list at the start of leading.
 const LIST_RETRY: Duration = Duration::from_secs(1);
@@ -68,7 +75,14 @@ pub(crate) struct Owner {
     pub(crate) write_bound: Duration,
     /// Between two events that say why a Service waits.
     pub(crate) remind_every: Duration,
+    /// Shows that this makes progress.
+    pub(crate) heartbeat: Heartbeat,
+    /// What was valid before.
+    pub(crate) judge: Mutex<Judge>,
 }
+
+/// Waits until the stores have what the API has.
+type Check = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What exists only while this replica leads.
 struct Term<'a> {
@@ -77,75 +91,121 @@ struct Term<'a> {
     known: Known,
     writes: Writes,
     statuses: StatusWriter,
-    policies: Policies,
+    /// Who else writes the statuses of Services.
+    contention: Contention<ServiceKey, Target>,
+    /// What is said on Services whose status another writer insists on.
+    contested: HashMap<ServiceKey, String>,
+    /// Under way while a pool was edited; and for which pools.
+    check: Option<Check>,
+    checked: Vec<Arc<IPAddressPool>>,
+    /// Whether the kinds that are only reported on are known.
+    complete: bool,
     /// What was judged last; the stores may have more.
     objects: Objects,
     findings: Vec<Finding>,
-    conflicts: BTreeMap<IpAddr, String>,
+    conflicts: BTreeMap<IpAddr, Conflict>,
 }
 
 impl Owner {
-    /// Stands by, leads, and stands by again, until `shutdown`.
+    /// Stands by, leads, and stands by again, until `shutdown`. The writes under way are over when this returns.
     pub(crate) async fn run(self, shutdown: CancellationToken) -> Result<(), Infallible> {
-        shutdown.run_until_cancelled(self.terms()).await;
+        if shutdown.run_until_cancelled(self.watches.ready()).await.is_some() {
+            self.terms(&shutdown).await;
+        }
         Ok(())
     }
 
-    async fn terms(&self) -> Infallible {
-        self.watches.ready().await;
+    async fn terms(&self, shutdown: &CancellationToken) {
         let mut leadership = self.leadership.clone();
         let unsettled = Unsettled::default();
-        if tokio::time::timeout(FIRST_ELECTION, leadership.won()).await.is_err() {
+        self.stand_by_report();
+        let first = shutdown.run_until_cancelled(tokio::time::timeout(FIRST_ELECTION, leadership.won()));
+        if first.await.is_some_and(|elected| elected.is_err()) {
             // A replica that stands by is ready: it would take over at once.
             self.ready.open();
         }
         loop {
-            self.stand_by(&mut leadership).await;
+            if shutdown.run_until_cancelled(self.stand_by(&mut leadership)).await.is_none() {
+                return;
+            }
             tokio::select! {
                 biased;
                 () = leadership.lost() => {}
-                never = self.lead(&unsettled) => match never {},
+                () = self.lead(&unsettled, shutdown) => return,
             }
-            self.metrics.publish(|snapshot| *snapshot = crate::metrics::Snapshot::default());
+            self.stand_by_report();
         }
     }
 
-    /// Waits for the Lease. What the watches mark meanwhile is read from the stores later.
+    fn stand_by_report(&self) {
+        self.heartbeat.rest();
+        self.metrics.publish(|snapshot| *snapshot = Snapshot::standing_by());
+    }
+
+    /// Waits for the Lease. What was valid is kept meanwhile; what else the watches mark is read from the stores later.
     async fn stand_by(&self, leadership: &mut Leadership) {
         let mut won = std::pin::pin!(leadership.won());
         loop {
+            self.judge().configure(&self.watches.objects(), Timestamp::now());
             tokio::select! {
                 biased;
                 () = &mut won => return,
-                () = self.watches.dirty.changed() => drop(self.watches.dirty.take()),
+                () = self.configuration_changed() => {}
             }
         }
     }
 
-    async fn lead(&self, unsettled: &Unsettled) -> Infallible {
+    async fn configuration_changed(&self) {
+        loop {
+            self.watches.dirty.changed().await;
+            if self.watches.dirty.take().configuration {
+                return;
+            }
+        }
+    }
+
+    /// Leads until `shutdown`, and then ends the writes that are under way.
+    async fn lead(&self, unsettled: &Unsettled, shutdown: &CancellationToken) {
+        // Who cannot begin within the time of a Lease leaves it to another.
+        self.heartbeat.beat();
         // Marked from here on is looked at after the list.
         self.watches.dirty.take();
-        let (services, listed) = loop {
-            match self.look_afresh().await {
-                Ok(services) => break services,
+        let Some(listed) = shutdown.run_until_cancelled(self.look_afresh()).await else { return };
+        let mut term = Term::new(self, unsettled);
+        term.configure();
+        term.adopt(listed);
+        self.ready.open();
+        shutdown.run_until_cancelled(term.run()).await;
+        self.heartbeat.rest();
+        term.end_writes().await;
+    }
+
+    /// All Services from the API itself: what another leader wrote last must be among them. And what that leader went by
+    /// must be in the stores.
+    async fn look_afresh(&self) -> Listed {
+        if tokio::time::timeout(OTHERS_PATIENCE, self.watches.nodes_ready()).await.is_err() {
+            tracing::warn!(
+                "the nodes cannot be listed: their addresses may be assigned if a pool contains them"
+            );
+        }
+        loop {
+            match self.try_look_afresh().await {
+                Ok(listed) => return listed,
                 Err(error) => {
                     tracing::warn!(%error, "the API cannot be asked, so nothing is assigned yet; trying again");
                     tokio::time::sleep(LIST_RETRY).await;
                 }
             }
-        };
-        let mut term = Term::new(self, unsettled);
-        term.configure();
-        term.adopt(services, listed);
-        self.ready.open();
-        term.run().await
+        }
     }
 
-    /// All Services and the version of the list, from the API itself: what another leader wrote last must be among
-    /// it. And what that leader went by must be in the stores.
-    async fn look_afresh(&self) -> Result<(Vec<Service>, u64), CallError> {
+    async fn try_look_afresh(&self) -> Result<Listed, CallError> {
         self.watches.catch_up(&self.client).await?;
-        list(&Api::all(self.client.clone())).await
+        Listed::from_api(self).await
+    }
+
+    fn judge(&self) -> MutexGuard<'_, Judge> {
+        self.judge.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -164,7 +224,11 @@ impl<'a> Term<'a> {
                 unsettled.clone(),
             ),
             statuses: StatusWriter::new(client.clone(), leadership.clone(), *write_bound),
-            policies: Policies::default(),
+            contention: Contention::default(),
+            contested: HashMap::new(),
+            check: None,
+            checked: Vec::new(),
+            complete: false,
             objects: Objects::default(),
             findings: Vec::new(),
             conflicts: BTreeMap::new(),
@@ -175,7 +239,10 @@ impl<'a> Term<'a> {
         let mut figures_due = Some(Instant::now());
         let every = self.owner.remind_every;
         let mut reminder = tokio::time::interval_at(Instant::now() + every, every);
+        let watches = self.owner.watches.clone();
+        let mut complete = std::pin::pin!(tokio::time::timeout(OTHERS_PATIENCE, watches.complete()));
         loop {
+            self.owner.heartbeat.beat();
             self.writes.begin();
             if self.writes.busy() {
                 self.owner.events.hold();
@@ -183,18 +250,26 @@ impl<'a> Term<'a> {
             if figures_due.is_some_and(|due| Instant::now() >= due) {
                 figures_due = self.publish();
             }
-            let deadlines = [self.grace_deadline(), self.writes.next_retry(), figures_due];
+            let deadlines =
+                [self.grace_deadline(), self.writes.next_retry(), self.contention.next(), figures_due];
             let deadline = deadlines.into_iter().flatten().min();
+            self.owner.heartbeat.rest();
             tokio::select! {
                 () = self.owner.watches.dirty.changed() => {
                     let marks = self.owner.watches.dirty.take();
                     self.look(marks);
                 }
                 ended = self.writes.ended() => self.wrote(ended),
-                () = self.statuses.written() => {}
+                contested = self.statuses.written() => self.report_contested(contested),
+                () = checked(&mut self.check) => {
+                    self.check = None;
+                    self.reconfigure();
+                }
+                _ = &mut complete, if !self.complete => self.complete = true,
                 () = sleep_until(deadline) => self.end_graces(),
                 _ = reminder.tick() => self.remind(),
             }
+            self.owner.heartbeat.beat();
             self.retry();
             for key in self.allocator.take_changed() {
                 self.review(&key);
@@ -211,21 +286,38 @@ impl<'a> Term<'a> {
                 self.review(&key);
             }
         }
+        for key in self.contention.due(Instant::now()) {
+            self.review(&key);
+        }
+    }
+
+    /// Waits until no write is under way any more. Each is bounded.
+    async fn end_writes(&mut self) {
+        while self.writes.busy() {
+            // What came of it, the watch tells the next leader.
+            let _ = self.writes.ended().await;
+        }
+    }
+
+    /// Reports on an object that another writer insists on its status.
+    fn report_contested(&self, contested: Option<statuses::Contested>) {
+        let Some(statuses::Contested { kind, name, text }) = contested else { return };
+        let note = Note { warning: true, reason: CONTESTED, text };
+        Self::tell(&self.owner.events, &status_object(&kind, &name, &self.owner.watches), vec![note]);
     }
 
     /// Tells how things are: metrics at once, statuses as their writer allows. Returns when to call again.
     fn publish(&mut self) -> Option<Instant> {
         let figures = figures(&mut self.allocator);
         let mut again = self.statuses.wait();
-        if again.is_none() {
+        if again.is_none() && self.complete {
             let due = self.due_statuses(&figures);
             again = self.statuses.write(due);
         }
         let refused = self.allocator.refused();
         let errors = self.findings.iter().filter(|finding| finding.severity == Severity::Error).count();
         self.owner.metrics.publish(|snapshot| {
-            *snapshot =
-                crate::metrics::Snapshot { pools: figures, refused, leading: true, loaded: true, errors };
+            *snapshot = Snapshot { pools: figures, refused, leading: true, loaded: true, errors };
         });
         again
     }
@@ -249,224 +341,17 @@ impl<'a> Term<'a> {
 
     /// When [`Self::end_graces`] has something to do, on the clock of the runtime.
     fn grace_deadline(&self) -> Option<Instant> {
-        let deadlines = [self.allocator.next_deadline(), self.policies.next_deadline()];
+        let deadlines = [self.allocator.next_deadline(), self.owner.judge().next_deadline()];
         let left = deadlines.into_iter().flatten().min()?.duration_since(Timestamp::now());
         Some(Instant::now() + Duration::try_from(left).unwrap_or_default())
     }
 
     fn end_graces(&mut self) {
         let now = Timestamp::now();
-        if self.policies.next_deadline().is_some_and(|deadline| deadline <= now) {
-            self.configure();
+        if self.owner.judge().next_deadline().is_some_and(|deadline| deadline <= now) {
+            self.reconfigure();
         }
         self.allocator.poll(now);
-    }
-
-    /// Judges the configuration anew and puts it in force.
-    fn configure(&mut self) {
-        let now = Timestamp::now();
-        self.objects = self.owner.watches.objects();
-        let pool_policies = self.policies.update(&self.objects.pool_policies, now);
-        let (configuration, mut findings) =
-            Configuration::from_objects(&Objects { pool_policies, ..self.objects.clone() });
-        // There is nobody left to tell.
-        findings.retain(|finding| {
-            finding.object.kind != "PoolPolicy" || !self.policies.is_deleted(&finding.object.name)
-        });
-        for finding in findings.iter().filter(|finding| !self.findings.contains(finding)) {
-            tracing::warn!(object = %finding.object, %finding, "configuration");
-            let rules::ObjectRef { kind, namespace, name } = &finding.object;
-            let uid = self.owner.watches.uid(kind, name);
-            let object = reference(kind, namespace.as_deref(), name, uid);
-            let reason = match finding.severity {
-                Severity::Error => "ConfigurationError",
-                Severity::Warning => "ConfigurationWarning",
-            };
-            self.owner.events.warning(&object, "Judge", reason, finding.to_string());
-        }
-        self.findings = findings;
-        let before = std::mem::replace(&mut self.conflicts, self.owner.watches.conflicts());
-        let quarantine = self.conflicts.keys().copied().collect();
-        self.allocator.configure(Arc::new(configuration), quarantine, now);
-        let namespaces = self.objects.namespaces.iter().map(|namespace| namespace.name_any());
-        self.allocator.set_namespaces(namespaces.collect(), now);
-        let either: BTreeSet<IpAddr> = before.keys().chain(self.conflicts.keys()).copied().collect();
-        for ip in either {
-            if before.get(&ip) != self.conflicts.get(&ip) {
-                self.tell_pool(ip);
-                for holder in self.allocator.holders(ip) {
-                    self.review(&holder);
-                }
-            }
-        }
-    }
-
-    /// Tells on the pool of `ip` that a stranger uses it, or no longer does.
-    fn tell_pool(&self, ip: IpAddr) {
-        let Some(pool) = self.allocator.configuration().pool_of(ip) else { return };
-        let (kind, watches) = ("IPAddressPool", &self.owner.watches);
-        let uid = watches.uid(kind, &pool.name);
-        let pool = reference(kind, Some(&watches.namespace), &pool.name, uid);
-        let note = service::conflict_note(self.conflicts.get(&ip).map(String::as_str));
-        Self::tell(&self.owner.events, &pool, vec![note]);
-    }
-
-    /// What to say on a Service with `addresses` of the strangers that use them.
-    fn conflict(&self, addresses: &[IpAddr]) -> Option<String> {
-        let strangers: Vec<&str> =
-            addresses.iter().filter_map(|ip| self.conflicts.get(ip)).map(String::as_str).collect();
-        (!strangers.is_empty()).then(|| {
-            let strangers = strangers.join("; ");
-            format!("{strangers}: take the address from that machine, or ask for another by metallb.io/loadBalancerIPs")
-        })
-    }
-
-    /// Takes over what Services have.
-    fn adopt(&mut self, services: Vec<Service>, listed: u64) {
-        let now = Timestamp::now();
-        let mut adoptees = Vec::new();
-        let mut keys = Vec::with_capacity(services.len());
-        let mut all = HashSet::with_capacity(services.len());
-        for service in services {
-            let key = ServiceKey::of(&service);
-            all.insert(key.clone());
-            let stored = self.writes.possibly_stored(&key, version(&service), service::stored(&service));
-            if is_ours(&service, &self.owner.class) {
-                adoptees.push(Adoptee {
-                    service: key.clone(),
-                    request: Request::from_service(&service),
-                    current: stored,
-                    pool: service::annotated_pool(&service).map(str::to_owned),
-                    waiting_since: service::waiting_since(&service),
-                });
-                keys.push(key);
-            } else {
-                // Of another class since it was changed or we are, or on its way out with the last finalizer: speakers or
-                // kube-proxy may still go by its status.
-                self.allocator.release(&key, &stored, now);
-                keys.push(key);
-            }
-            self.known.learn(service);
-        }
-        let (count, held) = (adoptees.len(), adoptees.iter().filter(|a| !a.current.is_empty()).count());
-        self.allocator.adopt(adoptees, now);
-        tracing::info!(services = count, with_addresses = held, "adopted");
-        self.allocator.take_changed();
-        for key in keys {
-            self.review(&key);
-        }
-        // What was created since the list is in the store; what the store alone has and is older, is gone.
-        for service in self.owner.watches.services.state() {
-            let key = ServiceKey::of(&service);
-            if !all.contains(&key) && version(&service) > listed {
-                self.look_at(&key);
-            }
-        }
-    }
-
-    fn look(&mut self, marks: Marks) {
-        if marks.configuration {
-            self.configure();
-        }
-        let mut keys: BTreeSet<ServiceKey> = BTreeSet::new();
-        for (key, deleted) in marks.services {
-            if let Some(version) = deleted {
-                self.known.deleted(&key, version);
-            }
-            keys.insert(key);
-        }
-        if marks.all_services {
-            keys.extend(self.owner.watches.services.state().iter().map(|service| ServiceKey::of(service)));
-            // A list tells of no deletion. Missing from it is not yet gone: what this term wrote or listed may be newer.
-            // Each is asked for.
-            for key in self.known.missing(self.allocator.services()) {
-                self.writes.verify(&key);
-            }
-        }
-        for key in keys {
-            self.look_at(&key);
-        }
-    }
-
-    /// Tells the allocator of the Service as it is now.
-    fn look_at(&mut self, key: &ServiceKey) {
-        let now = Timestamp::now();
-        let Some(service) = self.known.get(key) else {
-            self.writes.forget(key);
-            self.allocator.forget(key, now);
-            return;
-        };
-        let stored = self.writes.possibly_stored(key, version(&service), service::stored(&service));
-        if is_ours(&service, &self.owner.class) {
-            self.allocator.assign(key, Request::from_service(&service), &stored, now);
-        } else {
-            self.allocator.release(key, &stored, now);
-        }
-        self.review(key);
-    }
-
-    /// Queues the write that the Service needs, if any.
-    fn review(&mut self, key: &ServiceKey) {
-        let Some(service) = self.known.get(key) else { return };
-        let outcome = if is_ours(&service, &self.owner.class) {
-            match self.allocator.outcome(key) {
-                Some(outcome) => Some(outcome),
-                None => return,
-            }
-        } else if has_leftovers(&service) {
-            None
-        } else {
-            return;
-        };
-        let conflict = outcome.and_then(|outcome| self.conflict(outcome.addresses));
-        match plan(&service, outcome, conflict, Timestamp::now()) {
-            Some(plan) => self.writes.queue(key, plan),
-            None => self.writes.settled(key),
-        }
-    }
-
-    /// A write ended.
-    fn wrote(&mut self, ended: Ended) {
-        let now = Timestamp::now();
-        match ended {
-            Ended::Written { key, service, notes } => {
-                Self::tell(&self.owner.events, &service.object_ref(&()), notes);
-                let stored = service::stored(&service);
-                self.known.learn(*service);
-                self.allocator.stored(&key, &stored, now);
-                self.review(&key);
-            }
-            // What was there and what was asked for both may be there, unless a later version was seen already.
-            Ended::Unknown { key } => self.look_at(&key),
-            Ended::Refused { key, version: refused } => {
-                // Behind? Then what is known by now may do at once; else later, or when the watch brings it.
-                if self.known.get(&key).is_none_or(|service| version(&service) <= refused) {
-                    self.writes.retry_later(&key, false);
-                }
-                self.look_at(&key);
-            }
-            Ended::Verified { service } => {
-                let key = ServiceKey::of(&service);
-                self.known.learn(*service);
-                self.look_at(&key);
-            }
-            Ended::Gone { key } => {
-                self.known.gone(&key);
-                self.look_at(&key);
-            }
-            Ended::Nothing => {}
-        }
-    }
-
-    /// Says once more why Services do not have what they ask for: the API forgets events, and `kubectl describe` shows no
-    /// conditions of Services.
-    fn remind(&mut self) {
-        for key in self.allocator.services() {
-            let note = self.allocator.outcome(key).and_then(service::reminder);
-            if let (Some(note), Some(service)) = (note, self.known.get(key)) {
-                Self::tell(&self.owner.events, &service.object_ref(&()), vec![note]);
-            }
-        }
     }
 
     fn tell(events: &Events, object: &ObjectReference, notes: Vec<Note>) {
@@ -497,23 +382,10 @@ impl<'a> Term<'a> {
     }
 }
 
-/// With the UID, by which `kubectl describe` finds events.
-fn reference(kind: &str, namespace: Option<&str>, name: &str, uid: Option<String>) -> ObjectReference {
-    ObjectReference {
-        api_version: Some(api_version(kind).into()),
-        kind: Some(kind.into()),
-        namespace: namespace.map(str::to_owned),
-        name: Some(name.into()),
-        uid,
-        ..ObjectReference::default()
-    }
-}
-
-fn api_version(kind: &str) -> &'static str {
-    match kind {
-        "BGPPeer" => "metallb.io/v1beta2",
-        "PoolPolicy" => "lbstack.dev/v1alpha1",
-        _ => "metallb.io/v1beta1",
+async fn checked(check: &mut Option<Check>) {
+    match check {
+        Some(check) => check.await,
+        None => std::future::pending().await,
     }
 }
 

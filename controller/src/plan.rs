@@ -2,15 +2,17 @@
 
 mod overlay;
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Read as _;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use crds::{LoadBalancerStack, ServiceKey};
-use ipam::{Adoptee, Cluster, Effect, EffectKind, Request};
-use k8s_openapi::api::core::v1::Service;
+use ipam::{Adoptee, Cluster, Effect, EffectKind, Occupant, Request};
+use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use kube::api::{Api, ListParams};
@@ -20,6 +22,7 @@ use runtime::client;
 
 use self::overlay::State;
 use crate::service;
+use crate::watches::{Conflict, NodeAddresses};
 
 /// Arguments of `lbstack plan`.
 #[derive(clap::Args, Clone, Debug)]
@@ -100,12 +103,26 @@ async fn read(client: &Client, args: &Args) -> anyhow::Result<State> {
             communities: list(client, namespace).await?,
             pool_policies: list(client, namespace).await?,
             namespaces: all(Api::all(client.clone())).await?,
+            node_addresses: node_addresses(client).await,
         },
         services: all(Api::all(client.clone())).await?,
         conflicts: list(client, namespace).await?,
         namespace: namespace.clone(),
         class,
     })
+}
+
+/// The nodes' own addresses; none where the user may not list nodes, so that they are not taken into account.
+async fn node_addresses(client: &Client) -> BTreeMap<IpAddr, String> {
+    let nodes: Vec<Arc<Node>> = match all(Api::all(client.clone())).await {
+        Ok(nodes) => nodes,
+        Err(error) => {
+            eprintln!("warning: addresses of nodes are not taken into account: {error:#}");
+            return BTreeMap::new();
+        }
+    };
+    let known = nodes.iter().filter_map(|node| NodeAddresses::of((**node).clone()));
+    known.flat_map(|of| of.addresses.into_iter().map(move |ip| (ip, of.node.clone()))).collect()
 }
 
 async fn list<K>(client: &Client, namespace: &str) -> anyhow::Result<Vec<Arc<K>>>
@@ -140,8 +157,11 @@ fn cluster(state: &State) -> Cluster {
     let stays = others.into_iter().filter(|service| !service::has_leftovers(service));
     let others = stays.map(|service| (ServiceKey::of(service), service::stored(service)));
     let others = others.filter(|(_, stored)| !stored.is_empty()).collect();
-    let quarantine =
-        state.conflicts.iter().filter_map(|conflict| conflict.spec.address.parse().ok()).collect();
+    let reported = state.conflicts.iter().map(|conflict| &conflict.spec);
+    let reported =
+        reported.filter_map(|spec| Some((spec.address.parse().ok()?, Conflict::of(spec).occupant)));
+    let nodes = state.objects.node_addresses.iter().map(|(ip, node)| (*ip, Occupant::Node(node.clone())));
+    let quarantine = reported.chain(nodes).collect();
     Cluster { configuration: Arc::new(configuration), services, others, quarantine }
 }
 
@@ -165,7 +185,7 @@ fn report(findings: &[Finding], effects: &[Effect], all: bool) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{severity}: {}: {finding}", finding.object);
     }
-    let list = |addresses: &[std::net::IpAddr]| {
+    let list = |addresses: &[IpAddr]| {
         if addresses.is_empty() {
             "nothing".to_owned()
         } else {

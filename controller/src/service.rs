@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use crds::annotations::{DEPRECATED_PREFIX, IP_ALLOCATED_FROM_POOL};
-use crds::conditions::{NewCondition, merge};
+use crds::conditions::{NewCondition, fitting, merge};
 use ipam::{Outcome, Refusal, RequestFault};
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -29,6 +29,47 @@ pub(crate) struct Plan {
     pub(crate) version: u64,
     /// What to tell about it once it is done.
     pub(crate) notes: Vec<Note>,
+    /// What it brings about.
+    pub(crate) target: Target,
+    /// Which of that is not so yet.
+    lacks: Lacks,
+}
+
+/// What a Service's status and annotation say of its address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Target {
+    addresses: Vec<IpAddr>,
+    pool: Option<String>,
+    /// Type, status, reason and message of each condition.
+    said: Vec<(&'static str, &'static str, &'static str, String)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Lacks {
+    addresses: bool,
+    pool: bool,
+    conditions: bool,
+}
+
+impl Plan {
+    /// Whether it restores something that an earlier write `established`.
+    pub(crate) fn restores(&self, established: &Target) -> bool {
+        let Self { target, lacks, .. } = self;
+        (lacks.addresses && target.addresses == established.addresses)
+            || (lacks.pool && target.pool == established.pool)
+            || (lacks.conditions && target.said == established.said)
+    }
+}
+
+/// What there is to say on a Service beside the outcome.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Remarks {
+    /// Which machine uses an address of the outcome: reason and message.
+    pub(crate) conflict: Option<(&'static str, String)>,
+    /// Who else writes the status again and again, so that only conditions are written.
+    pub(crate) contested: Option<String>,
+    /// What the status has is neither of a pool nor was it assigned by us: it stays while there is nothing to assign.
+    pub(crate) foreign: bool,
 }
 
 /// An event to send.
@@ -95,25 +136,26 @@ fn stored_condition<'a>(service: &'a Service, type_: &str) -> Option<&'a Conditi
 }
 
 /// The write that brings `service` to `outcome`; none if it is there. Without an outcome it shall have nothing of
-/// ours. `conflict` says which stranger uses an address of the outcome, if one does.
+/// ours.
 pub(crate) fn plan(
     service: &Service,
     outcome: Option<Outcome<'_>>,
-    conflict: Option<String>,
+    remarks: &Remarks,
     now: Timestamp,
 ) -> Option<Plan> {
     let addresses = outcome.map_or(&[][..], |outcome| outcome.addresses);
     let pool = outcome.and_then(|outcome| outcome.pool);
-    let condition = outcome.map(condition);
-    let conflict = conflict.map(|message| NewCondition {
+    let condition = outcome.map(|outcome| condition(service, outcome, remarks));
+    let conflict = remarks.conflict.as_ref().map(|(reason, message)| NewCondition {
         type_: ADDRESS_CONFLICT,
         status: Some(true),
-        reason: "UsedByOthers",
-        message,
+        reason,
+        message: message.clone(),
     });
 
-    let moved = stored(service) != addresses;
-    let renamed = annotated_pool(service) != pool;
+    let left_alone = remarks.contested.is_some() || (remarks.foreign && addresses.is_empty());
+    let moved = !left_alone && stored(service) != addresses;
+    let renamed = remarks.contested.is_none() && annotated_pool(service) != pool;
     // A Service that has what it wants needs no word of ours: so taking over from MetalLB writes nothing.
     let needless = condition.as_ref().is_some_and(|condition| condition.reason == ASSIGNED)
         && stored_condition(service, ADDRESS_ASSIGNED).is_none();
@@ -127,7 +169,8 @@ pub(crate) fn plan(
         status["loadBalancer"] = json!({ "ingress": entries(service, addresses) });
     }
     let old = conditions(service);
-    let mut notes = notes(service, outcome, retold);
+    let mut notes =
+        if remarks.contested.is_some() { Vec::new() } else { notes(service, outcome, retold, moved) };
     if contested {
         notes.push(conflict_note(conflict.as_ref().map(|condition| condition.message.as_str())));
     }
@@ -143,18 +186,21 @@ pub(crate) fn plan(
     if renamed {
         metadata["annotations"] = json!({ IP_ALLOCATED_FROM_POOL: pool });
     }
+    let said = new.into_iter().map(|new| (new.type_, new.status_text(), new.reason, new.message));
     Some(Plan {
         patch: json!({ "metadata": metadata, "status": status }),
         addresses: addresses.to_vec(),
         version: version(service),
         notes,
+        target: Target { addresses: addresses.to_vec(), pool: pool.map(str::to_owned), said: said.collect() },
+        lacks: Lacks { addresses: moved, pool: renamed, conditions: retold || contested },
     })
 }
 
 /// Whether the stored condition is another than it shall be.
 fn tells_other(old: Option<&Condition>, new: Option<&NewCondition>) -> bool {
-    let said = old.map(|old| (old.status.as_str(), old.reason.as_str(), old.message.as_str()));
-    said != new.map(|new| (new.status_text(), new.reason, new.message.as_str()))
+    let said = old.map(|old| (old.status.as_str(), old.reason.as_str(), old.message.clone()));
+    said != new.map(|new| (new.status_text(), new.reason, fitting(new.message.clone())))
 }
 
 /// Entries for `addresses`; those that the status has already stay as they are, `ipMode` included.
@@ -170,14 +216,29 @@ fn entries(service: &Service, addresses: &[IpAddr]) -> Option<Vec<LoadBalancerIn
 
 const ASSIGNED: &str = "Assigned";
 
-fn condition(outcome: Outcome<'_>) -> NewCondition {
+/// Reason of condition and event while another writer insists on what the status says.
+pub(crate) const CONTESTED: &str = "StatusContested";
+
+fn condition(service: &Service, outcome: Outcome<'_>, remarks: &Remarks) -> NewCondition {
     let has = list(outcome.addresses);
-    let (reason, message) = match (outcome.refusal, outcome.pool) {
+    if let Some(contested) = &remarks.contested {
+        let message =
+            if has.is_empty() { contested.clone() } else { format!("{has} is assigned, but {contested}") };
+        return NewCondition { type_: ADDRESS_ASSIGNED, status: Some(false), reason: CONTESTED, message };
+    }
+    let (reason, mut message) = match (outcome.refusal, outcome.pool) {
         (Some(refusal), _) if has.is_empty() => (refusal.reason(), refusal.to_string()),
         (Some(refusal), _) => (refusal.reason(), format!("has {has}; {refusal}")),
         (None, Some(pool)) => (ASSIGNED, format!("{has} from pool {pool}")),
         (None, None) => (ASSIGNED, has.clone()),
     };
+    if remarks.foreign && has.is_empty() {
+        message.push_str(&format!(
+            "; {} in its status is of no IPAddressPool and stays: if another load balancer serves this Service, tell \
+             them apart by spec.loadBalancerClass",
+            list(&stored(service))
+        ));
+    }
     NewCondition { type_: ADDRESS_ASSIGNED, status: Some(!has.is_empty()), reason, message }
 }
 
@@ -186,10 +247,10 @@ fn list(addresses: &[IpAddr]) -> String {
 }
 
 /// What to tell: reasons are MetalLB's (`reference/metallb.md` §3.8).
-fn notes(service: &Service, outcome: Option<Outcome<'_>>, retold: bool) -> Vec<Note> {
-    let before = stored(service);
+fn notes(service: &Service, outcome: Option<Outcome<'_>>, retold: bool, moved: bool) -> Vec<Note> {
+    let before = if moved { stored(service) } else { Vec::new() };
     let after = outcome.map_or(&[][..], |outcome| outcome.addresses);
-    let gained: Vec<IpAddr> = after.iter().copied().filter(|ip| !before.contains(ip)).collect();
+    let gained: Vec<IpAddr> = after.iter().copied().filter(|ip| moved && !before.contains(ip)).collect();
     let lost: Vec<IpAddr> = before.iter().copied().filter(|ip| !after.contains(ip)).collect();
     let mut notes = Vec::new();
     if !lost.is_empty() {
@@ -230,7 +291,12 @@ fn refusal_note(refusal: &Refusal, pending: bool) -> Note {
     }
 }
 
-/// What to say of a stranger who uses an address, or of its end.
+/// What to say of another writer who insists on what the status of a Service says.
+pub(crate) fn contested_note(contested: &str) -> Note {
+    warning(CONTESTED, contested.to_owned())
+}
+
+/// What to say of a machine that uses an address, or of its end.
 pub(crate) fn conflict_note(conflict: Option<&str>) -> Note {
     match conflict {
         Some(message) => warning("AddressConflict", message.to_owned()),

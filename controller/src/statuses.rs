@@ -8,19 +8,22 @@ mod writer;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crds::conditions::{NewCondition, merge};
+use crds::conditions::{NewCondition, fitting, merge};
 use crds::k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use crds::{
     BFDProfile, BGPAdvertisement, BGPPeer, Community, ConfigurationResult, ConfigurationState,
     ConfigurationStateStatus, IPAddressPool, IPAddressPoolStatus, L2Advertisement, PoolPolicy,
 };
+use ipam::Occupant;
 use kube::core::ApiResource;
 use kube::{Resource, ResourceExt as _};
 use rules::{Configuration, Finding, Objects, Severity};
 use serde_json::{Value, json};
 
 use crate::figures::PoolFigures;
-pub(crate) use writer::StatusWriter;
+use crate::list::version;
+use crate::watches::Conflict;
+pub(crate) use writer::{Contested, StatusWriter};
 
 /// Name of our `ConfigurationState`, as MetalLB's.
 pub(crate) const STATE: &str = "controller";
@@ -35,6 +38,8 @@ pub(crate) struct Write {
     pub(crate) name: String,
     /// The object does not exist yet and is made with these labels first.
     pub(crate) create: Option<Value>,
+    /// The version of the object that it was computed from; 0 if there is none.
+    pub(crate) version: u64,
     /// Merge patch of the status subresource.
     pub(crate) patch: Value,
 }
@@ -46,6 +51,7 @@ impl Write {
             namespace: object.namespace().unwrap_or_default(),
             name: object.name_any(),
             create: None,
+            version: version(object.meta()),
             patch: json!({ "status": status }),
         }
     }
@@ -58,7 +64,7 @@ pub(crate) struct Facts<'a> {
     pub(crate) configuration: &'a Configuration,
     pub(crate) findings: &'a [Finding],
     pub(crate) figures: &'a BTreeMap<String, PoolFigures>,
-    pub(crate) conflicts: &'a BTreeMap<IpAddr, String>,
+    pub(crate) conflicts: &'a BTreeMap<IpAddr, Conflict>,
     pub(crate) state: Option<&'a ConfigurationState>,
     pub(crate) now: Time,
 }
@@ -105,7 +111,7 @@ impl Facts<'_> {
         let failed = findings.iter().any(|finding| finding.severity == Severity::Error);
         let (reason, message) = if failed {
             let errors = findings.iter().filter(|finding| finding.severity == Severity::Error);
-            ("ConfigurationError", format!("left out until mended: {}", lines(errors.copied())))
+            ("ConfigurationError", format!("rejected until corrected: {}", lines(errors.copied())))
         } else if findings.is_empty() {
             ("InUse", String::new())
         } else {
@@ -161,7 +167,10 @@ impl Facts<'_> {
     fn conflict(&self, pool: &str) -> NewCondition {
         const SHOWN: usize = 5;
         let of_pool = |ip: &&IpAddr| self.configuration.pool_of(**ip).is_some_and(|of| of.name == pool);
-        let addresses: Vec<String> = self.conflicts.keys().filter(of_pool).map(ToString::to_string).collect();
+        let foreign =
+            self.conflicts.iter().filter(|(_, conflict)| conflict.occupant == Occupant::ForeignHost);
+        let addresses: Vec<String> =
+            foreign.map(|(ip, _)| ip).filter(of_pool).map(ToString::to_string).collect();
         let found = !addresses.is_empty();
         let message = if found {
             let more = addresses.len().saturating_sub(SHOWN);
@@ -189,7 +198,7 @@ impl Facts<'_> {
         let old = self.state.and_then(|state| state.status.clone()).unwrap_or_default();
         let status = ConfigurationStateStatus {
             result: Some(if valid { ConfigurationResult::Valid } else { ConfigurationResult::Invalid }),
-            error_summary: Some(summary.join("\n")),
+            error_summary: Some(fitting(summary.join("\n"))),
             conditions: merge(&old.conditions, &[condition], None, &self.now),
         };
         let exists = self.state.is_some();
@@ -205,6 +214,7 @@ impl Facts<'_> {
             namespace: self.namespace.to_owned(),
             name: STATE.to_owned(),
             create: (!exists).then_some(labels),
+            version: self.state.map(|state| version(&state.metadata)).unwrap_or_default(),
             patch: json!({ "status": status }),
         })
     }

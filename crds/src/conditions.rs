@@ -26,6 +26,18 @@ impl NewCondition {
     }
 }
 
+/// The longest message that the API takes, in bytes.
+const LONGEST_MESSAGE: usize = 32_768;
+
+/// `message` as a condition can hold it: the API refuses a status with a longer one.
+pub fn fitting(mut message: String) -> String {
+    if message.len() > LONGEST_MESSAGE {
+        message.truncate(message.floor_char_boundary(LONGEST_MESSAGE - "…".len()));
+        message.push('…');
+    }
+    message
+}
+
 /// The list to store: each of `new` in its order, then those of `old` that `new` does not name.
 ///
 /// The transition time moves to `now` only where the status differs from the stored one
@@ -43,7 +55,7 @@ pub fn merge(
             type_: condition.type_.to_owned(),
             status: status.to_owned(),
             reason: condition.reason.to_owned(),
-            message: condition.message.clone(),
+            message: fitting(condition.message.clone()),
             observed_generation,
             last_transition_time: unchanged.map_or_else(|| now.clone(), |o| o.last_transition_time.clone()),
         }
@@ -78,6 +90,14 @@ mod tests {
         assert_eq!(same[0].reason, "Waiting");
         let flipped = merge(&same, &[ready(true, "Up")], Some(2), &at(3));
         assert_eq!(flipped[0].last_transition_time, at(3));
+    }
+
+    #[test]
+    fn a_message_is_cut_to_what_the_api_takes_at_a_character() {
+        let long = NewCondition { message: "ä".repeat(20_000), ..ready(false, "Starting") };
+        let stored = merge(&[], &[long], None, &at(1));
+        assert!(stored[0].message.len() <= LONGEST_MESSAGE && stored[0].message.ends_with("ä…"));
+        assert_eq!(fitting(stored[0].message.clone()), stored[0].message, "cut once");
     }
 
     #[test]

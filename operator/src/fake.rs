@@ -215,7 +215,7 @@ impl State {
             return self.read(path, query);
         }
         if path.contains("/events") {
-            self.notes.push(body["note"].as_str().unwrap_or_default().to_owned());
+            self.notes.push(body["message"].as_str().unwrap_or_default().to_owned());
             return Ok(body);
         }
         let write = format!("{method} {path}");

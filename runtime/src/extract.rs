@@ -40,6 +40,14 @@ impl<F> Clone for Mirror<F> {
 }
 
 impl<F> Mirror<F> {
+    /// Of these facts for ever: for tests.
+    pub fn fixed(facts: Vec<F>) -> Self {
+        let kept = facts.into_iter().enumerate();
+        let kept = kept.map(|(index, fact)| (index.to_string().into(), Arc::new(fact))).collect();
+        let listed = watch::channel(true).1;
+        Self { kept: Arc::new(RwLock::new(kept)), listed }
+    }
+
     /// All of them, in an order that only their names decide.
     pub fn all(&self) -> Vec<Arc<F>> {
         self.kept.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()

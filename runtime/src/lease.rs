@@ -149,7 +149,10 @@ impl Leadership {
     /// Leads forever, or never: for tests and for processes that need no election.
     pub fn fixed(leads: bool) -> Self {
         let until = leads.then(|| Validity::new(Duration::from_hours(24 * 365)));
-        Self { until: watch::channel(until).1 }
+        let (sender, until) = watch::channel(until);
+        // An election that ends is a leadership that is lost.
+        std::mem::forget(sender);
+        Self { until }
     }
 
     /// Whether a write may begin now. Ask right before each.

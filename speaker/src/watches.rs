@@ -110,7 +110,7 @@ impl Stores {
         let conflicts = extract(tasks, api, all(), shutdown.clone(), of, always, || {});
         let mut start = Start { tasks, changed, shutdown };
         let service = move |service: Service| ServiceFacts::of(service, class.as_deref());
-        let pool = |pool: IPAddressPool| Some(bare(IPAddressPool { status: None, ..pool }));
+        let pool = |pool: IPAddressPool| Some(rules::without_usage(pool));
         let advertisement = |object: L2Advertisement| Some(bare(object));
         let pod = move |object| speaker_pod(object, pod.as_deref());
         let status = move |status| StatusFacts::of(status, &me);

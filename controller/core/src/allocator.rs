@@ -59,8 +59,8 @@ pub struct Allocator {
     waiting: Waiting,
     /// By the name of a pool: who has its address from there and waits for something elsewhere.
     leaving: BTreeMap<String, BTreeSet<ServiceRef>>,
-    /// Addresses that strangers use: given to nobody.
-    quarantine: BTreeSet<IpAddr>,
+    /// Addresses that machines use: given to nobody.
+    quarantine: BTreeMap<IpAddr, Occupant>,
     /// Namespaces that the configuration was judged with; none means every namespace.
     namespaces: Option<BTreeSet<String>>,
     /// Addresses that are being handed over between Services which ask for each other's.
@@ -110,6 +110,15 @@ pub struct Adoptee {
     pub pool: Option<String>,
     /// Since when it waits, if it does.
     pub waiting_since: Option<Timestamp>,
+}
+
+/// Which machine uses an address, so that no Service may get it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Occupant {
+    /// A host on the network that is not of the cluster.
+    ForeignHost,
+    /// The node of this name: the address is its own.
+    Node(String),
 }
 
 /// What a Service shall have.
@@ -187,6 +196,8 @@ impl Allocator {
         now: Timestamp,
     ) -> Outcome<'_> {
         let service = self.enter(service, request);
+        // What the new request gives up goes before anybody may join the Service on it.
+        self.give_up(&service);
         self.set_addresses(&service, None, Some(stored.to_vec()));
         // What that freed belongs to who waits for it, before this Service chooses.
         self.serve(now);
@@ -324,14 +335,23 @@ impl Allocator {
         if entry.request.as_deref() == Some(&request) {
             return service;
         }
-        let sharing_changed = *entry.sharing != request.sharing;
         entry.sharing = Arc::new(request.sharing.clone());
         entry.request = Some(Arc::new(request));
         self.pledges.retain(|_, to| *to != service);
-        if sharing_changed {
-            self.reclaim(&service);
-        }
         service
+    }
+
+    /// Takes from `service` what its request does not leave to it, and renews its other claims by its sharing.
+    fn give_up(&mut self, service: &ServiceRef) {
+        let Some(entry) = self.services.get(service) else { return };
+        let Some(request) = entry.request.clone() else { return };
+        let desired = entry.desired.clone();
+        let kept = self.judge(service, &request, &desired).keep(true);
+        if kept != desired {
+            self.set_addresses(service, Some(kept), None);
+            self.changed.insert(Arc::clone(service));
+        }
+        self.reclaim(service);
     }
 
     /// Whether pools and policies were judged with the labels of `namespace`.
@@ -356,7 +376,11 @@ impl Allocator {
             let stored = self.still_stored(service);
             kept = self.judge(service, &request, &stored).keep(false);
         }
-        let choice = self.choose(service, &request, &kept, lost);
+        let lost_one = judged.lost() && lost.is_none() && !desired.is_empty();
+        let mut choice = self.choose(service, &request, &kept, lost);
+        if lost_one && let Some(both) = self.both_elsewhere(service, &request, &choice) {
+            choice = both;
+        }
         self.apply(service, &request, choice, now);
         self.break_cycle(service);
     }

@@ -13,7 +13,7 @@ mod space;
 mod usage;
 mod waiting;
 
-pub use allocator::{Adoptee, Allocator, GRACE, Outcome, PoolUsage};
+pub use allocator::{Adoptee, Allocator, GRACE, Occupant, Outcome, PoolUsage};
 pub use plan::{Cluster, Effect, EffectKind, plan};
 pub use refusal::{LostReason, PoolReason, Refusal};
 pub use request::{Age, Families, Port, Protocol, Request, RequestFault, Sharing, SharingPair, Wanted};

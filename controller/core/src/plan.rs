@@ -11,7 +11,7 @@ use crds::ServiceKey;
 use k8s_openapi::jiff::Timestamp;
 use rules::Configuration;
 
-use crate::allocator::{Adoptee, Allocator, GRACE};
+use crate::allocator::{Adoptee, Allocator, GRACE, Occupant};
 
 /// A cluster: its configuration and its Services.
 #[derive(Clone, Debug)]
@@ -22,8 +22,8 @@ pub struct Cluster {
     pub services: Vec<Adoptee>,
     /// What stands in the statuses of others, and stays there.
     pub others: BTreeMap<ServiceKey, Vec<IpAddr>>,
-    /// Addresses that strangers use.
-    pub quarantine: BTreeSet<IpAddr>,
+    /// Addresses that machines use.
+    pub quarantine: BTreeMap<IpAddr, Occupant>,
 }
 
 /// What a change would do to one Service.
@@ -151,7 +151,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::allocator::tests::{at, configuration, ips, key, request};
+    use crate::allocator::tests::{at, configuration, foreign, ips, key, request};
 
     fn adoptee(name: &str, second: i64, wish: &serde_json::Value, current: &[&str]) -> Adoptee {
         Adoptee {
@@ -165,7 +165,7 @@ mod tests {
 
     fn cluster(addresses: &[&str], services: Vec<Adoptee>) -> Cluster {
         let configuration = configuration(&[("lan", json!({ "addresses": addresses }))]);
-        Cluster { configuration, services, others: BTreeMap::new(), quarantine: BTreeSet::new() }
+        Cluster { configuration, services, others: BTreeMap::new(), quarantine: BTreeMap::new() }
     }
 
     #[test]
@@ -216,8 +216,7 @@ mod tests {
     fn an_address_that_a_stranger_uses_is_promised_to_nobody() {
         let services = vec![adoptee("a", 1, &json!({}), &[])];
         let before = cluster(&["10.0.0.1/32"], services.clone());
-        let strangers =
-            |cluster: Cluster| Cluster { quarantine: ips(&["10.0.0.2"]).into_iter().collect(), ..cluster };
+        let strangers = |cluster: Cluster| Cluster { quarantine: foreign(&["10.0.0.2"]), ..cluster };
         let before =
             Cluster { services: vec![adoptee("b", 0, &json!({}), &["10.0.0.1"])], ..strangers(before) };
         let after = Cluster {

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use rules::{Family, Pool};
 
+use crate::allocator::Occupant;
 use crate::request::{Sharing, SharingPair};
 use crate::shared::{Joiner, Shared};
 use crate::space::Space;
@@ -26,7 +27,7 @@ impl PoolState {
     pub(crate) fn build(
         pool: &Pool,
         addresses: &BTreeMap<IpAddr, Usage>,
-        quarantine: &BTreeSet<IpAddr>,
+        quarantine: &BTreeMap<IpAddr, Occupant>,
     ) -> Self {
         let mut state = Self {
             space: Space::new(pool),
@@ -36,12 +37,12 @@ impl PoolState {
             by_namespace: BTreeMap::new(),
         };
         for range in &pool.ranges {
-            for ip in quarantine.range(range.first()..=range.last()) {
+            for (ip, _) in quarantine.range(range.first()..=range.last()) {
                 state.space.take(*ip);
             }
             for (ip, usage) in addresses.range(range.first()..=range.last()) {
                 state.taken(*ip);
-                if !quarantine.contains(ip) {
+                if !quarantine.contains_key(ip) {
                     state.share(*ip, pool, None, Some(usage));
                 }
                 if !pool.quotas.is_empty() {
@@ -54,6 +55,11 @@ impl PoolState {
             }
         }
         state
+    }
+
+    #[cfg(test)]
+    pub(crate) fn views(&self) -> usize {
+        self.shared.values().map(Shared::views).sum()
     }
 
     fn used_mut(&mut self, family: Family) -> &mut u64 {

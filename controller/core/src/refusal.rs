@@ -58,8 +58,15 @@ pub enum Refusal {
         /// Why it cannot be shared.
         why: NoSharing,
     },
-    /// A stranger on the network uses the address.
+    /// A host on the network that is not of the cluster uses the address.
     Conflict(IpAddr),
+    /// The address is a node's own.
+    NodeAddress {
+        /// The address.
+        ip: IpAddr,
+        /// The node.
+        node: String,
+    },
     /// The address belongs to no pool any more, or its pool no longer admits the Service. It is about to be lost.
     Lost {
         /// The address.
@@ -81,6 +88,8 @@ pub enum Refusal {
 /// Why a pool cannot give an address to a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PoolReason {
+    /// It has an error.
+    Invalid,
     /// It gives none to Services that do not ask for it.
     AutoAssignOff,
     /// Its `serviceAllocation` does not admit the namespace.
@@ -89,7 +98,7 @@ pub enum PoolReason {
     Labels,
     /// It has no addresses of the family.
     NoFamily(Family),
-    /// All its addresses of the family are given or kept back.
+    /// All its addresses of the family are given, kept back, or used by other machines.
     Full {
         /// The family.
         family: Family,
@@ -135,13 +144,14 @@ impl Refusal {
             Self::Avoided { .. } => "AddressKeptBack",
             Self::Taken { .. } => "AddressInUse",
             Self::Conflict(_) => "AddressConflict",
+            Self::NodeAddress { .. } => "NodeAddress",
             Self::Lost { .. } => "AddressLostByPool",
             Self::Additional { .. } => "OneFamilyOnly",
         }
     }
 
     /// Every word of [`Self::reason`], for metrics that count by it.
-    pub const REASONS: [&'static str; 13] = [
+    pub const REASONS: [&'static str; 14] = [
         "InvalidRequest",
         "NoPools",
         "NoPoolFits",
@@ -153,6 +163,7 @@ impl Refusal {
         "AddressKeptBack",
         "AddressInUse",
         "AddressConflict",
+        "NodeAddress",
         "AddressLostByPool",
         "OneFamilyOnly",
     ];
@@ -160,6 +171,34 @@ impl Refusal {
 
 /// So many pools are listed: an event holds 1024 characters, and a person reads fewer.
 const SHOWN: usize = 10;
+
+/// What a user wrote, quoted, and cut so that the rest of the message is still seen: an event holds 1024 bytes, an
+/// annotation 256 KiB.
+pub(crate) struct Shown<'a>(pub(crate) &'a str);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const LONGEST: usize = 128;
+        if self.0.len() <= LONGEST {
+            return write!(f, "{:?}", self.0);
+        }
+        write!(f, "{:?}…", &self.0[..self.0.floor_char_boundary(LONGEST)])
+    }
+}
+
+/// A pool's name, which need not be one.
+struct Named<'a>(&'a str);
+
+impl fmt::Display for Named<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // No object has a longer name.
+        const LONGEST: usize = 253;
+        if self.0.len() <= LONGEST {
+            return f.write_str(self.0);
+        }
+        write!(f, "{}…", &self.0[..self.0.floor_char_boundary(LONGEST)])
+    }
+}
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -178,12 +217,12 @@ impl fmt::Display for Refusal {
             }
             Self::Pool { pool, reason } => write!(f, "pool {pool} was asked for, but: {reason}"),
             Self::UnknownPool(pool) => {
-                write!(f, "pool {pool} was asked for, but there is no IPAddressPool of this name")
+                write!(f, "pool {} was asked for, but there is no IPAddressPool of this name", Named(pool))
             }
             Self::InvalidPool(pool) => {
                 write!(
                     f,
-                    "pool {pool} has an error, shown on the IPAddressPool, and gives no address until that is mended"
+                    "pool {pool} has an error, shown on the IPAddressPool, and gives no address until that is corrected"
                 )
             }
             Self::OutsideEveryPool(ip) => {
@@ -195,7 +234,8 @@ impl fmt::Display for Refusal {
             Self::NotInPool { ip, asked, pool } => {
                 write!(
                     f,
-                    "{ip} was asked for from pool {asked}, but it is in pool {pool}: drop one of the two wishes"
+                    "{ip} was asked for from pool {}, but it is in pool {pool}: drop one of the two wishes",
+                    Named(asked)
                 )
             }
             Self::TwoPools(a, b) => {
@@ -213,6 +253,12 @@ impl fmt::Display for Refusal {
                     "{ip} was asked for, but another machine on the network uses it (see its AddressConflict)"
                 )
             }
+            Self::NodeAddress { ip, node } => {
+                write!(
+                    f,
+                    "{ip} was asked for, but it is node {node}'s own address, which no Service may have: ask for another"
+                )
+            }
             Self::Lost { ip, why } => write!(f, "{ip} is given up: {why}"),
             Self::Additional { family, pool, reason } => {
                 write!(f, "the {family} address is missing, since pool {pool} cannot give one: {reason}")
@@ -224,6 +270,9 @@ impl fmt::Display for Refusal {
 impl fmt::Display for PoolReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Invalid => f.write_str(
+                "it has an error, shown on the IPAddressPool, and gives no address until that is corrected",
+            ),
             Self::AutoAssignOff => f.write_str("autoAssign is off"),
             Self::Namespace(namespace) => write!(f, "namespace {namespace} not allowed"),
             Self::Labels => f.write_str("serviceSelectors do not match the Service's labels"),
@@ -257,11 +306,32 @@ impl fmt::Display for LostReason {
 impl fmt::Display for NoSharing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotAsked => f.write_str("both need the same metallb.io/allow-shared-ip"),
-            Self::KeysDiffer => f.write_str("their metallb.io/allow-shared-ip differ"),
-            Self::BackendsDiffer => {
-                f.write_str("with externalTrafficPolicy Local both need the same pod selector")
+            Self::HolderNotAsked => {
+                f.write_str("both need the same metallb.io/allow-shared-ip, which that Service does not have")
             }
+            Self::AskerNotAsked => {
+                f.write_str("both need the same metallb.io/allow-shared-ip, which this Service does not have")
+            }
+            Self::Keys { holder, asker } => write!(
+                f,
+                "both need the same metallb.io/allow-shared-ip, and that Service has {}, this one {}",
+                Shown(holder),
+                Shown(asker)
+            ),
+            Self::TrafficPolicies { holder_is_local } => {
+                let (holder, asker) =
+                    if *holder_is_local { ("Local", "Cluster") } else { ("Cluster", "Local") };
+                write!(
+                    f,
+                    "that Service has externalTrafficPolicy {holder}, this one {asker}: both need the same"
+                )
+            }
+            Self::Selectors { holder, asker } => write!(
+                f,
+                "with externalTrafficPolicy Local both need the same pod selector, and that Service has {}, this one {}",
+                Shown(holder),
+                Shown(asker)
+            ),
             Self::Port(protocol, port) => write!(f, "both use {protocol} port {port}"),
         }
     }

@@ -8,6 +8,8 @@ use k8s_openapi::api::core::v1::{Service, ServiceSpec};
 use k8s_openapi::jiff::Timestamp;
 use rules::Family;
 
+use crate::refusal::Shown;
+
 /// What a Service asks for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Request {
@@ -115,7 +117,8 @@ pub enum RequestFault {
     NotEnoughClusterIps,
     /// An address that is none.
     #[error(
-        "{field} has {value:?}, which is no IP address: write one address per family, separated by a comma"
+        "{field} has {}, which is not a valid IP address: write one address per family, separated by a comma",
+        Shown(.value)
     )]
     NoAddress {
         /// Where it stands.

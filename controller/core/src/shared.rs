@@ -25,12 +25,25 @@ impl Joiner {
     }
 }
 
+/// So many joiners are remembered: what a tenant asked for once and no more must not cost memory and time for ever.
+const VIEWS: usize = 128;
+
+/// Where one joiner fits.
+#[derive(Clone, Debug)]
+struct View {
+    positions: BTreeSet<u128>,
+    /// When it was last asked for, as [`Shared::asked`] counts.
+    last: u64,
+}
+
 /// Positions of the addresses that one pair has.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Shared {
     positions: BTreeSet<u128>,
-    /// For a joiner that was once hard to place: the positions where it fits.
-    views: BTreeMap<Joiner, BTreeSet<u128>>,
+    /// For a joiner that was hard to place a while ago: the positions where it fits.
+    views: BTreeMap<Joiner, View>,
+    /// How often a view was asked for.
+    asked: u64,
 }
 
 impl Shared {
@@ -39,9 +52,9 @@ impl Shared {
         self.positions.insert(position);
         for (joiner, view) in &mut self.views {
             if joiner.fits(usage) {
-                view.insert(position);
+                view.positions.insert(position);
             } else {
-                view.remove(&position);
+                view.positions.remove(&position);
             }
         }
     }
@@ -50,7 +63,7 @@ impl Shared {
     pub(crate) fn remove(&mut self, position: u128) -> bool {
         self.positions.remove(&position);
         for view in self.views.values_mut() {
-            view.remove(&position);
+            view.positions.remove(&position);
         }
         self.positions.is_empty()
     }
@@ -69,9 +82,28 @@ impl Shared {
             return None;
         }
         if !self.views.contains_key(joiner) {
-            let view = self.positions.iter().copied().filter(|position| fits(position)).collect();
-            self.views.insert(joiner.clone(), view);
+            self.forget_a_view();
+            let positions = self.positions.iter().copied().filter(|position| fits(position)).collect();
+            self.views.insert(joiner.clone(), View { positions, last: 0 });
         }
-        self.views.get(joiner)?.first().copied()
+        self.asked += 1;
+        let view = self.views.get_mut(joiner)?;
+        view.last = self.asked;
+        view.positions.first().copied()
+    }
+
+    /// Makes room for one view more: the one that was not asked for the longest goes.
+    fn forget_a_view(&mut self) {
+        while self.views.len() >= VIEWS {
+            let oldest =
+                self.views.iter().min_by_key(|(_, view)| view.last).map(|(joiner, _)| joiner.clone());
+            let Some(oldest) = oldest else { return };
+            self.views.remove(&oldest);
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn views(&self) -> usize {
+        self.views.len()
     }
 }

@@ -13,24 +13,47 @@ pub(crate) type ServiceRef = Arc<ServiceKey>;
 /// Why two Services may not have one address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoSharing {
-    /// One of them has no sharing key.
-    NotAsked,
+    /// The one that has the address has no sharing key.
+    HolderNotAsked,
+    /// The one that asks for it has none.
+    AskerNotAsked,
     /// Their sharing keys differ.
-    KeysDiffer,
-    /// Their pods differ while one of them serves only local ones.
-    BackendsDiffer,
+    Keys {
+        /// That of the one that has the address.
+        holder: String,
+        /// That of the one that asks for it.
+        asker: String,
+    },
+    /// One serves only local endpoints, the other all.
+    TrafficPolicies {
+        /// Whether it is the one that has the address.
+        holder_is_local: bool,
+    },
+    /// Both serve only local endpoints, and select different pods.
+    Selectors {
+        /// That of the one that has the address.
+        holder: String,
+        /// That of the one that asks for it.
+        asker: String,
+    },
     /// Both have this port.
     Port(Protocol, u16),
 }
 
 /// Why `asker` may not join `holder`; none if it may.
 pub(crate) fn no_sharing(holder: &Sharing, asker: &Sharing) -> Option<NoSharing> {
-    let (Some(a), Some(b)) = (&holder.pair, &asker.pair) else { return Some(NoSharing::NotAsked) };
+    let Some(a) = &holder.pair else { return Some(NoSharing::HolderNotAsked) };
+    let Some(b) = &asker.pair else { return Some(NoSharing::AskerNotAsked) };
     if a.key != b.key {
-        return Some(NoSharing::KeysDiffer);
+        return Some(NoSharing::Keys { holder: a.key.clone(), asker: b.key.clone() });
     }
-    if a.backend != b.backend {
-        return Some(NoSharing::BackendsDiffer);
+    match (a.backend.as_str(), b.backend.as_str()) {
+        (same, other) if same == other => {}
+        ("", _) => return Some(NoSharing::TrafficPolicies { holder_is_local: false }),
+        (_, "") => return Some(NoSharing::TrafficPolicies { holder_is_local: true }),
+        (holder, asker) => {
+            return Some(NoSharing::Selectors { holder: holder.to_owned(), asker: asker.to_owned() });
+        }
     }
     holder.ports.intersection(&asker.ports).next().map(|(protocol, port)| NoSharing::Port(*protocol, *port))
 }
@@ -128,6 +151,14 @@ impl Usage {
         match self {
             Self::One(only, sharing) => vec![(only, sharing)],
             Self::Many(many) => many.claims.iter().map(|(service, sharing)| (service, &**sharing)).collect(),
+        }
+    }
+
+    /// By what the claim of `service` can be shared; none if it has none.
+    pub(crate) fn sharing_of(&self, service: &ServiceRef) -> Option<&Sharing> {
+        match self {
+            Self::One(only, sharing) => (only == service).then_some(&**sharing),
+            Self::Many(many) => many.claims.get(service).map(AsRef::as_ref),
         }
     }
 

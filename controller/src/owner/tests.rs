@@ -1,5 +1,6 @@
 //! What a term makes of the stores. The API is asked by writes, which are queued here and never begun.
 
+use k8s_openapi::api::core::v1::Service;
 use kube::Config;
 use kube::runtime::watcher::Event;
 use runtime::admin::Readiness;
@@ -10,6 +11,9 @@ use serde_json::{Value, json};
 use super::*;
 use crate::COMPONENT;
 use crate::watches::by_hand::{Writers, watches};
+
+mod api;
+mod promises;
 
 /// An API server that is away.
 pub(super) fn nowhere() -> Client {
@@ -31,6 +35,8 @@ fn owner() -> (Owner, Writers) {
         ready: Readiness::new().gate("adoption"),
         write_bound: Duration::from_secs(1),
         remind_every: Duration::from_secs(1_800),
+        heartbeat: Heartbeat::new("addresses", Duration::from_secs(15)),
+        judge: Mutex::default(),
     };
     (owner, writers)
 }
@@ -41,7 +47,7 @@ fn object<K: DeserializeOwned>(api_version: &str, kind: &str, name: &str, spec: 
     serde_json::from_value(json).unwrap()
 }
 
-fn pool(addresses: &str) -> crds::IPAddressPool {
+fn pool(addresses: &str) -> IPAddressPool {
     object("metallb.io/v1beta1", "IPAddressPool", "lan", json!({"addresses": [addresses]}))
 }
 
@@ -51,9 +57,9 @@ async fn requirement_8_events_about_configuration_refer_to_it_by_its_uid_as_kube
     let mut pool = pool("10.0.0.0/24");
     pool.metadata.uid = Some("3d0e".into());
     writers.pools.apply_watcher_event(&Event::Apply(pool));
-    let uid = owner.watches.uid("IPAddressPool", "lan");
-    assert_eq!(reference("IPAddressPool", Some("metallb-system"), "lan", uid).uid.as_deref(), Some("3d0e"));
-    assert_eq!(owner.watches.uid("L2Advertisement", "lan"), None, "another kind");
+    let uid = |kind| status_object(kind, "lan", &owner.watches).uid;
+    assert_eq!(uid("IPAddressPool").as_deref(), Some("3d0e"));
+    assert_eq!(uid("L2Advertisement"), None, "another kind");
 }
 
 fn namespace(name: &str) -> k8s_openapi::api::core::v1::Namespace {
@@ -83,10 +89,8 @@ async fn what_a_service_of_another_class_still_has_is_not_given_to_one_of_ours()
     writers.pools.apply_watcher_event(&Event::Apply(pool("10.0.0.1-10.0.0.3")));
     let mut term = Term::new(&owner, &Unsettled::default());
     term.configure();
-    term.adopt(
-        vec![service("shop", "new", None, &[]), service("shop", "other", Some("x/y"), &["10.0.0.1"])],
-        1,
-    );
+    let all = vec![service("shop", "new", None, &[]), service("shop", "other", Some("x/y"), &["10.0.0.1"])];
+    term.adopt(Listed::of(all, 1, ""));
     assert_eq!(has(&term, "shop", "new"), Some(vec!["10.0.0.2".into()]));
 
     writers.services.apply_watcher_event(&Event::Apply(service("shop", "late", Some("x/y"), &["10.0.0.3"])));
@@ -102,7 +106,7 @@ async fn a_service_is_left_undecided_until_the_store_has_its_namespace() {
     writers.pools.apply_watcher_event(&Event::Apply(pool("10.0.0.1/32")));
     let mut term = Term::new(&owner, &Unsettled::default());
     term.configure();
-    term.adopt(vec![service("early", "web", None, &[])], 1);
+    term.adopt(Listed::of(vec![service("early", "web", None, &[])], 1, ""));
     assert_eq!(has(&term, "early", "web"), None);
     writers.namespaces.apply_watcher_event(&Event::Apply(namespace("early")));
     term.configure();
@@ -122,7 +126,7 @@ async fn what_a_policy_reserves_is_not_given_away_when_the_policy_is_replaced() 
     writers.pool_policies.apply_watcher_event(&Event::Apply(policy.clone()));
     let mut term = Term::new(&owner, &Unsettled::default());
     term.configure();
-    term.adopt(vec![service("shop", "web", None, &[])], 1);
+    term.adopt(Listed::of(vec![service("shop", "web", None, &[])], 1, ""));
     writers.pool_policies.apply_watcher_event(&Event::Delete(policy));
     term.configure();
     assert_eq!(has(&term, "shop", "web"), Some(vec![]));

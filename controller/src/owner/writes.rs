@@ -8,7 +8,7 @@ use std::time::Duration;
 use crds::ServiceKey;
 use k8s_openapi::api::core::v1::Service;
 use kube::Client;
-use kube::api::{Api, ListParams, Patch, PatchParams};
+use kube::api::{Api, ApiResource, ListParams, Patch, PatchParams};
 use runtime::client::{CallError, bounded};
 use runtime::lease::Leadership;
 use tokio::task::JoinSet;
@@ -16,7 +16,8 @@ use tokio::time::Instant;
 
 use crate::COMPONENT;
 use crate::metrics::Metrics;
-use crate::service::{Note, Plan, version};
+use crate::other_writer::other_writer;
+use crate::service::{self, Plan, version};
 
 /// Writes under way at once: enough to keep one API server busy, few enough to leave it to others.
 const CONCURRENT: usize = 32;
@@ -25,6 +26,9 @@ const CONCURRENT: usize = 32;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
+/// Questions to the API whether a Service exists, under way at once.
+const VERIFYING: usize = 8;
+
 /// After so many looks, each twice as late as the one before, a write of unknown outcome is taken for failed: 25 s.
 const LATEST: u32 = 8;
 
@@ -32,7 +36,7 @@ const LATEST: u32 = 8;
 #[derive(Debug)]
 pub(super) enum Ended {
     /// It is done; this is the Service after it.
-    Written { key: ServiceKey, service: Box<Service>, notes: Vec<Note> },
+    Written { key: ServiceKey, service: Box<Service>, plan: Box<Plan> },
     /// It may or may not have been done.
     Unknown { key: ServiceKey },
     /// It was certainly not done.
@@ -41,6 +45,8 @@ pub(super) enum Ended {
     Verified { service: Box<Service> },
     /// The Service does not exist.
     Gone { key: ServiceKey },
+    /// Who else writes its status.
+    OtherWriter { key: ServiceKey, manager: Option<String> },
     /// Not begun, since this replica no longer leads, or nothing came of it.
     Nothing,
 }
@@ -88,11 +94,13 @@ impl Unsettled {
 
 /// What a task brings back.
 #[derive(Debug)]
-struct Report {
-    key: ServiceKey,
-    verified: bool,
-    plan: Option<Plan>,
-    result: Option<Result<Option<Service>, CallError>>,
+enum Report {
+    /// Of a write; no result if it was not begun.
+    Write { key: ServiceKey, plan: Box<Plan>, result: Option<Result<Service, CallError>> },
+    /// Whether the Service exists.
+    Verify { key: ServiceKey, result: Result<Option<Service>, CallError> },
+    /// Who else writes its status.
+    OtherWriter { key: ServiceKey, manager: Option<String> },
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -114,6 +122,10 @@ pub(super) struct Writes {
     under_way: HashSet<ServiceKey>,
     unsettled: Unsettled,
     verifying: HashSet<ServiceKey>,
+    /// To be asked for when one of those has been answered.
+    to_verify: BTreeSet<ServiceKey>,
+    /// Writes that the API has refused or not answered, which may have been done all the same: by an earlier attempt.
+    untold: HashMap<ServiceKey, Box<Plan>>,
     plans: HashMap<ServiceKey, Plan>,
     order: VecDeque<ServiceKey>,
     retries: HashMap<ServiceKey, Retry>,
@@ -138,6 +150,8 @@ impl Writes {
             under_way: HashSet::new(),
             unsettled,
             verifying: HashSet::new(),
+            to_verify: BTreeSet::new(),
+            untold: HashMap::new(),
             plans: HashMap::new(),
             order: VecDeque::new(),
             retries: HashMap::new(),
@@ -175,8 +189,17 @@ impl Writes {
     /// The Service is gone.
     pub(super) fn forget(&mut self, key: &ServiceKey) {
         self.plans.remove(key);
+        self.untold.remove(key);
+        self.to_verify.remove(key);
         self.unsettled.end(key);
         self.end_retries(key);
+    }
+
+    /// Takes the write that seemed to have failed but was done, as `service` shows, to which nothing more is to be written.
+    pub(super) fn done_after_all(&mut self, key: &ServiceKey, service: &Service) -> Option<Box<Plan>> {
+        let plan = self.untold.remove(key)?;
+        let done = version(service) > plan.version && service::stored(service) == plan.addresses;
+        done.then_some(plan)
     }
 
     /// What the API may store for `key`, which at `version` had `stored`.
@@ -212,13 +235,23 @@ impl Writes {
                     // What was sent carries the version that it was made for, so a successor's write has outdated it.
                     let write = bounded(api.patch_status(&key.name, &parameters, &patch));
                     let written = tokio::time::timeout(bound, leadership.while_leading(write)).await;
-                    Some(written.ok().flatten().unwrap_or(Err(CallError::Timeout)).map(Some))
+                    Some(written.ok().flatten().unwrap_or(Err(CallError::Timeout)))
                 } else {
                     None
                 };
-                Report { key, verified: false, plan: Some(plan), result }
+                Report::Write { key, plan: Box::new(plan), result }
             });
         }
+    }
+
+    /// Whether a write of this Service is under way.
+    pub(super) fn is_writing(&self, key: &ServiceKey) -> bool {
+        self.under_way.contains(key)
+    }
+
+    /// Takes a write back that has not begun.
+    pub(super) fn withdraw(&mut self, key: &ServiceKey) {
+        self.plans.remove(key);
     }
 
     /// Whether a write is under way.
@@ -228,15 +261,30 @@ impl Writes {
 
     /// Asks the API whether the Service exists.
     pub(super) fn verify(&mut self, key: &ServiceKey) {
-        if !self.verifying.insert(key.clone()) {
+        if self.verifying.contains(key) {
             return;
         }
+        if self.verifying.len() >= VERIFYING {
+            self.to_verify.insert(key.clone());
+            return;
+        }
+        self.verifying.insert(key.clone());
         let api: Api<Service> = Api::namespaced(self.client.clone(), &key.namespace);
         let key = key.clone();
         self.tasks.spawn(async move {
             let parameters = ListParams::default().fields(&format!("metadata.name={}", key.name));
             let result = bounded(api.list(&parameters)).await.map(|list| list.items.into_iter().next());
-            Report { key, verified: true, plan: None, result: Some(result) }
+            Report::Verify { key, result }
+        });
+    }
+
+    /// Asks the API who else writes the status of the Service.
+    pub(super) fn identify(&mut self, key: &ServiceKey) {
+        let (client, key) = (self.client.clone(), key.clone());
+        self.tasks.spawn(async move {
+            let resource = ApiResource::erase::<Service>(&());
+            let manager = other_writer(&client, &resource, &key.namespace, &key.name).await;
+            Report::OtherWriter { key, manager }
         });
     }
 
@@ -254,62 +302,82 @@ impl Writes {
     }
 
     fn settle(&mut self, report: Report) -> Ended {
-        let Report { key, verified, plan, result } = report;
-        if verified {
-            self.verifying.remove(&key);
-            return match result {
-                Some(Ok(Some(service))) => {
-                    if !self.unsettled.addresses(&key, version(&service)).is_empty() {
-                        if self.retries.get(&key).is_none_or(|retry| retry.attempts < LATEST) {
-                            self.retry_later(&key, true);
-                        } else {
-                            // No server works so long at a request that its client gave up.
-                            self.unsettled.end(&key);
-                            self.end_retries(&key);
-                        }
-                    }
-                    Ended::Verified { service: Box::new(service) }
+        match report {
+            Report::Write { key, plan, result } => self.settle_write(key, plan, result),
+            Report::Verify { key, result } => {
+                self.verifying.remove(&key);
+                if let Some(next) = self.to_verify.pop_first() {
+                    self.verify(&next);
                 }
-                Some(Ok(None)) => Ended::Gone { key },
-                _ => {
-                    self.retry_later(&key, true);
-                    Ended::Nothing
-                }
-            };
+                self.settle_question(key, result)
+            }
+            Report::OtherWriter { key, manager } => Ended::OtherWriter { key, manager },
         }
-        self.under_way.remove(&key);
-        let (notes, version) = plan.map(|plan| (plan.notes, plan.version)).unwrap_or_default();
+    }
+
+    fn settle_question(&mut self, key: ServiceKey, result: Result<Option<Service>, CallError>) -> Ended {
         match result {
-            None | Some(Ok(None)) => {
-                // If the term goes on all the same, it is still due.
-                self.retry_later(&key, false);
+            Ok(Some(service)) => {
+                if !self.unsettled.addresses(&key, version(&service)).is_empty() {
+                    if self.retries.get(&key).is_none_or(|retry| retry.attempts < LATEST) {
+                        self.retry_later(&key, true);
+                    } else {
+                        // No server works so long at a request that its client gave up.
+                        self.unsettled.end(&key);
+                        self.end_retries(&key);
+                    }
+                }
+                Ended::Verified { service: Box::new(service) }
+            }
+            Ok(None) => Ended::Gone { key },
+            Err(_) => {
+                self.retry_later(&key, true);
                 Ended::Nothing
             }
-            Some(Ok(Some(service))) => {
+        }
+    }
+
+    fn settle_write(
+        &mut self,
+        key: ServiceKey,
+        plan: Box<Plan>,
+        result: Option<Result<Service, CallError>>,
+    ) -> Ended {
+        self.under_way.remove(&key);
+        let version = plan.version;
+        let error = match result {
+            None => {
+                // If the term goes on all the same, it is still due.
+                self.retry_later(&key, false);
+                return Ended::Nothing;
+            }
+            Some(Ok(service)) => {
                 self.metrics.updates.inc();
                 self.unsettled.end(&key);
+                self.untold.remove(&key);
                 self.end_retries(&key);
-                Ended::Written { key, service: Box::new(service), notes }
+                return Ended::Written { key, service: Box::new(service), plan };
             }
-            Some(Err(error)) => {
-                if error.is_conflict() {
-                    tracing::debug!(service = %key, "the Service was changed meanwhile");
-                    return Ended::Refused { key, version };
-                }
-                self.metrics.update_errors.inc();
-                tracing::warn!(service = %key, %error, "the status of a Service could not be written, trying again");
-                match error.code() {
-                    Some(404) => {
-                        // Until the watch tells of the deletion, another write would be made and end the same way.
-                        self.retry_later(&key, true);
-                        Ended::Nothing
-                    }
-                    Some(400..=499) => Ended::Refused { key, version },
-                    _ => {
-                        self.retry_later(&key, false);
-                        Ended::Unknown { key }
-                    }
-                }
+            Some(Err(error)) => error,
+        };
+        if error.is_conflict() {
+            tracing::debug!(service = %key, "the Service was changed meanwhile");
+            self.untold.entry(key.clone()).or_insert(plan);
+            return Ended::Refused { key, version };
+        }
+        self.metrics.update_errors.inc();
+        tracing::warn!(service = %key, %error, "the status of a Service could not be written, trying again");
+        match error.code() {
+            Some(404) => {
+                // Until the watch tells of the deletion, another write would be made and end the same way.
+                self.retry_later(&key, true);
+                Ended::Nothing
+            }
+            Some(400..=499) => Ended::Refused { key, version },
+            _ => {
+                self.untold.insert(key.clone(), plan);
+                self.retry_later(&key, false);
+                Ended::Unknown { key }
             }
         }
     }
@@ -352,23 +420,55 @@ impl Writes {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::jiff::Timestamp;
     use kube::core::Status;
+    use serde_json::json;
 
     use super::*;
     use crate::owner::tests::nowhere;
+    use crate::service::Remarks;
+
+    /// Clears a Service that is no load balancer any more.
+    fn a_plan() -> Plan {
+        let service = json!({"metadata": {"namespace": "shop", "name": "web", "resourceVersion": "7"},
+            "spec": {"type": "ClusterIP"}, "status": {"loadBalancer": {"ingress": [{"ip": "10.0.0.1"}]}}});
+        let service: Service = serde_json::from_value(service).unwrap();
+        service::plan(&service, None, &Remarks::default(), Timestamp::now()).unwrap()
+    }
+
+    fn writes() -> Writes {
+        let bound = Duration::from_secs(1);
+        Writes::new(nowhere(), Leadership::fixed(true), Metrics::default(), bound, Unsettled::default())
+    }
+
+    #[tokio::test]
+    async fn however_many_services_a_list_lacks_few_are_asked_for_at_once() {
+        let mut writes = writes();
+        let keys: Vec<ServiceKey> = (0..1_000).map(|n| ServiceKey::new("shop", format!("s{n}"))).collect();
+        for key in keys.iter().chain(&keys) {
+            writes.verify(key);
+        }
+        let mut answered = HashSet::new();
+        while !writes.verifying.is_empty() {
+            assert!(writes.tasks.len() <= VERIFYING, "{} at once", writes.tasks.len());
+            let key = writes.verifying.iter().next().unwrap().clone();
+            writes.tasks.abort_all();
+            while writes.tasks.join_next().await.is_some() {}
+            writes.settle(Report::Verify { key: key.clone(), result: Ok(None) });
+            answered.insert(key);
+        }
+        assert_eq!(answered.len(), keys.len(), "each is asked for in the end");
+    }
 
     #[tokio::test]
     async fn a_service_that_a_write_does_not_find_is_asked_for_after_a_pause_longer_each_time() {
-        let leadership = Leadership::fixed(true);
-        let bound = Duration::from_secs(1);
-        let mut writes = Writes::new(nowhere(), leadership, Metrics::default(), bound, Unsettled::default());
+        let mut writes = writes();
         for pause in [FIRST_PAUSE, FIRST_PAUSE * 2, FIRST_PAUSE * 4] {
             let begun = Instant::now();
             let not_found = kube::Error::Api(Status::failure("gone", "NotFound").with_code(404).boxed());
-            let ended = writes.settle(Report {
+            let ended = writes.settle(Report::Write {
                 key: ServiceKey::new("shop", "web"),
-                verified: false,
-                plan: None,
+                plan: Box::new(a_plan()),
                 result: Some(Err(not_found.into())),
             });
             assert!(matches!(ended, Ended::Nothing), "{ended:?}");

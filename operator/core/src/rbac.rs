@@ -77,6 +77,7 @@ pub const TABLE: &[Row] = &[
     row(Controller, Cluster, ("", &["services/status"], &[]), &["patch"], "writes the address, its condition, and the annotation that names the pool"),
     row(Controller, Cluster, ("", &["namespaces"], &[]), LIST_WATCH, "pools select namespaces by name and by label"),
     row(Controller, Cluster, ("", &["events"], &[]), &["create", "patch"], "tells on each Service what was done, and why not"),
+    row(Controller, Cluster, ("", &["nodes"], &[]), LIST_WATCH, "a node's own address is assigned to no Service"),
     row(Controller, Namespace, ("metallb.io", &["ipaddresspools", "l2advertisements", "bgpadvertisements", "bgppeers", "bfdprofiles", "communities"], &[]), LIST_WATCH, "the configuration"),
     row(Controller, Namespace, ("metallb.io", &["ipaddresspools/status", "l2advertisements/status", "bgpadvertisements/status", "bgppeers/status", "bfdprofiles/status", "communities/status"], &[]), &["patch"], "tells how full a pool is, and what is wrong with an object"),
     row(Controller, Namespace, ("metallb.io", &["configurationstates"], &[]), &["list", "watch", "create"], "tells whether the configuration could be used: makes the object"),

@@ -92,7 +92,21 @@ impl Bench {
         }
         self.now += FRAME;
         if self.state.next_deadline().is_some_and(|at| at <= self.now) {
+            self.probe_unanswered();
             self.state.deadline(self.now);
+        }
+    }
+
+    /// Without links nobody can be asked: this stands for one on which nobody answers.
+    fn probe_unanswered(&mut self) {
+        self.state.ownership.handle(self.now, ownership::Input::Deadline);
+        while let Some(output) = self.state.ownership.poll_output() {
+            match output {
+                ownership::Output::Probe(address, ..) => {
+                    self.state.ownership.handle(self.now, ownership::Input::Unanswered(address));
+                }
+                output => self.state.decided(self.now, output),
+            }
         }
     }
 

@@ -11,7 +11,7 @@ use crate::bgp::{self, BfdProfile, BgpAdvertisement, BgpContext, BgpPeer, Commun
 use crate::finding::{Finding, ObjectRef, Report};
 use crate::objects::{Objects, oldest_first};
 use crate::policy;
-use crate::pool::{self, Pool};
+use crate::pool::{self, Pool, Seniority};
 use crate::range::{Family, IpRange, bits};
 
 /// What all valid objects together mean.
@@ -73,14 +73,18 @@ impl Configuration {
     pub(crate) fn with_precedence(objects: &Objects, last: &BTreeSet<ObjectRef>) -> (Self, Vec<Finding>) {
         let mut findings = Vec::new();
         let mut configuration = Self::default();
-        for (this, object) in oldest_first("IPAddressPool", &objects.pools, last) {
+        let mut seniorities: BTreeMap<String, Seniority> = BTreeMap::new();
+        let mut pools = oldest_first("IPAddressPool", &objects.pools, last);
+        pools.sort_by_cached_key(|(this, object)| (last.contains(this), Seniority::of(object)));
+        for (this, object) in pools {
+            seniorities.insert(this.name.clone(), Seniority::of(&object));
             let trimmed = last.contains(&this);
             let mut report = Report::new(this, &mut findings);
             if let Some(mut pool) = pool::judge(&object, objects, &mut report) {
                 if trimmed {
                     pool.ranges = configuration.without_taken(&pool.ranges);
                 }
-                configuration.admit_pool(pool, &mut report);
+                configuration.admit_pool(pool, &seniorities, &mut report);
             }
             if report.failed() {
                 let name = object.metadata.name.clone().unwrap_or_default();
@@ -99,7 +103,8 @@ impl Configuration {
         configuration.l2_advertisements = advertisement::collapse(configuration.l2_advertisements);
         for (this, object) in oldest_first("PoolPolicy", &objects.pool_policies, last) {
             let mut report = Report::new(this, &mut findings);
-            policy::apply(&object, &mut configuration.pools, objects, &mut report);
+            let Self { pools, left_out, .. } = &mut configuration;
+            policy::apply(&object, pools, left_out, objects, &mut report);
         }
         configuration.judge_bgp(objects, last, &mut findings);
         (configuration, findings)
@@ -168,7 +173,11 @@ impl Configuration {
     }
 
     /// Takes `pool` in unless it has addresses of an elder pool.
-    fn admit_pool(&mut self, pool: Pool, report: &mut Report<'_>) {
+    fn admit_pool(&mut self, pool: Pool, seniorities: &BTreeMap<String, Seniority>, report: &mut Report<'_>) {
+        let why = |elder: &str| match (seniorities.get(elder), seniorities.get(&pool.name)) {
+            (Some(elder), Some(this)) => elder.why(this),
+            _ => format!("the older pool {elder:?}"),
+        };
         let mut elders: Vec<Arc<str>> = Vec::new();
         for range in &pool.ranges {
             let (first, last) = range.bits();
@@ -179,7 +188,7 @@ impl Configuration {
                     report.clash(
                         "spec.addresses",
                         range.to_string(),
-                        format!("overlaps with addresses of the older pool {elder:?}"),
+                        format!("overlaps with addresses of {}", why(elder)),
                         "give each address to one pool only; this pool is left out until then",
                         other,
                     );

@@ -27,5 +27,5 @@ pub use configuration::Configuration;
 pub use finding::{Finding, ObjectRef, Severity};
 pub use last_valid::LastValid;
 pub use objects::Objects;
-pub use pool::{Allocation, Pool, Quota};
+pub use pool::{Allocation, Pool, Quota, without_usage};
 pub use range::{AddressFault, Family, IpRange, bits, parse_addresses};

@@ -1,7 +1,8 @@
 //! The objects to judge.
 
 use std::cmp::Ordering;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crds::{
@@ -30,6 +31,8 @@ pub struct Objects {
     pub pool_policies: Vec<Arc<PoolPolicy>>,
     /// All namespaces of the cluster: pools select them by label. Who does not allocate may leave them out.
     pub namespaces: Vec<Arc<Namespace>>,
+    /// The nodes' own addresses, with the node's name. Who does not allocate may leave them out.
+    pub node_addresses: BTreeMap<IpAddr, String>,
 }
 
 /// Elder first: by creation, then by name, so that of two that clash everybody leaves out the same one.

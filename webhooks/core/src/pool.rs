@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crds::{IPAddressPool, Selector, SelectorExt as _, ServiceAllocation};
+use crds::{IPAddressPool, IPAddressPoolStatus, Selector, SelectorExt as _, ServiceAllocation};
+use k8s_openapi::jiff::Timestamp;
 
 use crate::finding::Report;
 use crate::objects::Objects;
@@ -111,6 +112,85 @@ impl Allocation {
     }
 }
 
+/// What decides which of two pools that overlap is left out: the greater. The older one stays; of two that were created
+/// in the same second the one that is in use, then the one that was applied first as far as its version tells, then the
+/// first by name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Seniority {
+    created: (bool, Option<Timestamp>),
+    standing: Standing,
+    applied: u64,
+    name: String,
+}
+
+/// Whether a pool was in use, as its own status has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Standing {
+    InUse,
+    NotJudged,
+    LeftOut,
+}
+
+impl Seniority {
+    pub(crate) fn of(pool: &IPAddressPool) -> Self {
+        let created = pool.metadata.creation_timestamp.as_ref().map(|time| time.0);
+        let standing = Standing::of(pool);
+        // With each write of a status the version grows, so it tells of the order only before the first.
+        let version = pool.metadata.resource_version.as_deref().and_then(|version| version.parse().ok());
+        let applied = version.filter(|_| standing == Standing::NotJudged).unwrap_or_default();
+        let name = pool.metadata.name.clone().unwrap_or_default();
+        Self { created: (created.is_none(), created), standing, applied, name }
+    }
+
+    /// How it was decided that this one stays.
+    pub(crate) fn why(&self, younger: &Self) -> String {
+        let name = &self.name;
+        if self.created != younger.created || self.created.1.is_none() {
+            return format!("the older pool {name:?}");
+        }
+        let how = if self.standing != younger.standing {
+            "is in use already"
+        } else if self.applied != younger.applied {
+            "was applied first"
+        } else {
+            "comes first by name"
+        };
+        format!("pool {name:?}, which was created in the same second and {how}")
+    }
+}
+
+impl Standing {
+    fn of(pool: &IPAddressPool) -> Self {
+        let Some(status) = &pool.status else { return Self::NotJudged };
+        let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready");
+        match ready.map(|condition| condition.status.as_str()) {
+            Some("True") => Self::InUse,
+            Some(_) => Self::LeftOut,
+            // A definition of an older version stores no conditions. A pool that is left out has no addresses at all.
+            None => {
+                let counts = [
+                    status.assigned_ipv4,
+                    status.assigned_ipv6,
+                    status.available_ipv4,
+                    status.available_ipv6,
+                ];
+                if counts.iter().any(|count| *count > 0) { Self::InUse } else { Self::LeftOut }
+            }
+        }
+    }
+}
+
+/// The object without what changes with each assignment, and with all that it is judged by.
+pub fn without_usage(mut object: IPAddressPool) -> IPAddressPool {
+    let standing = Standing::of(&object);
+    if standing != Standing::NotJudged {
+        let available_ipv4 = i64::from(standing == Standing::InUse);
+        object.status = Some(IPAddressPoolStatus { available_ipv4, ..IPAddressPoolStatus::default() });
+        object.metadata.resource_version = None;
+    }
+    object
+}
+
 /// The pool that `object` describes, overlaps with others left aside; none if it has an error.
 pub(crate) fn judge(object: &IPAddressPool, objects: &Objects, report: &mut Report<'_>) -> Option<Pool> {
     let spec = &object.spec;
@@ -123,6 +203,7 @@ pub(crate) fn judge(object: &IPAddressPool, objects: &Objects, report: &mut Repo
         );
     }
     let ranges = ranges(&spec.addresses, report);
+    node_addresses(&ranges, &objects.node_addresses, report);
     let allocation = spec.service_allocation.as_ref().map(|a| allocation(a, objects, report));
     (!report.failed()).then(|| Pool {
         name: object.metadata.name.clone().unwrap_or_default(),
@@ -180,6 +261,29 @@ fn ranges(addresses: &[String], report: &mut Report<'_>) -> Vec<IpRange> {
         }
     }
     ranges
+}
+
+/// Warns of nodes whose own addresses are among those of the pool: nobody gets them.
+fn node_addresses(ranges: &[IpRange], nodes: &BTreeMap<IpAddr, String>, report: &mut Report<'_>) {
+    const SHOWN: usize = 5;
+    for range in ranges {
+        let within: Vec<(&IpAddr, &String)> = nodes.range(range.first()..=range.last()).collect();
+        if within.is_empty() {
+            continue;
+        }
+        let shown: Vec<String> =
+            within.iter().take(SHOWN).map(|(ip, node)| format!("{ip} of node {node}")).collect();
+        let more = match within.len().saturating_sub(SHOWN) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        report.warning(
+            "spec.addresses",
+            range.to_string(),
+            format!("contains addresses of nodes: {}{more}", shown.join(", ")),
+            "they are assigned to no Service; leave them out of the pool",
+        );
+    }
 }
 
 fn allocation(spec: &ServiceAllocation, objects: &Objects, report: &mut Report<'_>) -> Allocation {

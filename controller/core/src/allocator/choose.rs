@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use rules::{Family, Pool};
+use rules::{Configuration, Family, Pool};
 
-use super::Allocator;
 use super::judge::{missing, not_admitted};
+use super::{Allocator, Occupant};
 use crate::refusal::{PoolReason, Refusal};
 use crate::request::{Families, Request, Wanted};
 use crate::usage::ServiceRef;
@@ -88,8 +88,10 @@ impl Allocator {
         let pool = self.pool_of_all(service, request, kept, wanted, asked)?;
         let new: Vec<IpAddr> = wanted.iter().copied().filter(|ip| !kept.contains(ip)).collect();
         for ip in new.iter().copied() {
-            if self.quarantine.contains(&ip) {
-                return Err(Refusal::Conflict(ip));
+            match self.quarantine.get(&ip) {
+                Some(Occupant::ForeignHost) => return Err(Refusal::Conflict(ip)),
+                Some(Occupant::Node(node)) => return Err(Refusal::NodeAddress { ip, node: node.clone() }),
+                None => {}
             }
             if let Some(usage) = self.addresses.get(&ip)
                 && let Some((by, why)) = usage.blocker(service, &request.sharing, |_| true)
@@ -97,7 +99,8 @@ impl Allocator {
                 return Err(Refusal::Taken { ip, by: (*by).clone(), why });
             }
         }
-        let Some(pool) = pool else { return Ok(()) };
+        // A quota that was lowered takes nothing away: only an addition is measured by it.
+        let Some(pool) = pool.filter(|_| !new.is_empty()) else { return Ok(()) };
         self.check_quota(pool, service, wanted)
             .map_err(|reason| Refusal::Pool { pool: pool.name.clone(), reason })
     }
@@ -133,6 +136,9 @@ impl Allocator {
             if keeps {
                 continue;
             }
+            if self.is_closed(&pool.name) {
+                return Err(Refusal::InvalidPool(pool.name.clone()));
+            }
             if pool.avoids(ip) {
                 return Err(Refusal::Avoided { ip, pool: pool.name.clone() });
             }
@@ -154,13 +160,11 @@ impl Allocator {
         if kept.first().and_then(|ip| self.configuration.pool_of(*ip)).is_some_and(|pool| pool.name == name) {
             return self.complete(service, request, kept, families);
         }
+        if self.is_closed(name) {
+            return Choice::refused(kept, Refusal::InvalidPool(name.to_owned()));
+        }
         if !self.configuration.pools.contains_key(name) {
-            let refusal = if self.configuration.left_out.contains_key(name) {
-                Refusal::InvalidPool(name.to_owned())
-            } else {
-                Refusal::UnknownPool(name.to_owned())
-            };
-            return Choice::refused(kept, refusal);
+            return Choice::refused(kept, Refusal::UnknownPool(name.to_owned()));
         }
         match self.find_in(name, service, request, &choices_in_named(families)) {
             Ok(addresses) => self.complete(service, request, &addresses, families),
@@ -170,10 +174,13 @@ impl Allocator {
 
     /// Automatic assignment: the pools that admit only some first, then the others.
     fn choose_any(&mut self, service: &ServiceRef, request: &Request, families: Families) -> Choice {
-        if self.configuration.pools.is_empty() {
+        let Configuration { pools, left_out, .. } = &*self.configuration;
+        if pools.is_empty() && left_out.is_empty() {
             return Choice::refused(&[], Refusal::NoPools);
         }
-        let mut reasons = Vec::new();
+        let unusable = left_out.keys().filter(|name| !pools.contains_key(*name));
+        let mut reasons: Vec<(String, PoolReason)> =
+            unusable.map(|name| (name.clone(), PoolReason::Invalid)).collect();
         for group in [self.pinned.clone(), self.plain.clone()] {
             for (index, wish) in choices(families).iter().enumerate() {
                 for name in &group {
@@ -195,6 +202,11 @@ impl Allocator {
         Choice::refused(&[], Refusal::NoneFits(reasons))
     }
 
+    /// Whether the pool has an error: what was assigned from its last valid version stays, and nothing new is.
+    pub(super) fn is_closed(&self, name: &str) -> bool {
+        self.configuration.left_out.contains_key(name)
+    }
+
     /// Why the pool `name` gives nothing to `service` automatically.
     pub(super) fn not_automatic(
         &self,
@@ -203,6 +215,9 @@ impl Allocator {
         request: &Request,
     ) -> Option<PoolReason> {
         let pool = self.configuration.pools.get(name)?;
+        if self.is_closed(name) {
+            return Some(PoolReason::Invalid);
+        }
         if !pool.auto_assign {
             return Some(PoolReason::AutoAssignOff);
         }
@@ -243,6 +258,33 @@ impl Allocator {
         Choice::refused(has, Refusal::Additional { family, pool: name, reason })
     }
 
+    /// For a Service that prefers both families and has just lost the one that its clients use first: both from another
+    /// pool, if there is one. Its clients have to learn a new address in any case, and without that it would have none
+    /// of the family any more. Who loses the other family stays where it is.
+    pub(super) fn both_elsewhere(
+        &mut self,
+        service: &ServiceRef,
+        request: &Request,
+        choice: &Choice,
+    ) -> Option<Choice> {
+        let Some(Refusal::Additional { family, .. }) = &choice.refusal else { return None };
+        let (Ok(Families::Dual { primary, .. }), Ok(Wanted::Any)) = (&request.families, &request.wanted)
+        else {
+            return None;
+        };
+        if family != primary {
+            return None;
+        }
+        let pools: Vec<String> = self.pinned.iter().chain(&self.plain).cloned().collect();
+        let found = pools.iter().find_map(|name| {
+            if self.not_automatic(name, service, request).is_some() {
+                return None;
+            }
+            self.find_in(name, service, request, &[Family::ALL.to_vec()]).ok()
+        });
+        found.map(Choice::met)
+    }
+
     /// Addresses from the pool `name`, by the first of `wishes` that it can fulfil.
     fn find_in(
         &mut self,
@@ -274,6 +316,9 @@ impl Allocator {
         let (Some(pool), Some(state)) = (configuration.pools.get(name), self.pools.get_mut(name)) else {
             return Err(PoolReason::AutoAssignOff);
         };
+        if configuration.left_out.contains_key(name) {
+            return Err(PoolReason::Invalid);
+        }
         if let Some(reason) = not_admitted(pool, service, request) {
             return Err(reason);
         }

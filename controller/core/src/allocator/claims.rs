@@ -44,11 +44,17 @@ impl Allocator {
         }
     }
 
-    /// Renews the claims of `service` after its sharing changed. Others may fit beside it now.
+    /// Renews those claims of `service` that are not as its sharing has them. Others may fit beside it then.
     pub(super) fn reclaim(&mut self, service: &ServiceRef) {
+        let Some(sharing) = self.services.get(service).map(|entry| Arc::clone(&entry.sharing)) else {
+            return;
+        };
         for ip in self.claimed(service) {
-            self.claim(service, ip);
-            self.note_freed(ip, Some(&service.namespace));
+            let held = self.addresses.get(&ip).and_then(|usage| usage.sharing_of(service));
+            if held != Some(&*sharing) {
+                self.claim(service, ip);
+                self.note_freed(ip, Some(&service.namespace));
+            }
         }
     }
 
@@ -76,7 +82,7 @@ impl Allocator {
         if first_in_namespace && !pool.quotas.is_empty() {
             state.count_namespace(&service.namespace, true);
         }
-        if !self.quarantine.contains(&ip) {
+        if !self.quarantine.contains_key(&ip) {
             state.share(ip, pool, before, Some(usage));
         }
     }
@@ -86,7 +92,7 @@ impl Allocator {
         let before = usage.pair().cloned();
         let empty = usage.unclaim(service);
         let last_in_namespace = empty || !usage.other_in_namespace(&service.namespace, service);
-        let quarantined = self.quarantine.contains(&ip);
+        let quarantined = self.quarantine.contains_key(&ip);
         if let Some(pool) = self.configuration.pool_of(ip)
             && let Some(state) = self.pools.get_mut(&pool.name)
         {

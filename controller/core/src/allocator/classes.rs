@@ -48,6 +48,7 @@ impl Allocator {
                 refusal,
                 Refusal::Taken { .. }
                     | Refusal::Conflict(_)
+                    | Refusal::NodeAddress { .. }
                     | Refusal::Pool { reason: PoolReason::Quota { .. }, .. }
             );
             return waits.then(|| Wants::Addresses(addresses.clone()));

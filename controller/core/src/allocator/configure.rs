@@ -1,27 +1,29 @@
 //! New configuration: only what must move moves.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
 use rules::{Configuration, Pool};
 
-use super::Allocator;
+use super::{Allocator, Occupant};
 use crate::pool_state::PoolState;
+use crate::refusal::Refusal;
 use crate::usage::ServiceRef;
 use crate::waiting::Place;
 
 impl Allocator {
-    /// Puts `configuration` in force, and that strangers use `quarantine`, as of one moment.
+    /// Puts `configuration` in force, and that machines use `quarantine`, as of one moment.
     pub fn configure(
         &mut self,
         configuration: Arc<Configuration>,
-        quarantine: BTreeSet<IpAddr>,
+        quarantine: BTreeMap<IpAddr, Occupant>,
         now: Timestamp,
     ) {
         // What either half forbids is forbidden before anything is given by the other.
-        let either = self.quarantine.union(&quarantine).copied().collect();
+        let mut either = self.quarantine.clone();
+        either.extend(quarantine.iter().map(|(ip, occupant)| (*ip, occupant.clone())));
         self.set_quarantine(either, now);
         self.set_configuration(configuration, now);
         self.set_quarantine(quarantine, now);
@@ -98,15 +100,15 @@ impl Allocator {
         order.into_iter().map(|(.., service)| service).collect()
     }
 
-    /// Addresses that strangers on the network use: nobody gets them any more; who has one keeps it.
-    pub fn set_quarantine(&mut self, quarantine: BTreeSet<IpAddr>, now: Timestamp) {
+    /// Addresses that machines use: nobody gets them any more; a Service that has one keeps it.
+    pub fn set_quarantine(&mut self, quarantine: BTreeMap<IpAddr, Occupant>, now: Timestamp) {
         if self.quarantine == quarantine {
             return;
         }
         let before = std::mem::replace(&mut self.quarantine, quarantine);
         let (added, removed): (Vec<IpAddr>, Vec<IpAddr>) = (
-            self.quarantine.difference(&before).copied().collect(),
-            before.difference(&self.quarantine).copied().collect(),
+            self.quarantine.keys().filter(|ip| !before.contains_key(ip)).copied().collect(),
+            before.keys().filter(|ip| !self.quarantine.contains_key(ip)).copied().collect(),
         );
         for (ip, on) in added.iter().map(|ip| (*ip, true)).chain(removed.iter().map(|ip| (*ip, false))) {
             if let Some(pool) = self.configuration.pool_of(ip)
@@ -119,7 +121,7 @@ impl Allocator {
             }
         }
         self.serve(now);
-        // Those behind the first of their class would go on being told of a stranger that has left.
+        // Those behind the first of their class would go on naming a machine that has left.
         let waiting: Vec<ServiceRef> = self.refused_conflicts();
         for service in waiting {
             self.resolve(&service, now);
@@ -127,9 +129,10 @@ impl Allocator {
         self.serve(now);
     }
 
-    /// Who was refused an address because a stranger used it, longest-waiting first.
+    /// Who was refused an address because a machine used it, longest-waiting first.
     fn refused_conflicts(&self) -> Vec<ServiceRef> {
-        let conflict = |refusal: &crate::Refusal| matches!(refusal, crate::Refusal::Conflict(_));
+        let conflict =
+            |refusal: &Refusal| matches!(refusal, Refusal::Conflict(_) | Refusal::NodeAddress { .. });
         let refused = self.services.values().filter(|entry| entry.refusal.as_deref().is_some_and(conflict));
         let mut places: Vec<&Place> =
             refused.filter_map(|entry| Some(&entry.waits.as_ref()?.place)).collect();

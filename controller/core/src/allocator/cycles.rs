@@ -100,7 +100,9 @@ impl Allocator {
         };
         let new: Vec<IpAddr> = wanted.iter().copied().filter(|ip| !entry.desired.contains(ip)).collect();
         let pool = wanted.first().and_then(|ip| self.configuration.pool_of(*ip));
-        let allowed = pool.is_some_and(|pool| self.check_quota(pool, service, wanted).is_ok());
+        let allowed = pool.is_some_and(|pool| {
+            !self.is_closed(&pool.name) && self.check_quota(pool, service, wanted).is_ok()
+        });
         if allowed && new.iter().all(clear) { new } else { Vec::new() }
     }
 
@@ -120,7 +122,7 @@ impl Allocator {
         let pool = self.configuration.pools.get(name);
         let given = |ip: &IpAddr| {
             pool.is_some_and(|pool| pool.contains(*ip) && !pool.keeps_back(*ip))
-                && !self.quarantine.contains(ip)
+                && !self.quarantine.contains_key(ip)
         };
         of_families && theirs.desired.iter().all(given)
     }

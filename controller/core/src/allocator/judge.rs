@@ -24,14 +24,26 @@ impl Judged {
     pub(super) fn keep(&self, grace: bool) -> Vec<IpAddr> {
         self.addresses.iter().filter(|(_, lost)| grace || !lost).map(|(ip, _)| *ip).collect()
     }
+
+    /// Whether anything was lost.
+    pub(super) fn lost(&self) -> bool {
+        self.lost.is_some()
+    }
 }
 
 impl Allocator {
-    /// What is stored for `service`, neither pledged to somebody else nor used by a stranger.
+    /// What is stored for `service`, neither pledged to somebody else nor used by a machine.
     pub(super) fn still_stored(&self, service: &ServiceRef) -> Vec<IpAddr> {
         let Some(entry) = self.services.get(service) else { return Vec::new() };
+        // Nor stored for another: a client that writes statuses too may have put it in both.
+        let alone = |ip: &IpAddr| {
+            let usage = self.addresses.get(ip);
+            usage.is_none_or(|usage| usage.blocker(service, &entry.sharing, |_| true).is_none())
+        };
         let free_to_keep = |ip: &&IpAddr| {
-            !self.quarantine.contains(*ip) && self.pledges.get(*ip).is_none_or(|to| to == service)
+            !self.quarantine.contains_key(*ip)
+                && self.pledges.get(*ip).is_none_or(|to| to == service)
+                && alone(ip)
         };
         entry.stored.iter().filter(free_to_keep).copied().collect()
     }

@@ -9,68 +9,18 @@ use std::net::IpAddr;
 
 use proptest::prelude::*;
 
-use self::objects::{CROWDED, Wish, configured, crowded_wish, key, request, wish};
-use super::tests::{at, ips};
+use self::objects::{CROWDED, key, objects_of, request, wish};
+use self::steps::{Step, crowded_step, step};
+use super::claims::union;
+use super::tests::{at, foreign, ips, nodes};
 use super::*;
 
 mod checks;
 mod objects;
+mod steps;
 
 /// Few Services and few addresses, so that everything meets everything.
 const SERVICES: u8 = 7;
-
-#[derive(Clone, Debug)]
-enum Step {
-    /// The Service is created, or its spec changes.
-    Apply(u8, Wish),
-    /// The object is deleted.
-    Delete(u8),
-    /// It is no load balancer any more.
-    ChangeType(u8),
-    /// The write that the Service needs is done, and that is known.
-    Write(u8),
-    /// It is done, but the answer is lost.
-    WriteUnheard(u8),
-    /// It is not done, but that is not known.
-    WriteLost(u8),
-    /// The pools and their policies change.
-    Configure(u8, u8),
-    /// Strangers use addresses.
-    Quarantine(u8),
-    /// Namespaces become known, or are no longer.
-    Namespaces(u8),
-    /// Time passes.
-    Wait(u8),
-    /// The controller dies and another takes over.
-    Restart,
-}
-
-/// Services come and go, and want little else than what others want too.
-fn crowded_step() -> impl Strategy<Value = Step> {
-    let service = 0..SERVICES;
-    prop_oneof![
-        4 => (service.clone(), crowded_wish()).prop_map(|(service, wish)| Step::Apply(service, wish)),
-        3 => service.prop_map(Step::Delete),
-        1 => Just(Step::Wait(1)),
-    ]
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let service = 0..SERVICES;
-    prop_oneof![
-        6 => (service.clone(), wish()).prop_map(|(service, wish)| Step::Apply(service, wish)),
-        2 => service.clone().prop_map(Step::Delete),
-        1 => service.clone().prop_map(Step::ChangeType),
-        8 => service.clone().prop_map(Step::Write),
-        1 => service.clone().prop_map(Step::WriteUnheard),
-        1 => service.prop_map(Step::WriteLost),
-        2 => (0..12_u8, 0..6_u8).prop_map(|(pools, policies)| Step::Configure(pools, policies)),
-        1 => (0..3_u8).prop_map(Step::Quarantine),
-        1 => (0..3_u8).prop_map(Step::Namespaces),
-        2 => (0..8_u8).prop_map(Step::Wait),
-        1 => Just(Step::Restart),
-    ]
-}
 
 /// The cluster as it is: no controller's opinion.
 #[derive(Clone, Debug, Default)]
@@ -79,14 +29,29 @@ struct Object {
     /// What it shared by when it was last a load balancer.
     sharing: Sharing,
     stored: Vec<IpAddr>,
+    /// The pool that its annotation names.
+    pool: Option<String>,
+    /// Grows with each change.
+    version: u64,
 }
+
+/// Writes by the version that they were made for.
+type Writes = BTreeMap<ServiceKey, (u64, Vec<IpAddr>)>;
 
 #[derive(Default)]
 struct World {
+    version: u64,
+    /// Begun, and neither carried out nor refused by now.
+    under_way: Writes,
+    /// The same as far as the controller knows.
+    unsettled: Writes,
+    /// What the pools and policies are.
+    choice: (u8, u8),
+    last_valid: rules::LastValid,
     objects: BTreeMap<ServiceKey, Object>,
     allocator: Allocator,
     configuration: Arc<Configuration>,
-    quarantine: BTreeSet<IpAddr>,
+    quarantine: BTreeMap<IpAddr, Occupant>,
     /// The one namespace that is not known, if any.
     unknown: Option<&'static str>,
     now: i64,
@@ -116,6 +81,54 @@ impl Before {
 }
 
 impl World {
+    fn new(pools: u8, policies: u8) -> Self {
+        let mut world = Self { choice: (pools, policies), ..Self::default() };
+        world.restart();
+        world
+    }
+
+    /// The object is another version from now on.
+    fn changed(&mut self, service: &ServiceKey) {
+        self.version += 1;
+        if let Some(object) = self.objects.get_mut(service) {
+            object.version = self.version;
+        }
+    }
+
+    /// The API stores `addresses` for `service`, as the controller writes them.
+    fn write(&mut self, service: &ServiceKey, addresses: Vec<IpAddr>) {
+        let pool =
+            addresses.first().and_then(|ip| self.configuration.pool_of(*ip)).map(|pool| pool.name.clone());
+        let known = self.allocator.outcome(service).and_then(|outcome| outcome.pool).map(str::to_owned);
+        if let Some(object) = self.objects.get_mut(service) {
+            object.pool = pool.or(known).filter(|_| !addresses.is_empty());
+            object.stored = addresses;
+        }
+        self.changed(service);
+    }
+
+    /// A write of `service` that is under way is carried out, if it still can.
+    fn land(&mut self, service: &ServiceKey) {
+        let Some((version, addresses)) = self.under_way.remove(service) else { return };
+        if self.objects.get(service).is_some_and(|object| object.version == version) {
+            self.write(service, addresses);
+        }
+    }
+
+    /// What the controller takes for stored: what it sees, and what it began to write for that version.
+    fn possibly_stored(&mut self, service: &ServiceKey, object: &Object) -> Vec<IpAddr> {
+        if self.unsettled.get(service).is_some_and(|(version, _)| object.version > *version) {
+            self.unsettled.remove(service);
+        }
+        let written = self.unsettled.get(service).map(|(_, addresses)| addresses.clone()).unwrap_or_default();
+        union(&object.stored, &written)
+    }
+
+    fn configure(&mut self) {
+        let (pools, policies) = self.choice;
+        self.configuration = Arc::new(self.last_valid.configure(&objects_of(pools, policies)).0);
+    }
+
     fn desired(&self, service: &ServiceKey) -> Vec<IpAddr> {
         self.allocator.services.get(service).map(|entry| entry.desired.clone()).unwrap_or_default()
     }
@@ -133,12 +146,14 @@ impl World {
 
     /// The controller looks at the object, as after an event of the watch.
     fn look(&mut self, service: &ServiceKey) {
-        match self.objects.get(service).cloned() {
-            None => self.allocator.forget(service, at(self.now)),
-            Some(Object { request: None, stored, .. }) => {
-                self.allocator.release(service, &stored, at(self.now));
-            }
-            Some(Object { request: Some(request), stored, .. }) => {
+        let Some(object) = self.objects.get(service).cloned() else {
+            self.unsettled.remove(service);
+            return self.allocator.forget(service, at(self.now));
+        };
+        let stored = self.possibly_stored(service, &object);
+        match object.request {
+            None => self.allocator.release(service, &stored, at(self.now)),
+            Some(request) => {
                 self.allocator.assign(service, request, &stored, at(self.now));
             }
         }
@@ -147,6 +162,9 @@ impl World {
     fn restart(&mut self) {
         // A new controller does not know since when an address is in no pool.
         self.homeless.clear();
+        self.unsettled.clear();
+        self.last_valid = rules::LastValid::default();
+        self.configure();
         self.allocator = Allocator::new();
         self.allocator.configure(Arc::clone(&self.configuration), self.quarantine.clone(), at(self.now));
         self.set_namespaces(self.unknown);
@@ -158,7 +176,7 @@ impl World {
                 service: service.clone(),
                 request: object.request.clone()?,
                 current: object.stored.clone(),
-                pool: None,
+                pool: object.pool.clone(),
                 waiting_since: self.waits.get(service).map(|since| at(*since)),
             })
         });
@@ -206,6 +224,7 @@ impl World {
                 let request = request(*service, wish);
                 object.sharing = request.sharing.clone();
                 object.request = Some(request);
+                self.changed(&key(*service));
                 self.look(&key(*service));
             }
             Step::Delete(service) => {
@@ -215,23 +234,63 @@ impl World {
             Step::ChangeType(service) => {
                 if let Some(object) = self.objects.get_mut(&key(*service)) {
                     object.request = None;
+                    self.changed(&key(*service));
                     self.look(&key(*service));
                 }
             }
             Step::Write(service) | Step::WriteUnheard(service) | Step::WriteLost(service) => {
                 let (service, desired) = (key(*service), self.desired(&key(*service)));
-                let Some(object) = self.objects.get_mut(&service) else { return };
+                if !self.objects.contains_key(&service) {
+                    return;
+                }
                 if !matches!(step, Step::WriteLost(_)) {
-                    object.stored.clone_from(&desired);
+                    self.write(&service, desired.clone());
                 }
                 if matches!(step, Step::Write(_)) {
+                    self.unsettled.remove(&service);
                     self.allocator.stored(&service, &desired, at(self.now));
                 } else {
                     self.allocator.uncertain(&service, &desired);
                 }
             }
+            Step::Begin(service) => {
+                let service = key(*service);
+                let Some(object) = self.objects.get(&service) else { return };
+                let (version, desired) = (object.version, self.desired(&service));
+                self.under_way.insert(service.clone(), (version, desired.clone()));
+                let (known, addresses) = self.unsettled.entry(service.clone()).or_default();
+                *known = version.max(*known);
+                *addresses = union(addresses, &desired);
+                self.allocator.uncertain(&service, &desired);
+            }
+            Step::Land(service) => self.land(&key(*service)),
+            Step::WriteOfAnother(service, choice) => {
+                let list: &[&str] = match choice {
+                    0 => &[],
+                    1 => &["192.168.1.5"],
+                    2 => &["10.0.0.2"],
+                    _ => &["10.0.0.1"],
+                };
+                let service = key(*service);
+                let Some(object) = self.objects.get_mut(&service) else { return };
+                object.stored = ips(list);
+                self.changed(&service);
+                self.look(&service);
+            }
+            Step::TakeOver(carried_out) => {
+                let under_way: Vec<ServiceKey> = self.under_way.keys().cloned().collect();
+                for (index, service) in under_way.iter().enumerate() {
+                    if carried_out >> (index % 8) & 1 == 1 {
+                        self.land(service);
+                    }
+                }
+                // No write outlasts the Lease under which it was begun.
+                self.under_way.clear();
+                self.restart();
+            }
             Step::Configure(pools, policies) => {
-                self.configuration = configured(*pools, *policies);
+                self.choice = (*pools, *policies);
+                self.configure();
                 self.allocator.set_configuration(Arc::clone(&self.configuration), at(self.now));
             }
             Step::Quarantine(choice) => {
@@ -240,7 +299,10 @@ impl World {
                     1 => &["10.0.0.1"],
                     _ => &["10.0.0.2", "10.0.1.0", "fc00::1"],
                 };
-                self.quarantine = ips(list).into_iter().collect();
+                self.quarantine = foreign(list);
+                if *choice == 3 {
+                    self.quarantine.extend(nodes(&["10.0.0.3", "10.0.2.1", "fc00::2"]));
+                }
                 self.allocator.set_quarantine(self.quarantine.clone(), at(self.now));
             }
             Step::Namespaces(choice) => {
@@ -262,6 +324,8 @@ impl World {
     /// Sees everything as it is, and writes everything until nothing changes.
     fn settle(&mut self) -> Result<(), TestCaseError> {
         self.set_namespaces(None);
+        self.under_way.clear();
+        self.unsettled.clear();
         for service in self.objects.keys().cloned().collect::<Vec<_>>() {
             self.look(&service);
         }
@@ -283,9 +347,8 @@ impl World {
             }
             for service in due {
                 let desired = self.desired(&service);
-                if let Some(object) = self.objects.get_mut(&service) {
-                    object.stored.clone_from(&desired);
-                }
+                self.write(&service, desired.clone());
+                self.unsettled.remove(&service);
                 self.allocator.stored(&service, &desired, at(self.now));
             }
         }
@@ -305,8 +368,7 @@ proptest! {
         policies in 0..6_u8,
         steps in proptest::collection::vec(step(), 1..60),
     ) {
-        let mut world = World { configuration: configured(0, policies), ..World::default() };
-        world.restart();
+        let mut world = World::new(0, policies);
         for step in &steps {
             world.checked(step)?;
         }
@@ -323,8 +385,7 @@ proptest! {
         policies in 0..6_u8,
         steps in proptest::collection::vec(crowded_step(), 1..40),
     ) {
-        let mut world = World { configuration: configured(pools, policies), ..World::default() };
-        world.restart();
+        let mut world = World::new(pools, policies);
         for step in &steps {
             world.checked(step)?;
             world.write_all()?;
@@ -346,7 +407,7 @@ proptest! {
         }).collect();
         let outcome = |list: Vec<Adoptee>| {
             let mut allocator = Allocator::new();
-            allocator.set_configuration(configured(2, 0), at(0));
+            allocator.set_configuration(Arc::new(Configuration::from_objects(&objects_of(2, 0)).0), at(0));
             allocator.adopt(list, at(0));
             (0..SERVICES).map(|s| allocator.outcome(&key(s)).map(|o| o.addresses.to_vec())).collect::<Vec<_>>()
         };
@@ -361,8 +422,7 @@ proptest! {
 
     #[test]
     fn to_release_and_to_assign_again_is_stable(wishes in proptest::collection::vec(wish(), 1..7), which in 0..SERVICES) {
-        let mut world = World { configuration: configured(2, 0), ..World::default() };
-        world.restart();
+        let mut world = World::new(2, 0);
         for (wish, service) in wishes.iter().zip(0..) {
             world.step(&Step::Apply(service, wish.clone()));
         }

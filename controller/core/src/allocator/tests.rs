@@ -8,6 +8,7 @@ use super::*;
 use crate::request::RequestFault;
 
 mod policies;
+mod promises;
 
 pub(crate) fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_000_000 + second).unwrap()
@@ -19,6 +20,16 @@ pub(crate) fn key(name: &str) -> ServiceKey {
 
 pub(crate) fn ips(texts: &[&str]) -> Vec<IpAddr> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+/// These addresses are used by hosts that are not of the cluster.
+pub(crate) fn foreign(texts: &[&str]) -> BTreeMap<IpAddr, Occupant> {
+    ips(texts).into_iter().map(|ip| (ip, Occupant::ForeignHost)).collect()
+}
+
+/// These addresses are those of the node `node1`.
+pub(crate) fn nodes(texts: &[&str]) -> BTreeMap<IpAddr, Occupant> {
+    ips(texts).into_iter().map(|ip| (ip, Occupant::Node("node1".into()))).collect()
 }
 
 fn texts(outcome: Outcome<'_>) -> Vec<String> {
@@ -41,6 +52,15 @@ fn configuration_in(
     pools: &[(&str, Value)],
     policies: &[(&str, Value)],
 ) -> Arc<Configuration> {
+    Arc::new(Configuration::from_objects(&objects(namespaces, pools, policies)).0)
+}
+
+/// The objects of that.
+pub(crate) fn objects(
+    namespaces: &[&str],
+    pools: &[(&str, Value)],
+    policies: &[(&str, Value)],
+) -> rules::Objects {
     let object = |api: &str, kind: &str, (name, spec): &(&str, Value)| json!({"apiVersion": api, "kind": kind, "metadata": {"name": name, "namespace": "metallb-system"}, "spec": spec});
     let pool = |entry| {
         Arc::new(serde_json::from_value(object("metallb.io/v1beta1", "IPAddressPool", entry)).unwrap())
@@ -53,13 +73,12 @@ fn configuration_in(
             serde_json::from_value(json!({"metadata": {"name": name, "labels": {"team": name}}})).unwrap(),
         )
     };
-    let objects = rules::Objects {
+    rules::Objects {
         pools: pools.iter().map(pool).collect(),
         pool_policies: policies.iter().map(policy).collect(),
         namespaces: namespaces.iter().map(namespace).collect(),
         ..rules::Objects::default()
-    };
-    Arc::new(Configuration::from_objects(&objects).0)
+    }
 }
 
 fn addresses(list: &[&str]) -> Value {
@@ -257,7 +276,7 @@ fn a_request_that_cannot_be_met_keeps_what_the_service_has() {
     for (wish, text) in [
         (json!({"loadBalancerIPs": "10.0.0.1"}), "10.0.0.1 was asked for, but Service shop/a has it"),
         (json!({"loadBalancerIPs": "10.9.9.9"}), "10.9.9.9 was asked for, but no IPAddressPool has it"),
-        (json!({"loadBalancerIPs": "10.0.0"}), "which is no IP address"),
+        (json!({"loadBalancerIPs": "10.0.0"}), "which is not a valid IP address"),
         (json!({"address-pool": "gone"}), "pool gone was asked for, but there is no IPAddressPool"),
         (json!({"loadBalancerIPs": "10.0.0.3", "address-pool": "gone"}), "but it is in pool lan"),
     ] {
@@ -546,14 +565,14 @@ fn a_service_whose_namespace_is_not_known_keeps_what_it_has_and_stands_in_nobody
 fn addresses_under_conflict_are_given_to_nobody_and_left_to_who_has_them() {
     let mut a = allocator(&[("p", addresses(&["10.0.0.1-10.0.0.3"]))]);
     settle(&mut a, "a", plain(1), 1);
-    a.set_quarantine(ips(&["10.0.0.1", "10.0.0.2"]).into_iter().collect(), at(2));
+    a.set_quarantine(foreign(&["10.0.0.1", "10.0.0.2"]), at(2));
     assert_eq!(has(&a, "a"), ["10.0.0.1"]);
     assert_eq!(settle(&mut a, "b", plain(2), 3), ["10.0.0.3"]);
     settle(&mut a, "c", asks(3, "10.0.0.2"), 3);
     assert!(why(&a, "c").contains("another machine on the network uses it"));
     a.forget(&key("a"), at(4));
     assert_eq!(settle(&mut a, "d", plain(4), 5), Vec::<String>::new());
-    a.set_quarantine(BTreeSet::new(), at(6));
+    a.set_quarantine(BTreeMap::new(), at(6));
     assert_eq!([has(&a, "c"), has(&a, "d")], [["10.0.0.2"], ["10.0.0.1"]]);
 }
 
@@ -562,7 +581,7 @@ fn an_address_that_a_stranger_uses_is_given_to_nobody_when_a_pool_gets_it() {
     let mut a = allocator(&[]);
     settle(&mut a, "a", plain(1), 1);
     let pools = configuration(&[("p", addresses(&["10.0.0.1-10.0.0.2"]))]);
-    a.configure(pools, ips(&["10.0.0.1"]).into_iter().collect(), at(2));
+    a.configure(pools, foreign(&["10.0.0.1"]), at(2));
     assert_eq!(has(&a, "a"), ["10.0.0.2"]);
 }
 
@@ -570,10 +589,10 @@ fn an_address_that_a_stranger_uses_is_given_to_nobody_when_a_pool_gets_it() {
 fn an_address_that_a_stranger_leaves_is_given_to_nobody_when_its_pool_reserves_it() {
     let pools = [("p", addresses(&["10.0.0.1/32"]))];
     let mut a = allocator(&pools);
-    a.set_quarantine(ips(&["10.0.0.1"]).into_iter().collect(), at(1));
+    a.set_quarantine(foreign(&["10.0.0.1"]), at(1));
     settle(&mut a, "a", plain(1), 2);
     let policy = json!({"pool": "p", "reserved": [{"addresses": "10.0.0.1"}]});
-    a.configure(configuration_with(&pools, &[("policy", policy)]), BTreeSet::new(), at(3));
+    a.configure(configuration_with(&pools, &[("policy", policy)]), BTreeMap::new(), at(3));
     assert_eq!(has(&a, "a"), Vec::<String>::new());
 }
 

@@ -78,8 +78,8 @@ fn what_cannot_be_understood_is_said() {
     let fault = |spec, ips: &str| {
         request(spec, json!({"metallb.io/loadBalancerIPs": ips})).wanted.unwrap_err().to_string()
     };
-    assert!(fault(v4(), "1.2.3").contains("\"1.2.3\", which is no IP address"));
-    assert!(fault(v4(), "1.2.3.4,").contains("\"\", which is no IP address"));
+    assert!(fault(v4(), "1.2.3").contains("\"1.2.3\", which is not a valid IP address"));
+    assert!(fault(v4(), "1.2.3.4,").contains("\"\", which is not a valid IP address"));
     assert!(fault(v4(), "1.2.3.4,1.2.3.5").contains("more than one IPv4 address"));
     assert!(fault(v4(), "fc00::1").contains("asks for IPv6, but the Service is IPv4 only"));
     assert!(fault(dual(), "1.2.3.4").contains("asks for IPv4, but the Service is dual-stack"));

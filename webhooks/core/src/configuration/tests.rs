@@ -298,11 +298,107 @@ fn a_selection_of_pools_is_undecided_only_where_labels_or_selectors_are_not_know
 }
 
 #[test]
+fn what_changes_with_each_assignment_is_not_part_of_what_a_pool_is_judged_by() {
+    let judged = |version: &str, assigned: u32, available: u32| {
+        let mut pool = (*pool("lan", 1, &["10.0.0.0/24"])).clone();
+        pool.metadata.resource_version = Some(version.to_owned());
+        pool.status = Some(
+            serde_json::from_value(json!({"assignedIPv4": assigned, "assignedIPv6": 0,
+                "availableIPv4": available, "availableIPv6": 0}))
+            .unwrap(),
+        );
+        crate::without_usage(pool)
+    };
+    assert_eq!(judged("1", 1, 255), judged("2", 2, 254));
+    assert_eq!(judged("1", 1, 255), judged("3", 256, 0));
+    assert_ne!(judged("1", 1, 255), judged("4", 0, 0), "it is left out now");
+}
+
+#[test]
 fn identical_advertisements_are_one_unless_they_have_preferences() {
     let preferred = json!({"preferredNodeSelectors": [{"weight": 1, "preference": {}}]});
     for (spec, left) in [(json!({"interfaces": ["eth0"]}), 1), (preferred, 2)] {
         let list = vec![advertisement("a", spec.clone()), advertisement("b", spec)];
         let objects = Objects { l2_advertisements: list, ..Objects::default() };
         assert_eq!(judge(&objects).0.l2_advertisements.len(), left);
+    }
+}
+
+#[test]
+fn a_pool_that_contains_the_addresses_of_nodes_is_warned_of_with_the_names_of_the_nodes() {
+    let nodes = [("10.0.0.5", "node1"), ("10.0.1.5", "node2"), ("fc00::5", "node3")];
+    let objects = Objects {
+        pools: vec![pool("lan", 1, &["10.0.0.0/24", "fc00::/64"]), pool("other", 2, &["10.0.2.0/24"])],
+        node_addresses: nodes.map(|(ip, node)| (ip.parse().unwrap(), node.to_owned())).into(),
+        ..Objects::default()
+    };
+    let (configuration, findings) = Configuration::from_objects(&objects);
+    assert_eq!(configuration.pools.len(), 2, "the other addresses of the pool are in use");
+    assert!(findings.iter().all(|finding| finding.severity == Severity::Warning), "{findings:?}");
+    let on: Vec<&str> = findings.iter().map(|finding| finding.object.name.as_str()).collect();
+    assert_eq!(on, ["lan", "lan"]);
+    assert!(findings[0].to_string().contains("10.0.0.5 of node node1"), "{}", findings[0]);
+    assert!(findings[1].to_string().contains("fc00::5 of node node3"), "{}", findings[1]);
+}
+
+/// Two pools with the same addresses, created in the same second, in either order of the list: which is left out, and why.
+fn left_out_of(a: Value, b: Value) -> (String, String) {
+    let pool = |name: &str, more: &Value| -> Arc<crds::IPAddressPool> {
+        let mut json = json!({"apiVersion": "metallb.io/v1beta1", "kind": "IPAddressPool",
+            "metadata": {"name": name, "namespace": "metallb-system", "creationTimestamp": "2024-01-01T00:00:00Z",
+                "resourceVersion": more["version"]}, "spec": {"addresses": ["10.0.0.0/24"]}});
+        if more["status"].is_object() {
+            json["status"] = more["status"].clone();
+        }
+        Arc::new(serde_json::from_value(json).unwrap())
+    };
+    let judged = |pools: Vec<Arc<crds::IPAddressPool>>| {
+        let (_, findings) = Configuration::from_objects(&Objects { pools, ..Objects::default() });
+        assert_eq!(findings.len(), 1, "{findings:?}");
+        (findings[0].object.name.clone(), findings[0].problem.clone())
+    };
+    let result = judged(vec![pool("a", &a), pool("b", &b)]);
+    assert_eq!(judged(vec![pool("b", &b), pool("a", &a)]), result);
+    let reduced = |name: &str, more: &Value| Arc::new(crate::without_usage((*pool(name, more)).clone()));
+    assert_eq!(judged(vec![reduced("a", &a), reduced("b", &b)]), result, "speakers judge the same");
+    result
+}
+
+#[test]
+fn of_two_pools_of_one_second_the_one_in_use_stays_then_the_one_applied_first_and_the_report_says_which() {
+    let counts = json!({"assignedIPv4": 1, "assignedIPv6": 0, "availableIPv4": 255, "availableIPv6": 0});
+    let none = json!({"assignedIPv4": 0, "assignedIPv6": 0, "availableIPv4": 0, "availableIPv6": 0});
+    let ready = |status: &str| {
+        let mut with = counts.clone();
+        with["conditions"] = json!([{"type": "Ready", "status": status, "reason": "R", "message": "",
+            "lastTransitionTime": "2024-01-01T00:00:00Z"}]);
+        with
+    };
+    for (a, b, left_out, how) in [
+        (json!({"version": "9"}), json!({"version": "7"}), "a", "was applied first"),
+        (json!({"version": "7"}), json!({"version": "9"}), "b", "was applied first"),
+        (
+            json!({"version": "7", "status": ready("False")}),
+            json!({"version": "9", "status": ready("True")}),
+            "a",
+            "is in use already",
+        ),
+        (json!({"version": "7"}), json!({"version": "9", "status": ready("True")}), "a", "is in use already"),
+        (
+            json!({"version": "9", "status": none}),
+            json!({"version": "7", "status": counts}),
+            "a",
+            "is in use already",
+        ),
+        (
+            json!({"version": "9", "status": counts}),
+            json!({"version": "7", "status": counts}),
+            "b",
+            "comes first by name",
+        ),
+    ] {
+        let (name, problem) = left_out_of(a, b);
+        assert_eq!(name, left_out, "{problem}");
+        assert!(problem.contains("in the same second") && problem.contains(how), "{problem}");
     }
 }

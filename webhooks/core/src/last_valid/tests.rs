@@ -139,3 +139,27 @@ fn of_an_advertisement_that_may_have_been_valid_meanwhile_what_can_be_read_is_ke
     let (configuration, _) = memory.configure(&at(6, &bad));
     assert_eq!(configuration.l2_advertisements[0].interfaces, ["eth0"], "and the last one that is known");
 }
+
+#[test]
+fn a_policy_and_its_pool_that_are_invalid_at_once_both_keep_their_last_valid_versions() {
+    let objects = |addresses: &[&str], reserved: &str| {
+        let policy = json!({"pool": "lan", "reserved": [{"addresses": reserved}]});
+        Objects {
+            pool_policies: vec![object("PoolPolicy", "p", 0, &policy)],
+            ..pools(&[("lan", 0, addresses)])
+        }
+    };
+    let mut memory = LastValid::default();
+    memory.configure(&objects(&["10.0.0.0/24"], "10.0.0.1"));
+    let (configuration, findings) = memory.configure(&objects(&["10.0.0.0/240"], "10.0.0.1x"));
+    assert!(configuration.pools["lan"].keeps_back("10.0.0.1".parse().unwrap()));
+    let about: Vec<(&str, Severity)> =
+        findings.iter().map(|finding| (finding.object.kind, finding.severity)).collect();
+    let errors = [("IPAddressPool", Severity::Error), ("PoolPolicy", Severity::Error)];
+    assert_eq!(about, errors, "that the pool is rejected is not reported on the policy as well");
+    let (configuration, _) = memory.configure(&objects(&["10.0.0.0/24"], "10.0.0.1x"));
+    assert!(
+        configuration.pools["lan"].keeps_back("10.0.0.1".parse().unwrap()),
+        "the pool has been corrected"
+    );
+}

@@ -54,7 +54,7 @@ impl World {
                 self.desired(service).iter().filter(|ip| !had.contains(ip) && !object.stored.contains(ip))
             {
                 prop_assert!(
-                    !self.quarantine.contains(ip),
+                    !self.quarantine.contains_key(ip),
                     "{ip} is under conflict and was given to {service}"
                 );
                 // An address of a pool with an error is left to whom it is believed to be stored for still.
@@ -101,6 +101,11 @@ impl World {
             let wanted = self.request(&service).map(|request| &request.wanted);
             let asks =
                 matches!(wanted, Some(Ok(Wanted::Addresses { addresses, .. })) if addresses.contains(&ip));
+            let closed = self
+                .configuration
+                .pool_of(ip)
+                .filter(|pool| self.configuration.left_out.contains_key(&pool.name));
+            prop_assert!(closed.is_none(), "{ip} of a pool with an error was given to {service}");
             prop_assert!(!kept_back || asks, "{ip} is kept back and was given to {service}");
         }
         Ok(())
@@ -154,6 +159,7 @@ impl World {
             && request.wanted == Ok(Wanted::Any)
             && request.families == Ok(Families::Single(Family::of(ip)))
             && pool.auto_assign
+            && !self.configuration.left_out.contains_key(&pool.name)
             && pool.allocation.as_ref().is_none_or(admits)
             && pool.quota(&service.namespace).is_none()
             && !pool.keeps_back(ip)

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::allocator::tests::{configuration_with, request as request_of};
+use crate::allocator::tests::{objects, request as request_of};
 
 #[derive(Clone, Debug)]
 pub(super) struct Wish {
@@ -42,8 +42,9 @@ pub(super) fn key(service: u8) -> ServiceKey {
     ServiceKey::new(if service % 3 == 2 { "bank" } else { "shop" }, format!("s{service}"))
 }
 
-pub(super) fn configured(pools: u8, policies: u8) -> Arc<Configuration> {
-    configuration_with(&self::pools(pools), &self::policies(policies))
+/// The pools and policies of these choices.
+pub(super) fn objects_of(pools: u8, policies: u8) -> rules::Objects {
+    objects(&["shop", "bank"], &self::pools(pools), &self::policies(policies))
 }
 
 fn pools(choice: u8) -> Vec<(&'static str, Value)> {

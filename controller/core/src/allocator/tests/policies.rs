@@ -253,10 +253,10 @@ fn what_becomes_free_touches_only_those_whom_it_can_help() {
 #[test]
 fn an_address_that_a_stranger_left_goes_to_the_longest_waiting_not_to_who_asked_for_it() {
     let mut a = allocator(&[("lan", addresses(&["10.0.0.1/32"]))]);
-    a.set_quarantine(ips(&["10.0.0.1"]).into_iter().collect(), at(1));
+    a.set_quarantine(foreign(&["10.0.0.1"]), at(1));
     settle(&mut a, "any", plain(1), 2);
     settle(&mut a, "asks", asks(2, "10.0.0.1"), 3);
-    a.set_quarantine(BTreeSet::new(), at(4));
+    a.set_quarantine(BTreeMap::new(), at(4));
     assert_eq!((has(&a, "any"), has(&a, "asks")), (vec!["10.0.0.1".to_owned()], none()));
     assert!(why(&a, "asks").contains("Service shop/any has it"), "{}", why(&a, "asks"));
 }
