@@ -81,11 +81,9 @@ pub(crate) fn on_another_node(bed: &Bed) {
             let text = conflicts.iter().find(|conflict| conflict.to_string().contains(address))?.to_string();
             text.to_lowercase().contains(&node1.mac.to_string()).then_some(())
         });
-        poll("kubectl describe of the Service warns of the conflict", REPLACED, || {
-            let text = bed.kubectl(&["describe", "service", "shop"]).to_lowercase();
-            text.lines()
-                .any(|line| line.contains("warning") && line.contains(&node1.mac.to_string()))
-                .then_some(())
+        poll("kubectl describe of the Service warns that node1 has the address", REPLACED, || {
+            let text = bed.kubectl(&["describe", "service", "shop"]);
+            text.lines().any(|line| line.contains("Warning") && line.contains("node1")).then_some(())
         });
         assert_eq!(only_answer(bed, address, SOON), "node1");
         poll("no status claims that a node announces it", SOON, || {
