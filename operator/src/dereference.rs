@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crds::names::{BEACON_KEY_SECRET, CONTROLLER, SECRET_KEY, SPEAKER};
+use crds::names::{ANNOTATION_ACCOUNT, BEACON_KEY_SECRET, CONTROLLER, SECRET_KEY, SPEAKER};
 use crds::{LegacyConfigMap, LoadBalancerStackSpec};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::SignedDuration;
@@ -34,6 +34,8 @@ pub(crate) enum FactsError {
 pub(crate) struct Known {
     beacon_key: Option<BeaconKey>,
     nodes: i32,
+    /// The uids that the service accounts had when they were first seen.
+    accounts: BTreeMap<&'static str, String>,
 }
 
 /// Gathers the facts for `spec`.
@@ -52,22 +54,30 @@ pub(crate) async fn facts(
     }
     let beacon_key = beacon_key(api, caches, namespace, &mut known.beacon_key).await?;
     let legacy = legacy(caches, namespace, &spec.legacy_config_map).await;
-    let renewed_accounts = renewed_accounts(caches, namespace);
+    let renewed_accounts = renewed_accounts(caches, namespace, &mut known.accounts);
     Ok(Facts { default_image: image.cloned(), beacon_key, nodes: known.nodes, legacy, renewed_accounts })
 }
 
 /// The clocks of two API servers differ by less.
 const CLOCKS_DIFFER: SignedDuration = SignedDuration::from_secs(30);
 
-/// Accounts that are younger than the workload that uses them. At an install both are made in this order, and API servers
-/// whose clocks differ may give the times. (The tokens of an account that is made anew right after an install are
-/// renewed by the kubelet.)
-fn renewed_accounts(caches: &Caches, namespace: &str) -> BTreeMap<&'static str, String> {
+/// Accounts that were made anew after the workload that uses them: its pods have tokens of the former ones, which count no
+/// more. That is so if this process has seen another uid, if the workload was rolled out for it already, or if the account is
+/// younger than the workload: at an install both are made in this order, and API servers whose clocks differ may give the
+/// times.
+fn renewed_accounts(
+    caches: &Caches,
+    namespace: &str,
+    seen: &mut BTreeMap<&'static str, String>,
+) -> BTreeMap<&'static str, String> {
     let renewed = |(kind, name): (Kind, &'static str)| {
         let account = workload(caches, namespace, Kind::ServiceAccount, name)?.metadata;
-        let user = workload(caches, namespace, kind, name)?.metadata;
-        let after = account.creation_timestamp?.0.duration_since(user.creation_timestamp?.0);
-        (after > CLOCKS_DIFFER).then_some((name, account.uid?))
+        let uid = account.uid?;
+        let changed = *seen.entry(name).or_insert_with(|| uid.clone()) != uid;
+        let user = workload(caches, namespace, kind, name)?;
+        let rolled_out = &user.data["spec"]["template"]["metadata"]["annotations"][ANNOTATION_ACCOUNT];
+        let after = account.creation_timestamp?.0.duration_since(user.metadata.creation_timestamp?.0);
+        (changed || rolled_out.is_string() || after > CLOCKS_DIFFER).then_some((name, uid))
     };
     [(Kind::Deployment, CONTROLLER), (Kind::DaemonSet, SPEAKER)].into_iter().filter_map(renewed).collect()
 }

@@ -382,3 +382,25 @@ async fn what_the_api_server_prunes_from_the_status_is_not_written_again() {
     }
     assert_eq!(rig.fake.take_writes(), Vec::<String>::new());
 }
+
+/// Its pods have tokens of the former account, which the API server refuses.
+#[tokio::test(start_paused = true)]
+async fn a_workload_is_rolled_out_once_for_an_account_that_was_made_anew_however_soon() {
+    let account = "/api/v1/namespaces/metallb-system/serviceaccounts/controller";
+    let user = "/apis/apps/v1/namespaces/metallb-system/deployments/controller";
+    let rolled_out_for = |rig: &Rig| {
+        let template = &spec_of(rig, user)["template"]["metadata"]["annotations"];
+        template["lbstack.dev/service-account"].as_str().map(str::to_owned)
+    };
+    let mut rig = Rig::new(json!({})).await;
+    rig.settle().await;
+    assert_eq!(rolled_out_for(&rig), None, "at an install");
+    rig.fake.delete(account);
+    rig.settle().await;
+    let uid = rig.fake.get(account).unwrap()["metadata"]["uid"].as_str().map(str::to_owned);
+    assert!(uid.is_some());
+    assert_eq!(rolled_out_for(&rig), uid);
+    let mut restarted = Rig::on(rig.fake.clone()).await;
+    restarted.settle().await;
+    assert_eq!(rolled_out_for(&restarted), uid, "not once more after a restart of the operator");
+}
