@@ -16,7 +16,7 @@ pub(crate) const REVERSALS: usize = 3;
 pub(crate) const WINDOW: Duration = Duration::from_secs(600);
 
 /// Pauses before the writes that answer the first reversals.
-const PAUSES: [Duration; REVERSALS - 1] = [Duration::from_secs(1), Duration::from_secs(5)];
+const PAUSES: [Duration; REVERSALS - 1] = [Duration::from_millis(250), Duration::from_secs(5)];
 
 /// How long an object is left alone: first, and at most.
 const LEFT_FIRST: Duration = WINDOW;
@@ -70,7 +70,7 @@ impl<K: Clone + Eq + Hash + Ord, T> Contention<K, T> {
 
     /// A write succeeded, and `established` this.
     pub(crate) fn wrote(&mut self, key: &K, established: T, now: Instant) {
-        let record = self.records.remove(key);
+        let record = self.remove(key);
         let (reversals, rounds, left, answer) = match record {
             // What is written while the object is left alone is the report of that.
             Some(Record { reversals, rounds, left, answer, .. }) => {
@@ -81,6 +81,16 @@ impl<K: Clone + Eq + Hash + Ord, T> Contention<K, T> {
         let record = Record { established, written: now, reversals, answer, rounds, left };
         self.records.insert(key.clone(), record);
         self.alarms.insert((now + WINDOW, key.clone()));
+        self.alarms.extend(answer.map(|at| (at, key.clone())));
+    }
+
+    /// Removes a record with its alarms.
+    fn remove(&mut self, key: &K) -> Option<Record<T>> {
+        let record = self.records.remove(key)?;
+        for at in [Some(record.written + WINDOW), record.answer].into_iter().flatten() {
+            self.alarms.remove(&(at, key.clone()));
+        }
+        Some(record)
     }
 
     /// What to do about a write; `undone` says whether it only restores what the last one established.
@@ -120,7 +130,7 @@ impl<K: Clone + Eq + Hash + Ord, T> Contention<K, T> {
 
     /// The object is gone, or something else is wanted of it.
     pub(crate) fn forget(&mut self, key: &K) {
-        self.records.remove(key);
+        self.remove(key);
     }
 
     /// When [`Self::due`] has something.
@@ -176,7 +186,7 @@ mod tests {
     #[test]
     fn after_three_reversals_in_ten_minutes_an_object_is_left_alone_for_longer_and_longer() {
         let writes = writes(Duration::ZERO);
-        assert_eq!(writes[..5], [0, 1, 6, 606, 1806], "two answers, then one after ten and twenty minutes");
+        assert_eq!(writes[..5], [0, 0, 5, 605, 1805], "two answers, then one after ten and twenty minutes");
         assert!(writes.len() <= 12, "{writes:?}");
     }
 
@@ -205,6 +215,18 @@ mod tests {
         contention.wrote(&"web", (), now);
         assert_eq!(contention.judge(&"web", true, now), Verdict::LeaveAlone { first: false });
         assert_eq!(contention.judge(&"web", false, now), Verdict::Write);
+    }
+
+    #[test]
+    fn what_is_remembered_of_an_object_does_not_grow_with_its_writes() {
+        let mut now = Instant::now();
+        let mut contention = Contention::<&str, u32>::default();
+        for number in 0..1_000 {
+            contention.wrote(&"web", number, now);
+            contention.judge(&"web", number % 3 == 0, now);
+            now += Duration::from_secs(1);
+        }
+        assert!(contention.alarms.len() <= 2, "{}", contention.alarms.len());
     }
 
     #[test]

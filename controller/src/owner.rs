@@ -188,6 +188,7 @@ impl Owner {
                 "the nodes cannot be listed: their addresses may be assigned if a pool contains them"
             );
         }
+        self.heartbeat.beat();
         loop {
             match self.try_look_afresh().await {
                 Ok(listed) => return listed,
@@ -274,7 +275,9 @@ impl<'a> Term<'a> {
             for key in self.allocator.take_changed() {
                 self.review(&key);
             }
-            figures_due.get_or_insert_with(|| Instant::now() + FIGURES_PAUSE);
+            // One status that waits for its back-off must not hold up the others.
+            let soon = Instant::now() + FIGURES_PAUSE;
+            figures_due = Some(figures_due.map_or(soon, |due| due.min(soon)));
         }
     }
 

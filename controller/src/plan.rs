@@ -8,6 +8,7 @@ use std::io::Read as _;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use crds::{LoadBalancerStack, ServiceKey};
@@ -135,12 +136,26 @@ where
     all(Api::namespaced(client.clone(), namespace)).await
 }
 
+/// How often a list is asked for again that the API server cannot give just now.
+const TEMPORARY_ATTEMPTS: usize = 5;
+/// The time between two attempts.
+const TEMPORARY_PAUSE: Duration = Duration::from_secs(1);
+
 /// Every object; none of a kind that the cluster does not know, as one with MetalLB in it lacks ours.
 async fn all<K>(api: Api<K>) -> anyhow::Result<Vec<Arc<K>>>
 where
     K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
 {
-    let list = client::bounded(api.list(&ListParams::default())).await;
+    let call = || async { client::bounded(api.list(&ListParams::default())).await };
+    let mut list = call().await;
+    // Just after a definition was made, say.
+    for _ in 0..TEMPORARY_ATTEMPTS {
+        if !list.as_ref().is_err_and(client::CallError::is_temporary) {
+            break;
+        }
+        tokio::time::sleep(TEMPORARY_PAUSE).await;
+        list = call().await;
+    }
     if list.as_ref().is_err_and(client::CallError::is_not_found) {
         return Ok(Vec::new());
     }

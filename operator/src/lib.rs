@@ -46,6 +46,9 @@ use crate::watch::Caches;
 
 /// What is left of the grace period of a pod once the deletion of a stack was given its share.
 const GRACE: Duration = Duration::from_secs(3);
+/// No reconciliation takes longer while calls are answered or end by their limit: one waits up to 15 s for first lists, and the
+/// objects of the largest stack take a minute. After that the process gives the Lease up and is started again.
+const LONGEST_RECONCILIATION: Duration = Duration::from_secs(300);
 
 /// Arguments of `lbstack operator`.
 #[derive(clap::Args, Debug)]
@@ -85,7 +88,11 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let changed = Arc::new(Notify::new());
     let caches = Caches::start(&mut tasks, &client, &shutdown, &changed);
     let lease = lease(&namespace, pod_name.as_deref());
-    let candidate = Candidate::new(std::future::ready(()), Heartbeat::new("work", lease.duration));
+    let heartbeat = Heartbeat::new("work", LONGEST_RECONCILIATION);
+    // One that stands by is ready too: there is nothing that it would have to wait for.
+    let readiness = Readiness::new();
+    readiness.supervise(heartbeat.clone());
+    let candidate = Candidate::new(std::future::ready(()), heartbeat.clone());
     let leadership = Leadership::campaign(&mut tasks, &client, lease, candidate, shutdown.clone());
     let events = Events::start(&mut tasks, client.clone(), OPERATOR, pod_name, shutdown.clone());
     let rivals = rivals::report(client.clone(), leadership.clone(), events.clone(), namespace);
@@ -96,10 +103,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     });
     let api = Api::new(client, leadership.clone());
     let reconciler = Reconciler::new(api, caches, events, metrics, image);
-    tasks.spawn("work", work::run(reconciler, leadership, changed, asked_to_stop, shutdown.clone()));
-
-    // One that stands by is ready too: there is nothing that it would have to wait for.
-    let readiness = Readiness::new();
+    tasks.spawn(
+        "work",
+        work::run(reconciler, leadership, heartbeat, changed, asked_to_stop, shutdown.clone()),
+    );
     tasks.spawn("admin", admin::serve(common.admin_address, registry, readiness, shutdown.clone()));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "started");
     Ok(tasks.run(shutdown, GRACE).await?)

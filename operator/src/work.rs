@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use runtime::heartbeat::Heartbeat;
 use runtime::lease::Leadership;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -21,11 +22,12 @@ const LAST_PATIENCE: Duration = Duration::from_secs(15);
 pub(crate) async fn run(
     mut reconciler: Reconciler,
     leadership: Leadership,
+    heartbeat: Heartbeat,
     changed: Arc<Notify>,
     asked_to_stop: CancellationToken,
     shutdown: CancellationToken,
 ) -> Result<(), Infallible> {
-    let work = work(&mut reconciler, leadership, &changed);
+    let work = work(&mut reconciler, leadership, &heartbeat, &changed);
     tokio::select! {
         () = asked_to_stop.cancelled() => {}
         () = shutdown.cancelled() => return Ok(()),
@@ -49,12 +51,19 @@ pub(crate) async fn run(
     Ok(())
 }
 
-async fn work(reconciler: &mut Reconciler, mut leadership: Leadership, changed: &Notify) {
+async fn work(
+    reconciler: &mut Reconciler,
+    mut leadership: Leadership,
+    heartbeat: &Heartbeat,
+    changed: &Notify,
+) {
     loop {
         leadership.won().await;
         reconciler.begin();
         while leadership.is_leading() {
+            heartbeat.beat();
             let next = reconciler.reconcile().await;
+            heartbeat.rest();
             tokio::select! {
                 () = changed.notified() => tokio::time::sleep(SETTLE).await,
                 () = tokio::time::sleep(next) => {}

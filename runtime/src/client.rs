@@ -188,6 +188,11 @@ impl CallError {
         self.code() == Some(404)
     }
 
+    /// 429, 503, 504: the server, or what is in front of it, cannot answer now, and may soon.
+    pub fn is_temporary(&self) -> bool {
+        matches!(self.code(), Some(429 | 503 | 504))
+    }
+
     /// 409: the object is newer than what was read, or exists already.
     pub fn is_conflict(&self) -> bool {
         self.code() == Some(409)

@@ -238,18 +238,23 @@ impl State {
                 () = sleep_until(deadline), if !self.behind => self.time_came(),
                 // What others do on this thread comes before the next turn.
                 () = tokio::task::yield_now(), if self.behind => self.go_on(deadline),
+                // Before what anybody on the network can send without end.
+                () = sleep_until(leave_by) => return Ok(()),
+                Ok(()) = self.driver.views.changed() => {
+                    self.catch_up(Instant::now());
+                    self.view_changed(Instant::now());
+                }
+                Ok(()) = self.driver.links.changed() => {
+                    self.catch_up(Instant::now());
+                    let links = self.driver.links.borrow_and_update().clone();
+                    self.set_links(Instant::now(), links);
+                }
+                Ok(()) = self.driver.keys.changed() => self.set_keys(Instant::now()),
                 Some(heard) = self.heard.recv() => {
                     self.catch_up(Instant::now());
                     self.heard(heard);
                 }
                 Some(frame) = self.frames.recv() => self.frames_came(frame),
-                Ok(()) = self.driver.views.changed() => self.view_changed(Instant::now()),
-                Ok(()) = self.driver.links.changed() => {
-                    let links = self.driver.links.borrow_and_update().clone();
-                    self.set_links(Instant::now(), links);
-                }
-                Ok(()) = self.driver.keys.changed() => self.set_keys(Instant::now()),
-                () = sleep_until(leave_by) => return Ok(()),
                 () = sleep_until(Some(check)) => self.check_sockets(Instant::now()),
             }
             self.publish_if_due(Instant::now());

@@ -148,7 +148,9 @@ impl Stores {
                 Api::namespaced(namespaced(), &namespace),
                 of_speakers,
                 state,
-                differ(|state: &SpeakerState| state.links.clone()),
+                differ(|state: &SpeakerState| {
+                    (state.links.clone(), state.other_addresses.clone(), state.remembered.clone())
+                }),
             ),
             conflicts,
             last_valid: Arc::default(),

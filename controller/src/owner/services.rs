@@ -43,6 +43,8 @@ impl Listed {
         let mut listed = Self::default();
         let store = &owner.watches.services;
         let version = list::for_each(&owner.client, None, |service: Result<Service, Undecodable>| {
+            // It is progress however many there are.
+            owner.heartbeat.beat();
             let service = match service {
                 Ok(service) => service,
                 Err(undecodable) => return listed.add_undecodable(&undecodable),

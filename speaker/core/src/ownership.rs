@@ -52,6 +52,7 @@ use freshness::Tokens;
 pub use interface::{Blocked, Counts, Detection, Input, Output, Settings};
 use peers::{Directory, Heard, Peer};
 use phase::{Action, Cause, Event, Phase};
+use quota::Quota;
 use state::{Added, State};
 use talk::Outgoing;
 
@@ -137,6 +138,8 @@ pub struct Ownership {
     /// Addresses of owned groups about which the link is asked because of a speaker that cannot be talked with and seems
     /// to have them too.
     verified: BTreeMap<IpAddr, NodeId>,
+    /// How often the link is asked for that reason.
+    verifications: Quota<IpAddr>,
     /// The groups that addresses were in before, and when that changed: to others it may not have changed yet.
     formerly: BTreeMap<(IpAddr, GroupId), Instant>,
     /// Addresses of ours that a node's kernel answers for, though the node holds them on none of its links.
@@ -198,6 +201,7 @@ impl Ownership {
             over: BTreeSet::new(),
             added: BTreeMap::new(),
             verified: BTreeMap::new(),
+            verifications: Quota::default(),
             formerly: BTreeMap::new(),
             kernels: BTreeMap::new(),
             reprobe_at: None,

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::peers::{Liveness, Peer};
 use super::phase::{Cause, Event, Phase};
-use super::{Added, Blocked, Conflict, Detection, Output, Ownership, remembered};
+use super::{ASKED_AT_ONCE, Added, Blocked, Conflict, Detection, Output, Ownership, REFUSAL, remembered};
 use crate::beacon::{NodeId, Stake};
 use crate::responder::{Plan, Sighting};
 use crate::view::{Group, GroupId};
@@ -107,11 +107,13 @@ impl Ownership {
 
     /// Asks the link whether a speaker that would win has the address indeed: a frame with its hardware address can be
     /// from anybody.
-    fn verify(&mut self, id: GroupId, address: IpAddr, node: NodeId) {
+    fn verify(&mut self, now: Instant, id: GroupId, address: IpAddr, node: NodeId) {
         let scope = self.view.groups.get(&id).and_then(|group| group.addresses.get(address)).cloned();
         if let Some(scope) = scope
-            && self.verified.insert(address, node).is_none()
+            && !self.verified.contains_key(&address)
+            && self.verifications.admit(now, REFUSAL, ASKED_AT_ONCE, address)
         {
+            self.verified.insert(address, node);
             self.outputs.push_back(Output::Probe(address, scope, Plan::TAKEOVER));
         }
     }
@@ -131,6 +133,7 @@ impl Ownership {
             self.reports += 1;
         }
         if self.asked_group(address).is_none() {
+            self.verified.remove(&address);
             self.outputs.push_back(Output::CancelProbe(address));
         }
         self.announce_again(address);
@@ -163,6 +166,8 @@ impl Ownership {
                 Some(node) if self.is_left_to(now, node, address) => return,
                 Some(node) => self.confirm_kernel(address, node),
             }
+            // Somebody else has answered: that speaker did not, and may be asked about again.
+            self.verified.remove(&address);
             if self.added.remove(&address).is_some() {
                 self.reports += 1;
                 self.announce_again(address);
@@ -253,7 +258,9 @@ impl Ownership {
                     self.remind(now, id);
                 }
             }
-            Some(node) if self.yields_on_the_wire(id, epoch, node) => self.verify(id, sighting.address, node),
+            Some(node) if self.yields_on_the_wire(id, epoch, node) => {
+                self.verify(now, id, sighting.address, node);
+            }
             Some(_) => self.remind(now, id),
             None if self.settings.detection == Detection::Off => {}
             None => {

@@ -39,6 +39,15 @@ fn an_owner_yields_to_a_candidate_that_it_cannot_hear_only_if_the_link_shows_tha
     assert!(desk.owns(group(1)));
     assert!(desk.feed(Input::Unanswered(group(1))).contains(&Output::Remind(group(1))));
     assert!(desk.owns(group(1)), "nobody else answers");
+    // The flood goes on: no more than one question a second.
+    let mut asked = 0;
+    for _ in 0..100 {
+        asked += probes(&desk.feed(Input::Contested(frame_of(other, group(1)))));
+        desk.feed(Input::Unanswered(group(1)));
+        desk.pass(Duration::from_millis(10));
+    }
+    assert!(asked <= 1, "{asked}");
+    desk.pass(Duration::from_secs(1));
     // The same, and it does answer.
     assert_eq!(probes(&desk.feed(Input::Contested(frame_of(other, group(1))))), 1);
     assert!(desk.feed(Input::Answered(frame_of(other, group(1)))).contains(&Output::Withdraw(group(1))));
