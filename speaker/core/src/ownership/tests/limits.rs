@@ -185,7 +185,7 @@ fn an_owner_that_is_heard_again_is_followed_as_fast_as_ever() {
 
 /// The owner of thousands of groups dies. Operations are counted, since time would be that of the machine.
 #[test]
-fn taking_thousands_of_groups_costs_a_few_decisions_each_and_no_turn_is_long() {
+fn requirement_7_taking_thousands_of_groups_costs_a_few_decisions_each_and_no_turn_is_long() {
     for count in [1_000_u32, 8_000] {
         let groups = many(count, Some((1, 5)));
         let mut desk = Desk::new(view(&[0, 1, 2], &[0, 1, 2], &groups, BALANCED));

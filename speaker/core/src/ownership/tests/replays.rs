@@ -77,7 +77,7 @@ fn story(seed: u64) {
 }
 
 #[test]
-fn one_recorded_datagram_makes_no_two_owners_and_locks_nobody_out() {
+fn requirement_5_one_recorded_datagram_makes_no_two_owners_and_locks_nobody_out() {
     for seed in 0..20 {
         let mut world = World::settled(seed, 2, 1);
         let (owner, id) = (world.owner(group(1)), group(1));

@@ -169,7 +169,7 @@ fn at_rest_every_address_of_every_service_has_one_owner_whatever_has_happened() 
 }
 
 #[test]
-fn no_address_has_two_owners_for_longer_than_an_interval_while_views_differ() {
+fn requirement_9_no_address_has_two_owners_for_longer_than_an_interval_while_views_differ() {
     stories(COUNT, |seed| {
         let mut chance = Chance(seed);
         let nodes = 2 + usize::try_from(chance.below(3)).unwrap();
@@ -191,7 +191,7 @@ fn no_address_has_two_owners_for_longer_than_an_interval_while_views_differ() {
 
 /// Node 0 may own everything all the time.
 #[test]
-fn an_owner_answers_until_its_successor_has_claimed_whatever_the_reason_for_the_handover() {
+fn requirement_4_an_owner_answers_until_its_successor_has_claimed_whatever_the_reason() {
     stories(COUNT, |seed| {
         let mut chance = Chance(seed);
         let nodes = 2 + usize::try_from(chance.below(3)).unwrap();

@@ -313,7 +313,7 @@ fn edit(random: &mut Random, cluster: &mut Cluster) -> bool {
 /// Edits, valid and invalid, restarts of any speaker with and without its snapshot, and times without an API server: what is
 /// announced stays announced unless a valid edit or the deletion of an advertisement ends it.
 #[test]
-fn no_history_of_invalid_edits_and_restarts_takes_down_what_works() {
+fn requirement_1_no_history_of_invalid_edits_and_restarts_takes_down_what_works() {
     for seed in 0..40 {
         let mut random = Random(seed);
         let mut cluster = Cluster::new();

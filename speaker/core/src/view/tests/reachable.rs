@@ -34,7 +34,7 @@ fn why(cluster: &Cluster) -> (Option<Idle>, String) {
 }
 
 #[test]
-fn a_node_without_the_address_family_is_no_candidate() {
+fn requirement_2_a_node_without_the_address_family_is_no_candidate() {
     for placement in PLACEMENTS {
         for (addresses, family, candidates) in [
             (&["fd00::5"][..], ONLY_IPV4, &["b", "c"][..]),
