@@ -231,7 +231,8 @@ fn mac(conflict: &Conflict) -> String {
     hardware_address(conflict.sighting.mac.0)
 }
 
-fn hardware_address([a, b, c, d, e, f]: [u8; 6]) -> String {
+/// As the API has hardware addresses: six bytes with colons between them.
+pub(super) fn hardware_address([a, b, c, d, e, f]: [u8; 6]) -> String {
     format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
 }
 

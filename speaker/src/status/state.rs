@@ -20,6 +20,7 @@ use runtime::client::{CallError, bounded};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::conflicts::hardware_address;
 use super::{FIELD_MANAGER, nodes_to_tidy};
 use crate::driver::Published;
 use crate::links::OtherAddresses;
@@ -237,14 +238,13 @@ fn encode(links: &[Link]) -> String {
     let entries: Vec<Entry> = links
         .iter()
         .map(|link| {
-            let [a, b, c, d, e, f] = link.mac.0;
             let subnet = |(ip, length): &(IpAddr, u8)| ipnet::IpNet::new(*ip, *length).ok();
             let families = [(IPV4, link.broadcast), (IPV6, link.link_local.is_some())];
             let families =
                 families.into_iter().filter(|(_, spoken)| *spoken).map(|(name, _)| name.to_owned());
             Entry {
                 name: link.name.clone(),
-                mac: format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"),
+                mac: hardware_address(link.mac.0),
                 subnets: link.subnets.iter().filter_map(subnet).collect(),
                 families: Some(families.collect()),
             }

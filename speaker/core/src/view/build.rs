@@ -31,7 +31,7 @@ pub struct Settings {
 /// What `node.kubernetes.io/exclude-from-external-load-balancers` on a node means.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ExcludeLabel {
-    /// Honoured, except where every node whose speaker has been ready carries it, as in a cluster of one.
+    /// Honoured, except where every node whose speaker is ready or has published its links carries it, as in a cluster of one.
     #[default]
     Auto,
     /// Honoured always.
@@ -41,8 +41,8 @@ pub enum ExcludeLabel {
 }
 
 impl View {
-    /// What `facts` and `configuration` say. What has not changed since the view before is taken from `previous`; the
-    /// result is the same without it.
+    /// What `facts` and `configuration` say. What has not changed since the view before is taken from `previous`; so
+    /// are the links of this node where no advertisement covers it any more: it may be handing the group over.
     pub fn build(
         settings: &Settings,
         facts: &Facts,
