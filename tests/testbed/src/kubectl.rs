@@ -80,10 +80,11 @@ impl Cluster {
 
     /// `kubectl apply -f -` of YAML or JSON.
     pub fn apply(&self, manifests: &str) -> Result<String> {
-        self.feed_kubectl(&["apply", "-f", "-"], manifests)
+        self.kubectl_with_input(&["apply", "-f", "-"], manifests)
     }
 
-    fn feed_kubectl(&self, arguments: &[&str], manifests: &str) -> Result<String> {
+    /// Runs kubectl with `manifests` as its standard input and returns what it prints; its failure is an error.
+    pub fn kubectl_with_input(&self, arguments: &[&str], manifests: &str) -> Result<String> {
         let mut command = self.kubectl_command();
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let attempted = || format!("running kubectl {}", arguments.join(" "));
@@ -104,6 +105,6 @@ impl Cluster {
 
     /// `kubectl delete -f -` of YAML or JSON: waits until the objects are gone. Those that are not there are no error.
     pub fn delete(&self, manifests: &str) -> Result<String> {
-        self.feed_kubectl(&["delete", "--ignore-not-found", "-f", "-"], manifests)
+        self.kubectl_with_input(&["delete", "--ignore-not-found", "-f", "-"], manifests)
     }
 }

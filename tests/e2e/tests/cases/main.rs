@@ -11,8 +11,11 @@
 
 mod configuration;
 mod events;
+mod migration;
 mod node_addresses;
+mod other_writer;
 mod reachability;
+mod shared_address;
 mod support;
 
 use e2e::{Bed, Suite};
@@ -37,6 +40,16 @@ fn main() -> std::process::ExitCode {
     )
     .test("a_nodes_own_address_is_answered_by_that_node_alone", node_addresses::in_a_pool)
     .test("an_address_on_the_interface_of_another_node_is_a_conflict", node_addresses::on_another_node)
-    .test("the_newest_event_names_the_node_that_announces", events::return_to_a_node);
+    .test("the_newest_event_names_the_node_that_announces", events::return_to_a_node)
+    .test("another_load_balancer_of_a_service_is_not_fought", other_writer::writes_addresses_of_its_own)
+    .test(
+        "objects_that_replace_an_imported_configuration_are_the_users",
+        migration::objects_of_the_same_names,
+    )
+    .test("pools_of_other_names_take_over_from_imported_ones", migration::objects_of_other_names)
+    .test(
+        "services_that_share_an_address_change_their_policies_one_after_the_other",
+        shared_address::policies_that_change_one_after_the_other,
+    );
     e2e::run(vec![suite])
 }
