@@ -43,17 +43,18 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         })?;
     }
     let filter = args.filter.as_deref();
-    if wanted("unit") {
-        let tests = ["test", "--workspace", "--exclude", "e2e"];
-        stage("unit tests", || cargo(&[&tests[..], filter.as_slice()].concat(), &[]))?;
-    }
     let by_name = BY_NAME.into_iter().filter(|suite| named(suite));
     let suites: Vec<&str> = SUITES.into_iter().filter(|suite| wanted(suite)).chain(by_name).collect();
-    if suites.is_empty() {
-        return Ok(());
-    }
-    stage("prerequisites of the testbed", || Ok(testbed::prepare(&crate::cluster::progress())?))?;
-    let image = stage("image", || image::build(image::TEST_TAG))?;
+    // The linker of the image uses one core for most of its time, so the unit tests run beside it.
+    let image = std::thread::scope(|scope| {
+        let image = (!suites.is_empty()).then(|| scope.spawn(image));
+        if wanted("unit") {
+            let tests = ["test", "--workspace", "--exclude", "e2e"];
+            stage("unit tests", || cargo(&[&tests[..], filter.as_slice()].concat(), &[]))?;
+        }
+        image.map(|image| image.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).transpose()
+    })?;
+    let Some(image) = image else { return Ok(()) };
     for suite in suites {
         let tests = ["test", "--package", "e2e", "--test", suite, "--"];
         stage(&format!("{suite} tests"), || {
@@ -61,6 +62,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// What the suites of `tests/e2e` run: Kubernetes' programs, and the image under test.
+fn image() -> anyhow::Result<image::Built> {
+    stage("prerequisites of the testbed", || Ok(testbed::prepare(&crate::cluster::progress())?))?;
+    stage("image", || image::build(image::TEST_TAG))
 }
 
 /// Runs one stage, between a line that says what begins and one that says how long it took.
