@@ -453,7 +453,7 @@ impl State {
         if self.revisions.1 != reports {
             published.reports = Arc::new(Reports {
                 conflicts: self.ownership.conflicts().clone(),
-                over: self.ownership.over().clone(),
+                over: self.ownership.over(),
                 added: self.ownership.added(),
                 kernels: self.ownership.kernels(),
             });

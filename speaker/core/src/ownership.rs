@@ -82,10 +82,12 @@ const RECONSIDERED: Duration = Duration::from_millis(200);
 const ASKED_AT_ONCE: usize = 512;
 /// How many groups are decided about before the driver handles what has come meanwhile.
 const SLICE: usize = 256;
-/// More takeovers and handovers than a group can see: no annotation that says more is believed.
-const HIGHEST_REMEMBERED: u64 = 1 << 40;
-/// No speaker that says more is believed. Far above the other, so that what begins there can be counted on from.
-const HIGHEST_CLAIMED: u64 = 1 << 48;
+/// The highest epoch: more takeovers and handovers than a group can see. A higher one counts for 0, whoever
+/// says it, and nobody claims one: see [`believed`] and [`next_epoch`].
+const HIGHEST_EPOCH: u64 = 1 << 48;
+/// The same for an annotation, which anybody with access to the API may have written. Far below the other, so
+/// that what begins there can be counted on from.
+const HIGHEST_REMEMBERED: u64 = HIGHEST_EPOCH >> 8;
 /// The watchers of a group.
 const WATCHERS: usize = 3;
 
@@ -108,6 +110,8 @@ pub struct Ownership {
     talk_changed: bool,
     /// What peers claim, with their epochs.
     claimed: BTreeMap<(GroupId, NodeId), u64>,
+    /// Those of them that are about groups that this node's view does not have.
+    claimed_unknown: BTreeSet<(NodeId, GroupId)>,
     /// Peers that are cut off: who is not heard although it lives, and who said so.
     blocked: BTreeMap<NodeId, Blocked>,
 
@@ -132,9 +136,11 @@ pub struct Ownership {
     timers: BTreeSet<(Instant, GroupId)>,
     conflicts: BTreeMap<IpAddr, Conflict>,
     /// See [`Self::over`].
-    over: BTreeSet<IpAddr>,
+    over: BTreeMap<IpAddr, Instant>,
     /// See [`Self::added`].
     added: BTreeMap<IpAddr, Added>,
+    /// When the link is to be asked about the next of them again; possibly before that.
+    ask_added_at: Option<Instant>,
     /// Addresses of owned groups about which the link is asked because of a speaker that cannot be talked with and seems
     /// to have them too.
     verified: BTreeMap<IpAddr, NodeId>,
@@ -159,6 +165,8 @@ pub struct Ownership {
     settling: Option<Instant>,
     gathering: Option<Instant>,
     settled: bool,
+    /// Until then: all ready speakers with lower ids have been heard.
+    awaited: NodeId,
     leaving: bool,
     /// When the driver had to call at the latest.
     promised: Option<Instant>,
@@ -185,6 +193,7 @@ impl Ownership {
             talk: BTreeSet::new(),
             talk_changed: false,
             claimed: BTreeMap::new(),
+            claimed_unknown: BTreeSet::new(),
             blocked: BTreeMap::new(),
             groups: BTreeMap::new(),
             mine: BTreeMap::new(),
@@ -198,8 +207,9 @@ impl Ownership {
             behind: None,
             timers: BTreeSet::new(),
             conflicts: BTreeMap::new(),
-            over: BTreeSet::new(),
+            over: BTreeMap::new(),
             added: BTreeMap::new(),
+            ask_added_at: None,
             verified: BTreeMap::new(),
             verifications: Quota::default(),
             formerly: BTreeMap::new(),
@@ -214,6 +224,7 @@ impl Ownership {
             settling: None,
             gathering: None,
             settled: false,
+            awaited: NodeId(0),
             leaving: false,
             promised: None,
             outputs: VecDeque::new(),
@@ -270,8 +281,8 @@ impl Ownership {
         let timer = self.timers.first().map(|(at, _)| *at);
         let conflict = self.reprobe_at;
         let settling = self.settling.filter(|_| !self.settled);
-        let added = self.added.values().filter_map(|added| added.next).min();
-        let others = [falls_silent, timer, conflict, added, settling, self.next_beacon, self.behind];
+        let others =
+            [falls_silent, timer, conflict, self.ask_added_at, settling, self.next_beacon, self.behind];
         others.into_iter().flatten().min()
     }
 
@@ -285,9 +296,9 @@ impl Ownership {
         &self.conflicts
     }
 
-    /// Addresses that a stranger had, who is gone as this node knows from the wire.
-    pub fn over(&self) -> &BTreeSet<IpAddr> {
-        &self.over
+    /// Addresses that a stranger had, who is gone as this node knows from the wire, for an hour at least.
+    pub fn over(&self) -> BTreeSet<IpAddr> {
+        self.over.keys().copied().collect()
     }
 
     /// Addresses that came to an owned group, and are not announced before the wire has been asked about them.
@@ -350,11 +361,18 @@ impl Ownership {
 
     fn settle(&mut self, now: Instant) {
         let Some(until) = self.settling.filter(|_| !self.settled) else { return };
-        let heard = |id: &NodeId| self.peers.get(id).is_some_and(|peer| peer.heard.is_some());
-        let me = &self.settings.me;
-        let mut others = self.view.speakers.iter().filter(|(name, s)| s.ready && *name != me);
-        if now >= until || others.all(|(name, _)| heard(&NodeId::of(name))) {
+        if now < until {
+            let me = self.me;
+            let unheard = |id: NodeId| self.peers.get(&id).is_none_or(|peer| peer.heard.is_none());
+            let ready = |name| self.view.speakers.get(name).is_some_and(|speaker| speaker.ready);
+            let mut others = self.directory.names.range(self.awaited..).filter(|(id, _)| **id != me);
+            let awaited = others.find(|(id, name)| unheard(**id) && ready(*name));
+            self.awaited = awaited.map_or(NodeId(u64::MAX), |(id, _)| *id);
+            self.settled = awaited.is_none();
+        } else {
             self.settled = true;
+        }
+        if self.settled {
             self.dirty.extend(self.groups.keys());
             self.talk_changed = true;
         }
@@ -386,7 +404,7 @@ impl Ownership {
             }
             Phase::Owning { epoch } => {
                 state.highest = state.highest.max(epoch);
-                state.vacant_since = None;
+                (state.vacant_since, state.left_since) = (None, None);
                 (state.gave_way, state.bystanders, state.refusals) = (0, 0, 0);
                 if before.claimed().is_none() {
                     state.declined.clear();
@@ -454,8 +472,13 @@ impl Ownership {
 
 /// An epoch as a speaker tells it. What no history can have led to counts for nothing: whoever took it up could not be
 /// followed.
-fn plausible(epoch: u64) -> u64 {
-    if epoch > HIGHEST_CLAIMED { 0 } else { epoch }
+fn believed(epoch: u64) -> u64 {
+    if epoch > HIGHEST_EPOCH { 0 } else { epoch }
+}
+
+/// The epoch of a claim that follows one with `epoch`.
+fn next_epoch(epoch: u64) -> u64 {
+    epoch.saturating_add(1).min(HIGHEST_EPOCH)
 }
 
 /// The same as the API tells it.

@@ -27,6 +27,9 @@ const REPROBE_AT_MOST: Duration = Duration::from_secs(60);
 const IDENTITY_HOLDS: Duration = Duration::from_secs(10);
 /// When a conflict was last seen is reported in steps of this size.
 const LAST_SEEN_STEP: Duration = Duration::from_secs(60);
+/// For how long it is known of an address that a foreign host is gone: whoever has reported it has removed
+/// the report by then.
+pub(super) const OVER: Duration = Duration::from_secs(3_600);
 /// Addresses for which a kernel answers: a few are enough to know the nodes, and each is probed again every minute.
 const KERNELS: usize = 16;
 /// How many answers of a node that is no candidate are taken for those of an owner that is about to hand over, which takes

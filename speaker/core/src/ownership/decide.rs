@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::peers::Liveness;
 use super::phase::{Cause, Event, Phase};
-use super::{OFFER, OFFERS, Ownership, REFUSAL, STAGGER, State, VACANCY, WATCHERS, plausible};
+use super::{OFFER, OFFERS, Ownership, REFUSAL, STAGGER, State, VACANCY, WATCHERS, next_epoch};
 use crate::beacon::{NodeId, Stake};
 use crate::placement::Placement;
 use crate::view::{Group, GroupId};
@@ -109,7 +109,7 @@ impl Ownership {
     /// Which peers claim the group, with their epochs.
     pub(super) fn claims_of(&self, id: GroupId) -> impl Iterator<Item = (NodeId, u64)> {
         let claims = self.claimed.range((id, NodeId(u64::MIN))..=(id, NodeId(u64::MAX)));
-        claims.map(|((_, node), epoch)| (*node, plausible(*epoch)))
+        claims.map(|((_, node), epoch)| (*node, *epoch))
     }
 
     /// The best claim of a peer to the group.
@@ -177,7 +177,7 @@ impl Ownership {
             // MetalLB's function is not sticky.
             self.placed(group).is_some_and(|node| node != self.me && willing == Some(node))
         } else {
-            willing.is_some_and(|successor| self.is_cut_off(group, successor))
+            willing.is_some_and(|successor| Self::is_off_subnet(group, self.me, successor))
         };
         if unwanted {
             Next::Event(Event::Unwanted { successor: willing })
@@ -227,10 +227,10 @@ impl Ownership {
         Next::Wait(state.and_then(|state| [state.offer, state.until].into_iter().flatten().min()))
     }
 
-    /// Whether this node has no link on the subnet of the group's addresses any more, and `other` has.
-    fn is_cut_off(&self, group: &Group, other: NodeId) -> bool {
+    /// Whether a candidate has no link on the subnet of the group's addresses, and `other` has.
+    fn is_off_subnet(group: &Group, id: NodeId, other: NodeId) -> bool {
         let remote = |id: NodeId| group.candidates.get(id).map(|candidate| candidate.tier.remote);
-        remote(self.me) == Some(true) && remote(other) == Some(false)
+        remote(id) == Some(true) && remote(other) == Some(false)
     }
 
     fn placed(&self, group: &Group) -> Option<NodeId> {
@@ -280,7 +280,7 @@ impl Ownership {
                 Liveness::Alive => {
                     self.set_vacant_since(group.id, None);
                     if let Some(state) = self.groups.get_mut(&group.id) {
-                        state.refusals = 0;
+                        (state.refusals, state.left_since) = (0, None);
                     }
                     return Next::Wait(None);
                 }
@@ -290,7 +290,7 @@ impl Ownership {
                         if now < at {
                             return Next::Wait(Some(at));
                         }
-                        let epoch = highest.max(epoch).saturating_add(1);
+                        let epoch = next_epoch(highest.max(epoch));
                         return self.unless_too_many(group.id, Event::Silent { epoch, owner });
                     }
                     let still_candidate =
@@ -313,7 +313,7 @@ impl Ownership {
         // Its own claim again, unless somebody had a better one since, who may be gone.
         let again = highest.max(1);
         let keeps = mine_before && !self.is_outbid(group.id, again);
-        let epoch = if keeps { again } else { highest.saturating_add(1) };
+        let epoch = if keeps { again } else { next_epoch(highest) };
         match self.whose_turn(now, group) {
             Turn::Unknown => {
                 self.set_vacant_since(group.id, None);
@@ -326,7 +326,7 @@ impl Ownership {
                 if now < at {
                     return Next::Wait(Some(at));
                 }
-                let epoch = highest.saturating_add(1);
+                let epoch = next_epoch(highest);
                 self.unless_too_many(group.id, Event::Vacant { epoch })
             }
         }
@@ -354,12 +354,15 @@ impl Ownership {
         u32::try_from(rank).ok()
     }
 
-    /// Who owned the group last goes first, then who the placement names, then the candidates in order.
+    /// Who owned the group last goes first, unless it has no link on the subnet and another candidate has;
+    /// then who the placement names, then the candidates in order.
     fn whose_turn(&self, now: Instant, group: &Group) -> Turn {
         let sticky = self.view.placement != Placement::Hash;
-        let last = group.last.as_ref().map(|(node, _)| node).filter(|node| sticky && group.admits(node));
+        let best = group.candidates.first().map(|candidate| candidate.id);
+        let last = group.last.as_ref().map(|(node, _)| NodeId::of(node)).filter(|_| sticky);
+        let last = last.filter(|node| group.candidates.get(*node).is_some());
         let order = last
-            .map(|node| NodeId::of(node))
+            .filter(|node| best.is_none_or(|best| !Self::is_off_subnet(group, *node, best)))
             .into_iter()
             .chain(self.placed(group))
             .chain(group.candidates.iter().map(|candidate| candidate.id));

@@ -22,7 +22,9 @@ const ANSWER_PERIOD: Duration = Duration::from_millis(10);
 /// What is known of another speaker.
 #[derive(Debug)]
 pub(super) struct Peer {
-    pub(super) address: Option<IpAddr>,
+    /// Where the last message that counts came from: if the address of its node has changed, the API still
+    /// lists the one before.
+    pub(super) source: Option<IpAddr>,
     pub(super) handshake: Handshake,
     /// When something that counts was last heard.
     pub(super) heard: Option<Instant>,
@@ -90,9 +92,9 @@ pub(super) enum Liveness {
 }
 
 impl Peer {
-    pub(super) fn new(now: Instant, address: Option<IpAddr>, tokens: &mut Tokens) -> Self {
+    pub(super) fn new(now: Instant, tokens: &mut Tokens) -> Self {
         Self {
-            address,
+            source: None,
             handshake: Handshake::new(tokens),
             heard: None,
             flags: Flags::default(),
@@ -283,9 +285,17 @@ impl Ownership {
         self.peers.get(&id).map_or(Liveness::Unheard, |peer| peer.liveness(now, self.patience()))
     }
 
-    /// The address that the API knows of a speaker.
-    pub(super) fn listed_address(&self, id: NodeId) -> Option<IpAddr> {
-        self.view.speakers.get(self.directory.names.get(&id)?)?.address
+    /// The addresses that reach a speaker: the one that the API lists, and the one that it was heard from
+    /// last, if that is another.
+    pub(super) fn routes(
+        &self,
+        id: NodeId,
+        heard_from: Option<IpAddr>,
+    ) -> impl Iterator<Item = IpAddr> + use<> {
+        let name = self.directory.names.get(&id);
+        let listed = name.and_then(|name| self.view.speakers.get(name)?.address);
+        let other = heard_from.filter(|address| Some(*address) != listed);
+        listed.into_iter().chain(other)
     }
 }
 
@@ -325,7 +335,7 @@ mod tests {
 
     fn peer(now: Instant) -> (Peer, Tokens) {
         let mut tokens = Tokens::new(1);
-        (Peer::new(now, None, &mut tokens), tokens)
+        (Peer::new(now, &mut tokens), tokens)
     }
 
     #[test]

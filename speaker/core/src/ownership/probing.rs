@@ -118,7 +118,7 @@ impl Ownership {
 
     pub(super) fn unanswered(&mut self, now: Instant, address: IpAddr) {
         if self.conflicts.contains_key(&address) {
-            self.conflict_over(address);
+            self.conflict_over(now, address);
         }
         self.kernel_is_silent(address);
         if self.added.remove(&address).is_some() {
@@ -146,7 +146,7 @@ impl Ownership {
     pub(super) fn unasked(&mut self, now: Instant, address: IpAddr) {
         self.verified.remove(&address);
         if let Some(added) = self.added.get_mut(&address) {
-            added.ask_again(now);
+            self.ask_added_at = added.ask_again(now, self.ask_added_at);
         }
         if let Some(id) = self.asked_group(address) {
             self.apply(now, id, Event::Unasked);
@@ -172,6 +172,31 @@ impl Ownership {
         claimed.any(|(_, since)| recently(*since)) && self.liveness(now, node) == Liveness::Alive
     }
 
+    /// Whether a group that is asked about is left to a speaker that is heard and answers for an address of
+    /// it: one of the two views is late, and in that speaker's the address is in another group, which it
+    /// claims. After a while it is its kernel that answers.
+    pub(super) fn is_in_another_group_of(
+        &mut self,
+        now: Instant,
+        id: GroupId,
+        node: NodeId,
+        address: IpAddr,
+    ) -> bool {
+        if self.has_still(now, node, address) {
+            return true;
+        }
+        let late = self.claims_unknown(node) && self.liveness(now, node) == Liveness::Alive;
+        let Some(state) = self.groups.get_mut(&id).filter(|_| late) else { return false };
+        let since = *state.left_since.get_or_insert(now);
+        now.saturating_duration_since(since) < LEFT_TO_OTHERS
+    }
+
+    /// Whether a speaker claims a group that this node does not know: nobody here can tell which addresses
+    /// that has.
+    fn claims_unknown(&self, node: NodeId) -> bool {
+        self.claimed_unknown.range((node, LOWEST)..).next().is_some_and(|(of, _)| *of == node)
+    }
+
     /// The group is left to a speaker whose view is late, for a moment.
     pub(super) fn ask_again_soon(&mut self, now: Instant, id: GroupId) {
         self.apply(now, id, Event::Taken);
@@ -185,20 +210,23 @@ impl Ownership {
     /// speaker does not say that it has the address, or that takes too long.
     pub(super) fn is_left_to(&mut self, now: Instant, node: NodeId, address: IpAddr) -> bool {
         let Some(peer) = self.peers.get(&node) else { return false };
-        // Of a group that this node does not know, nobody here can tell which addresses it has.
-        let may_have = |id: &GroupId| *id == address || !self.view.groups.contains_key(id);
-        let has_still = self.has_still(now, node, address);
-        let claims = has_still || !peer.agrees || peer.claims.keys().any(may_have);
+        let claims = !peer.agrees
+            || peer.claims.contains_key(&address)
+            || self.claims_unknown(node)
+            || self.has_still(now, node, address);
         let Some(added) = self.added.get_mut(&address).filter(|_| claims) else { return false };
         if now.saturating_duration_since(added.since) >= LEFT_TO_OTHERS {
             return false;
         }
-        added.ask_again(now);
+        self.ask_added_at = added.ask_again(now, self.ask_added_at);
         true
     }
 
     /// Asks again about the addresses that came to owned groups and that others had.
     pub(super) fn ask_again_about_added(&mut self, now: Instant) {
+        if self.ask_added_at.is_none_or(|at| at > now) {
+            return;
+        }
         for (address, added) in &mut self.added {
             if added.next.is_some_and(|at| at <= now) {
                 added.next = None;
@@ -209,6 +237,7 @@ impl Ownership {
                 }
             }
         }
+        self.ask_added_at = self.added.values().filter_map(|added| added.next).min();
     }
 }
 
@@ -218,9 +247,11 @@ fn unheld(view: &View, group: &Group) -> BTreeSet<IpAddr> {
 }
 
 impl Added {
-    fn ask_again(&mut self, now: Instant) {
+    /// Asks again after a pause. Returns when that is, or `sooner` if that is sooner.
+    fn ask_again(&mut self, now: Instant, sooner: Option<Instant>) -> Option<Instant> {
         let [shortest, longest] = ADDED_AGAIN;
         let pause = (now.saturating_duration_since(self.since) / 2).clamp(shortest, longest);
         self.next = now.checked_add(pause);
+        sooner.into_iter().chain(self.next).min()
     }
 }

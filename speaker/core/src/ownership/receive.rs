@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::freshness::Freshness;
 use super::peers::{Answer, Liveness, Parts, Peer};
 use super::phase::{Cause, Event, Phase};
-use super::{Blocked, Output, Ownership, RECONSIDERED, REMIND, plausible};
+use super::{Blocked, Output, Ownership, RECONSIDERED, REMIND, believed, next_epoch};
 use crate::beacon::{Body, ENTRIES, KeyId, Message, NodeId, Stake};
 use crate::view::GroupId;
 
@@ -17,12 +17,6 @@ const PEERS: usize = 8_192;
 pub(super) const CLAIMS: usize = 131_072;
 /// Parts of a list of claims.
 const PARTS: u16 = 3_277;
-/// No group has changed hands so often: an epoch beyond it would leave no room for the next ones.
-pub(super) const LAST_EPOCH: u64 = 1 << 56;
-
-fn is_plausible(stake: &Stake) -> bool {
-    stake.epoch <= LAST_EPOCH
-}
 
 impl Ownership {
     pub(super) fn receive(&mut self, now: Instant, from: IpAddr, message: Message) {
@@ -30,10 +24,8 @@ impl Ownership {
         if id == self.me || (self.peers.len() >= PEERS && !self.peers.contains_key(&id)) {
             return;
         }
-        // What is repeated may come from anywhere.
-        let address = self.listed_address(id).unwrap_or(from);
         let tokens = &mut self.tokens;
-        let peer = self.peers.entry(id).or_insert_with(|| Peer::new(now, Some(address), tokens));
+        let peer = self.peers.entry(id).or_insert_with(|| Peer::new(now, tokens));
         match peer.judge(now, tokens, &message) {
             Freshness::Fresh => {}
             Freshness::NewSession => {
@@ -45,7 +37,7 @@ impl Ownership {
             }
             Freshness::Stale => {
                 self.counts.stale += 1;
-                self.answer_stale(now, address, &message);
+                self.answer_stale(now, from, &message);
                 return;
             }
             Freshness::Replayed => {
@@ -54,7 +46,7 @@ impl Ownership {
             }
         }
         if let Some(peer) = self.peers.get_mut(&id) {
-            peer.address = Some(address);
+            peer.source = Some(from);
         }
         self.hear(now, id);
         self.notice_silence(now);
@@ -67,7 +59,7 @@ impl Ownership {
             Body::Hello { macs, keys } => self.greeted(now, id, message.sequence, macs, keys),
             Body::Alive { claims } => self.compare(now, id, claims),
             Body::Update(changes) => {
-                for (stake, held) in changes.into_iter().filter(|(stake, _)| is_plausible(stake)) {
+                for (stake, held) in changes {
                     self.note_claim(now, id, stake, held);
                 }
             }
@@ -76,7 +68,7 @@ impl Ownership {
                 self.assemble(now, id, claims, part, parts, stakes);
             }
             Body::Intent(stakes) => {
-                for stake in stakes.into_iter().filter(is_plausible) {
+                for stake in stakes {
                     self.intended(now, id, stake);
                 }
             }
@@ -86,7 +78,7 @@ impl Ownership {
                 }
             }
             Body::Leave(stakes) => {
-                for stake in stakes.into_iter().filter(is_plausible) {
+                for stake in stakes {
                     self.offered(now, id, stake);
                 }
             }
@@ -95,13 +87,16 @@ impl Ownership {
     }
 
     /// Greets somebody who does not echo our token. The answer tells it, and echoes theirs, so that what they
-    /// say next counts.
-    fn answer_stale(&mut self, now: Instant, address: IpAddr, message: &Message) {
+    /// say next counts. What is repeated may come from anywhere: of who is heard it is known how to reach it.
+    fn answer_stale(&mut self, now: Instant, from: IpAddr, message: &Message) {
         let (id, period) = (message.sender, self.settings.interval / 2);
         let heard = self.alive.contains(id);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         if let Some(token) = peer.answer_to_stale(now, period, heard, message) {
-            self.introduce(id, address, token, message.session);
+            let source = if heard { peer.source } else { Some(from) };
+            for address in self.routes(id, source) {
+                self.introduce(id, address, token, message.session);
+            }
         }
     }
 
@@ -189,7 +184,7 @@ impl Ownership {
             return;
         }
         let Some(assembly) = peer.parts.take() else { return };
-        let all = assembly.parts.into_values().flatten().filter(is_plausible);
+        let all = assembly.parts.into_values().flatten();
         let all: BTreeMap<GroupId, u64> = all.map(|stake| (stake.group, stake.epoch)).collect();
         self.replace_claims(now, id, all);
     }
@@ -226,15 +221,19 @@ impl Ownership {
             self.unclaim(stake.group, id);
             return;
         }
-        self.claimed.insert((stake.group, id), stake.epoch);
+        let theirs = believed(stake.epoch);
+        self.claimed.insert((stake.group, id), theirs);
+        if !self.view.groups.contains_key(&stake.group) {
+            self.claimed_unknown.insert((id, stake.group));
+        }
         if !unchanged {
             self.dirty.insert(stake.group);
             self.talk_changed = true;
         }
         let Some(state) = self.groups.get_mut(&stake.group) else { return };
-        state.highest = state.highest.max(plausible(stake.epoch));
+        state.highest = state.highest.max(theirs);
         let Some(epoch) = state.phase.claimed() else { return };
-        if (plausible(stake.epoch), id) > (epoch, self.me) {
+        if (theirs, id) > (epoch, self.me) {
             self.apply(now, stake.group, Event::Outbid);
         } else {
             // It does not know of the better claim yet.
@@ -276,6 +275,7 @@ impl Ownership {
 
     pub(super) fn unclaim(&mut self, group: GroupId, id: NodeId) {
         if self.claimed.remove(&(group, id)).is_some() {
+            self.claimed_unknown.remove(&(id, group));
             self.dirty.insert(group);
             self.talk_changed = true;
         }
@@ -284,6 +284,7 @@ impl Ownership {
     /// A peer is going to claim a group because it does not hear its owner.
     fn intended(&mut self, now: Instant, id: NodeId, stake: Stake) {
         let Some(state) = self.groups.get(&stake.group) else { return };
+        let theirs = believed(stake.epoch);
         match state.phase {
             Phase::Owning { epoch } | Phase::Leaving { epoch, .. } => {
                 self.answer(now, id, Answer::Nack, stake);
@@ -292,13 +293,13 @@ impl Ownership {
             }
             Phase::Asking { epoch, cause: Cause::Recheck } => {
                 // We were away, they are not: it is theirs.
-                if stake.epoch > epoch {
+                if theirs > epoch {
                     self.apply(now, stake.group, Event::Outbid);
                 }
                 return;
             }
             Phase::Asking { epoch, .. } => {
-                if (stake.epoch, id) > (epoch, self.me) {
+                if (theirs, id) > (epoch, self.me) {
                     self.apply(now, stake.group, Event::Outbid);
                 } else {
                     let ours = Stake { group: stake.group, epoch };
@@ -354,10 +355,10 @@ impl Ownership {
             self.answer(now, id, Answer::Claim, Stake { group: stake.group, epoch });
             return;
         }
-        let highest = state.map_or(0, |state| state.highest).max(plausible(stake.epoch));
+        let highest = state.map_or(0, |state| state.highest).max(believed(stake.epoch));
         let able = admitted && !self.leaving && !self.is_fenced() && self.settled;
         if able && !self.has_better_owner(now, id, stake) {
-            self.apply(now, stake.group, Event::Invited { epoch: highest.saturating_add(1) });
+            self.apply(now, stake.group, Event::Invited { epoch: next_epoch(highest) });
             if let Some(state) = self.groups.get_mut(&stake.group) {
                 state.came_from(now, id);
             }
@@ -369,8 +370,9 @@ impl Ownership {
     /// Whether somebody who is heard has a better claim to a group than the peer that hands it over, which
     /// was cut off and does not know yet that it has lost it.
     fn has_better_owner(&self, now: Instant, id: NodeId, stake: Stake) -> bool {
+        let theirs = believed(stake.epoch);
         self.claims_of(stake.group).any(|(node, epoch)| {
-            (epoch, node) > (stake.epoch, id) && node != id && self.liveness(now, node) == Liveness::Alive
+            (epoch, node) > (theirs, id) && node != id && self.liveness(now, node) == Liveness::Alive
         })
     }
 }

@@ -48,6 +48,9 @@ pub(super) struct State {
     pub(super) unasked: bool,
     /// Who handed it to this node.
     pub(super) came: Option<Came>,
+    /// Since when it is left to a speaker that answers for an address of it and claims a group that this node
+    /// does not know; until this node owns it or another is heard that does.
+    pub(super) left_since: Option<Instant>,
     /// The highest epoch that was seen.
     pub(super) highest: u64,
     pub(super) timer: Option<Instant>,

@@ -50,12 +50,10 @@ impl Ownership {
             talk.extend(ready.map(|(name, _)| NodeId::of(name)));
         }
         talk.remove(&self.me);
-        for (name, speaker) in &self.view.speakers {
-            let id = NodeId::of(name);
+        for id in self.directory.names.keys().copied() {
             if talk.contains(&id) {
                 let tokens = &mut self.tokens;
-                let peer = self.peers.entry(id).or_insert_with(|| Peer::new(now, speaker.address, tokens));
-                peer.address = speaker.address.or(peer.address);
+                let peer = self.peers.entry(id).or_insert_with(|| Peer::new(now, tokens));
                 if peer.greeted.is_none() {
                     self.outgoing.entry(id).or_default().hello = true;
                 }
@@ -203,18 +201,21 @@ impl Ownership {
         let bodies = self.bodies(outgoing);
         let heard = self.alive.contains(id);
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        let Some(address) = peer.address else { return };
         if hello {
             peer.greeted = Some(now);
         }
-        let (session, echo) = (peer.handshake.token(), peer.handshake.echo());
-        for body in bodies {
-            // Who is not heard may have been started again, and have other keys than it told.
-            let keys =
-                if !heard && matches!(body, Body::Hello { .. }) { Vec::new() } else { peer.keys.clone() };
-            self.sequence = self.sequence.saturating_add(1);
-            let message = Message { sender: self.me, session, echo, sequence: self.sequence, flags, body };
-            self.outputs.push_back(Output::Send { address, keys, message });
+        let (session, echo, source) = (peer.handshake.token(), peer.handshake.echo(), peer.source);
+        let known_keys = peer.keys.clone();
+        for address in self.routes(id, source) {
+            for body in bodies.iter().cloned() {
+                // Who is not heard may have been started again, and have other keys than it told.
+                let is_greeting = matches!(body, Body::Hello { .. });
+                let keys = if !heard && is_greeting { Vec::new() } else { known_keys.clone() };
+                self.sequence = self.sequence.saturating_add(1);
+                let message =
+                    Message { sender: self.me, session, echo, sequence: self.sequence, flags, body };
+                self.outputs.push_back(Output::Send { address, keys, message });
+            }
         }
     }
 

@@ -5,10 +5,12 @@
 //! [`freshness`] and [`floods`].
 
 mod desk;
+mod fixture;
 mod floods;
 mod freshness;
 mod holders;
 mod limits;
+mod queue;
 mod random;
 mod replays;
 mod scenarios;

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::conflict::OVER;
 use super::phase::Event;
 use super::probing::LEFT_TO_OTHERS;
 use super::{GATHER, Ownership, SETTLE, remembered};
@@ -16,6 +17,7 @@ impl Ownership {
     pub(super) fn set_view(&mut self, now: Instant, view: Arc<View>) {
         self.settling.get_or_insert_with(|| now.checked_add(SETTLE).unwrap_or(now));
         self.gathering.get_or_insert_with(|| now.checked_add(GATHER).unwrap_or(now));
+        self.awaited = NodeId(0);
         self.directory.names.clear();
         self.directory.names.extend(view.speakers.keys().map(|name| (NodeId::of(name), name.clone())));
         self.directory.macs.clone_from(&view.macs);
@@ -59,6 +61,7 @@ impl Ownership {
                 state.refused_no_longer_than(now);
             }
             if old.is_none() {
+                self.note_known(*id, true);
                 self.inherit(now, group, group_before);
             }
             if self.mine.contains_key(id) {
@@ -67,7 +70,9 @@ impl Ownership {
         }
         self.follow_holders(now, &before);
         self.leave_to_others();
+        self.over.retain(|_, since| now.saturating_duration_since(*since) < OVER);
         for id in before.groups.keys().filter(|id| !view.groups.contains_key(id)) {
+            self.note_known(*id, false);
             self.dirty.insert(*id);
         }
         // Whether a speaker is ready decides about turns everywhere.
@@ -75,6 +80,18 @@ impl Ownership {
             self.dirty.extend(view.groups.keys());
         }
         self.choose_talk(now);
+    }
+
+    /// The view has a group from now on, or no longer.
+    fn note_known(&mut self, id: GroupId, known: bool) {
+        let claimants: Vec<NodeId> = self.claims_of(id).map(|(node, _)| node).collect();
+        for node in claimants {
+            if known {
+                self.claimed_unknown.remove(&(node, id));
+            } else {
+                self.claimed_unknown.insert((node, id));
+            }
+        }
     }
 
     /// A group whose lowest address changed is a new one to the protocol; to its users it is the same. Who owned

@@ -89,7 +89,7 @@ impl Ownership {
             self.reports += 1;
             self.apply(now, id, Event::Outbid);
         } else {
-            self.conflict_over(address);
+            self.conflict_over(now, address);
         }
     }
 
@@ -127,9 +127,9 @@ impl Ownership {
     }
 
     /// The stranger is gone: the address is announced, if the group is ours.
-    pub(super) fn conflict_over(&mut self, address: IpAddr) {
+    pub(super) fn conflict_over(&mut self, now: Instant, address: IpAddr) {
         if self.conflicts.remove(&address).is_some() {
-            self.over.insert(address);
+            self.over.insert(address, now);
             self.reports += 1;
         }
         if self.asked_group(address).is_none() {
@@ -184,7 +184,9 @@ impl Ownership {
                 }
                 return;
             }
-            Some(node) if self.has_still(now, node, address) => return self.ask_again_soon(now, id),
+            Some(node) if self.is_in_another_group_of(now, id, node, address) => {
+                return self.ask_again_soon(now, id);
+            }
             Some(node)
                 if !self.answers_by_its_kernel(now, id, node) && !self.answers_as_bystander(id, node) =>
             {

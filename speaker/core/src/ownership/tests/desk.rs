@@ -1,53 +1,14 @@
 //! One speaker, node 0, whose peers say whatever a test makes them say.
 
 use super::super::*;
-use super::world::{INTERVAL, address, mac, name};
+use super::fixture::{self, Last, id, settings};
+use super::world::{INTERVAL, address, mac};
 use crate::beacon::{Body, Flags, Message};
-use crate::link::Scope;
 use crate::placement::Placement;
-use crate::view::{Candidate, Candidates, Group, Speaker, Tier};
-
-/// A group, with who owned it last and the epoch of that.
-pub(super) type Known = (GroupId, Option<(usize, u64)>);
-
-pub(super) fn id(node: usize) -> NodeId {
-    NodeId::of(&name(node))
-}
-
-/// So many groups that nobody has owned yet.
-pub(super) fn many(count: u32) -> Vec<Known> {
-    (0..count).map(|n| (IpAddr::V4((0x0a01_0000 + n).into()), None)).collect()
-}
 
 /// A view with `nodes`, of which those that are `ready` are candidates for all `groups`.
-pub(super) fn view(nodes: &[usize], ready: &[usize], groups: &[Known]) -> Arc<View> {
-    let candidates: Vec<Candidate> =
-        ready.iter().map(|node| Candidate::new(name(*node), Tier::default())).collect();
-    let make = |(id, last): &Known| {
-        let group = Group {
-            id: *id,
-            hashed: *id,
-            addresses: [(*id, Scope::All)].into(),
-            services: Box::default(),
-            candidates: Candidates::ranked(*id, candidates.clone()),
-            idle: None,
-            last: last.map(|(node, epoch)| (name(node), epoch)),
-        };
-        (*id, Arc::new(group))
-    };
-    let groups: BTreeMap<GroupId, Arc<Group>> = groups.iter().map(make).collect();
-    let speaker = |node: &usize| {
-        let speaker = Speaker { address: Some(address(*node)), ready: ready.contains(node), generation: 1 };
-        (name(*node), speaker)
-    };
-    Arc::new(View {
-        macs: nodes.iter().map(|node| (mac(*node), id(*node))).collect(),
-        speakers: nodes.iter().map(speaker).collect(),
-        placed: Placement::Balanced.place(&groups),
-        groups,
-        placement: Placement::Balanced,
-        ..View::default()
-    })
+pub(super) fn view(nodes: &[usize], ready: &[usize], groups: &[(GroupId, Last)]) -> Arc<View> {
+    Arc::new(fixture::view(nodes, ready, groups, Placement::Balanced))
 }
 
 pub(super) struct Desk {
@@ -63,15 +24,8 @@ pub(super) struct Desk {
 
 impl Desk {
     pub(super) fn new(view: Arc<View>) -> Self {
-        let settings = Settings {
-            me: name(0),
-            interval: INTERVAL,
-            misses: 3,
-            detection: Detection::Enforce,
-            session: 77,
-        };
         let mut desk = Self {
-            speaker: Ownership::new(settings),
+            speaker: Ownership::new(settings(0, Detection::Enforce, 77)),
             now: Instant::now(),
             sent: Vec::new(),
             tokens: BTreeMap::new(),

@@ -2,7 +2,8 @@
 
 use super::super::receive::CLAIMS;
 use super::super::*;
-use super::desk::{Desk, hello, id, many, view};
+use super::desk::{Desk, hello, view};
+use super::fixture::{id, many};
 use super::world::{INTERVAL, address, group, mac};
 use crate::beacon::{Body, ENTRIES, Key, Message};
 use crate::responder::Sighting;
@@ -13,12 +14,12 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 
 /// A speaker that owns so many groups beside a peer that owns none.
 fn owning(groups: u32) -> Desk {
-    let mut desk = Desk::new(view(&[0, 1], &[0, 1], &many(groups)));
+    let mut desk = Desk::new(view(&[0, 1], &[0, 1], &many(groups, None)));
     desk.lives(1, 5, &[], SECOND);
-    desk.feed_on(Input::View(view(&[0, 1], &[0], &many(groups))));
+    desk.feed_on(Input::View(view(&[0, 1], &[0], &many(groups, None))));
     desk.lives(1, 5, &[], SECOND * 8);
     assert_eq!(desk.speaker.owned().len(), usize::try_from(groups).unwrap());
-    desk.feed_on(Input::View(view(&[0, 1], &[0, 1], &many(groups))));
+    desk.feed_on(Input::View(view(&[0, 1], &[0, 1], &many(groups, None))));
     desk.sent.clear();
     desk
 }
@@ -200,7 +201,7 @@ fn what_peers_claim_is_bounded() {
 #[test]
 fn a_message_of_a_peer_that_is_heard_reaches_nothing_but_that_peer() {
     let nodes: Vec<usize> = (0..=200).collect();
-    let mut desk = Desk::new(view(&nodes, &nodes, &many(10)));
+    let mut desk = Desk::new(view(&nodes, &nodes, &many(10, None)));
     for node in 1..=200 {
         desk.hear(node, 5, Body::Alive { claims: 0 });
     }

@@ -1,8 +1,8 @@
 //! What was recorded does not count, and what is said now does: requirement 5.
 
-use super::super::receive::LAST_EPOCH;
 use super::super::*;
-use super::desk::{Desk, hello, id, many, view};
+use super::desk::{Desk, hello, view};
+use super::fixture::{id, many};
 use super::world::{INTERVAL, address, group, mac, name};
 use crate::beacon::{Body, Flags, Key, Keyring, Message};
 
@@ -79,14 +79,55 @@ fn what_is_repeated_has_no_effect_after_any_number_of_restarts_of_either_side() 
 }
 
 #[test]
-fn a_repeated_message_is_answered_to_the_address_that_the_api_lists() {
-    let mut desk = Desk::new(view(&[0, 1], &[0], &[]));
+fn a_repeated_message_of_a_speaker_that_is_heard_is_answered_only_where_that_was_heard() {
+    let mut desk = Desk::new(view(&[0, 1], &[0, 1], &[]));
     let mut recorded = desk.message(1, 5, hello(1));
-    for session in 5..9 {
+    desk.lives(1, 5, &[], Duration::from_secs(1));
+    desk.sent.clear();
+    for session in 15..19 {
         recorded.session = session;
         desk.feed_on(Input::Message(address(9), recorded.clone()));
     }
     assert!(!desk.sent.is_empty() && desk.sent.iter().all(|(to, _, _)| *to == address(1)));
+}
+
+#[test]
+fn requirement_10_a_speaker_whose_address_changes_is_reached_at_the_one_listed_and_the_one_it_is_heard_from()
+{
+    let listing = |listed: IpAddr| {
+        let mut view = View::clone(&view(&[0, 1], &[0, 1], &[(group(1), Some((0, 1)))]));
+        view.speakers.get_mut(&name(1)).unwrap().address = Some(listed);
+        Input::View(Arc::new(view))
+    };
+    let reached = |desk: &mut Desk, heard_from: IpAddr, session: u64, body: Body| -> BTreeSet<IpAddr> {
+        desk.sent.clear();
+        let message = desk.message(1, session, body);
+        desk.feed_on(Input::Message(heard_from, message));
+        desk.pass(INTERVAL);
+        desk.sent.iter().map(|(to, _, _)| *to).collect()
+    };
+    let (before, after) = (address(1), address(9));
+    let mut desk = Desk::new(view(&[0, 1], &[0, 1], &[(group(1), Some((0, 1)))]));
+    desk.lives(1, 5, &[], Duration::from_secs(1));
+    let alive = || Body::Alive { claims: 0 };
+    assert_eq!(reached(&mut desk, before, 5, alive()), [before].into());
+    assert_eq!(reached(&mut desk, after, 5, alive()), [before, after].into());
+    // It is started again there: nobody is heard yet, and the API still lists the address before.
+    desk.pass(Duration::from_secs(1));
+    desk.sent.clear();
+    let greeting = desk.message(1, 6, hello(1));
+    desk.feed_on(Input::Message(after, greeting));
+    assert_eq!(desk.sent.iter().map(|(to, _, _)| *to).collect::<Vec<_>>(), [before, after]);
+    assert_eq!(desk.speaker.peers_alive(), 0);
+    assert_eq!(reached(&mut desk, after, 6, alive()), [before, after].into());
+    assert_eq!(desk.speaker.peers_alive(), 1);
+    desk.feed_on(listing(after));
+    assert_eq!(reached(&mut desk, after, 6, alive()), [after].into());
+    // The API lists the next one before anything is heard from there.
+    desk.feed_on(listing(before));
+    desk.sent.clear();
+    desk.pass(INTERVAL);
+    assert!(desk.sent.iter().any(|(to, _, _)| *to == before));
 }
 
 #[test]
@@ -169,7 +210,7 @@ fn an_epoch_that_no_group_reaches_is_ignored() {
     let mut desk = Desk::new(view(&[0, 1], &[0, 1], &[(group(1), Some((0, 3)))]));
     desk.lives(1, 5, &[], Duration::from_secs(2));
     assert_eq!(desk.speaker.owned().get(&group(1)), Some(&3));
-    for epoch in [LAST_EPOCH + 1, u64::MAX] {
+    for epoch in [HIGHEST_EPOCH + 1, u64::MAX] {
         let stakes = vec![stake(epoch)];
         let bodies = [
             Body::Update(vec![(stake(epoch), true)]),
@@ -199,7 +240,7 @@ fn a_hello_takes_no_hardware_address_away_that_the_api_lists() {
     desk.hear(1, 5, Body::Hello { macs: more.clone(), keys: Vec::new() });
     assert_eq!(owner(&desk, more[0]), Some(id(1)));
     // Nor does a view that comes later, or forgetting the peer.
-    desk.feed_on(Input::View(view(&[0, 1], &[0, 1], &many(1))));
+    desk.feed_on(Input::View(view(&[0, 1], &[0, 1], &many(1, None))));
     assert_eq!((owner(&desk, mac(1)), owner(&desk, more[0])), (Some(id(1)), Some(id(1))));
     desk.feed_on(Input::View(view(&[0, 1], &[0], &[])));
     desk.pass(Duration::from_secs(20));

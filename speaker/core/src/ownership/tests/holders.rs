@@ -140,6 +140,21 @@ fn requirement_3_a_node_that_is_no_candidate_and_cannot_be_heard_keeps_an_addres
     assert_eq!(bench.speaker.kernels(), [name(1)].into());
 }
 
+#[test]
+fn that_a_foreign_host_is_gone_is_known_for_an_hour_and_not_for_ever() {
+    let mut bench = Bench::new(Detection::Enforce, 1);
+    let view = Arc::clone(&bench.speaker.view);
+    bench.feed(Input::Answered(bench.seen(STRANGER, false)));
+    bench.pass(Duration::from_secs(1));
+    bench.feed(Input::Unanswered(group(1)));
+    let gone = bench.now;
+    for (age, known) in [(0, true), (3_599, true), (3_600, false)] {
+        bench.now = gone + Duration::from_secs(age);
+        bench.feed(Input::View(Arc::clone(&view)));
+        assert_eq!(bench.speaker.over().contains(&group(1)), known, "{age}");
+    }
+}
+
 /// The number of changes of what is reported.
 fn reports(bench: &Bench) -> u64 {
     bench.speaker.revisions().1

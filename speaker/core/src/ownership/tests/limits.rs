@@ -3,10 +3,13 @@
 use super::super::*;
 mod desk;
 
-use super::world::{World, group, name};
+use super::super::probing::LEFT_TO_OTHERS;
+use super::fixture::{equal_candidates, many, single, view};
+use super::strangers::probes;
+use super::world::{INTERVAL, World, group, name};
 use crate::beacon::{Body, Message};
 use crate::placement::Placement;
-use desk::{Desk, frame_of, higher, many, probes, view};
+use desk::{Desk, frame_of, higher};
 
 const BALANCED: Placement = Placement::Balanced;
 
@@ -56,7 +59,7 @@ fn an_owner_yields_to_a_candidate_that_it_cannot_hear_only_if_the_link_shows_tha
 #[test]
 fn an_epoch_that_no_history_can_have_led_to_does_not_end_takeovers() {
     let owner = higher();
-    for absurd in [u64::MAX, u64::MAX - 1, HIGHEST_CLAIMED + 1] {
+    for absurd in [u64::MAX, u64::MAX - 1, HIGHEST_EPOCH + 1] {
         let last = Some((owner, absurd));
         let mut desk = Desk::new(view(&[0, owner], &[0, owner], &[(group(1), last)], BALANCED));
         let stake = Stake { group: group(1), epoch: absurd };
@@ -71,6 +74,44 @@ fn an_epoch_that_no_history_can_have_led_to_does_not_end_takeovers() {
 }
 
 #[test]
+fn the_highest_epoch_is_the_same_for_every_kind_of_message_and_a_higher_one_counts_for_0() {
+    let other = higher();
+    let asking = || {
+        let mut desk = Desk::new(view(&[0, other], &[0], &[(group(1), Some((0, 1)))], BALANCED));
+        desk.hear(other, Body::Alive { claims: 0 });
+        desk
+    };
+    let stakes = |epoch| vec![Stake { group: group(1), epoch }];
+    for (epoch, believed) in [(HIGHEST_EPOCH, true), (HIGHEST_EPOCH + 1, false), (u64::MAX, false)] {
+        let claims = crate::beacon::print(stakes(epoch));
+        let bodies = [
+            Body::Update(vec![(stakes(epoch)[0], true)]),
+            Body::Claims { claims, part: 0, parts: 1, stakes: stakes(epoch) },
+        ];
+        for body in bodies {
+            let mut desk = asking();
+            desk.feed(Input::Unanswered(group(1)));
+            assert!(desk.owns(group(1)));
+            desk.hear(other, body.clone());
+            assert_eq!(desk.owns(group(1)), !believed, "{epoch} {body:?}");
+            let outputs = desk.hear(other, Body::Alive { claims });
+            let asks = |output: &Output| match output {
+                Output::Send { message, .. } => message.body == Body::Request,
+                _ => false,
+            };
+            assert!(!outputs.iter().any(asks), "what is not believed adds up all the same");
+        }
+        let mut desk = asking();
+        desk.hear(other, Body::Intent(stakes(epoch)));
+        desk.feed(Input::Unanswered(group(1)));
+        assert_eq!(desk.owns(group(1)), !believed, "{epoch}");
+        let mut desk = asking();
+        desk.hear(other, Body::Leave(stakes(epoch)));
+        assert_eq!(desk.speaker.owned()[&group(1)], if believed { HIGHEST_EPOCH } else { 2 });
+    }
+}
+
+#[test]
 fn an_epoch_of_the_api_that_is_believed_can_be_counted_on_from() {
     let owner = higher();
     let last = Some((owner, HIGHEST_REMEMBERED));
@@ -79,7 +120,7 @@ fn an_epoch_of_the_api_that_is_believed_can_be_counted_on_from() {
     desk.feed(Input::Unanswered(group(1)));
     let epoch = desk.speaker.owned()[&group(1)];
     assert_eq!(epoch, HIGHEST_REMEMBERED + 1);
-    assert_eq!(plausible(epoch), epoch);
+    assert_eq!(believed(epoch), epoch);
 }
 
 #[test]
@@ -289,6 +330,88 @@ fn a_group_is_not_handed_back_at_once_to_whom_it_came_from() {
         assert_eq!(world.longest_gap(id, begun), Duration::ZERO);
         let _ = first;
     }
+}
+
+/// Node 0 and node 1, of which `last` owned the group last and `remote` has no link on its subnet.
+fn on_two_subnets(last: usize, remote: usize) -> View {
+    let mut view = view(&[0, 1], &[0, 1], &[(group(1), Some((last, 9)))], BALANCED);
+    let mut candidates = equal_candidates(0..2);
+    candidates[remote].tier.remote = true;
+    view.groups.insert(group(1), Arc::new(single(group(1), candidates, Some((last, 9)))));
+    view.placed = BALANCED.place(&view.groups);
+    view
+}
+
+#[test]
+fn requirement_2_the_last_owner_goes_first_only_if_no_other_candidate_alone_is_on_the_subnet() {
+    for (last, remote, asked) in [(0, 0, 0), (0, 1, 1), (1, 1, 1), (1, 0, 0)] {
+        let mut desk = Desk::new(on_two_subnets(last, remote));
+        let probed = probes(&desk.live(&[(1, 0)], Duration::from_millis(1_500)));
+        assert_eq!(probed, asked, "last node{last}, remote node{remote}");
+    }
+    // Nobody is on it: the last owner as before.
+    let mut view = on_two_subnets(0, 0);
+    let mut candidates = equal_candidates(0..2);
+    for candidate in &mut candidates {
+        candidate.tier.remote = true;
+    }
+    view.groups.insert(group(1), Arc::new(single(group(1), candidates, Some((0, 9)))));
+    view.placed = [(group(1), name(1))].into();
+    assert_eq!(probes(&Desk::new(view).live(&[(1, 0)], Duration::from_millis(1_500))), 1);
+}
+
+#[test]
+fn a_starting_speaker_waits_for_every_ready_speaker_in_whatever_order_they_answer() {
+    let nodes: Vec<usize> = (0..=20).collect();
+    for first in 1..=20 {
+        let mut desk = Desk::new(view(&nodes, &nodes, &[], BALANCED));
+        for node in (first..=20).chain(1..first) {
+            assert!(!desk.speaker.is_settled());
+            desk.hear(node, Body::Alive { claims: 0 });
+        }
+        assert!(desk.speaker.is_settled());
+    }
+    // One more becomes ready meanwhile, and never answers.
+    let mut desk = Desk::new(view(&nodes, &nodes[..20], &[], BALANCED));
+    for node in 2..20 {
+        desk.hear(node, Body::Alive { claims: 0 });
+    }
+    desk.feed(Input::View(Arc::new(view(&nodes, &nodes, &[], BALANCED))));
+    desk.hear(1, Body::Alive { claims: 0 });
+    assert!(!desk.speaker.is_settled());
+    desk.pass(SETTLE);
+    assert!(desk.speaker.is_settled());
+}
+
+/// One of the two views is late: in that of the other speaker the address is in another group.
+#[test]
+fn requirement_9_an_address_is_left_to_a_speaker_that_answers_and_claims_a_group_that_is_not_known_here() {
+    let unknown = Stake { group: group(9), epoch: 1 };
+    let claims = crate::beacon::print([unknown]);
+    let groups = [(group(1), Some((0, 1))), (unknown.group, None)];
+    let left = || {
+        let mut desk = Desk::new(view(&[0, 1], &[0], &groups[..1], BALANCED));
+        desk.hear(1, Body::Alive { claims: 0 });
+        desk.hear(1, Body::Update(vec![(unknown, true)]));
+        desk.feed(Input::Answered(frame_of(1, group(1))));
+        assert!(!desk.owns(group(1)));
+        desk
+    };
+    // It is asked again after an interval; at last it can only be a kernel that answers.
+    let mut desk = left();
+    let begun = desk.now;
+    while !desk.owns(group(1)) {
+        assert!(desk.now < begun + LEFT_TO_OTHERS + INTERVAL * 3);
+        assert!(probes(&desk.live(&[(1, claims)], INTERVAL * 2)) >= 1);
+        desk.feed(Input::Answered(frame_of(1, group(1))));
+    }
+    assert!(desk.now >= begun + LEFT_TO_OTHERS);
+    // This view was late, and is no longer.
+    let mut desk = left();
+    desk.feed(Input::View(Arc::new(view(&[0, 1], &[0], &groups, BALANCED))));
+    desk.live(&[(1, claims)], INTERVAL * 2);
+    desk.feed(Input::Answered(frame_of(1, group(1))));
+    assert!(desk.owns(group(1)));
 }
 
 #[test]

@@ -1,9 +1,12 @@
 //! Random stories of Services with several addresses that join, part and change groups, of nodes that come to be
-//! candidates and cease to be, and of edits of what is advertised where. Views are built from facts and lag.
+//! candidates and cease to be, of links and addresses of nodes that change, of edits of what is advertised
+//! where, valid or not, and of floods of forged frames. Views are built from facts and lag; each speaker
+//! remembers what was valid last.
 //!
 //! `LBSTACK_SIMULATION_SEED=n` replays one story of each kind; `LBSTACK_SIMULATION_COUNT=n` runs that many.
 
 mod api;
+mod frames;
 mod model;
 mod onlooker;
 
@@ -13,7 +16,7 @@ use super::super::*;
 use super::random::stories;
 use super::world::{Chance, INTERVAL};
 use crate::placement::Placement;
-use api::Change;
+use api::{Change, Object};
 use model::{Model, What};
 
 /// How many stories of each kind the suite runs.
@@ -57,7 +60,8 @@ fn begin(seed: u64, chance: &mut Chance, nodes: usize) -> Model {
 /// Something that a user does to a Service.
 fn edit(model: &mut Model, chance: &mut Chance) {
     let service = u8::try_from(chance.below(4)).unwrap();
-    match chance.below(4) {
+    match chance.below(5) {
+        4 => edit_configuration(model, chance),
         0 | 1 => model.change(Change::Service(service, Some(some(chance)))),
         2 => model.change(Change::Service(service, None)),
         _ => {
@@ -75,7 +79,7 @@ fn edit(model: &mut Model, chance: &mut Chance) {
 fn fault(model: &mut Model, chance: &mut Chance) {
     let nodes = model.nodes.len();
     let node = node_of(chance, 0, nodes);
-    match chance.below(7) {
+    match chance.below(11) {
         0 => {
             model.kill(node);
             if chance.one_in(2) {
@@ -99,19 +103,61 @@ fn fault(model: &mut Model, chance: &mut Chance) {
             model.cut.clear();
         }
         5 => model.feed(node, Input::Suspended),
+        6 => relocate(model, chance, 0),
+        7 => {
+            let until = model.now + Duration::from_millis(chance.below(1_000));
+            model.note(format!("forged frames to node{node} until {until:?}"));
+            model.after(Duration::ZERO, What::Forge(node, until));
+        }
+        8 | 9 => change_links(model, chance, node),
         _ => handover(model, chance, 0),
     }
+}
+
+/// The links of a node change, or its addresses.
+fn change_links(model: &mut Model, chance: &mut Chance, node: usize) {
+    let yes = chance.one_in(2);
+    match chance.below(4) {
+        0 => model.change(Change::Ipv6(node, yes)),
+        1 => {
+            let link = chance.pick(&["eth0", "eth1"]).unwrap();
+            model.change(Change::Link(node, link, yes));
+        }
+        2 => model.change(Change::OnSubnet(node, yes)),
+        _ => {
+            let held = chance.pick(&pool()).filter(|_| yes);
+            model.change(Change::Holds(node, held));
+        }
+    }
+}
+
+/// The address of a node changes, and the API may say so. Nodes before `first` are left alone.
+fn relocate(model: &mut Model, chance: &mut Chance, first: usize) {
+    let node = node_of(chance, first, model.nodes.len());
+    model.relocate(node);
+    if chance.one_in(2) {
+        model.list_address(node);
+    }
+}
+
+/// An object of the configuration gets an error, or has none any more.
+fn edit_configuration(model: &mut Model, chance: &mut Chance) {
+    let object = chance.pick(&[Object::Pool, Object::Advertisement]).unwrap();
+    model.change(Change::Invalid(object, chance.one_in(2)));
 }
 
 /// The API says that a node must give away what it owns, or may own something again. Nodes before `first` are left alone.
 fn handover(model: &mut Model, chance: &mut Chance, first: usize) {
     let node = node_of(chance, first, model.nodes.len());
     let yes = chance.one_in(2);
-    match chance.below(5) {
+    match chance.below(8) {
         0 => model.change(Change::Excluded(node, yes)),
         1 => model.change(Change::Usable(node, yes)),
         2 => model.change(Change::Pod(node, Some(yes))),
-        3 => model.change(Change::Interface(yes.then_some("eth0"))),
+        3 => model.change(Change::Interface(chance.pick(&[None, Some("eth0"), Some("eth1")]).unwrap())),
+        4 => model.change(Change::OnSubnet(node, yes)),
+        5 => relocate(model, chance, first),
+        6 => edit_configuration(model, chance),
         _ => model.change(Change::Selected(yes.then_some(0))),
     }
 }
@@ -120,10 +166,21 @@ fn rest(model: &mut Model) {
     model.note("rest".into());
     model.cut.clear();
     model.loss = 0;
+    for object in [Object::Pool, Object::Advertisement] {
+        model.change(Change::Invalid(object, false));
+    }
     model.change(Change::Selected(None));
+    model.change(Change::Interface(None));
     for node in 0..model.nodes.len() {
         model.change(Change::Excluded(node, false));
         model.change(Change::Usable(node, true));
+        for link in ["eth0", "eth1"] {
+            model.change(Change::Link(node, link, true));
+        }
+        model.change(Change::Ipv6(node, true));
+        model.change(Change::OnSubnet(node, true));
+        model.change(Change::Holds(node, None));
+        model.list_address(node);
         let is_up = model.nodes[node].speaker.is_some() && !model.nodes[node].stopping;
         model.change(Change::Pod(node, Some(is_up)));
     }
@@ -211,6 +268,86 @@ fn requirement_4_an_owner_answers_until_its_successor_has_claimed_whatever_the_r
         }
         let most = usize::try_from(changes).unwrap() * 2 * model.seen.len() + 2 * pool().len();
         assert!(model.moves <= most, "seed {seed}: {} moves\n{}", model.moves, model.describe());
+        rest(&mut model);
+        one_owner_each(&model, seed);
+    });
+}
+
+/// Node 0 may own everything, but for what the advertisement selects.
+#[test]
+fn requirement_1_an_invalid_edit_at_any_point_of_any_history_leaves_in_force_what_was_valid() {
+    stories(COUNT, |seed| {
+        let mut chance = Chance(seed);
+        let nodes = 2 + usize::try_from(chance.below(3)).unwrap();
+        let mut model = begin(seed, &mut chance, nodes);
+        model.pass(Duration::from_secs(8));
+        for _ in 0..chance.below(4) {
+            edit(&mut model, &mut chance);
+            handover(&mut model, &mut chance, 1);
+            model.pass(Duration::from_millis(chance.below(1_500)));
+        }
+        rest(&mut model);
+        let selected = chance.pick(&[None, Some(0), Some(1)]).unwrap();
+        model.change(Change::Selected(selected));
+        model.pass(Duration::from_secs(4));
+        let owners = |model: &Model| -> Vec<Vec<usize>> {
+            pool().into_iter().map(|address| model.owners(address)).collect()
+        };
+        let before = owners(&model);
+        model.seen.clear();
+        for object in [Object::Pool, Object::Advertisement] {
+            model.change(Change::Invalid(object, true));
+            model.pass(Duration::from_millis(chance.below(2_000)));
+        }
+        // What is edited meanwhile is not in force before it is valid.
+        model.change(Change::Selected(None));
+        model.pass(Duration::from_secs(4));
+        let none = model.seen.values().map(|seen| seen.longest_none).max();
+        assert!(none.is_none_or(|none| none.is_zero()), "seed {seed}: {none:?}\n{}", model.describe());
+        assert_eq!(owners(&model), before, "seed {seed}\n{}", model.describe());
+        // An owner goes: another one that is selected follows, and none that is not.
+        let victim = node_of(&mut chance, 0, nodes);
+        model.kill(victim);
+        model.change(Change::Pod(victim, Some(false)));
+        model.pass(Duration::from_secs(4));
+        for (owners, before) in owners(&model).iter().zip(&before) {
+            let follows = !before.is_empty() && selected.is_none_or(|selected| selected != victim);
+            assert_eq!(owners.len(), usize::from(follows), "seed {seed}\n{}", model.describe());
+            assert!(selected.is_none() || owners.iter().all(|owner| Some(*owner) == selected));
+        }
+        rest(&mut model);
+        one_owner_each(&model, seed);
+    });
+}
+
+/// An owner that cannot announce any more knows that itself, at once.
+#[test]
+fn requirement_2_what_ends_the_reachability_of_an_owner_moves_its_addresses_within_the_detection_time() {
+    stories(COUNT, |seed| {
+        let mut chance = Chance(seed);
+        let nodes = 2 + usize::try_from(chance.below(3)).unwrap();
+        let mut model = begin(seed, &mut chance, nodes);
+        model.pass(Duration::from_secs(12));
+        model.seen.clear();
+        let victim = node_of(&mut chance, 0, nodes);
+        match chance.below(3) {
+            0 => model.change(Change::Ipv6(victim, false)),
+            1 => model.change(Change::OnSubnet(victim, false)),
+            _ => {
+                model.change(Change::Link(victim, "eth0", false));
+                model.change(Change::Link(victim, "eth1", false));
+            }
+        }
+        model.pass(Duration::from_secs(3));
+        for (address, seen) in &model.seen {
+            let (two, none) = (seen.longest_two, seen.longest_none);
+            assert!(
+                none <= INTERVAL * 3,
+                "seed {seed}: {address} by nobody for {none:?}\n{}",
+                model.describe()
+            );
+            assert!(two <= INTERVAL, "seed {seed}: {address} by two for {two:?}\n{}", model.describe());
+        }
         rest(&mut model);
         one_owner_each(&model, seed);
     });

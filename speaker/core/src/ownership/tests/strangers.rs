@@ -2,12 +2,13 @@
 
 use super::super::wire::GIVES_WAY;
 use super::super::*;
-use super::world::{INTERVAL, World, address, group, mac, name};
+use super::fixture::{self, settings};
+use super::world::{World, address, group, mac, name};
 use crate::beacon::{Body, Flags, Message};
 use crate::link::Scope;
 use crate::placement::Placement;
 use crate::responder::Sighting;
-use crate::view::{Candidate, Candidates, Group, Speaker, Tier};
+use crate::view::{Candidate, Candidates, Group, Tier};
 use smoltcp::wire::EthernetAddress;
 
 pub(super) const STRANGER: [u8; 6] = [2, 0, 0, 0, 0x66, 0x66];
@@ -21,30 +22,13 @@ pub(super) struct Bench {
 impl Bench {
     /// Node 0 of `nodes`, the first in turn for one group; the others are ready and silent.
     pub(super) fn new(detection: Detection, nodes: usize) -> Self {
-        let settings = Settings { me: name(0), interval: INTERVAL, misses: 3, detection, session: 1 };
-        let mut bench = Self { speaker: Ownership::new(settings), now: Instant::now(), announced: false };
-        let candidates: Vec<Candidate> =
-            (0..nodes).map(|node| Candidate::new(name(node), Tier::default())).collect();
         let id = group(1);
-        let owned = Group {
-            id,
-            hashed: id,
-            addresses: [(id, Scope::All)].into(),
-            services: Box::default(),
-            candidates: Candidates::ranked(id, candidates),
-            idle: None,
-            last: None,
-        };
-        let speaker = |node| Speaker { address: Some(address(node)), ready: true, generation: 1 };
-        let view = View {
-            macs: (0..nodes).map(|node| (mac(node), NodeId::of(&name(node)))).collect(),
-            speakers: (0..nodes).map(|node| (name(node), speaker(node))).collect(),
-            groups: [(id, Arc::new(owned))].into(),
-            placed: [(id, name(0))].into(),
-            placement: Placement::Balanced,
-            ..View::default()
-        };
-        bench.feed(Input::View(Arc::new(view)));
+        let groups = [(id, None)];
+        let nodes: Vec<usize> = (0..nodes).collect();
+        let view = fixture::view(&nodes, &nodes, &groups, Placement::Balanced);
+        let speaker = Ownership::new(settings(0, detection, 1));
+        let mut bench = Self { speaker, now: Instant::now(), announced: false };
+        bench.feed(Input::View(Arc::new(View { placed: [(id, name(0))].into(), ..view })));
         bench.pass(SETTLE);
         bench
     }

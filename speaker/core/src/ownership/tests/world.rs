@@ -6,10 +6,11 @@ mod look;
 mod recorder;
 mod wire;
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::super::*;
+use super::fixture::settings;
+use super::queue::EventQueue;
 use crate::beacon::Message;
 use crate::placement::Placement;
 use crate::responder::{Plan, Sighting};
@@ -44,29 +45,6 @@ enum Happening {
     Resume(usize),
 }
 
-struct Scheduled {
-    at: Duration,
-    order: u64,
-    what: Happening,
-}
-
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at, self.order) == (other.at, other.order)
-    }
-}
-impl Eq for Scheduled {}
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Scheduled {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.order).cmp(&(other.at, other.order))
-    }
-}
-
 #[derive(Default)]
 struct Node {
     speaker: Option<Ownership>,
@@ -88,8 +66,7 @@ pub(super) struct World {
     nodes: Vec<Node>,
     api: Api,
     placement: Placement,
-    queue: BinaryHeap<Reverse<Scheduled>>,
-    order: u64,
+    queue: EventQueue<Happening>,
     /// Directed pairs between which beacons are lost.
     pub(super) deaf: BTreeSet<(usize, usize)>,
     /// Directed pairs between which frames are lost.
@@ -136,8 +113,7 @@ impl World {
             nodes: (0..nodes).map(|_| Node::default()).collect(),
             api: Api::default(),
             placement,
-            queue: BinaryHeap::new(),
-            order: 0,
+            queue: EventQueue::new(),
             deaf: BTreeSet::new(),
             wire_cut: BTreeSet::new(),
             loss: 0,
@@ -200,9 +176,7 @@ impl World {
     }
 
     fn schedule(&mut self, after: Duration, what: Happening) {
-        self.order += 1;
-        let scheduled = Scheduled { at: self.now + after, order: self.order, what };
-        self.queue.push(Reverse(scheduled));
+        self.queue.schedule(self.now + after, what);
     }
 
     /// Changes the API; every node hears of it in its own time.
@@ -236,18 +210,12 @@ impl World {
 
     pub(super) fn start_generation(&mut self, node: usize, generation: u64) {
         self.note(format!("start node{node}"));
-        let settings = Settings {
-            me: name(node),
-            interval: INTERVAL,
-            misses: 3,
-            detection: Detection::Enforce,
-            session: self.chance.next() | 1,
-        };
+        let session = self.chance.next() | 1;
         let unplugged = self.nodes[node].api.unplugged;
         let api = Api { unplugged, ..self.api.clone() };
         let state = &mut self.nodes[node];
         *state = Node { life: state.life + 1, api, ..Node::default() };
-        state.speaker = Some(Ownership::new(settings));
+        state.speaker = Some(Ownership::new(settings(node, Detection::Enforce, session)));
         self.feed(node, Input::Macs([mac(node)].into()));
         if !self.shows_after.is_zero() {
             let life = self.nodes[node].life;
@@ -361,10 +329,7 @@ impl World {
 
     pub(super) fn pass(&mut self, time: Duration) {
         let end = self.now + time;
-        while let Some(Reverse(next)) = self.queue.peek()
-            && next.at <= end
-        {
-            let Some(Reverse(Scheduled { at, what, .. })) = self.queue.pop() else { return };
+        while let Some((at, what)) = self.queue.next_until(end) {
             self.now = at;
             self.happen(what);
         }

@@ -1,59 +1,11 @@
 //! One speaker, node 0, with a view made by hand, and whatever it is given.
 
 use super::super::super::*;
+use super::super::fixture::settings;
 use super::super::world::{INTERVAL, address, mac, name};
 use crate::beacon::{Body, Flags, Message};
-use crate::link::Scope;
-use crate::placement::Placement;
 use crate::responder::Sighting;
-use crate::view::{Candidate, Candidates, Group, Speaker, Tier};
 use smoltcp::wire::EthernetAddress;
-
-const SESSION: u64 = 77;
-
-/// Who owned a group last, and in which epoch.
-pub(super) type Last = Option<(usize, u64)>;
-
-/// Nodes, the ready ones of them, and groups.
-pub(super) fn view(
-    nodes: &[usize],
-    ready: &[usize],
-    groups: &[(GroupId, Last)],
-    placement: Placement,
-) -> View {
-    let candidates: Vec<Candidate> =
-        ready.iter().map(|node| Candidate::new(name(*node), Tier::default())).collect();
-    let make = |id: &GroupId, last: &Last| {
-        Arc::new(Group {
-            id: *id,
-            hashed: *id,
-            addresses: [(*id, Scope::All)].into(),
-            services: Box::default(),
-            candidates: Candidates::ranked(*id, candidates.clone()),
-            idle: None,
-            last: last.map(|(node, epoch)| (name(node), epoch)),
-        })
-    };
-    let groups: BTreeMap<GroupId, Arc<Group>> =
-        groups.iter().map(|(id, last)| (*id, make(id, last))).collect();
-    let speaker = |node: &usize| {
-        let speaker = Speaker { address: Some(address(*node)), ready: ready.contains(node), generation: 1 };
-        (name(*node), speaker)
-    };
-    View {
-        macs: nodes.iter().map(|node| (mac(*node), NodeId::of(&name(*node)))).collect(),
-        speakers: nodes.iter().map(speaker).collect(),
-        placed: placement.place(&groups),
-        groups,
-        placement,
-        ..View::default()
-    }
-}
-
-/// So many groups.
-pub(super) fn many(count: u32, last: Last) -> Vec<(GroupId, Last)> {
-    (0..count).map(|n| (IpAddr::V4((0x0a01_0000 + n).into()), last)).collect()
-}
 
 /// A node whose id is higher than that of node 0.
 pub(super) fn higher() -> usize {
@@ -63,10 +15,6 @@ pub(super) fn higher() -> usize {
 pub(super) fn frame_of(node: usize, address: IpAddr) -> Sighting {
     let [mac, ours] = [mac(node), mac(0)].map(EthernetAddress);
     Sighting { address, mac, ours, link: 1, probing: false }
-}
-
-pub(super) fn probes(outputs: &[Output]) -> usize {
-    outputs.iter().filter(|output| matches!(output, Output::Probe(..))).count()
 }
 
 pub(super) struct Desk {
@@ -79,15 +27,8 @@ pub(super) struct Desk {
 
 impl Desk {
     pub(super) fn new(view: View) -> Self {
-        let settings = Settings {
-            me: name(0),
-            interval: INTERVAL,
-            misses: 3,
-            detection: Detection::Enforce,
-            session: SESSION,
-        };
         let mut desk = Self {
-            speaker: Ownership::new(settings),
+            speaker: Ownership::new(settings(0, Detection::Enforce, 77)),
             now: Instant::now(),
             sequence: 0,
             tokens: BTreeMap::new(),

@@ -1,12 +1,12 @@
 //! What the API holds, and the views that nodes make of it.
 
 use super::super::super::*;
-use super::super::world::{address, mac, name};
+use super::super::world::{mac, name};
 use crate::EthernetAddress;
 use crate::facts::{Facts, NodeFacts, PodFacts, ServiceFacts, SliceFacts, StatusFacts};
 use crate::link::{Link, LinkFacts};
 use crate::view::ServiceKey;
-use rules::Configuration;
+use rules::{Configuration, LastValid};
 
 #[derive(Clone, Debug)]
 pub(super) enum Change {
@@ -20,12 +20,29 @@ pub(super) enum Change {
     Excluded(usize, bool),
     /// Whether a node is Ready and its network is there.
     Usable(usize, bool),
-    /// Whether a node's link speaks IPv6.
+    /// Whether a node's links speak IPv6.
     Ipv6(usize, bool),
+    /// Whether a link of a node is up.
+    Link(usize, &'static str, bool),
+    /// Whether a node's links are on the subnet of the pool.
+    OnSubnet(usize, bool),
+    /// The address of the pool that a node has itself, if it does.
+    Holds(usize, Option<IpAddr>),
+    /// The address that the API lists of a speaker, by how often its node has moved.
+    Listed(usize, u8),
     /// Which interface the advertisement names, if it does.
     Interface(Option<&'static str>),
     /// Which node the advertisement selects, if it does.
     Selected(Option<usize>),
+    /// Whether an object has an error.
+    Invalid(Object, bool),
+}
+
+/// An object of the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Object {
+    Pool,
+    Advertisement,
 }
 
 impl Change {
@@ -33,11 +50,20 @@ impl Change {
     pub(super) fn kind(&self) -> u8 {
         match self {
             Self::Service(..) => 0,
-            Self::Pod(..) => 1,
+            Self::Pod(..) | Self::Listed(..) => 1,
             Self::Status(..) => 2,
             Self::Excluded(..) | Self::Usable(..) => 3,
-            Self::Ipv6(..) => 4,
-            Self::Interface(_) | Self::Selected(_) => 5,
+            Self::Ipv6(..) | Self::Link(..) | Self::OnSubnet(..) | Self::Holds(..) => 4,
+            Self::Interface(_) | Self::Selected(_) | Self::Invalid(Object::Advertisement, _) => 5,
+            Self::Invalid(Object::Pool, _) => 6,
+        }
+    }
+
+    /// The node whose links change.
+    pub(super) fn of_links(&self) -> Option<usize> {
+        match self {
+            Self::Ipv6(n, _) | Self::Link(n, ..) | Self::OnSubnet(n, _) | Self::Holds(n, _) => Some(*n),
+            _ => None,
         }
     }
 }
@@ -49,22 +75,27 @@ pub(super) struct Api {
     pub(super) statuses: BTreeMap<(u8, usize), u64>,
     pub(super) excluded: BTreeSet<usize>,
     pub(super) unusable: BTreeSet<usize>,
-    pub(super) without_ipv6: BTreeSet<usize>,
+    links: BTreeMap<usize, NodeLinks>,
+    listed: BTreeMap<usize, u8>,
+    invalid: BTreeSet<Object>,
+    /// How often each object was changed.
+    generations: BTreeMap<Object, i64>,
     interface: Option<&'static str>,
     selected: Option<usize>,
 }
 
-/// The link of a node.
-pub(super) fn link(node: usize, ipv6: bool) -> Link {
-    Link {
-        index: 1,
-        name: "eth0".into(),
-        mac: EthernetAddress(mac(node)),
-        broadcast: true,
-        link_local: ipv6.then(|| "fe80::1".parse().unwrap()),
-        subnets: BTreeSet::new(),
-        carrier_ups: 0,
-    }
+/// What is special about the links of a node.
+#[derive(Clone, Default)]
+struct NodeLinks {
+    down: BTreeSet<&'static str>,
+    without_ipv6: bool,
+    off_subnet: bool,
+    holds: Option<IpAddr>,
+}
+
+/// The address of a node that has moved so often.
+pub(super) fn host(node: usize, moved: u8) -> IpAddr {
+    IpAddr::V4([192, 168, moved, u8::try_from(node + 1).unwrap()].into())
 }
 
 impl Api {
@@ -85,27 +116,83 @@ impl Api {
             Change::Status(s, n, None) => drop(self.statuses.remove(&(*s, *n))),
             Change::Excluded(n, yes) => set(&mut self.excluded, *n, *yes),
             Change::Usable(n, yes) => set(&mut self.unusable, *n, !yes),
-            Change::Ipv6(n, yes) => set(&mut self.without_ipv6, *n, !yes),
+            Change::Ipv6(n, yes) => self.links.entry(*n).or_default().without_ipv6 = !yes,
+            Change::Link(n, link, yes) => set(&mut self.links.entry(*n).or_default().down, *link, !yes),
+            Change::OnSubnet(n, yes) => self.links.entry(*n).or_default().off_subnet = !yes,
+            Change::Holds(n, address) => self.links.entry(*n).or_default().holds = *address,
+            Change::Listed(n, moved) => drop(self.listed.insert(*n, *moved)),
             Change::Interface(name) => self.interface = *name,
             Change::Selected(node) => self.selected = *node,
+            Change::Invalid(object, yes) => set(&mut self.invalid, *object, *yes),
+        }
+        let edited = match change {
+            Change::Interface(_) | Change::Selected(_) => Some(Object::Advertisement),
+            Change::Invalid(object, _) => Some(*object),
+            _ => None,
+        };
+        if let Some(object) = edited {
+            *self.generations.entry(object).or_default() += 1;
         }
     }
 
-    pub(super) fn configuration(&self) -> Configuration {
+    /// The links of a node that are up.
+    pub(super) fn links(&self, node: usize) -> Vec<Link> {
+        let links = self.links.get(&node).cloned().unwrap_or_default();
+        let number = u16::try_from(node).unwrap();
+        let mut subnets: BTreeSet<(IpAddr, u8)> = BTreeSet::new();
+        if links.off_subnet {
+            subnets.insert(([10, 9, 9, 1].into(), 24));
+        } else {
+            subnets.insert(([10, 0, 0, 100 + u8::try_from(node).unwrap()].into(), 24));
+            subnets.insert(([0xfd00, 0, 0, 0, 0, 0, 1, number].into(), 64));
+        }
+        subnets.extend(links.holds.map(|address| (address, if address.is_ipv4() { 32 } else { 128 })));
+        let up = [(1, "eth0"), (2, "eth1")].into_iter().filter(|(_, name)| !links.down.contains(name));
+        up.map(|(index, name)| Link {
+            index,
+            name: name.into(),
+            mac: EthernetAddress(mac(node)),
+            broadcast: true,
+            link_local: (!links.without_ipv6).then(|| "fe80::1".parse().unwrap()),
+            subnets: subnets.clone(),
+            carrier_ups: 0,
+        })
+        .collect()
+    }
+
+    /// Whether a node has the address itself.
+    pub(super) fn holds(&self, node: usize, address: IpAddr) -> bool {
+        self.links.get(&node).is_some_and(|links| links.holds == Some(address))
+    }
+
+    /// What is in force, as a process with this memory has it.
+    pub(super) fn configuration(&self, memory: &mut LastValid) -> Configuration {
+        let is_invalid = |object| self.invalid.contains(&object);
+        let metadata = |object| {
+            let generation = self.generations.get(&object).copied().unwrap_or_default();
+            serde_json::json!({
+                "name": "lan", "namespace": "metallb-system", "uid": "lan", "generation": 1 + generation,
+            })
+        };
+        let broken = is_invalid(Object::Pool).then_some("10.0.0.999");
+        let addresses: Vec<&str> = ["10.0.0.0/24", "fd00::/64"].into_iter().chain(broken).collect();
         let pool = serde_json::json!({
             "apiVersion": "metallb.io/v1beta1", "kind": "IPAddressPool",
-            "metadata": {"name": "lan", "namespace": "metallb-system"},
-            "spec": {"addresses": ["10.0.0.0/24", "fd00::/64"]},
+            "metadata": metadata(Object::Pool),
+            "spec": {"addresses": addresses},
         });
         let interfaces: Vec<&str> = self.interface.into_iter().collect();
         let selectors: Vec<_> = self
             .selected
             .iter()
             .map(|node| serde_json::json!({"matchLabels": {"node": name(*node)}}))
+            .chain(is_invalid(Object::Advertisement).then(|| {
+                serde_json::json!({"matchExpressions": [{"key": "k", "operator": "Near", "values": ["v"]}]})
+            }))
             .collect();
         let advertisement = serde_json::json!({
             "apiVersion": "metallb.io/v1beta1", "kind": "L2Advertisement",
-            "metadata": {"name": "lan", "namespace": "metallb-system"},
+            "metadata": metadata(Object::Advertisement),
             "spec": {"interfaces": interfaces, "nodeSelectors": selectors},
         });
         let objects = rules::Objects {
@@ -113,10 +200,11 @@ impl Api {
             l2_advertisements: vec![Arc::new(serde_json::from_value(advertisement).unwrap())],
             ..rules::Objects::default()
         };
-        Configuration::from_objects(&objects).0
+        memory.configure(&objects).0
     }
 
-    pub(super) fn facts(&self, nodes: usize) -> Facts {
+    /// What is known on a node with these links.
+    pub(super) fn facts(&self, nodes: usize, own_links: &[Link]) -> Facts {
         let key = |n: &u8| ServiceKey::new("default", format!("s{n}"));
         let service = |(n, addresses): (&u8, &Vec<IpAddr>)| {
             Arc::new(ServiceFacts {
@@ -138,7 +226,9 @@ impl Api {
             Arc::new(NodeFacts { name: name(n), labels, usable, cordoned: false, addresses: Box::default() })
         };
         let pod = |(n, ready): (&usize, &bool)| {
-            Arc::new(PodFacts { node: name(*n), address: Some(address(*n)), ready: *ready, generation: 1 })
+            let moved = self.listed.get(n).copied().unwrap_or_default();
+            let address = Some(host(*n, moved));
+            Arc::new(PodFacts { node: name(*n), address, ready: *ready, generation: 1 })
         };
         let status = |((s, n), epoch): (&(u8, usize), &u64)| {
             Arc::new(StatusFacts {
@@ -150,7 +240,7 @@ impl Api {
             })
         };
         let slice = |n| Arc::new(SliceFacts { service: key(n), nodes: [name(0)].into() });
-        let links = |n| vec![LinkFacts::from(&link(n, !self.without_ipv6.contains(&n)))];
+        let links = |n| self.links(n).iter().map(LinkFacts::from).collect();
         Facts {
             services: self
                 .services
@@ -163,7 +253,7 @@ impl Api {
             pods: self.pods.iter().map(pod).collect(),
             statuses: self.statuses.iter().map(status).collect(),
             links: (0..nodes).map(|n| (name(n), links(n))).collect(),
-            own_links: None,
+            own_links: Some(own_links.iter().map(LinkFacts::from).collect()),
             other_addresses: BTreeMap::new(),
         }
     }

@@ -1,68 +1,63 @@
 //! Speakers that own Services with several addresses; their views are built from facts, and each learns of changes in
 //! its own time. An address counts as announced by a node only if the node answers for it on its link.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::super::super::*;
-use super::super::world::{Chance, INTERVAL, address, mac, name};
-use super::api::{Api, Change, link};
+use super::super::fixture::settings;
+use super::super::queue::EventQueue;
+use super::super::world::{Chance, mac, name};
+use super::api::{Api, Change, host};
 use super::onlooker::Seen;
-use crate::EthernetAddress;
 use crate::beacon::Message;
-use crate::link::Scope;
+use crate::link::{Link, Scope};
 use crate::placement::Placement;
 use crate::responder::{Plan, Sighting};
 use crate::view::{self, ExcludeLabel};
+use rules::LastValid;
 
 pub(super) enum What {
     Wake(usize, u32),
-    Deliver(usize, usize, Message),
+    Deliver(usize, IpAddr, Message),
     Api(usize, Change),
     Seen(usize, Sighting),
-    Probe { node: usize, life: u32, address: IpAddr, round: u32, plan: Plan, token: u64 },
-    Say { node: usize, life: u32, address: IpAddr, token: u64 },
+    Probe {
+        node: usize,
+        life: u32,
+        address: IpAddr,
+        round: u32,
+        plan: Plan,
+        token: u64,
+    },
+    Say {
+        node: usize,
+        life: u32,
+        address: IpAddr,
+        token: u64,
+    },
     Resume(usize),
+    /// The links of a node have changed.
+    Links(usize),
+    /// Somebody sends a forged frame every millisecond until then.
+    Forge(usize, Duration),
     Write(usize, u32),
-}
-
-struct Entry {
-    at: Duration,
-    order: u64,
-    what: What,
-}
-
-impl PartialEq for Entry {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at, self.order) == (other.at, other.order)
-    }
-}
-impl Eq for Entry {}
-impl PartialOrd for Entry {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Entry {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.order).cmp(&(other.at, other.order))
-    }
 }
 
 #[derive(Default)]
 pub(super) struct Node {
-    life: u32,
+    pub(super) life: u32,
     pub(super) speaker: Option<Ownership>,
     pub(super) api: Api,
     pub(super) view: Option<Arc<View>>,
     pub(super) announced: BTreeMap<GroupId, BTreeMap<IpAddr, Scope>>,
-    probing: HashMap<IpAddr, u64>,
+    pub(super) probing: HashMap<IpAddr, u64>,
     /// By announcement.
     saying: HashMap<IpAddr, u64>,
     pub(super) stalled: bool,
     waiting: Vec<What>,
     wake: Option<Duration>,
     pub(super) stopping: bool,
+    memory: LastValid,
     writes: bool,
 }
 
@@ -73,10 +68,13 @@ pub(super) struct Model {
     pub(super) nodes: Vec<Node>,
     pub(super) api: Api,
     placement: Placement,
-    queue: BinaryHeap<Reverse<Entry>>,
-    order: u64,
+    queue: EventQueue<What>,
+    /// The last probe or announcement that was begun.
+    token: u64,
     /// Directed pairs between which nothing arrives.
     pub(super) cut: BTreeSet<(usize, usize)>,
+    /// How often each node has got another address.
+    moved: Vec<u8>,
     /// Beacons lost, of 1000.
     pub(super) loss: u64,
     /// The longest time in milliseconds that a change takes to reach a node.
@@ -97,9 +95,10 @@ impl Model {
             nodes: (0..nodes).map(|_| Node::default()).collect(),
             api: Api::default(),
             placement,
-            queue: BinaryHeap::new(),
-            order: 0,
+            queue: EventQueue::new(),
+            token: 0,
             cut: BTreeSet::new(),
+            moved: vec![0; nodes],
             loss: 0,
             lag: 20,
             arrivals: BTreeMap::new(),
@@ -114,8 +113,7 @@ impl Model {
     }
 
     pub(super) fn after(&mut self, delay: Duration, what: What) {
-        self.order += 1;
-        self.queue.push(Reverse(Entry { at: self.now + delay, order: self.order, what }));
+        self.queue.schedule(self.now + delay, what);
     }
 
     pub(super) fn note(&mut self, text: String) {
@@ -125,6 +123,9 @@ impl Model {
     pub(super) fn change(&mut self, change: Change) {
         self.note(format!("API {change:?}"));
         self.api.apply(&change);
+        if let Some(node) = change.of_links() {
+            self.after(Duration::ZERO, What::Links(node));
+        }
         for to in 0..self.nodes.len() {
             let at = self.now + Duration::from_millis(self.chance.below(self.lag + 1));
             let earlier = self.arrivals.entry((to, change.kind())).or_default();
@@ -134,20 +135,29 @@ impl Model {
         }
     }
 
+    /// A node gets another address; that of before reaches nobody any more.
+    pub(super) fn relocate(&mut self, node: usize) {
+        self.moved[node] += 1;
+        self.note(format!("node{node} has the address {} from now on", self.address(node)));
+    }
+
+    /// The API lists the address that a node has.
+    pub(super) fn list_address(&mut self, node: usize) {
+        self.change(Change::Listed(node, self.moved[node]));
+    }
+
+    fn address(&self, node: usize) -> IpAddr {
+        host(node, self.moved[node])
+    }
+
     pub(super) fn start(&mut self, node: usize) {
         self.note(format!("start node{node}"));
-        let settings = Settings {
-            me: name(node),
-            interval: INTERVAL,
-            misses: 3,
-            detection: Detection::Enforce,
-            session: self.chance.next() | 1,
-        };
+        let session = self.chance.next() | 1;
         self.change(Change::Pod(node, Some(true)));
         let mut api = self.api.clone();
         api.pods.insert(node, true);
         let life = self.nodes[node].life + 1;
-        let mut speaker = Ownership::new(settings);
+        let mut speaker = Ownership::new(settings(node, Detection::Enforce, session));
         // Some decide about one group at a time.
         if node % 2 == 1 {
             speaker.slice = 1;
@@ -173,8 +183,9 @@ impl Model {
     fn feed_view(&mut self, node: usize) {
         let exclude_label = ExcludeLabel::Honour;
         let settings = view::Settings { me: name(node), placement: self.placement, exclude_label };
-        let api = &self.nodes[node].api;
-        let (facts, configuration) = (api.facts(self.nodes.len()), api.configuration());
+        let (nodes, own_links) = (self.nodes.len(), self.api.links(node));
+        let Node { api, memory, .. } = &mut self.nodes[node];
+        let (facts, configuration) = (api.facts(nodes, &own_links), api.configuration(memory));
         let previous = self.nodes[node].view.clone();
         let view = Arc::new(View::build(&settings, &facts, &configuration, previous.as_deref()));
         if previous.as_ref() == Some(&view) {
@@ -215,9 +226,10 @@ impl Model {
     pub(super) fn answered_by(&self, node: usize) -> BTreeSet<IpAddr> {
         let state = &self.nodes[node];
         let announced = state.announced.values().flatten().filter(|_| state.speaker.is_some());
-        let link = link(node, !self.api.without_ipv6.contains(&node));
+        let links = self.api.links(node);
         let answered = |(address, scope): (&IpAddr, &Scope)| {
-            (scope.covers(&link.name) && link.speaks_for(*address)).then_some(*address)
+            let fits = |link: &Link| scope.covers(&link.name) && link.speaks_for(*address);
+            links.iter().any(fits).then_some(*address)
         };
         announced.filter_map(answered).collect()
     }
@@ -226,8 +238,8 @@ impl Model {
         self.moves += 1;
         self.note(format!("node{node} announces {address}"));
         self.nodes[node].probing.remove(&address);
-        self.order += 1;
-        let token = self.order;
+        self.token += 1;
+        let token = self.token;
         self.nodes[node].saying.insert(address, token);
         let life = self.nodes[node].life;
         for after in [0, 50, 200, 1_100, 2_200, 5_000, 10_000, 15_000, 20_000] {
@@ -261,17 +273,17 @@ impl Model {
     fn carry_out(&mut self, node: usize, output: Output) {
         match output {
             Output::Send { address: to, message, .. } => {
-                let Some(to) = (0..self.nodes.len()).find(|n| address(*n) == to) else { return };
+                let Some(to) = (0..self.nodes.len()).find(|n| self.address(*n) == to) else { return };
                 if self.cut.contains(&(node, to)) || self.chance.below(1_000) < self.loss {
                     return;
                 }
                 let delay = Duration::from_micros(100 + self.chance.below(3_000));
-                self.after(delay, What::Deliver(to, node, message));
+                self.after(delay, What::Deliver(to, self.address(node), message));
             }
             Output::Probe(address, _, plan) => {
                 self.note(format!("node{node} asks about {address}"));
-                self.order += 1;
-                let (token, life) = (self.order, self.nodes[node].life);
+                self.token += 1;
+                let (token, life) = (self.token, self.nodes[node].life);
                 self.nodes[node].probing.insert(address, token);
                 self.after(plan.wait / 2, What::Probe { node, life, address, round: 0, plan, token });
             }
@@ -335,8 +347,7 @@ impl Model {
 
     pub(super) fn pass(&mut self, time: Duration) {
         let end = self.now + time;
-        while self.queue.peek().is_some_and(|Reverse(next)| next.at <= end) {
-            let Some(Reverse(Entry { at, what, .. })) = self.queue.pop() else { return };
+        while let Some((at, what)) = self.queue.next_until(end) {
             self.observe(at);
             self.now = at;
             self.happen(what);
@@ -348,6 +359,7 @@ impl Model {
     fn happen(&mut self, what: What) {
         let node = match &what {
             What::Wake(node, _) | What::Resume(node) | What::Write(node, _) => *node,
+            What::Links(node) | What::Forge(node, _) => *node,
             What::Probe { node, .. } | What::Say { node, .. } => *node,
             What::Deliver(node, ..) | What::Api(node, _) | What::Seen(node, _) => *node,
         };
@@ -371,7 +383,14 @@ impl Model {
                     self.happen(what);
                 }
             }
-            What::Deliver(to, from, message) => self.feed(to, Input::Message(address(from), message)),
+            What::Deliver(to, from, message) => self.feed(to, Input::Message(from, message)),
+            What::Links(node) => {
+                if self.nodes[node].speaker.is_some() {
+                    self.feed(node, Input::Macs([mac(node)].into()));
+                    self.feed_view(node);
+                }
+            }
+            What::Forge(node, until) => self.forge(node, until),
             What::Api(to, change) => {
                 if self.nodes[to].speaker.is_some() {
                     self.nodes[to].api.apply(&change);
@@ -396,52 +415,6 @@ impl Model {
                 if self.nodes[node].life == life && current {
                     self.probe(node, address, round, plan, token);
                 }
-            }
-        }
-    }
-
-    fn see(&mut self, to: usize, sighting: Sighting) {
-        if self.nodes[to].probing.contains_key(&sighting.address) {
-            if !sighting.probing {
-                self.nodes[to].probing.remove(&sighting.address);
-            }
-            self.feed(to, Input::Answered(sighting));
-        } else if !sighting.probing && self.answered_by(to).contains(&sighting.address) {
-            self.feed(to, Input::Contested(sighting));
-        }
-    }
-
-    fn probe(&mut self, node: usize, address: IpAddr, round: u32, plan: Plan, token: u64) {
-        if !link(node, !self.api.without_ipv6.contains(&node)).speaks_for(address) {
-            self.nodes[node].probing.remove(&address);
-            return self.feed(node, Input::Unasked(address));
-        }
-        self.say(node, address, true);
-        let answers = (0..self.nodes.len()).find(|other| {
-            *other != node
-                && !self.nodes[*other].stalled
-                && self.answered_by(*other).contains(&address)
-                && !self.cut.contains(&(node, *other))
-        });
-        if let Some(other) = answers {
-            self.nodes[node].probing.remove(&address);
-            let [mac, ours] = [mac(other), mac(node)].map(EthernetAddress);
-            self.feed(node, Input::Answered(Sighting { address, mac, ours, link: 1, probing: false }));
-        } else if round + 1 < plan.count {
-            let life = self.nodes[node].life;
-            self.after(plan.wait, What::Probe { node, life, address, round: round + 1, plan, token });
-        } else {
-            self.nodes[node].probing.remove(&address);
-            self.feed(node, Input::Unanswered(address));
-        }
-    }
-
-    fn say(&mut self, node: usize, address: IpAddr, probing: bool) {
-        for to in (0..self.nodes.len()).filter(|to| *to != node) {
-            if !self.cut.contains(&(node, to)) {
-                let [mac, ours] = [mac(node), mac(to)].map(EthernetAddress);
-                let sighting = Sighting { address, mac, ours, link: 1, probing };
-                self.after(Duration::from_micros(50), What::Seen(to, sighting));
             }
         }
     }

@@ -1,10 +1,10 @@
 //! The API: what it holds, and what a speaker makes of it.
 
 use super::super::super::*;
-use super::{address, mac, name};
-use crate::link::Scope;
+use super::super::fixture::{single, speaker};
+use super::{mac, name};
 use crate::placement::Placement;
-use crate::view::{Candidate, Candidates, Group, Holder, Speaker, Tier};
+use crate::view::{Candidate, Group, Holder, Tier};
 
 /// What the API holds; each part reaches each node at its own time.
 #[derive(Clone, Debug, Default)]
@@ -70,14 +70,8 @@ impl Api {
     }
 
     pub(super) fn view(&self, placement: Placement) -> View {
-        let speaker = |(node, generation): (&usize, &u64)| {
-            let speaker = Speaker { address: Some(address(*node)), ready: true, generation: *generation };
-            (name(*node), speaker)
-        };
-        let starting = self.starting.iter().filter(|node| !self.ready.contains_key(node)).map(|node| {
-            let (name, ready) = speaker((node, &1));
-            (name, Speaker { ready: false, ..ready })
-        });
+        let starting = self.starting.iter().filter(|node| !self.ready.contains_key(node));
+        let starting = starting.map(|node| speaker(*node, false, 1));
         let candidates: Vec<Candidate> = self
             .ready
             .keys()
@@ -88,18 +82,8 @@ impl Api {
             })
             .map(|(node, tier)| Candidate::new(name(*node), tier))
             .collect();
-        let group = |id: &GroupId| {
-            let group = Group {
-                id: *id,
-                hashed: *id,
-                addresses: [(*id, Scope::All)].into(),
-                services: Box::default(),
-                candidates: Candidates::ranked(*id, candidates.clone()),
-                idle: None,
-                last: self.last.get(id).map(|(node, epoch)| (name(*node), *epoch)),
-            };
-            (*id, Arc::new(group))
-        };
+        let group =
+            |id: &GroupId| (*id, Arc::new(single(*id, candidates.clone(), self.last.get(id).copied())));
         let groups: BTreeMap<GroupId, Arc<Group>> = self.groups.iter().map(group).collect();
         let placed = placement.place(&groups);
         View {
@@ -109,7 +93,7 @@ impl Api {
                 .filter(|node| self.ready.contains_key(*node) || self.starting.contains(*node))
                 .map(|node| (mac(*node), NodeId::of(&name(*node))))
                 .collect(),
-            speakers: self.ready.iter().map(speaker).chain(starting).collect(),
+            speakers: self.ready.iter().map(|(node, g)| speaker(*node, true, *g)).chain(starting).collect(),
             groups,
             placed,
             placement,

@@ -1,0 +1,66 @@
+//! What the tests have in common: nodes, groups with one address each, views of them, and the settings of a
+//! speaker.
+
+use super::super::*;
+use super::world::{INTERVAL, address, mac, name};
+use crate::link::Scope;
+use crate::placement::Placement;
+use crate::view::{Candidate, Candidates, Group, Speaker, Tier};
+
+/// Who owned a group last, and in which epoch.
+pub(super) type Last = Option<(usize, u64)>;
+
+pub(super) fn id(node: usize) -> NodeId {
+    NodeId::of(&name(node))
+}
+
+/// So many groups.
+pub(super) fn many(count: u32, last: Last) -> Vec<(GroupId, Last)> {
+    (0..count).map(|n| (IpAddr::V4((0x0a01_0000 + n).into()), last)).collect()
+}
+
+pub(super) fn settings(node: usize, detection: Detection, session: u64) -> Settings {
+    Settings { me: name(node), interval: INTERVAL, misses: 3, detection, session }
+}
+
+/// Candidates of one tier.
+pub(super) fn equal_candidates(nodes: impl IntoIterator<Item = usize>) -> Vec<Candidate> {
+    nodes.into_iter().map(|node| Candidate::new(name(node), Tier::default())).collect()
+}
+
+/// A group with one address.
+pub(super) fn single(id: GroupId, candidates: Vec<Candidate>, last: Last) -> Group {
+    Group {
+        id,
+        hashed: id,
+        addresses: [(id, Scope::All)].into(),
+        services: Box::default(),
+        candidates: Candidates::ranked(id, candidates),
+        idle: None,
+        last: last.map(|(node, epoch)| (name(node), epoch)),
+    }
+}
+
+pub(super) fn speaker(node: usize, ready: bool, generation: u64) -> (NodeName, Speaker) {
+    (name(node), Speaker { address: Some(address(node)), ready, generation })
+}
+
+/// A view with `nodes`, of which those that are `ready` are candidates for all `groups`.
+pub(super) fn view(
+    nodes: &[usize],
+    ready: &[usize],
+    groups: &[(GroupId, Last)],
+    placement: Placement,
+) -> View {
+    let candidates = equal_candidates(ready.iter().copied());
+    let make = |(id, last): &(GroupId, Last)| (*id, Arc::new(single(*id, candidates.clone(), *last)));
+    let groups: BTreeMap<GroupId, Arc<Group>> = groups.iter().map(make).collect();
+    View {
+        macs: nodes.iter().map(|node| (mac(*node), id(*node))).collect(),
+        speakers: nodes.iter().map(|node| speaker(*node, ready.contains(node), 1)).collect(),
+        placed: placement.place(&groups),
+        groups,
+        placement,
+        ..View::default()
+    }
+}
