@@ -152,6 +152,7 @@ impl Api {
         let slice = |n| Arc::new(SliceFacts { service: key(n), nodes: [name(0)].into() });
         let links = |n| vec![LinkFacts::from(&link(n, !self.without_ipv6.contains(&n)))];
         Facts {
+            states_listed: true,
             services: self
                 .services
                 .iter()
