@@ -58,6 +58,11 @@ impl<F> Mirror<F> {
         self.kept.read().unwrap_or_else(PoisonError::into_inner).contains_key(key)
     }
 
+    /// Whether the first list is in.
+    pub fn is_listed(&self) -> bool {
+        *self.listed.borrow()
+    }
+
     /// Waits until the first list is in.
     ///
     /// # Errors

@@ -30,6 +30,7 @@ use runtime::heartbeat::Heartbeat;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::log_limit::limited;
 use crate::metrics::{Metrics, PerAddress};
 use beacons::{Beacons, Heard};
 use clocks::Clocks;
@@ -255,7 +256,7 @@ impl State {
                     self.heard(heard);
                 }
                 Some(frame) = self.frames.recv() => self.frames_came(frame),
-                () = sleep_until(Some(check)) => self.check_sockets(Instant::now()),
+                () = sleep_until(Some(check)) => self.check_sockets(Instant::now()).await,
             }
             self.publish_if_due(Instant::now());
             self.count();
@@ -277,9 +278,9 @@ impl State {
     }
 
     /// What no event tells of. This is also why the driver has a turn at least this often.
-    fn check_sockets(&mut self, now: Instant) {
+    async fn check_sockets(&mut self, now: Instant) {
         self.check = now + CHECK_INTERVAL;
-        self.beacons.check(now);
+        self.beacons.check(now).await;
         let drops = self.ports.kernel_drops().saturating_add(self.beacons.kernel_drops());
         // Sockets that were closed count no more.
         self.driver.metrics.kernel_drops.inc_by(drops.saturating_sub(self.kernel_drops));
@@ -377,14 +378,14 @@ impl State {
             ownership::Output::Announce(id) => {
                 if self.announced.begin(id) {
                     let epoch = self.ownership.owned().get(&id);
-                    tracing::info!(group = %id, epoch, "owns the addresses of this group from now on");
+                    limited!(1000, info, group = %id, epoch, "owns the addresses of this group from now on");
                 }
                 self.announce(now, vec![id]);
             }
             ownership::Output::Withdraw(id) => {
                 let changes = self.announced.end(id);
                 self.tell_changes(now, changes);
-                tracing::info!(group = %id, "no longer owns the addresses of this group");
+                limited!(1000, info, group = %id, "no longer owns the addresses of this group");
             }
         }
     }
@@ -486,7 +487,9 @@ impl State {
         let (counts, alive) = (self.ownership.counts(), self.ownership.peers_alive());
         if counts != self.counts || alive != self.alive {
             if counts.stalls > self.counts.stalls {
-                tracing::warn!(
+                limited!(
+                    5,
+                    warn,
                     "this speaker did not run for a while (no processor time, or stopped): it asks anew who has \
                      its addresses before it answers for them"
                 );

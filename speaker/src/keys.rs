@@ -11,6 +11,8 @@ use runtime::tasks::Tasks;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::log_limit::limited;
+
 /// How often the files are read.
 const POLL: Duration = Duration::from_secs(5);
 /// For how long a key is accepted that is in no file any more. A kubelet renews the files within two minutes.
@@ -39,7 +41,7 @@ pub(crate) fn start(
                 let changed = *known != keyring;
                 if changed {
                     let (current, old) = (held.current.ids().len(), held.old.len());
-                    tracing::info!(current, old, "other keys for beacons are accepted from now on");
+                    limited!(5, info, current, old, "other keys for beacons are accepted from now on");
                     *known = keyring;
                 }
                 changed
@@ -87,7 +89,7 @@ fn read(files: &[PathBuf]) -> Keyring {
         Ok(_) => None,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
         Err(error) => {
-            tracing::warn!(file = %file.display(), %error, "cannot read a key for beacons");
+            limited!(5, warn, file = %file.display(), %error, "cannot read a key for beacons");
             None
         }
     }))

@@ -10,8 +10,11 @@
 
 mod args;
 mod driver;
+#[cfg(test)]
+mod fixtures;
 mod keys;
 mod links;
+mod log_limit;
 mod metrics;
 mod pace;
 mod packet;

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::driver::Closed;
+use crate::log_limit::{first_few, limited};
 use crate::packet::Protocol;
 
 /// One event seldom comes alone; this long after the first, the links are listed again.
@@ -103,7 +104,7 @@ async fn list_with_retries(
         loop {
             match list(handle, excluded).await {
                 Ok(listed) => return listed,
-                Err(error) => tracing::warn!(%error, "cannot list this node's links, trying again"),
+                Err(error) => limited!(5, warn, %error, "cannot list this node's links, trying again"),
             }
             tokio::time::sleep(RETRY).await;
         }
@@ -153,16 +154,18 @@ fn without(links: &[Link], closed: &Closed) -> Vec<Link> {
 
 fn log(old: &[Link], new: &[Link]) {
     for link in new.iter().filter(|link| !old.contains(link)) {
-        tracing::info!(
+        limited!(
+            100,
+            info,
             interface = link.name,
             mac = %link.mac,
-            subnets = ?link.subnets,
+            subnets = first_few(&link.subnets),
             link_local = ?link.link_local,
             "may announce on this interface"
         );
     }
     for link in old.iter().filter(|link| new.iter().all(|other| other.index != link.index)) {
-        tracing::info!(interface = link.name, "no longer announces on this interface");
+        limited!(100, info, interface = link.name, "no longer announces on this interface");
     }
 }
 
@@ -172,7 +175,12 @@ async fn list(handle: &Handle, excluded: &RegexSet) -> Result<(Vec<Link>, OtherA
     let unread = unread(&links);
     if !unread.is_empty() {
         // Messages that cannot be decoded are dropped on the way.
-        tracing::warn!(interfaces = ?unread, "the kernel's account of these interfaces cannot be read");
+        limited!(
+            1,
+            warn,
+            interfaces = first_few(unread),
+            "the kernel's account of these interfaces cannot be read"
+        );
     }
     let mut addresses_of: BTreeMap<LinkIndex, Vec<AddressMessage>> = BTreeMap::new();
     for address in addresses {

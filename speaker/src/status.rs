@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::driver::Published;
 use crate::links::OtherAddresses;
+use crate::log_limit::limited;
 use crate::metrics::Metrics;
 use crate::watches::Stores;
 use announcements::Announcements;
@@ -145,9 +146,11 @@ impl Writer {
         let node = state::Node { links, other_addresses, last_announced };
         // The few before the many: while thousands are written, who owns what may change.
         let conflicts = self.conflicts.write(now, published, links, owner).await;
-        // Before the objects go that it remembers.
-        let state = self.state.write(published, node, findings, owner).await;
-        let announcements = self.announcements.write(published, owner, state.is_ok()).await;
+        // Before the objects go that it remembers. Before it is known what an earlier process has remembered, a write
+        // would remove that.
+        let known = self.stores.states.is_listed();
+        let state = if known { self.state.write(published, node, findings, owner).await } else { Ok(()) };
+        let announcements = self.announcements.write(published, owner, known && state.is_ok()).await;
         let results = [
             ("who else has an address", conflicts),
             ("the state of this speaker", state),
@@ -156,7 +159,7 @@ impl Writer {
         let mut failed = false;
         for (what, result) in results {
             if let Err(error) = result {
-                tracing::warn!(%error, "cannot write {what}, trying again");
+                limited!(15, warn, %error, "cannot write {what}, trying again");
                 failed = true;
             }
         }

@@ -117,13 +117,13 @@ impl Stores {
         let state = move |object| Some(speaker_state(object, &node));
         let services: Mirror<ServiceFacts> = start.watch(Api::all(client.clone()), balanced, service, always);
         let known = services.clone();
-        let balanced = move |before: Option<&SliceFacts>, now: Option<&SliceFacts>| {
-            before.or(now).is_some_and(|slice| known.contains(&slice.service.to_string()))
+        let ours = move |before: Option<&SliceFacts>, now: Option<&SliceFacts>| {
+            concerns(before, now, |service| known.contains(&service.to_string()))
         };
         let namespaced = || client.clone();
         Self {
             services,
-            slices: start.watch(Api::all(client.clone()), of_services, SliceFacts::of, balanced),
+            slices: start.watch(Api::all(client.clone()), of_services, SliceFacts::of, ours),
             nodes: start.watch(Api::all(client.clone()), all(), NodeFacts::of, always),
             pods: start.watch(
                 Api::namespaced(namespaced(), &namespace),
@@ -148,9 +148,7 @@ impl Stores {
                 Api::namespaced(namespaced(), &namespace),
                 of_speakers,
                 state,
-                differ(|state: &SpeakerState| {
-                    (state.links.clone(), state.other_addresses.clone(), state.remembered.clone())
-                }),
+                differ(reported),
             ),
             conflicts,
             last_valid: Arc::default(),
@@ -180,6 +178,8 @@ impl Stores {
 
     /// What there is now.
     pub(crate) fn known(&self) -> Known {
+        // Before the states themselves, so that it never says more than these do.
+        let states_listed = self.states.is_listed();
         let states = self.states.all();
         let mut statuses = self.statuses.all();
         statuses.extend(self.remembered());
@@ -194,6 +194,7 @@ impl Stores {
                 nodes: self.nodes.all(),
                 pods: self.pods.all().iter().map(|pod| Arc::clone(&pod.facts)).collect(),
                 statuses,
+                states_listed,
                 other_addresses,
                 links: states.iter().filter_map(|state| state.links.clone()).collect(),
                 own_links: None,
@@ -362,6 +363,21 @@ fn differ<F, P: PartialEq>(
     move |before, now| before.map(&part) != now.map(&part)
 }
 
+/// Whether a change of a slice is about one of `ours`: it may leave one Service and come to another.
+fn concerns(
+    before: Option<&SliceFacts>,
+    now: Option<&SliceFacts>,
+    ours: impl Fn(&ServiceKey) -> bool,
+) -> bool {
+    [before, now].into_iter().flatten().any(|slice| ours(&slice.service))
+}
+
+/// What a view is made of, of all that a speaker tells of itself.
+fn reported(state: &SpeakerState) -> impl PartialEq + use<> {
+    let SpeakerState { name: _, node, links, other_addresses, remembered, mine: _ } = state;
+    (node.clone(), links.clone(), other_addresses.clone(), remembered.clone())
+}
+
 struct Start<'a> {
     tasks: &'a mut Tasks,
     changed: &'a Arc<Notify>,
@@ -410,5 +426,39 @@ fn speaker_state(object: ConfigurationState, me: &NodeName) -> SpeakerState {
         remembered: status::last_announced::remembered(&object),
         mine: (object.name_any() == status::state::name(me)).then(|| bare(object)),
         node,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slice_that_leaves_one_service_and_comes_to_another_concerns_both() {
+        let slice = |name: &str| SliceFacts {
+            service: ServiceKey { namespace: "default".into(), name: name.into() },
+            nodes: Box::default(),
+        };
+        let (balanced, other) = (slice("web"), slice("cluster-ip"));
+        let concerns = |before, now| concerns(before, now, |service| service.name == "web");
+        assert!(concerns(Some(&other), Some(&balanced)), "it comes to a Service of ours");
+        assert!(concerns(Some(&balanced), Some(&other)), "it leaves one");
+        assert!(concerns(None, Some(&balanced)) && concerns(Some(&balanced), None));
+        assert!(!concerns(Some(&other), Some(&other)) && !concerns(None, Some(&other)));
+    }
+
+    #[test]
+    fn a_state_that_is_relabelled_to_another_node_makes_another_view() {
+        let of_node = |node: &str| SpeakerState {
+            name: "speaker-a".into(),
+            node: Some(node.into()),
+            links: None,
+            other_addresses: [("10.0.0.5".parse().unwrap(), "eth1".to_owned())].into(),
+            remembered: Vec::new(),
+            mine: None,
+        };
+        let matters = differ(reported);
+        assert!(matters(Some(&of_node("a")), Some(&of_node("b"))));
+        assert!(!matters(Some(&of_node("a")), Some(&of_node("a"))));
     }
 }

@@ -31,6 +31,9 @@ pub struct Facts {
     pub pods: Vec<Arc<PodFacts>>,
     /// Who announced what.
     pub statuses: Vec<Arc<StatusFacts>>,
+    /// Whether what speakers report of their nodes has been listed: the links and other addresses.
+    #[serde(default)]
+    pub states_listed: bool,
     /// The links of each node, as it has published them.
     pub links: BTreeMap<NodeName, Vec<LinkFacts>>,
     /// The links of this node, as it knows them itself; none: as published.

@@ -54,6 +54,8 @@ pub struct View {
     /// The addresses of groups and pools that nodes of the cluster have themselves: an address of a node belongs to that
     /// node, and no other node announces it.
     pub held: BTreeMap<IpAddr, Holder>,
+    /// Whether what speakers report of their nodes was known. Without it, [`Self::held`] may lack some addresses.
+    pub states_listed: bool,
 }
 
 /// A node of the cluster that has an address of a group or pool itself.

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use announce::beacon::{self, KeyId, Keyring, Message};
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, watch};
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
 
+use crate::log_limit::limited;
 use crate::metrics::Metrics;
 use crate::packet::{RECEIVE_BUFFER, kernel_drops};
 
@@ -39,7 +40,7 @@ pub(crate) struct Beacons {
 struct Bound {
     socket: Rc<UdpSocket>,
     is_ipv6: bool,
-    receiver: AbortHandle,
+    receiver: JoinHandle<()>,
 }
 
 impl Drop for Bound {
@@ -71,8 +72,6 @@ impl Beacons {
     }
 
     fn bind(&mut self, to: SocketAddr) -> io::Result<()> {
-        // A port is taken by whoever has it, ourselves included.
-        self.sockets.clear();
         for socket in runtime::bind::sockets(to, socket2::Type::DGRAM)? {
             // As much as net.core.rmem_max allows.
             socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
@@ -80,12 +79,14 @@ impl Beacons {
             let is_ipv6 = socket.local_addr()?.is_ipv6();
             let task =
                 receive(Rc::clone(&socket), self.keys.clone(), self.messages.clone(), self.metrics.clone());
-            let receiver = tokio::task::spawn_local(task).abort_handle();
+            let receiver = tokio::task::spawn_local(task);
             self.sockets.push(Bound { socket, is_ipv6, receiver });
         }
         self.bound = to;
         if to != self.address {
-            tracing::error!(
+            limited!(
+                5,
+                error,
                 address = %self.address.ip(),
                 "this node does not have the address of its speaker's pod (any more): beacons are received on every \
                  address, but other speakers send them to this one until the pod is deleted and made anew"
@@ -95,14 +96,24 @@ impl Beacons {
     }
 
     /// Follows the addresses of the node, and logs what could not be sent. To be called now and then.
-    pub(crate) fn check(&mut self, now: Instant) {
+    pub(crate) async fn check(&mut self, now: Instant) {
         let reachable = reachable(self.address);
-        if (reachable != self.bound || self.sockets.is_empty())
-            && let Err(error) = self.bind(reachable)
-        {
-            self.failures.add(reachable.ip(), error);
+        if reachable != self.bound || self.sockets.is_empty() {
+            self.close().await;
+            if let Err(error) = self.bind(reachable) {
+                self.failures.add(reachable.ip(), error);
+            }
         }
         self.failures.log(now);
+    }
+
+    /// Closes the sockets. A receiver holds its socket, and with it the port, until its task has ended.
+    async fn close(&mut self) {
+        for mut bound in self.sockets.drain(..) {
+            bound.receiver.abort();
+            // An error says that it was aborted.
+            let _ = (&mut bound.receiver).await;
+        }
     }
 
     /// How many beacons the kernel has dropped on the sockets that are open.
@@ -185,22 +196,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_node_that_does_not_have_the_address_of_the_pod_still_talks_with_others() {
+    async fn beacons_follow_the_address_of_the_pod_at_once_though_the_port_stays_the_same() {
         LocalSet::new()
             .run_until(async {
-                // Reserved for documentation (RFC 5737).
-                let mut beacons = open("192.0.2.1:0").unwrap();
+                // A port that is free at the moment.
+                let port = std::net::UdpSocket::bind("[::]:0").unwrap().local_addr().unwrap().port();
+                // The first is reserved for documentation (RFC 5737): no node has it.
+                let [absent, present] =
+                    ["192.0.2.1", "127.0.0.1"].map(|ip| SocketAddr::new(ip.parse().unwrap(), port));
+                let mut beacons = open(&absent.to_string()).unwrap();
                 assert!(beacons.bound.ip().is_unspecified());
-                // As if the address came (back): the sockets follow it.
-                beacons.address = "127.0.0.1:0".parse().unwrap();
-                beacons.check(Instant::now());
-                assert_eq!(beacons.bound, beacons.address);
-                let local = beacons.sockets[0].socket.local_addr().unwrap();
-                assert!(local.ip().is_loopback());
-                // And as if it went.
-                beacons.address = "192.0.2.1:0".parse().unwrap();
-                beacons.check(Instant::now());
-                assert!(beacons.bound.ip().is_unspecified());
+                for address in [present, absent, present] {
+                    beacons.address = address;
+                    // The receivers run, and hold their sockets.
+                    tokio::task::yield_now().await;
+                    beacons.check(Instant::now()).await;
+                    assert_eq!(beacons.bound.ip().is_unspecified(), address == absent);
+                    let local = beacons.sockets.first().map(|bound| bound.socket.local_addr().unwrap());
+                    assert_eq!(local.map(|local| local.port()), Some(port), "it is bound without a retry");
+                }
             })
             .await;
     }

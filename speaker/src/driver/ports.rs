@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use super::Received;
+use crate::log_limit::limited;
 use crate::metrics::Metrics;
 use crate::packet::{PacketSocket, Protocol};
 
@@ -132,7 +133,7 @@ impl Ports {
         if let Some(port) = self.ports.get_mut(&link)
             && let Err(error) = port.groups.join(link, group)
         {
-            tracing::warn!(interface = port.link.name, %group, %error, "cannot join a multicast group");
+            limited!(5, warn, interface = port.link.name, %group, %error, "cannot join a multicast group");
         }
     }
 
@@ -169,7 +170,7 @@ impl Port {
                 }
                 Err(error) => {
                     let interface = &self.link.name;
-                    tracing::warn!(interface, ?protocol, %error, "cannot open a packet socket, trying again");
+                    limited!(5, warn, interface, ?protocol, %error, "cannot open a packet socket, trying again");
                     self.retry = now.checked_add(RETRY);
                 }
             }
@@ -194,7 +195,7 @@ async fn receive(
             }
             Err(error) if error.raw_os_error() == Some(libc::ENETDOWN) => {}
             Err(error) => {
-                tracing::warn!(link, %error, "a packet socket has failed");
+                limited!(5, warn, link, %error, "a packet socket has failed");
                 return;
             }
         }

@@ -3,12 +3,11 @@
 use std::net::Ipv4Addr;
 
 use announce::EthernetAddress;
-use announce::link::Scope;
 use announce::ownership::Detection;
 use announce::responder::Sighting;
-use announce::view::{Candidate, Candidates, Group, Speaker, Tier};
 
 use super::*;
+use crate::fixtures::{address, view};
 
 const FRAME: Duration = Duration::from_millis(1);
 
@@ -18,28 +17,6 @@ struct Bench {
     publications: watch::Receiver<Published>,
     views: watch::Sender<Option<Arc<View>>>,
     count: u32,
-}
-
-fn address() -> IpAddr {
-    Ipv4Addr::new(10, 0, 0, 1).into()
-}
-
-fn view() -> View {
-    let (id, me): (_, NodeName) = (address(), "a".into());
-    let group = Group {
-        id,
-        hashed: id,
-        addresses: [(id, Scope::All)].into(),
-        services: Box::default(),
-        candidates: Candidates::ranked(id, vec![Candidate::new(me.clone(), Tier::default())]),
-        idle: None,
-        last: None,
-    };
-    let mut view = View::default();
-    view.groups.insert(id, Arc::new(group));
-    view.placed.insert(id, me.clone());
-    view.speakers.insert(me, Speaker { address: None, ready: true, generation: 1 });
-    view
 }
 
 impl Bench {

@@ -100,7 +100,9 @@ impl Announcements {
         let uids: LazyCell<BTreeMap<&ServiceKey, &str>, _> =
             LazyCell::new(|| services.iter().map(|service| (&*service.key, &*service.uid)).collect());
         let uid = |service: &ServiceKey| uids.get(service).copied().unwrap_or_default();
-        self.last.load(stored.as_ref());
+        if self.stores.states.is_listed() {
+            self.last.load(stored.as_ref());
+        }
         let claims = Claims::of(&self.me, statuses.iter().chain(&remembered));
         self.report_announced(wanted(published), &claims, &uid);
         self.report_unannounced(now, published, &uid);
@@ -434,20 +436,13 @@ mod tests {
 
     #[test]
     fn requirement_8_a_service_whose_addresses_are_all_withheld_is_not_reported_as_announced() {
-        use announce::view::{Candidates, Group, Holder, View};
+        use announce::view::Holder;
 
-        let address: IpAddr = "10.0.0.1".parse().unwrap();
-        let group = Group {
-            id: address,
-            hashed: address,
-            addresses: [(address, Scope::All)].into(),
-            services: [Arc::new(service("web"))].into(),
-            candidates: Candidates::default(),
-            idle: None,
-            last: None,
-        };
-        let mut view = View::default();
-        view.groups.insert(address, Arc::new(group));
+        use crate::fixtures::{address, group, view};
+
+        let (address, mut view) = (address(), view());
+        let services = [Arc::new(service("web"))].into();
+        view.groups.insert(address, Arc::new(announce::view::Group { services, ..group(&["a"]) }));
         let owned = Arc::new([(address, 3)].into());
         let mut published = Published { view: Arc::new(view.clone()), owned, ..Published::default() };
         assert_eq!(wanted(&published).len(), 1);

@@ -18,6 +18,7 @@ use serde_json::json;
 
 use super::{FIELD_MANAGER, speaks_for_all};
 use crate::driver::Published;
+use crate::log_limit::limited;
 use crate::watches::Stores;
 
 /// How long an address is kept back whose stranger nobody looks for any more.
@@ -182,7 +183,7 @@ impl Conflicts {
                 } else {
                     "a foreign host has an address of a Service"
                 };
-                tracing::warn!(%address, mac, node, interface, announced, "{what}");
+                limited!(100, warn, %address, mac, node, interface, announced, "{what}");
             }
         }
     }
@@ -208,8 +209,9 @@ fn held_spec(address: IpAddr, holder: &Holder) -> AddressConflictSpec {
 fn is_over(spec: &AddressConflictSpec, published: &Published, me: &NodeName, tidies: bool) -> bool {
     let held = |address: &IpAddr| published.view.held.contains_key(address);
     if spec.held_by_node {
-        // The API says when that ends.
-        return tidies && published.settled && !spec.address.parse().is_ok_and(|address| held(&address));
+        // The API says when that ends, once it has said what addresses nodes have.
+        let known = published.settled && published.view.states_listed;
+        return tidies && known && !spec.address.parse().is_ok_and(|address| held(&address));
     }
     let owns = |address: &IpAddr| {
         let mut groups = published.owned.keys().filter_map(|id| published.view.groups.get(id));
@@ -264,11 +266,11 @@ fn says_the_same(stored: &AddressConflictSpec, new: &AddressConflictSpec) -> boo
 mod tests {
     use std::sync::Arc;
 
-    use announce::link::Scope;
-    use announce::view::{Candidates, Group, View};
+    use announce::view::View;
 
     use super::*;
     use crate::driver::Reports;
+    use crate::fixtures::{address, view};
 
     fn spec(announced: bool, unseen_for: SignedDuration) -> AddressConflictSpec {
         AddressConflictSpec {
@@ -285,20 +287,8 @@ mod tests {
 
     /// What a speaker publishes that knows of one group, and owns it or not.
     fn published(owns: bool) -> Published {
-        let id: IpAddr = "10.0.0.1".parse().unwrap();
-        let group = Group {
-            id,
-            hashed: id,
-            addresses: [(id, Scope::All)].into(),
-            services: Box::default(),
-            candidates: Candidates::default(),
-            idle: None,
-            last: None,
-        };
-        let mut view = View::default();
-        view.groups.insert(id, Arc::new(group));
-        let owned = Arc::new(owns.then_some((id, 1)).into_iter().collect());
-        Published { settled: true, view: Arc::new(view), owned, ..Published::default() }
+        let owned = Arc::new(owns.then_some((address(), 1)).into_iter().collect());
+        Published { settled: true, view: Arc::new(view()), owned, ..Published::default() }
     }
 
     const NOW: SignedDuration = SignedDuration::ZERO;
@@ -343,6 +333,10 @@ mod tests {
         assert_eq!((&**mac, &**node, &**interface), ("02:00:00:00:00:0b", "node1", "eth0"));
         assert!(*held_by_node && !announced);
         let mut now = published(true);
+        assert!(!is_over(&spec, &now, &"node2".into(), true), "what nodes have is not known yet");
+        let mut view = View::clone(&now.view);
+        view.states_listed = true;
+        now.view = Arc::new(view);
         assert!(is_over(&spec, &now, &"node2".into(), true));
         assert!(!is_over(&spec, &now, &"node2".into(), false), "another speaker tidies");
         let mut view = View::clone(&now.view);

@@ -1,13 +1,11 @@
 //! The writer against an API that counts what is written.
 
-use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex};
 
 use announce::EthernetAddress;
-use announce::link::Scope;
 use announce::ownership::{Detection, Input, Ownership, Settings};
 use announce::responder::Sighting;
-use announce::view::{Candidate, Candidates, Group, Speaker, Tier, View};
+use announce::view::View;
 use axum::http::{Method, Request, Response};
 use kube::client::Body;
 use runtime::tasks::Tasks;
@@ -16,28 +14,39 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::driver::Reports;
+use crate::fixtures::{address, view};
 use crate::watches::Viewer;
 
 type Writes = Arc<Mutex<Vec<(Method, String, Value)>>>;
 
 /// An API with empty lists, where nothing ever changes, and what is written to it.
 fn api() -> (Client, Writes) {
+    api_with(vec![])
+}
+
+/// The same with these `AddressConflict`s.
+fn api_with(conflicts: Vec<Value>) -> (Client, Writes) {
     let writes = Writes::default();
     let written = Arc::clone(&writes);
     let answer = move |request: Request<Body>| {
-        let written = Arc::clone(&written);
+        let (written, conflicts) = (Arc::clone(&written), conflicts.clone());
         async move {
             if request.uri().query().is_some_and(|query| query.contains("watch=")) {
                 std::future::pending::<()>().await;
             }
             let (method, path) = (request.method().clone(), request.uri().path().to_owned());
             let body = if method == Method::GET {
-                json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": []})
+                let items = if path.ends_with("/addressconflicts") { conflicts } else { vec![] };
+                json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": items})
             } else {
                 let bytes = request.into_body().collect_bytes().await.unwrap();
                 let body: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-                written.lock().unwrap().push((method, path, body.clone()));
-                merged(body)
+                written.lock().unwrap().push((method.clone(), path, body.clone()));
+                if method == Method::DELETE {
+                    json!({"kind": "Status", "apiVersion": "v1", "status": "Success"})
+                } else {
+                    merged(body)
+                }
             };
             Response::builder().status(200).body(Body::from(body.to_string().into_bytes()))
         }
@@ -59,27 +68,6 @@ fn merged(mut body: Value) -> Value {
 fn stores(tasks: &mut Tasks, client: &Client, shutdown: &CancellationToken) -> Stores {
     let viewer = Viewer { namespace: "lb".into(), node: "a".into(), pod: None, class: None };
     Stores::start(tasks, client, viewer, &Arc::new(Notify::new()), shutdown)
-}
-
-fn address() -> IpAddr {
-    Ipv4Addr::new(10, 0, 0, 1).into()
-}
-
-fn view() -> View {
-    let (id, me): (_, NodeName) = (address(), "a".into());
-    let group = Group {
-        id,
-        hashed: id,
-        addresses: [(id, Scope::All)].into(),
-        services: Box::default(),
-        candidates: Candidates::ranked(id, vec![Candidate::new(me.clone(), Tier::default())]),
-        idle: None,
-        last: None,
-    };
-    let mut view = View::default();
-    view.groups.insert(id, Arc::new(group));
-    view.speakers.insert(me, Speaker { address: None, ready: true, generation: 1 });
-    view
 }
 
 fn seen(mac: [u8; 6]) -> Sighting {
@@ -130,6 +118,31 @@ async fn requirement_6_frames_with_invented_hardware_addresses_cost_one_write_in
     }
     let writes = writes.lock().unwrap();
     assert_eq!(writes.len(), 3, "of 3 000 frames in 30 s: {writes:?}");
+    shutdown.cancel();
+}
+
+#[tokio::test]
+async fn a_conflict_with_a_node_survives_a_restart_until_it_is_known_which_addresses_nodes_have() {
+    let spec = json!({
+        "address": address().to_string(), "mac": "02:00:00:00:00:0b", "node": "b", "interface": "eth0",
+        "heldByNode": true, "announced": false,
+    });
+    let (client, writes) = api_with(vec![json!({
+        "apiVersion": "lbstack.dev/v1alpha1", "kind": "AddressConflict",
+        "metadata": {"name": "10.0.0.1", "namespace": "lb"}, "spec": spec,
+    })]);
+    let (mut tasks, shutdown) = (Tasks::new(), CancellationToken::new());
+    let stores = stores(&mut tasks, &client, &shutdown);
+    stores.conflicts.ready().await.unwrap();
+    let mut conflicts = Conflicts::new(client, "lb", "a".into(), stores);
+    for listed in [false, true] {
+        let mut view = view();
+        view.states_listed = listed;
+        let published = Published { settled: true, view: Arc::new(view), ..Published::default() };
+        conflicts.write(Instant::now(), &published, &[], None).await.unwrap();
+        let deleted = writes.lock().unwrap().iter().any(|(method, ..)| method == Method::DELETE);
+        assert_eq!(deleted, listed);
+    }
     shutdown.cancel();
 }
 

@@ -92,7 +92,19 @@ impl View {
         let pools: Vec<_> = valid.chain(configuration.left_out.values().flatten()).copied().collect();
         let held = held(facts, &speakers, &pools);
         let macs = macs(settings, facts, &speakers);
-        Self { speakers, macs, groups, placed, placement, label_ignored, pools, idle_details, held }
+        let states_listed = facts.states_listed;
+        Self {
+            speakers,
+            macs,
+            groups,
+            placed,
+            placement,
+            label_ignored,
+            pools,
+            idle_details,
+            held,
+            states_listed,
+        }
     }
 }
 

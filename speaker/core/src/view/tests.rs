@@ -148,6 +148,7 @@ impl Cluster {
             nodes: kept(nodes, NodeFacts::of),
             pods: kept(pods, |pod| PodFacts::of(&pod)),
             statuses: kept(statuses, |status| StatusFacts::of(status, "a")),
+            states_listed: true,
             links: links.clone(),
             own_links: own_links.clone(),
             other_addresses: other_addresses.clone(),

@@ -242,6 +242,7 @@ impl Api {
         let slice = |n| Arc::new(SliceFacts { service: key(n), nodes: [name(0)].into() });
         let links = |n| self.links(n).iter().map(LinkFacts::from).collect();
         Facts {
+            states_listed: true,
             services: self
                 .services
                 .iter()

@@ -1,0 +1,37 @@
+//! What several tests begin with: one group, which node `a` may own.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use announce::link::Scope;
+use announce::view::{Candidate, Candidates, Group, NodeName, Speaker, Tier, View};
+
+/// The group's only address.
+pub(crate) fn address() -> IpAddr {
+    Ipv4Addr::new(10, 0, 0, 1).into()
+}
+
+/// The group, with these candidates.
+pub(crate) fn group(candidates: &[&str]) -> Group {
+    let id = address();
+    let candidate = |name: &&str| Candidate::new((*name).into(), Tier::default());
+    Group {
+        id,
+        hashed: id,
+        addresses: [(id, Scope::All)].into(),
+        services: Box::default(),
+        candidates: Candidates::ranked(id, candidates.iter().map(candidate).collect()),
+        idle: None,
+        last: None,
+    }
+}
+
+/// A view of this group alone, and of the speaker of `a`.
+pub(crate) fn view() -> View {
+    let me: NodeName = "a".into();
+    let mut view = View::default();
+    view.groups.insert(address(), Arc::new(group(&["a"])));
+    view.placed.insert(address(), me.clone());
+    view.speakers.insert(me, Speaker { address: None, ready: true, generation: 1 });
+    view
+}
