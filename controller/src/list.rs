@@ -1,7 +1,6 @@
 //! Lists from the API itself: what another leader did last is among them, while a watch may not have told of it yet.
 
 use std::collections::HashSet;
-use std::fmt;
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ListMeta, ObjectMeta};
@@ -10,9 +9,9 @@ use kube::core::Request;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Client, Resource};
 use runtime::client::{CallError, bounded};
-use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
-use serde_json::{Map, Value};
+use runtime::decode::{Lenient, reference};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 /// Between two looks whether a watch has caught up.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -30,86 +29,14 @@ pub(crate) const PAGE: u32 = 100;
 
 /// One page of a list.
 #[derive(Deserialize)]
-struct Page {
+#[serde(bound = "K: DeserializeOwned")]
+struct Page<K> {
     metadata: ListMeta,
-    items: Vec<Sparse>,
+    items: Vec<Lenient<K>>,
 }
 
-/// An object that cannot be decoded: what is known of it all the same.
-pub(crate) struct Undecodable {
-    pub(crate) namespace: Option<String>,
-    pub(crate) name: String,
-    object: Map<String, Value>,
-}
-
-impl Undecodable {
-    fn new(object: Map<String, Value>) -> Self {
-        let text = |field: &str| {
-            let metadata = object.get("metadata")?;
-            metadata.get(field)?.as_str().map(str::to_owned)
-        };
-        Self { namespace: text("namespace"), name: text("name").unwrap_or_default(), object }
-    }
-
-    /// What it has at this JSON pointer below `status`.
-    pub(crate) fn status(&self, pointer: &str) -> Option<&Value> {
-        self.object.get("status")?.pointer(pointer)
-    }
-}
-
-/// The object without managed fields and without the copy that `kubectl apply` keeps of it, neither of which is even
-/// decoded: they are the larger half of most objects.
-fn decode<K: Resource<DynamicType = ()> + DeserializeOwned>(
-    object: Map<String, Value>,
-) -> Result<K, Undecodable> {
-    K::deserialize(&Value::Object(object.clone())).map_err(|_| {
-        let undecodable = Undecodable::new(object);
-        let Undecodable { namespace, name, .. } = &undecodable;
-        // Without the error, which may quote a value, and that may be a secret.
-        tracing::warn!(kind = %K::kind(&()), namespace, name, "an object cannot be decoded and is left out");
-        undecodable
-    })
-}
-
-/// A JSON object, and the objects within `metadata`, without the entries that nobody reads.
-struct Sparse(Map<String, Value>);
-
-impl<'de> Deserialize<'de> for Sparse {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Entries;
-        impl<'de> Visitor<'de> for Entries {
-            type Value = Sparse;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JSON object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Sparse, A::Error> {
-                let mut object = Map::new();
-                while let Some(key) = entries.next_key::<String>()? {
-                    match key.as_str() {
-                        "managedFields" | "kubectl.kubernetes.io/last-applied-configuration" => {
-                            entries.next_value::<IgnoredAny>()?;
-                        }
-                        "metadata" | "annotations" => {
-                            let nested = entries.next_value::<Option<Sparse>>()?;
-                            object.insert(key, nested.map_or(Value::Null, |Sparse(nested)| nested.into()));
-                        }
-                        _ => {
-                            let value = entries.next_value()?;
-                            object.insert(key, value);
-                        }
-                    }
-                }
-                Ok(Sparse(object))
-            }
-        }
-        deserializer.deserialize_map(Entries)
-    }
-}
-
-/// Hands every object of the kind to `each`, from the API itself and without managed fields; each is decoded by itself.
-/// Returns the version of the list.
+/// Hands every object of the kind to `each`, from the API itself. What cannot be decoded is reported by the watch of the
+/// kind. Returns the version of the list.
 ///
 /// # Errors
 ///
@@ -117,7 +44,7 @@ impl<'de> Deserialize<'de> for Sparse {
 pub(crate) async fn for_each<K>(
     client: &Client,
     namespace: Option<&str>,
-    mut each: impl FnMut(Result<K, Undecodable>),
+    mut each: impl FnMut(Lenient<K>),
 ) -> Result<u64, CallError>
 where
     K: Resource<DynamicType = ()> + DeserializeOwned,
@@ -127,9 +54,7 @@ where
         let request = Request::new(K::url_path(&(), namespace)).list(&parameters);
         let request = request.map_err(|error| CallError::Kube(kube::Error::BuildRequest(error)))?;
         let Page { metadata, items } = bounded(client.request(request)).await?;
-        for Sparse(object) in items {
-            each(decode(object));
-        }
+        items.into_iter().for_each(&mut each);
         match metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => parameters = ListParams::default().limit(PAGE).continue_token(&token),
             None => {
@@ -157,20 +82,9 @@ where
 {
     loop {
         let mut listed = Vec::new();
-        let version = for_each(client, namespace, |object: Result<K, Undecodable>| {
-            listed.push(match object {
-                Ok(object) => {
-                    Listed { object: ObjectRef::from_obj(&object), version: Some(version(object.meta())) }
-                }
-                Err(Undecodable { namespace, name, .. }) => {
-                    let object = ObjectRef::new(&name);
-                    let object = match namespace {
-                        Some(namespace) => object.within(&namespace),
-                        None => object,
-                    };
-                    Listed { object, version: None }
-                }
-            });
+        let version = for_each(client, namespace, |object: Lenient<K>| {
+            let version = object.0.as_ref().ok().map(|object| version(object.meta()));
+            listed.push(Listed { object: reference(object.meta()), version });
         });
         let version = version.await?;
         for _ in 0..LOOKS {
@@ -211,20 +125,6 @@ mod tests {
     fn namespace(name: &str, version: u64) -> Namespace {
         serde_json::from_value(json!({"metadata": {"name": name, "resourceVersion": version.to_string()}}))
             .unwrap()
-    }
-
-    #[test]
-    fn managed_fields_and_the_copy_of_kubectl_are_not_even_decoded() {
-        let text = json!({"metadata": {"name": "shop", "labels": {"metadata": "stays"},
-            "managedFields": [{"manager": "m", "fieldsV1": {"f:metadata": {}}}],
-            "annotations": {"kubectl.kubernetes.io/last-applied-configuration": "{}", "mine": "stays"}},
-            "spec": {"finalizers": ["f"]}});
-        let Sparse(object) = serde_json::from_value(text).unwrap();
-        let Ok(read) = decode::<Namespace>(object) else { panic!("it can be decoded") };
-        assert_eq!(read.metadata.managed_fields, None);
-        assert_eq!(read.metadata.annotations.unwrap().into_keys().collect::<Vec<_>>(), ["mine"]);
-        assert_eq!(read.metadata.labels.unwrap()["metadata"], "stays");
-        assert_eq!(read.spec.unwrap().finalizers.unwrap(), ["f"]);
     }
 
     #[test]

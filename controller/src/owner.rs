@@ -242,6 +242,7 @@ impl<'a> Term<'a> {
         let mut reminder = tokio::time::interval_at(Instant::now() + every, every);
         let watches = self.owner.watches.clone();
         let mut complete = std::pin::pin!(tokio::time::timeout(OTHERS_PATIENCE, watches.complete()));
+        let mut reports = watches.status().subscribe();
         loop {
             self.owner.heartbeat.beat();
             self.writes.begin();
@@ -267,6 +268,8 @@ impl<'a> Term<'a> {
                     self.reconfigure();
                 }
                 _ = &mut complete, if !self.complete => self.complete = true,
+                // An object that cannot be decoded is reported.
+                _ = reports.changed() => {}
                 () = sleep_until(deadline) => self.end_graces(),
                 _ = reminder.tick() => self.remind(),
             }
@@ -334,6 +337,7 @@ impl<'a> Term<'a> {
             objects: &self.objects,
             configuration: self.allocator.configuration(),
             findings: &self.findings,
+            undecodable: &watches.status().undecodable(),
             figures,
             conflicts: &self.conflicts,
             state: state.as_deref(),

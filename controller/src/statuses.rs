@@ -30,6 +30,10 @@ pub(crate) const STATE: &str = "controller";
 /// Its label for which process it is of.
 pub(crate) const LABEL_COMPONENT_TYPE: &str = "metallb.io/component-type";
 
+/// What follows from it that an object cannot be decoded.
+const UNDECODABLE: &str = "this version of lbstack cannot read the object: correct the field, or upgrade; until then the \
+                           last version that could be read counts, if there is one";
+
 /// A status to write.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Write {
@@ -63,6 +67,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) objects: &'a Objects,
     pub(crate) configuration: &'a Configuration,
     pub(crate) findings: &'a [Finding],
+    /// The objects that cannot be decoded, and why not.
+    pub(crate) undecodable: &'a [String],
     pub(crate) figures: &'a BTreeMap<String, PoolFigures>,
     pub(crate) conflicts: &'a BTreeMap<IpAddr, Conflict>,
     pub(crate) state: Option<&'a ConfigurationState>,
@@ -187,7 +193,9 @@ impl Facts<'_> {
     /// Our `ConfigurationState`.
     fn state(&self) -> Option<Write> {
         let errors = self.findings.iter().filter(|finding| finding.severity == Severity::Error);
-        let summary: Vec<String> = errors.map(|finding| format!("{}: {finding}", finding.object)).collect();
+        let errors = errors.map(|finding| format!("{}: {finding}", finding.object));
+        let undecodable = self.undecodable.iter().map(|line| format!("{line}; {UNDECODABLE}"));
+        let summary: Vec<String> = errors.chain(undecodable).collect();
         let valid = summary.is_empty();
         let condition = NewCondition {
             type_: "poolReconcilerValid",

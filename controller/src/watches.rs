@@ -22,6 +22,7 @@ use runtime::client::CallError;
 use runtime::extract::{Mirror, extract};
 use runtime::reflect::{ready, reflect};
 use runtime::tasks::Tasks;
+use runtime::watch_status::WatchStatus;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
@@ -118,6 +119,8 @@ pub(crate) struct Watches {
     states: Store<ConfigurationState>,
     namespaces: Store<Namespace>,
     nodes: Mirror<NodeAddresses>,
+    /// How the watches do.
+    status: WatchStatus,
 }
 
 /// Starts watches of one namespace whose every event marks the configuration.
@@ -192,6 +195,7 @@ impl Watches {
             states: starter.start(),
             namespaces,
             nodes,
+            status: starter.tasks.watches().clone(),
             dirty,
         }
     }
@@ -294,6 +298,11 @@ impl Watches {
         reported(false).chain(self.node_addresses().into_iter().map(own)).chain(reported(true)).collect()
     }
 
+    /// How the watches do: which objects cannot be decoded, and changes of that.
+    pub(crate) fn status(&self) -> &WatchStatus {
+        &self.status
+    }
+
     /// Our `ConfigurationState`.
     pub(crate) fn state(&self) -> Option<Arc<ConfigurationState>> {
         self.states.find(|state| state.metadata.name.as_deref() == Some(STATE))
@@ -351,6 +360,7 @@ pub(crate) mod by_hand {
             states,
             namespaces,
             nodes: Mirror::fixed(Vec::new()),
+            status: WatchStatus::default(),
         };
         let writers = Writers {
             services: of_services,

@@ -4,17 +4,22 @@
 //! has pruned, and nothing of the kind is known any more. So each object is decoded alone ([`Lenient`]), and what
 //! cannot be decoded is reported by name.
 //!
-//! Managed fields and the annotation in which `kubectl apply` keeps a copy of the object are dropped before: no process
+//! Managed fields and the annotation in which `kubectl apply` keeps a copy of the object are not even decoded: no process
 //! but the operator reads those, and they are the larger half of most objects.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use kube::api::{Api, ObjectMeta};
 use kube::core::DynamicResourceScope;
+use kube::runtime::reflector::ObjectRef;
 use kube::{Client, Resource};
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
-use serde_json::Value;
+use serde_json::{Map, Value};
+
+/// Where the API server keeps who manages which field.
+const MANAGED_FIELDS: &str = "managedFields";
 
 /// Where `kubectl apply` keeps a copy of the object.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
@@ -28,29 +33,68 @@ pub struct Lenient<K>(pub Result<K, Box<Undecoded>>);
 pub struct Undecoded {
     /// Its name, namespace, UID and version.
     pub metadata: ObjectMeta,
+    /// Its `status`, in which nothing is secret.
+    pub status: Value,
     /// Which field does not fit, and why. Values of the object are not part of it: they may be secret.
     pub reason: String,
 }
 
 impl<'de, K: DeserializeOwned> Deserialize<'de> for Lenient<K> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let mut object = Value::deserialize(deserializer)?;
-        let metadata = trim(&mut object);
-        Ok(Self(serde_path_to_error::deserialize(object).map_err(|error| {
+        let Sparse(object) = Sparse::deserialize(deserializer)?;
+        let undecoded = Undecoded {
+            metadata: identity(&object),
+            status: object.get("status").cloned().unwrap_or_default(),
+            reason: String::new(),
+        };
+        Ok(Self(serde_path_to_error::deserialize(Value::Object(object)).map_err(|error| {
             let reason = describe(&error.path().to_string(), &error.inner().to_string());
-            Box::new(Undecoded { metadata, reason })
+            Box::new(Undecoded { reason, ..undecoded })
         })))
     }
 }
 
-/// Drops what nobody reads, and returns what identifies the object.
-fn trim(object: &mut Value) -> ObjectMeta {
-    let Some(Value::Object(metadata)) = object.get_mut("metadata") else { return ObjectMeta::default() };
-    metadata.remove("managedFields");
-    if let Some(Value::Object(annotations)) = metadata.get_mut("annotations") {
-        annotations.remove(LAST_APPLIED);
+/// A JSON object, and the objects within `metadata`, without the entries that nobody reads.
+struct Sparse(Map<String, Value>);
+
+impl<'de> Deserialize<'de> for Sparse {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
+        impl<'de> Visitor<'de> for Entries {
+            type Value = Sparse;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Sparse, A::Error> {
+                let mut object = Map::new();
+                while let Some(key) = entries.next_key::<String>()? {
+                    match key.as_str() {
+                        MANAGED_FIELDS | LAST_APPLIED => {
+                            entries.next_value::<IgnoredAny>()?;
+                        }
+                        "metadata" | "annotations" => {
+                            let nested = entries.next_value::<Option<Sparse>>()?;
+                            object.insert(key, nested.map_or(Value::Null, |Sparse(nested)| nested.into()));
+                        }
+                        _ => {
+                            let value = entries.next_value()?;
+                            object.insert(key, value);
+                        }
+                    }
+                }
+                Ok(Sparse(object))
+            }
+        }
+        deserializer.deserialize_map(Entries)
     }
-    let text = |field: &str| metadata.get(field).and_then(Value::as_str).map(ToOwned::to_owned);
+}
+
+/// What identifies the object.
+fn identity(object: &Map<String, Value>) -> ObjectMeta {
+    let metadata = object.get("metadata");
+    let text = |field: &str| metadata?.get(field)?.as_str().map(ToOwned::to_owned);
     ObjectMeta {
         name: text("name"),
         namespace: text("namespace"),
@@ -58,6 +102,13 @@ fn trim(object: &mut Value) -> ObjectMeta {
         resource_version: text("resourceVersion"),
         ..ObjectMeta::default()
     }
+}
+
+/// The reference by which a store finds the object with this metadata.
+pub fn reference<K: Resource<DynamicType = ()>>(metadata: &ObjectMeta) -> ObjectRef<K> {
+    let mut reference = ObjectRef::new(metadata.name.as_deref().unwrap_or_default());
+    reference.namespace.clone_from(&metadata.namespace);
+    reference
 }
 
 /// The path and the message, without the value that serde quotes in it.
@@ -105,6 +156,13 @@ impl<K: Resource> Resource for Lenient<K> {
     }
 }
 
+/// An object of this name that cannot be decoded, as tests need it.
+#[cfg(test)]
+pub(crate) fn undecodable<K>(name: &str) -> Lenient<K> {
+    let metadata = ObjectMeta { name: Some(name.into()), ..ObjectMeta::default() };
+    Lenient(Err(Box::new(Undecoded { metadata, status: Value::Null, reason: "missing field `x`".into() })))
+}
+
 /// `api`, by `client`, with each object decoded alone.
 pub fn lenient<K: Resource<DynamicType = ()>>(api: &Api<K>, client: Client) -> Api<Lenient<K>> {
     match api.namespace() {
@@ -129,13 +187,14 @@ mod tests {
 
     #[test]
     fn an_object_that_cannot_be_decoded_takes_no_other_of_its_list_with_it() {
-        let bad =
-            json!({"metadata": {"name": "bad", "namespace": "ns"}, "spec": {"ports": [{"port": "http"}]}});
+        let bad = json!({"metadata": {"name": "bad", "namespace": "ns"}, "spec": {"ports": [{"port": "http"}]},
+            "status": {"loadBalancer": {"ingress": [{"ip": "10.0.0.1"}]}}});
         let items = list(json!([{"metadata": {"name": "a"}}, bad, {"metadata": {"name": "b"}}]));
         assert_eq!(items.iter().map(ResourceExt::name_any).collect::<Vec<_>>(), ["a", "bad", "b"]);
         assert!(items[0].0.is_ok() && items[2].0.is_ok());
         let undecoded = items[1].0.as_ref().unwrap_err();
         assert_eq!(undecoded.metadata.namespace.as_deref(), Some("ns"));
+        assert_eq!(undecoded.status.pointer("/loadBalancer/ingress/0/ip"), Some(&json!("10.0.0.1")));
         assert_eq!(undecoded.reason, "spec.ports[0].port: invalid type: string, expected i32");
     }
 
@@ -159,9 +218,12 @@ mod tests {
     fn what_no_process_reads_is_dropped_before_an_object_is_decoded() {
         let annotations = json!({LAST_APPLIED: "{}", "kept": "yes"});
         let fields = json!([{"manager": "kubectl", "fieldsV1": {"f:spec": {}}}]);
-        let metadata = json!({"name": "a", "annotations": annotations, "managedFields": fields});
+        let labels = json!({"managed": "stays", "metadata": "stays"});
+        let metadata =
+            json!({"name": "a", "annotations": annotations, "labels": labels, "managedFields": fields});
         let service = list(json!([{"metadata": metadata}])).remove(0).0.unwrap();
         assert_eq!(service.metadata.managed_fields, None);
         assert_eq!(service.annotations().keys().collect::<Vec<_>>(), ["kept"]);
+        assert_eq!(service.labels().keys().collect::<Vec<_>>(), ["managed", "metadata"]);
     }
 }

@@ -190,12 +190,7 @@ mod tests {
     use kube::runtime::watcher::Event::{Apply, Delete, Init, InitApply, InitDone};
 
     use super::*;
-    use crate::decode::Undecoded;
-
-    fn undecodable(name: &str) -> Lenient<Node> {
-        let metadata = node(name, &[]).0.unwrap().metadata;
-        Lenient(Err(Box::new(Undecoded { metadata, reason: "missing field `x`".into() })))
-    }
+    use crate::decode::undecodable;
 
     fn node(name: &str, labels: &[&str]) -> Lenient<Node> {
         let mut node = Node::default();

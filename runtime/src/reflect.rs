@@ -15,7 +15,7 @@ use axum::http::Request;
 use futures::{Stream, StreamExt as _};
 use kube::api::{Api, ObjectMeta};
 use kube::client::Body;
-use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::reflector::{self, Store};
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt as _, watcher as watch};
@@ -24,7 +24,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::decode::{Lenient, lenient};
+use crate::decode::{Lenient, lenient, reference};
 use crate::tasks::Tasks;
 use crate::watch_status::{Observer, WatchStatus};
 
@@ -79,11 +79,7 @@ fn decoded<K>(event: Event<Lenient<K>>, store: &Store<K>) -> Option<Event<K>>
 where
     K: Resource<DynamicType = ()> + Clone + 'static,
 {
-    let known = |metadata: &ObjectMeta| {
-        let mut reference = ObjectRef::new(metadata.name.as_deref().unwrap_or_default());
-        reference.namespace.clone_from(&metadata.namespace);
-        store.get(&reference).map(|object| (*object).clone())
-    };
+    let known = |metadata: &ObjectMeta| store.get(&reference(metadata)).map(|object| (*object).clone());
     Some(match event {
         Event::Init => Event::Init,
         Event::InitDone => Event::InitDone,

@@ -69,6 +69,19 @@ impl WatchStatus {
         self.watches.subscribe()
     }
 
+    /// The objects that cannot be decoded, one a line: kind, name, and why not.
+    pub fn undecodable(&self) -> Vec<String> {
+        let watches = self.watches.borrow();
+        let of = |watch: &OneWatch| -> Vec<String> {
+            let kind = &watch.kind;
+            watch.undecodable.iter().map(|(name, why)| format!("{kind} {name}: {why}")).collect()
+        };
+        let mut lines: Vec<String> = watches.iter().flat_map(of).collect();
+        lines.sort();
+        lines.dedup();
+        lines
+    }
+
     /// Adds metrics of all watches to `registry`.
     pub fn register(&self, registry: &mut Registry) {
         registry.register_collector(Box::new(self.clone()));

@@ -65,6 +65,8 @@ pub struct Allocator {
     namespaces: Option<BTreeSet<String>>,
     /// Addresses that are being handed over between Services which ask for each other's.
     pledges: BTreeMap<IpAddr, ServiceRef>,
+    /// The Service whose new request is being decided: it may leave what it has.
+    undecided: Option<ServiceRef>,
     /// When the grace of a lost address ends.
     graces: BTreeSet<(Timestamp, ServiceRef)>,
     /// Since the queue was last served.
@@ -195,13 +197,22 @@ impl Allocator {
         stored: &[IpAddr],
         now: Timestamp,
     ) -> Outcome<'_> {
+        let known = self.services.get(service).and_then(|entry| entry.request.as_deref());
+        let renewed = known != Some(&request);
         let service = self.enter(service, request);
-        // What the new request gives up goes before anybody may join the Service on it.
+        // Until it is decided whether the Service stays where it is, nobody joins it there.
+        if renewed {
+            self.undecided = Some(Arc::clone(&service));
+            self.renew_all_joinable(&service);
+        }
         self.give_up(&service);
         self.set_addresses(&service, None, Some(stored.to_vec()));
         // What that freed belongs to who waits for it, before this Service chooses.
         self.serve(now);
         self.resolve(&service, now);
+        if self.undecided.take().is_some() {
+            self.renew_all_joinable(&service);
+        }
         self.serve(now);
         self.outcome(&service).unwrap_or(Outcome { addresses: &[], pool: None, refusal: None })
     }
@@ -221,7 +232,7 @@ impl Allocator {
         if let Some(entry) = self.services.get_mut(&service) {
             (entry.request, entry.refusal, entry.since, entry.pool) = (None, None, None, None);
         }
-        self.pledges.retain(|_, to| *to != service);
+        self.drop_pledges(&service);
         self.set_addresses(&service, Some(Vec::new()), Some(stored.to_vec()));
         if was_ours {
             self.changed.insert(Arc::clone(&service));
@@ -337,7 +348,7 @@ impl Allocator {
         }
         entry.sharing = Arc::new(request.sharing.clone());
         entry.request = Some(Arc::new(request));
-        self.pledges.retain(|_, to| *to != service);
+        self.drop_pledges(&service);
         service
     }
 

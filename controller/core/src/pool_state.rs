@@ -23,11 +23,12 @@ pub(crate) struct PoolState {
 }
 
 impl PoolState {
-    /// The state of `pool` with those of `addresses` in use that are its own.
+    /// The state of `pool` with those of `addresses` in use that are its own, of which some are `joinable`.
     pub(crate) fn build(
         pool: &Pool,
         addresses: &BTreeMap<IpAddr, Usage>,
         quarantine: &BTreeMap<IpAddr, Occupant>,
+        joinable: impl Fn(IpAddr, &Usage) -> bool,
     ) -> Self {
         let mut state = Self {
             space: Space::new(pool),
@@ -42,7 +43,7 @@ impl PoolState {
             }
             for (ip, usage) in addresses.range(range.first()..=range.last()) {
                 state.taken(*ip);
-                if !quarantine.contains_key(ip) {
+                if joinable(*ip, usage) {
                     state.share(*ip, pool, None, Some(usage));
                 }
                 if !pool.quotas.is_empty() {
@@ -105,17 +106,13 @@ impl PoolState {
         }
     }
 
-    /// `ip` may be given again, or no longer, whoever has it.
-    pub(crate) fn quarantine(&mut self, ip: IpAddr, pool: &Pool, usage: Option<&Usage>, on: bool) {
-        match (on, usage) {
-            (true, Some(usage)) => self.share(ip, pool, usage.pair().cloned(), None),
-            (true, None) => self.space.take(ip),
-            (false, Some(usage)) => self.share(ip, pool, None, Some(usage)),
-            (false, None) => self.space.give_back(ip, pool),
-        }
+    /// `ip`, which nobody has, may be given again, or no longer.
+    pub(crate) fn quarantine(&mut self, ip: IpAddr, pool: &Pool, on: bool) {
+        if on { self.space.take(ip) } else { self.space.give_back(ip, pool) }
     }
 
-    /// The pair of `ip` was `before`; now it is that of `usage`. What the pool keeps back is joined only on request.
+    /// The pair of `ip` was `before`; now it is that of `usage`, or nobody may join it. What the pool keeps back is joined
+    /// only on request.
     pub(crate) fn share(
         &mut self,
         ip: IpAddr,

@@ -333,6 +333,9 @@ impl fmt::Display for NoSharing {
                 Shown(asker)
             ),
             Self::Port(protocol, port) => write!(f, "both use {protocol} port {port}"),
+            Self::Leaves => {
+                f.write_str("that Service is about to give it up, and who waits longest gets it then")
+            }
         }
     }
 }

@@ -38,6 +38,8 @@ pub enum NoSharing {
     },
     /// Both have this port.
     Port(Protocol, u16),
+    /// The one that has the address is about to give it up, to who waits for it.
+    Leaves,
 }
 
 /// Why `asker` may not join `holder`; none if it may.
@@ -192,6 +194,14 @@ impl Usage {
             .into_iter()
             .filter(|(other, _)| ***other != *me && counts(other))
             .find_map(|(other, held)| no_sharing(held, sharing).map(|reason| (Arc::clone(other), reason)))
+    }
+
+    /// Whether any claim is of a Service that `which` accepts.
+    pub(crate) fn any(&self, which: impl Fn(&ServiceRef) -> bool) -> bool {
+        match self {
+            Self::One(only, _) => which(only),
+            Self::Many(many) => many.claims.keys().any(which),
+        }
     }
 
     /// Whether a Service of `namespace` other than `me` has a claim.

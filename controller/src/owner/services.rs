@@ -7,10 +7,12 @@ use std::sync::Arc;
 use crds::ServiceKey;
 use ipam::{Adoptee, Refusal, Request};
 use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use kube::Resource as _;
 use kube::runtime::reflector::ObjectRef;
 use runtime::client::CallError;
+use runtime::decode::{Lenient, Undecoded};
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -18,7 +20,7 @@ use super::Term;
 use super::writes::Ended;
 use crate::contention::Verdict;
 use crate::dirty::Marks;
-use crate::list::{self, Undecodable};
+use crate::list;
 use crate::other_writer;
 use crate::service::{self, Plan, Remarks, has_leftovers, is_ours, plan, version};
 
@@ -42,12 +44,12 @@ impl Listed {
     pub(super) async fn from_api(owner: &super::Owner) -> Result<Self, CallError> {
         let mut listed = Self::default();
         let store = &owner.watches.services;
-        let version = list::for_each(&owner.client, None, |service: Result<Service, Undecodable>| {
+        let version = list::for_each(&owner.client, None, |Lenient(service): Lenient<Service>| {
             // It is progress however many there are.
             owner.heartbeat.beat();
             let service = match service {
                 Ok(service) => service,
-                Err(undecodable) => return listed.add_undecodable(&undecodable),
+                Err(undecoded) => return listed.add_undecoded(&undecoded),
             };
             let behind = |stored: Arc<Service>| version(&stored) < version(&service);
             let known = store.get(&ObjectRef::from_obj(&service));
@@ -80,11 +82,12 @@ impl Listed {
     }
 
     /// Whatever it is, what its status has is given to nobody.
-    fn add_undecodable(&mut self, service: &Undecodable) {
-        let entries = service.status("/loadBalancer/ingress").and_then(Value::as_array);
+    fn add_undecoded(&mut self, service: &Undecoded) {
+        let entries = service.status.pointer("/loadBalancer/ingress").and_then(Value::as_array);
         let address = |entry: &Value| entry.get("ip")?.as_str()?.parse().ok();
         let stored: Vec<IpAddr> = entries.into_iter().flatten().filter_map(address).collect();
-        let key = ServiceKey::new(service.namespace.clone().unwrap_or_default(), &service.name);
+        let ObjectMeta { namespace, name, .. } = service.metadata.clone();
+        let key = ServiceKey::new(namespace.unwrap_or_default(), name.unwrap_or_default());
         self.keys.insert(key.clone());
         if !stored.is_empty() {
             self.others.push((key, stored, 0));

@@ -13,6 +13,7 @@ use crate::COMPONENT;
 use crate::watches::by_hand::{Writers, watches};
 
 mod api;
+mod isolation;
 mod promises;
 
 /// An API server that is away.

@@ -24,6 +24,7 @@ fn writes(objects: &Objects, state: Option<&ConfigurationState>, conflicts: &[&s
         objects,
         configuration: &configuration,
         findings: &findings,
+        undecodable: &[],
         figures: &BTreeMap::from([("lan".to_owned(), full)]),
         conflicts: &conflicts
             .iter()

@@ -174,10 +174,8 @@ async fn an_object_that_cannot_be_decoded_is_reported_by_name_and_the_others_are
     let (store, listed) = start::<Service>(&mut tasks, client);
     listed.notified().await;
     assert_eq!(store.len(), 1);
-    let watches = tasks.watches().subscribe();
-    let undecodable: Vec<_> =
-        watches.borrow()[0].undecodable.iter().map(|(n, why)| format!("{n}: {why}")).collect();
-    assert_eq!(undecodable, ["ns/bad: spec.ports[0].port: invalid type: string, expected i32"]);
+    let undecodable = tasks.watches().undecodable();
+    assert_eq!(undecodable, ["Service ns/bad: spec.ports[0].port: invalid type: string, expected i32"]);
     let mut registry = prometheus_client::registry::Registry::default();
     tasks.watches().register(&mut registry);
     let mut text = String::new();
@@ -187,14 +185,10 @@ async fn an_object_that_cannot_be_decoded_is_reported_by_name_and_the_others_are
 
 #[test]
 fn an_object_that_cannot_be_decoded_any_more_stays_as_it_was() {
-    use crate::decode::Undecoded;
+    use crate::decode::undecodable as bad;
     let (store, mut writer) = reflector::store::<Service>();
     let good = |name: &str| {
         Lenient::<Service>(Ok(serde_json::from_value(json!({"metadata": {"name": name}})).unwrap()))
-    };
-    let bad = |name: &str| {
-        let metadata = ObjectMeta { name: Some(name.into()), ..ObjectMeta::default() };
-        Lenient(Err(Box::new(Undecoded { metadata, reason: "missing field `x`".into() })))
     };
     let mut names_after = |event| {
         if let Some(event) = decoded(event, &store) {

@@ -161,7 +161,8 @@ impl Announcements {
         self.announced = wanted;
     }
 
-    /// One warning on each Service that nobody can announce, by the first of all ready speakers.
+    /// One event on each Service that nobody can announce, by the first of all ready speakers: a warning, unless it only
+    /// has no endpoints.
     fn report_unannounced<'a>(
         &mut self,
         now: Instant,
@@ -181,7 +182,11 @@ impl Announcements {
                     if spokesman == Some(&self.me) {
                         let note = format!("no node announces the Service's addresses: {message}");
                         let service = reference(service, uid(service));
-                        self.events.warning(&service, "Announce", "announceFailed", note);
+                        if state.is_fault() {
+                            self.events.warning(&service, "Announce", "announceFailed", note);
+                        } else {
+                            self.events.transition(&service, "Announce", "notAnnounced", note);
+                        }
                     }
                 }
                 unannounced.insert(Arc::clone(service), state);

@@ -11,8 +11,8 @@ const NEWS_AFTER: Duration = Duration::from_secs(10);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Unannounced {
     why: Idle,
-    /// Since when it is a fault.
-    fault_since: Instant,
+    /// Since when it is, or is not, a fault.
+    since: Instant,
     /// One of the speakers has told users of it.
     pub(super) told: bool,
 }
@@ -21,19 +21,24 @@ impl Unannounced {
     /// What is known of it at `now`; it was not, or for whatever reason, `before`.
     pub(super) fn go_on(before: Option<&Self>, now: Instant, why: Idle) -> Self {
         let told = before.is_some_and(|before| before.told && before.why == why);
-        let fault = before.filter(|before| before.why != Idle::NoEndpoints);
-        Self { why, fault_since: fault.map_or(now, |before| before.fault_since), told }
+        let this = Self { why, since: now, told };
+        let alike = before.filter(|before| before.is_fault() == this.is_fault());
+        Self { since: alike.map_or(now, |before| before.since), ..this }
     }
 
-    /// Whether users are to be told. That there is no endpoint is no fault, and Kubernetes shows it.
+    /// Whether something is wrong. That there is no endpoint is not: the Service may have been scaled to zero.
+    pub(super) fn is_fault(&self) -> bool {
+        self.why != Idle::NoEndpoints
+    }
+
+    /// Whether users are to be informed.
     pub(super) fn is_news(&self, now: Instant) -> bool {
-        let lasts = now.saturating_duration_since(self.fault_since) >= NEWS_AFTER;
-        !self.told && self.why != Idle::NoEndpoints && lasts
+        !self.told && now.saturating_duration_since(self.since) >= NEWS_AFTER
     }
 
     /// When that becomes so.
     pub(super) fn next(&self, now: Instant) -> Option<Instant> {
-        self.fault_since.checked_add(NEWS_AFTER).filter(|at| *at > now)
+        self.since.checked_add(NEWS_AFTER).filter(|at| *at > now)
     }
 }
 
@@ -52,8 +57,20 @@ mod tests {
         assert!(!Unannounced::go_on(Some(&told), later, Idle::NoCandidate).is_news(later));
         assert!(Unannounced::go_on(Some(&told), later, Idle::NoPool).is_news(later));
         let idle = Unannounced::go_on(Some(&told), later, Idle::NoEndpoints);
-        assert!(!idle.is_news(later + NEWS_AFTER), "no fault");
         let again = Unannounced::go_on(Some(&idle), later + NEWS_AFTER, Idle::NoCandidate);
         assert!(!again.is_news(later + NEWS_AFTER), "it was none a moment ago");
+    }
+
+    #[test]
+    fn requirement_5_that_a_service_has_no_endpoint_is_reported_after_ten_seconds_but_not_as_a_fault() {
+        let start = Instant::now();
+        let fault = Unannounced::go_on(None, start, Idle::NoCandidate);
+        let later = start + NEWS_AFTER;
+        let idle = Unannounced::go_on(Some(&fault), later, Idle::NoEndpoints);
+        assert!(fault.is_fault() && !idle.is_fault());
+        assert!(!idle.is_news(later), "endpoints come and go during a rollout");
+        assert!(idle.is_news(later + NEWS_AFTER));
+        let told = Unannounced { told: true, ..idle };
+        assert!(!Unannounced::go_on(Some(&told), later + NEWS_AFTER * 9, Idle::NoEndpoints).is_news(later));
     }
 }

@@ -61,6 +61,11 @@ pub struct PartialL2Advertisement {
 }
 
 impl PartialL2Advertisement {
+    /// All of an advertisement: what it refers to does not exist, and an earlier version may have meant something else.
+    pub(crate) fn whole(readable: L2Advertisement) -> Self {
+        Self { readable, nodes_complete: true, services_complete: true }
+    }
+
     /// Name of the object.
     pub fn name(&self) -> &str {
         &self.readable.name
@@ -126,12 +131,8 @@ pub(crate) fn judge(
     report: &mut Report<'_>,
 ) -> Result<L2Advertisement, Box<PartialL2Advertisement>> {
     let spec = &object.spec;
-    let selection = pool_selection(
-        spec.ip_address_pools.as_ref(),
-        spec.ip_address_pool_selectors.as_ref(),
-        pools,
-        report,
-    );
+    let selection =
+        pool_selection(spec.ip_address_pools.as_ref(), spec.ip_address_pool_selectors.as_ref(), report);
     no_repeats(report, "spec.ipAddressPoolSelectors", spec.ip_address_pool_selectors.as_ref());
     no_repeats(report, "spec.nodeSelectors", spec.node_selectors.as_ref());
     no_repeats(report, "spec.serviceSelectors", spec.service_selectors.as_ref());
@@ -169,26 +170,17 @@ pub(crate) fn advertised_pools(
     pools: &BTreeMap<String, Pool>,
     report: &mut Report<'_>,
 ) -> BTreeSet<String> {
-    selected(&pool_selection(named, by_label, pools, report), pools)
+    selected(&pool_selection(named, by_label, report), pools)
 }
 
-/// How an advertisement selects pools. Unknown names are a warning.
+/// How an advertisement selects pools.
 fn pool_selection(
     named: Option<&Vec<String>>,
     by_label: Option<&Vec<LabelSelector>>,
-    pools: &BTreeMap<String, Pool>,
     report: &mut Report<'_>,
 ) -> PoolSelection {
     let names = names(report, "spec.ipAddressPools", named);
     let (selectors, complete) = readable_selectors(report, "spec.ipAddressPoolSelectors", by_label);
-    for name in names.iter().filter(|name| !pools.contains_key(*name)) {
-        report.warning(
-            "spec.ipAddressPools",
-            name,
-            "there is no valid IPAddressPool of this name",
-            "create it, or correct the name",
-        );
-    }
     PoolSelection { names, selectors, unreadable: !complete }
 }
 

@@ -13,6 +13,7 @@ use crate::objects::{Objects, oldest_first};
 use crate::policy;
 use crate::pool::{self, Pool, Seniority};
 use crate::range::{Family, IpRange, bits};
+use crate::references;
 
 /// What all valid objects together mean.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -80,6 +81,7 @@ impl Configuration {
             seniorities.insert(this.name.clone(), Seniority::of(&object));
             let trimmed = last.contains(&this);
             let mut report = Report::new(this, &mut findings);
+            references::warn(&object.spec, objects, &mut report);
             if let Some(mut pool) = pool::judge(&object, objects, &mut report) {
                 if trimmed {
                     pool.ranges = configuration.without_taken(&pool.ranges);
@@ -95,6 +97,7 @@ impl Configuration {
         }
         for (this, object) in oldest_first("L2Advertisement", &objects.l2_advertisements, last) {
             let mut report = Report::new(this, &mut findings);
+            references::warn(&object.spec, objects, &mut report);
             match advertisement::judge(&object, &configuration.pools, &mut report) {
                 Ok(valid) => configuration.l2_advertisements.push(valid),
                 Err(partial) => configuration.partial_l2_advertisements.push(*partial),
@@ -103,8 +106,8 @@ impl Configuration {
         configuration.l2_advertisements = advertisement::collapse(configuration.l2_advertisements);
         for (this, object) in oldest_first("PoolPolicy", &objects.pool_policies, last) {
             let mut report = Report::new(this, &mut findings);
-            let Self { pools, left_out, .. } = &mut configuration;
-            policy::apply(&object, pools, left_out, objects, &mut report);
+            references::warn(&object.spec, objects, &mut report);
+            policy::apply(&object, &mut configuration.pools, objects, &mut report);
         }
         configuration.judge_bgp(objects, last, &mut findings);
         (configuration, findings)
@@ -118,7 +121,8 @@ impl Configuration {
         }
         for (this, object) in oldest_first("BGPPeer", &objects.bgp_peers, last) {
             let mut report = Report::new(this, findings);
-            if let Some(peer) = bgp::judge_peer(&object, &self.bfd_profiles, &mut report) {
+            references::warn(&object.spec, objects, &mut report);
+            if let Some(peer) = bgp::judge_peer(&object, &mut report) {
                 bgp::warn_of_differences(&peer, &self.bgp_peers, &mut report);
                 self.bgp_peers.push(peer);
             }
@@ -131,9 +135,10 @@ impl Configuration {
                 communities.extend(names.into_iter().map(|(name, value)| (name, (value, this.clone()))));
             }
         }
-        let context = BgpContext { pools: &self.pools, peers: &self.bgp_peers, communities: &communities };
+        let context = BgpContext { pools: &self.pools, peers: &self.bgp_peers };
         for (this, object) in oldest_first("BGPAdvertisement", &objects.bgp_advertisements, last) {
             let mut report = Report::new(this, findings);
+            references::warn(&object.spec, objects, &mut report);
             let Some(new) = bgp::judge_advertisement(&object, &context, &mut report) else { continue };
             bgp::local_pref_clash(&new, &self.bgp_advertisements, &self.pools, &mut report);
             bgp::echo_with_ipv6(&new, &context, &self.bfd_profiles, &mut report);
@@ -161,15 +166,26 @@ impl Configuration {
         ranges.iter().flat_map(|range| range.without_all(taken())).collect()
     }
 
-    /// Takes the account of rejected pools from `other`, and what it has of the advertisements that are `uncertain`.
-    pub(crate) fn take_rejected(&mut self, other: Self, uncertain: &BTreeSet<ObjectRef>) {
-        self.left_out = other.left_out;
-        self.left_out_labels = other.left_out_labels;
+    /// Takes the account of rejected pools from `other`.
+    pub(crate) fn keep_rejected(&mut self, other: &Self) {
+        self.left_out.clone_from(&other.left_out);
+        self.left_out_labels.clone_from(&other.left_out_labels);
+    }
+
+    /// Adds what `other` has of the advertisements that are `uncertain`, valid or not.
+    pub(crate) fn keep_uncertain(&mut self, other: Self, uncertain: &BTreeSet<ObjectRef>) {
         let is_uncertain = |name: &str| {
             uncertain.iter().any(|object| object.kind == "L2Advertisement" && object.name == name)
         };
-        let partial = other.partial_l2_advertisements.into_iter();
-        self.partial_l2_advertisements.extend(partial.filter(|partial| is_uncertain(partial.name())));
+        let whole = other.l2_advertisements.into_iter().map(PartialL2Advertisement::whole);
+        let rejected = other.partial_l2_advertisements.into_iter();
+        let partial: Vec<PartialL2Advertisement> =
+            rejected.chain(whole).filter(|partial| is_uncertain(partial.name())).collect();
+        for partial in partial {
+            if !self.partial_l2_advertisements.contains(&partial) {
+                self.partial_l2_advertisements.push(partial);
+            }
+        }
     }
 
     /// Takes `pool` in unless it has addresses of an elder pool.

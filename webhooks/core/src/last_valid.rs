@@ -14,11 +14,12 @@ use serde::{Deserialize, Serialize};
 use crate::configuration::Configuration;
 use crate::finding::{Finding, ObjectRef, Severity};
 use crate::objects::Objects;
+use crate::references::{self, Refers};
 
 /// Remembers of each object the last `spec` that was valid.
 ///
 /// An object that exists and has an error keeps the effect of that `spec`, as far as it does not contradict a valid
-/// object. An object that no longer exists is forgotten at once: to delete it is not an error.
+/// object. An edit that replaces a reference to something by one to nothing counts as an error too. An object that no longer exists is forgotten at once: to delete it is not an error.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LastValid {
@@ -40,15 +41,20 @@ struct Version<S> {
     spec: S,
     /// The generation of the object when it was last seen, valid or not.
     generation: Option<i64>,
-    /// Some generation since was not seen, which may have been valid.
+    /// Some version that may have been valid was not seen: after `spec`, or before it while that has a reference to
+    /// nothing.
     missed: bool,
+    /// The present version is rejected for a reference to nothing, and is until that resolves or is edited.
+    #[serde(default)]
+    held: bool,
 }
 
-/// What is remembered of rejected objects.
+/// What is remembered of objects.
 #[derive(Default)]
 struct Known {
+    /// Those that are rejected and of which a valid version is remembered.
     objects: BTreeSet<ObjectRef>,
-    /// Those of which a later valid version may have been missed.
+    /// Those of which a valid version may have been missed.
     uncertain: BTreeSet<ObjectRef>,
 }
 
@@ -70,18 +76,30 @@ impl LastValid {
     ///
     /// The findings are those on the objects as they are. The account of rejected pools
     /// ([`left_out`](Configuration::left_out)) is too: no new address comes from a pool that has an error. Where a later
-    /// valid version of an advertisement may have been missed, what can be read of the present one is kept as well.
+    /// valid version of an advertisement may have been missed, what can be read of the present one is kept as well:
+    /// whether it has an error, or a reference to nothing.
     pub fn configure(&mut self, objects: &Objects) -> (Configuration, Vec<Finding>) {
         let (configuration, mut findings) = Configuration::from_objects(objects);
-        let rejected = rejected(&findings);
+        let mut rejected = rejected(&findings);
+        let mut lost = Vec::new();
+        for_each_kind!(lost_references, [&mut self], [&objects], objects, &rejected, &mut lost);
+        rejected.extend(lost.iter().map(|finding| finding.object.clone()));
         let mut known = Known::default();
-        for_each_kind!(remember, [&mut self], [&objects], &rejected, &mut known);
+        for_each_kind!(remember, [&mut self], [&objects], objects, &rejected, &mut known);
         let Known { objects: known, uncertain } = known;
         if known.is_empty() {
-            return (configuration, findings);
+            let mut in_force = configuration.clone();
+            in_force.keep_uncertain(configuration, &uncertain);
+            return (in_force, findings);
         }
         let (mut in_force, substituted) = self.substitute(objects, &rejected, known);
-        in_force.take_rejected(configuration, &uncertain);
+        in_force.keep_rejected(&configuration);
+        in_force.keep_uncertain(configuration, &uncertain);
+        lost.retain(|finding| substituted.contains(&finding.object));
+        let place =
+            |finding: &Finding| (finding.object.clone(), finding.field.clone(), finding.value.clone());
+        findings.retain(|finding| !lost.iter().any(|error| place(error) == place(finding)));
+        findings.extend(lost);
         for finding in &mut findings {
             if finding.severity == Severity::Error && substituted.contains(&finding.object) {
                 finding.remedy = format!(
@@ -135,17 +153,43 @@ fn key(object: &ObjectRef) -> String {
     format!("{}/{}", object.namespace.as_deref().unwrap_or_default(), object.name)
 }
 
+/// Adds to `errors` the references that an edit of a valid object has lost.
+fn lost_references<K>(
+    kind: &'static str,
+    memory: &mut Versions<K::Spec>,
+    objects: &[Arc<K>],
+    all: &Objects,
+    rejected: &BTreeSet<ObjectRef>,
+    errors: &mut Vec<Finding>,
+) where
+    K: Resource + HasSpec,
+    K::Spec: Refers + PartialEq,
+{
+    for object in objects {
+        let this = ObjectRef::of(kind, &**object);
+        let before = memory.get_mut(&key(&this)).filter(|version| version.uid == object.meta().uid);
+        if let Some(version) = before.filter(|version| version.spec != *object.spec())
+            && !rejected.contains(&this)
+        {
+            let lost = references::lost(&this, (&version.spec, version.held), object.spec(), all);
+            version.held = !lost.is_empty();
+            errors.extend(lost);
+        }
+    }
+}
+
 /// Remembers the valid objects, forgets those that no longer exist, and adds to `known` the rejected ones of which a
-/// valid version is remembered.
+/// valid version is remembered, and those of which one may have been missed.
 fn remember<K>(
     kind: &'static str,
     memory: &mut Versions<K::Spec>,
     objects: &[Arc<K>],
+    all: &Objects,
     rejected: &BTreeSet<ObjectRef>,
     known: &mut Known,
 ) where
     K: Resource + HasSpec,
-    K::Spec: Clone,
+    K::Spec: Refers + Clone,
 {
     let mut before = std::mem::take(memory);
     for object in objects {
@@ -153,21 +197,31 @@ fn remember<K>(
         let key = key(&this);
         let uid = object.meta().uid.clone();
         let generation = object.meta().generation;
-        if !rejected.contains(&this) {
-            let spec = object.spec().clone();
-            memory.insert(key, Version { uid, spec, generation, missed: false });
-        } else if let Some(mut version) = before.remove(&key).filter(|version| version.uid == uid) {
-            let generations = version.generation.zip(generation);
-            version.missed |=
-                generations.is_some_and(|(seen, now)| now != seen && now != seen.saturating_add(1));
-            version.generation = generation;
-            if version.missed {
-                known.uncertain.insert(this.clone());
-            }
-            memory.insert(key, version);
-            known.objects.insert(this);
+        let before = before.remove(&key).filter(|version| version.uid == uid);
+        let missed = match &before {
+            Some(before) => before.missed || is_gap(before.generation.zip(generation)),
+            // An object of which nothing is remembered has had other versions if it was edited.
+            None => generation.is_some_and(|generation| generation > 1),
+        };
+        let version = if !rejected.contains(&this) {
+            let missed = missed && references::any_unresolved(object.spec(), all);
+            Version { uid, spec: object.spec().clone(), generation, missed, held: false }
+        } else if let Some(version) = before {
+            known.objects.insert(this.clone());
+            Version { generation, missed, ..version }
+        } else {
+            continue;
+        };
+        if version.missed {
+            known.uncertain.insert(this);
         }
+        memory.insert(key, version);
     }
+}
+
+/// Whether there were generations between the two.
+fn is_gap(generations: Option<(i64, i64)>) -> bool {
+    generations.is_some_and(|(seen, now)| now != seen && now != seen.saturating_add(1))
 }
 
 /// Puts the remembered versions of the `chosen` objects in their place.

@@ -18,6 +18,7 @@ mod objects;
 mod policy;
 mod pool;
 mod range;
+mod references;
 mod selectors;
 
 pub use advertisement::{L2Advertisement, PartialL2Advertisement, PoolSelection, PreferredNodes};

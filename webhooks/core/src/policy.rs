@@ -7,61 +7,53 @@ use crds::{PoolPolicy, SelectorExt as _};
 use crate::finding::Report;
 use crate::objects::Objects;
 use crate::pool::{Pool, Quota};
-use crate::range::{IpRange, parse_addresses};
+use crate::range::{AddressFault, IpRange, parse_addresses};
 use crate::selectors::single;
 
-/// Adds what `object` says to its pool. An entry with an error is left out, and the others hold: an address that is kept back
-/// must not be given away for a slip elsewhere. Several policies for one pool add up. Errors are reported whether or not
-/// there is the pool: `rejected` has those that were left out because of an error, which is reported on them.
+/// Adds what `object` says to its pool. An entry with an error is left out, and the others hold: an address that is kept
+/// back must not be given away for a slip elsewhere. So where there is no such pool, the pools that have the addresses
+/// keep them back. Several policies for one pool add up.
 pub(crate) fn apply(
     object: &PoolPolicy,
     pools: &mut BTreeMap<String, Pool>,
-    rejected: &BTreeMap<String, Vec<IpRange>>,
     objects: &Objects,
     report: &mut Report<'_>,
 ) {
     let reserved = reservations(object, report);
     let quotas = quotas(object, objects, report);
     let name = &object.spec.pool;
-    let Some(pool) = pools.get_mut(name) else {
-        if !rejected.contains_key(name) {
-            report.warning(
-                "spec.pool",
-                name,
-                "there is no valid IPAddressPool of this name",
-                "create it, or correct the name",
-            );
+    let overlap = |pool: &Pool, range: &IpRange| pool.ranges.iter().any(|of_pool| of_pool.overlaps(range));
+    if let Some(pool) = pools.get_mut(name) {
+        let within: Vec<IpRange> = reserved.into_iter().filter(|range| overlap(pool, range)).collect();
+        pool.reserved.extend(within);
+        pool.quotas.extend(quotas);
+    } else if !objects.pools.iter().any(|pool| pool.metadata.name.as_ref() == Some(name)) {
+        for pool in pools.values_mut() {
+            let within: Vec<IpRange> =
+                reserved.iter().filter(|range| overlap(pool, range)).copied().collect();
+            pool.reserved.extend(within);
         }
-        return;
-    };
-    for (index, range) in reserved {
-        let Some(range) = range.filter(|range| pool.ranges.iter().any(|of_pool| of_pool.overlaps(range)))
-        else {
-            let field = format!("spec.reserved[{index}].addresses");
-            let text = object.spec.reserved.get(index).map(|entry| entry.addresses.clone());
-            let problem = format!("pool {} has none of these addresses", pool.name);
-            let remedy = "correct the addresses, or remove the reservation";
-            report.warning(field, text.unwrap_or_default(), problem, remedy);
-            continue;
-        };
-        pool.reserved.push(range);
     }
-    pool.quotas.extend(quotas);
 }
 
-/// The reservations that can be read, with their place in the list; none of a range that holds no addresses.
-fn reservations(object: &PoolPolicy, report: &mut Report<'_>) -> Vec<(usize, Option<IpRange>)> {
+/// The reservations that can be read.
+fn reservations(object: &PoolPolicy, report: &mut Report<'_>) -> Vec<IpRange> {
     let mut reserved = Vec::with_capacity(object.spec.reserved.len());
     for (index, reservation) in object.spec.reserved.iter().enumerate() {
         let text = &reservation.addresses;
-        match text.parse().map(|ip| Some(IpRange::single(ip))).or_else(|_| parse_addresses(text)) {
+        match parse_reservation(text) {
             Err(fault) => {
                 report.error(format!("spec.reserved[{index}].addresses"), text, fault.problem, fault.remedy);
             }
-            Ok(range) => reserved.push((index, range)),
+            Ok(range) => reserved.extend(range),
         }
     }
     reserved
+}
+
+/// The addresses of one reservation; none if it is a range that holds no addresses.
+pub(crate) fn parse_reservation(text: &str) -> Result<Option<IpRange>, AddressFault> {
+    text.parse().map(|ip| Some(IpRange::single(ip))).or_else(|_| parse_addresses(text))
 }
 
 /// The quotas that can be read.

@@ -9,7 +9,7 @@ use super::judge::{missing, not_admitted};
 use super::{Allocator, Occupant};
 use crate::refusal::{PoolReason, Refusal};
 use crate::request::{Families, Request, Wanted};
-use crate::usage::ServiceRef;
+use crate::usage::{NoSharing, ServiceRef};
 
 /// What a Service shall have, and why not more.
 #[derive(Debug)]
@@ -98,11 +98,24 @@ impl Allocator {
             {
                 return Err(Refusal::Taken { ip, by: (*by).clone(), why });
             }
+            if let Some(by) = self.leaves(service, ip) {
+                return Err(Refusal::Taken { ip, by: (*by).clone(), why: NoSharing::Leaves });
+            }
         }
         // A quota that was lowered takes nothing away: only an addition is measured by it.
         let Some(pool) = pool.filter(|_| !new.is_empty()) else { return Ok(()) };
         self.check_quota(pool, service, wanted)
             .map_err(|reason| Refusal::Pool { pool: pool.name.clone(), reason })
+    }
+
+    /// Who has `ip` and is about to leave it, to another than `service`.
+    fn leaves(&self, service: &ServiceRef, ip: IpAddr) -> Option<ServiceRef> {
+        let usage = self.addresses.get(&ip)?;
+        let pledged_to_it = self.pledges.get(&ip) == Some(service);
+        if pledged_to_it || usage.claims_include(service) || self.is_joinable(ip, usage) {
+            return None;
+        }
+        usage.claims().first().map(|(holder, _)| Arc::clone(holder))
     }
 
     /// The one pool that has `wanted` and gives it to `service` if free; none if all is kept and its pool is left out.

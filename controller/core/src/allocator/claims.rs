@@ -29,18 +29,69 @@ impl Allocator {
     ) {
         let Some(entry) = self.services.get_mut(service) else { return };
         let before = union(&entry.desired, &entry.stored);
+        let mut desired_before = entry.desired.clone();
         if let Some(desired) = desired {
-            entry.desired = desired;
+            desired_before = std::mem::replace(&mut entry.desired, desired);
         }
         if let Some(stored) = stored {
             entry.stored = stored;
         }
         let after = union(&entry.desired, &entry.stored);
+        let turned = |ip: &IpAddr| entry.desired.contains(ip) != desired_before.contains(ip);
+        let turned: Vec<IpAddr> =
+            after.iter().filter(|ip| before.contains(ip) && turned(ip)).copied().collect();
         for ip in after.iter().filter(|ip| !before.contains(ip)) {
             self.claim(service, *ip);
         }
         for ip in before.iter().filter(|ip| !after.contains(ip)) {
             self.unclaim(service, *ip);
+        }
+        for ip in turned {
+            self.renew_joinable(ip);
+        }
+    }
+
+    /// Whether Services may join those on `ip`: one of them is there to stay. Where all are about to leave, and where the
+    /// address is pledged to another, it belongs to who waits for it.
+    pub(super) fn is_joinable(&self, ip: IpAddr, usage: &Usage) -> bool {
+        let stays = |holder: &ServiceRef| {
+            let entry = self.services.get(holder);
+            entry.is_some_and(|entry| entry.desired.contains(&ip) && entry.grace.is_none())
+                && self.undecided.as_ref() != Some(holder)
+        };
+        !self.quarantine.contains_key(&ip) && !self.pledges.contains_key(&ip) && usage.any(stays)
+    }
+
+    /// Enters anew whether Services may join those on `ip`, and serves who can then.
+    pub(super) fn renew_joinable(&mut self, ip: IpAddr) {
+        let Some(usage) = self.addresses.get(&ip) else { return };
+        let joinable = self.is_joinable(ip, usage);
+        if let Some(pool) = self.configuration.pool_of(ip)
+            && let Some(state) = self.pools.get_mut(&pool.name)
+        {
+            state.share(ip, pool, usage.pair().cloned(), Some(usage).filter(|_| joinable));
+        }
+        if joinable && usage.pair().is_some() {
+            let holders = usage.claims().into_iter().map(|(holder, _)| Arc::clone(holder));
+            for holder in holders.collect::<Vec<_>>() {
+                self.note_freed(ip, Some(&holder.namespace));
+            }
+        }
+    }
+
+    /// The same for all that `service` has.
+    pub(super) fn renew_all_joinable(&mut self, service: &ServiceRef) {
+        for ip in self.claimed(service) {
+            self.renew_joinable(ip);
+        }
+    }
+
+    /// Nothing is pledged to `service` any more.
+    pub(super) fn drop_pledges(&mut self, service: &ServiceRef) {
+        let to_it = self.pledges.iter().filter(|(_, to)| *to == service);
+        for ip in to_it.map(|(ip, _)| *ip).collect::<Vec<_>>() {
+            self.pledges.remove(&ip);
+            self.renew_joinable(ip);
         }
     }
 
@@ -69,11 +120,12 @@ impl Allocator {
                 (usage.pair().cloned(), false, alone)
             }
         };
-        let usage = self
-            .addresses
+        self.addresses
             .entry(ip)
             .and_modify(|usage| usage.claim(service, &sharing))
             .or_insert_with(|| Usage::new(service, &sharing));
+        let Some(usage) = self.addresses.get(&ip) else { return };
+        let joinable = self.is_joinable(ip, usage);
         let Some(pool) = self.configuration.pool_of(ip) else { return };
         let Some(state) = self.pools.get_mut(&pool.name) else { return };
         if first {
@@ -82,9 +134,7 @@ impl Allocator {
         if first_in_namespace && !pool.quotas.is_empty() {
             state.count_namespace(&service.namespace, true);
         }
-        if !self.quarantine.contains_key(&ip) {
-            state.share(ip, pool, before, Some(usage));
-        }
+        state.share(ip, pool, before, Some(usage).filter(|_| joinable));
     }
 
     fn unclaim(&mut self, service: &ServiceRef, ip: IpAddr) {
@@ -93,12 +143,12 @@ impl Allocator {
         let empty = usage.unclaim(service);
         let last_in_namespace = empty || !usage.other_in_namespace(&service.namespace, service);
         let quarantined = self.quarantine.contains_key(&ip);
+        let Some(usage) = self.addresses.get(&ip) else { return };
+        let joinable = !empty && self.is_joinable(ip, usage);
         if let Some(pool) = self.configuration.pool_of(ip)
             && let Some(state) = self.pools.get_mut(&pool.name)
         {
-            if !quarantined {
-                state.share(ip, pool, before, (!empty).then_some(&*usage));
-            }
+            state.share(ip, pool, before, joinable.then_some(usage));
             if empty {
                 state.returned(ip, pool, quarantined);
             }

@@ -10,7 +10,7 @@ use rules::{Configuration, Pool};
 use super::{Allocator, Occupant};
 use crate::pool_state::PoolState;
 use crate::refusal::Refusal;
-use crate::usage::ServiceRef;
+use crate::usage::{ServiceRef, Usage};
 use crate::waiting::Place;
 
 impl Allocator {
@@ -39,7 +39,8 @@ impl Allocator {
         self.pools.retain(|name, _| configuration.pools.get(name) == old.pools.get(name));
         for (name, pool) in &configuration.pools {
             if !self.pools.contains_key(name) {
-                let state = PoolState::build(pool, &self.addresses, &self.quarantine);
+                let joinable = |ip: IpAddr, usage: &Usage| self.is_joinable(ip, usage);
+                let state = PoolState::build(pool, &self.addresses, &self.quarantine, joinable);
                 self.pools.insert(name.clone(), state);
             }
         }
@@ -111,10 +112,12 @@ impl Allocator {
             before.keys().filter(|ip| !self.quarantine.contains_key(ip)).copied().collect(),
         );
         for (ip, on) in added.iter().map(|ip| (*ip, true)).chain(removed.iter().map(|ip| (*ip, false))) {
-            if let Some(pool) = self.configuration.pool_of(ip)
+            if self.addresses.contains_key(&ip) {
+                self.renew_joinable(ip);
+            } else if let Some(pool) = self.configuration.pool_of(ip)
                 && let Some(state) = self.pools.get_mut(&pool.name)
             {
-                state.quarantine(ip, pool, self.addresses.get(&ip), on);
+                state.quarantine(ip, pool, on);
             }
             if !on {
                 self.note_freed(ip, None);

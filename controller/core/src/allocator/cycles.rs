@@ -37,6 +37,7 @@ impl Allocator {
         for (member, next) in members.iter().zip(next) {
             for ip in self.takes(member, next) {
                 self.pledges.insert(ip, Arc::clone(member));
+                self.renew_joinable(ip);
             }
         }
         self.changed.insert(Arc::clone(&youngest));

@@ -112,18 +112,23 @@ impl Allocator {
             // It was taken away already, and is only still stored.
             return None;
         }
+        let begins = entry.grace.is_none();
         let deadline = *entry.grace.get_or_insert_with(|| now.checked_add(GRACE).unwrap_or(Timestamp::MAX));
         if now >= deadline {
             self.end_grace(service);
             return None;
         }
         self.graces.insert((deadline, service.clone()));
+        if begins {
+            self.renew_all_joinable(service);
+        }
         Some(lost.clone())
     }
 
     pub(super) fn end_grace(&mut self, service: &ServiceRef) {
         if let Some(deadline) = self.services.get_mut(service).and_then(|entry| entry.grace.take()) {
             self.graces.remove(&(deadline, service.clone()));
+            self.renew_all_joinable(service);
         }
     }
 }

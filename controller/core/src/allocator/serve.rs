@@ -72,6 +72,7 @@ impl Allocator {
                 if let Freed::Address(ip) = freed
                     && let Some(heir) = self.pledges.remove(ip)
                 {
+                    self.renew_joinable(*ip);
                     self.resolve(&heir, now);
                 }
             }

@@ -7,8 +7,11 @@ use serde_json::{Value, json};
 use super::*;
 use crate::request::RequestFault;
 
+mod exchanges;
+mod families;
 mod policies;
 mod promises;
+mod sharing;
 
 pub(crate) fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_000_000 + second).unwrap()
@@ -301,78 +304,6 @@ fn who_asks_for_an_address_gets_it_as_soon_as_it_is_free_and_leaves_the_old_one(
 }
 
 #[test]
-fn two_services_that_ask_for_each_others_address_exchange_them() {
-    let mut a = allocator(&[("lan", addresses(&["10.0.0.1-10.0.0.2"]))]);
-    settle(&mut a, "old", plain(1), 1);
-    settle(&mut a, "young", plain(2), 1);
-    settle(&mut a, "stranger", plain(3), 1);
-    settle(&mut a, "old", asks(1, "10.0.0.2"), 2);
-    a.assign(&key("young"), asks(2, "10.0.0.1"), &ips(&["10.0.0.2"]), at(3));
-    assert_eq!(has(&a, "young"), Vec::<String>::new(), "the younger is cleared first");
-    assert_eq!(has(&a, "old"), ["10.0.0.1"], "and the elder moves only then");
-    write_all(&mut a, 4);
-    assert_eq!(has(&a, "old"), ["10.0.0.2"]);
-    assert_eq!(has(&a, "young"), ["10.0.0.1"]);
-    assert_eq!(has(&a, "stranger"), Vec::<String>::new());
-}
-
-#[test]
-fn three_services_in_a_ring_exchange_their_addresses() {
-    let mut a = allocator(&[("lan", addresses(&["10.0.0.1-10.0.0.3"]))]);
-    for (name, second) in [("a", 1), ("b", 2), ("c", 3)] {
-        settle(&mut a, name, plain(second), 1);
-    }
-    settle(&mut a, "a", asks(1, "10.0.0.2"), 2);
-    settle(&mut a, "b", asks(2, "10.0.0.3"), 2);
-    settle(&mut a, "c", asks(3, "10.0.0.1"), 2);
-    write_all(&mut a, 3);
-    assert_eq!([has(&a, "a"), has(&a, "b"), has(&a, "c")], [["10.0.0.2"], ["10.0.0.3"], ["10.0.0.1"]]);
-}
-
-#[test]
-fn services_in_full_pools_that_ask_for_each_others_pool_exchange_their_places() {
-    let pools = || [("left", addresses(&["10.0.0.1-10.0.0.2"])), ("right", addresses(&["10.0.1.1/32"]))];
-    let mut a = allocator(&pools());
-    settle(&mut a, "stays", from(1, "left"), 1);
-    settle(&mut a, "old", from(2, "left"), 1);
-    settle(&mut a, "young", from(3, "right"), 1);
-    settle(&mut a, "queues", from(4, "right"), 1);
-    settle(&mut a, "old", from(2, "right"), 2);
-    assert_eq!(has(&a, "old"), ["10.0.0.2"], "it keeps what it has while it waits");
-    settle(&mut a, "young", from(3, "left"), 3);
-    write_all(&mut a, 4);
-    assert_eq!(has(&a, "old"), ["10.0.1.1"]);
-    assert_eq!(has(&a, "young"), ["10.0.0.2"]);
-    assert_eq!(has(&a, "stays"), ["10.0.0.1"], "who asked for nothing else is left alone");
-    assert_eq!(has(&a, "queues"), Vec::<String>::new(), "and who waits outside gains and loses nothing");
-}
-
-#[test]
-fn a_request_for_a_pool_and_one_for_an_address_meet_in_an_exchange() {
-    let mut a = allocator(&[("left", addresses(&["10.0.0.1/32"])), ("right", addresses(&["10.0.1.1/32"]))]);
-    settle(&mut a, "old", from(1, "left"), 1);
-    settle(&mut a, "young", from(2, "right"), 1);
-    settle(&mut a, "old", asks(1, "10.0.1.1"), 2);
-    settle(&mut a, "young", from(2, "left"), 3);
-    write_all(&mut a, 4);
-    assert_eq!((has(&a, "old"), has(&a, "young")), (vec!["10.0.1.1".into()], vec!["10.0.0.1".into()]));
-}
-
-#[test]
-fn no_exchange_begins_that_a_quota_would_stop_half_way() {
-    let pools = [("left", addresses(&["10.0.0.1/32"])), ("right", addresses(&["10.0.1.1/32"]))];
-    let mut a = allocator(&pools);
-    settle(&mut a, "old", from(1, "left"), 1);
-    settle(&mut a, "young", from(2, "right"), 1);
-    let quota = json!({"pool": "right", "quotas": [{ "maxAddresses": 0 }]});
-    a.set_configuration(configuration_with(&pools, &[("quota", quota)]), at(2));
-    settle(&mut a, "old", from(1, "right"), 3);
-    settle(&mut a, "young", from(2, "left"), 3);
-    write_all(&mut a, 4);
-    assert_eq!((has(&a, "old"), has(&a, "young")), (vec!["10.0.0.1".into()], vec!["10.0.1.1".into()]));
-}
-
-#[test]
 fn an_address_that_its_pool_lost_is_kept_for_the_time_of_grace() {
     let mut a = allocator(&[("lan", addresses(&["10.0.0.1-10.0.0.2"]))]);
     settle(&mut a, "a", plain(1), 1);
@@ -407,90 +338,6 @@ fn a_pool_with_an_error_takes_nothing_away_and_gives_nothing() {
     assert_eq!(settle(&mut a, "b", plain(2), 100), Vec::<String>::new());
     assert_eq!(settle(&mut a, "c", asks(3, "10.0.0.2"), 100), Vec::<String>::new());
     assert!(why(&a, "c").starts_with("pool lan has an error"));
-}
-
-#[test]
-fn sharers_need_equal_keys_and_different_ports() {
-    let mut a = allocator(&[("lan", addresses(&["10.0.0.1-10.0.0.9"]))]);
-    assert_eq!(settle(&mut a, "a", shares(1, "k", 80), 1), ["10.0.0.1"]);
-    assert_eq!(settle(&mut a, "b", shares(2, "k", 443), 1), ["10.0.0.1"]);
-    assert_eq!(settle(&mut a, "c", shares(3, "k", 80), 1), ["10.0.0.2"]);
-    assert_eq!(settle(&mut a, "d", shares(4, "other", 81), 1), ["10.0.0.3"]);
-    assert_eq!(settle(&mut a, "e", plain(5), 1), ["10.0.0.4"]);
-    assert_eq!(a.usage("lan", Family::V4).unwrap().in_use, 4, "a shared address counts once");
-}
-
-#[test]
-fn a_sharer_that_leaves_makes_room_for_one_that_waits() {
-    let mut a = allocator(&[("lan", addresses(&["10.0.0.1/32"]))]);
-    settle(&mut a, "a", shares(1, "k", 80), 1);
-    settle(&mut a, "b", shares(2, "k", 443), 1);
-    assert_eq!(settle(&mut a, "c", shares(3, "k", 80), 1), Vec::<String>::new());
-    a.forget(&key("a"), at(2));
-    assert_eq!(has(&a, "c"), ["10.0.0.1"]);
-}
-
-#[test]
-fn a_sharer_that_takes_a_port_of_another_must_move_and_a_sole_holder_may_change_its_key() {
-    let mut a = allocator(&[("lan", addresses(&["10.0.0.1-10.0.0.2"]))]);
-    settle(&mut a, "a", shares(1, "k", 80), 1);
-    settle(&mut a, "b", shares(2, "k", 443), 1);
-    assert_eq!(settle(&mut a, "a", shares(1, "k", 443), 2), ["10.0.0.2"], "also the elder, since it changed");
-    assert_eq!(settle(&mut a, "b", shares(2, "l", 443), 3), ["10.0.0.1"]);
-}
-
-#[test]
-fn many_holders_of_one_key_are_searched_by_port() {
-    let mut a = allocator(&[("lan", addresses(&["10.0.0.1-10.0.0.40"]))]);
-    for second in 0..40 {
-        settle(&mut a, &format!("s{second}"), shares(second, "k", 80), 1);
-    }
-    assert_eq!(settle(&mut a, "dns", shares(50, "k", 53), 1), ["10.0.0.1"]);
-    assert_eq!(settle(&mut a, "full", shares(51, "k", 80), 1), Vec::<String>::new());
-    a.forget(&key("s20"), at(2));
-    assert_eq!(has(&a, "full"), ["10.0.0.21"]);
-}
-
-#[test]
-fn dual_stack_services_get_both_or_what_their_policy_allows() {
-    let v4 = ("a-v4", addresses(&["10.0.0.0/24"]));
-    let both = ("b-both", addresses(&["10.1.0.0/24", "fc00::/120"]));
-    let mut a = allocator(&[v4.clone(), both]);
-    assert_eq!(settle(&mut a, "prefer", dual(1, "PreferDualStack"), 1), ["10.1.0.0", "fc00::"]);
-    assert_eq!(settle(&mut a, "require", dual(2, "RequireDualStack"), 1), ["10.1.0.1", "fc00::1"]);
-    let mut a = allocator(&[v4]);
-    assert_eq!(settle(&mut a, "prefer", dual(1, "PreferDualStack"), 1), ["10.0.0.0"]);
-    assert_eq!(
-        why(&a, "prefer"),
-        "the IPv6 address is missing, since pool a-v4 cannot give one: it has no IPv6 addresses"
-    );
-    assert_eq!(settle(&mut a, "require", dual(2, "RequireDualStack"), 1), Vec::<String>::new());
-}
-
-#[test]
-fn the_second_family_is_added_from_the_same_pool_when_it_can_be_had() {
-    let mut a = allocator(&[("p", addresses(&["10.0.0.0/24", "fc00::/128"]))]);
-    settle(&mut a, "first", dual(1, "PreferDualStack"), 1);
-    assert_eq!(settle(&mut a, "second", dual(2, "PreferDualStack"), 1), ["10.0.0.1"]);
-    a.forget(&key("first"), at(2));
-    assert_eq!(has(&a, "second"), ["10.0.0.1", "fc00::"]);
-}
-
-#[test]
-fn a_service_that_becomes_single_stack_gives_the_other_family_back() {
-    let mut a = allocator(&[("p", addresses(&["10.0.0.0/24", "fc00::/120"]))]);
-    settle(&mut a, "a", dual(1, "PreferDualStack"), 1);
-    assert_eq!(settle(&mut a, "a", plain(1), 2), ["10.0.0.0"]);
-    assert_eq!(a.usage("p", Family::V6).unwrap().in_use, 0);
-}
-
-#[test]
-fn the_users_order_of_addresses_stays() {
-    let mut a = allocator(&[("p", addresses(&["10.0.0.0/24", "fc00::/120"]))]);
-    let wish = json!({"loadBalancerIPs": "fc00::7,10.0.0.7"});
-    let asks = request(1, &wish, &json!({"clusterIPs": ["10.96.0.1", "fd00::1"]}));
-    assert_eq!(settle(&mut a, "a", asks.clone(), 1), ["fc00::7", "10.0.0.7"]);
-    assert_eq!(settle(&mut a, "a", asks, 2), ["fc00::7", "10.0.0.7"]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! An API server with what the owner asks for: lists, writes of Service statuses, and events.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -31,6 +31,10 @@ struct State {
     begun: usize,
     delay: Duration,
     fail_lists: bool,
+    /// The plural names of which no list is answered with objects.
+    unlistable: BTreeSet<String>,
+    /// What was written of other objects than Services: plural name, and the patch.
+    patches: Vec<(String, Value)>,
     events: Vec<Value>,
     on_write: OnWrite,
     changed: UnboundedSender<Value>,
@@ -62,6 +66,8 @@ impl Server {
             begun: 0,
             delay: Duration::ZERO,
             fail_lists: false,
+            unlistable: BTreeSet::new(),
+            patches: Vec::new(),
             events: Vec::new(),
             on_write: Box::new(|object| Answer::Done(object.clone())),
             changed,
@@ -93,6 +99,17 @@ impl Server {
     /// Whether lists fail.
     pub(in crate::owner) fn fail_lists(&self, fail: bool) {
         self.0.lock().unwrap().fail_lists = fail;
+    }
+
+    /// No list of this plural name succeeds.
+    pub(in crate::owner) fn refuse_list(&self, plural: &str) {
+        self.0.lock().unwrap().unlistable.insert(plural.to_owned());
+    }
+
+    /// What was written of objects of this plural name.
+    pub(in crate::owner) fn patches(&self, plural: &str) -> Vec<Value> {
+        let state = self.0.lock().unwrap();
+        state.patches.iter().filter(|(of, _)| of == plural).map(|(_, patch)| patch.clone()).collect()
     }
 
     /// How many writes have reached it.
@@ -128,6 +145,10 @@ impl Server {
                 let delay = server.begin(&parts.method);
                 tokio::time::sleep(delay).await;
                 let query = parts.uri.query().unwrap_or_default().to_owned();
+                if query.contains("watch=true") {
+                    // Nothing happens after the list.
+                    std::future::pending::<()>().await;
+                }
                 let (code, answer) = server.answer(&parts.method, parts.uri.path(), &query, body);
                 Response::builder().status(code).body(Body::from(answer.to_string().into_bytes()))
             }
@@ -168,11 +189,17 @@ impl Server {
                     Answer::Error(code) => failure(code),
                 }
             }
+            [.., plural, name, "status"] | [.., plural, name] if *method == Method::PATCH => {
+                state.patches.push(((*plural).to_owned(), body));
+                let metadata = json!({"name": name, "resourceVersion": state.version.to_string()});
+                (200, json!({"apiVersion": "v1", "kind": "Any", "metadata": metadata}))
+            }
             [.., "events"] if *method == Method::POST => {
                 state.events.push(body.clone());
                 (201, body)
             }
             [..] if *method == Method::GET && state.fail_lists => failure(500),
+            [.., plural] if *method == Method::GET && state.unlistable.contains(*plural) => failure(403),
             [.., plural] if *method == Method::GET => {
                 let of_services = || state.services.values().cloned().collect();
                 let mut items: Vec<Value> = match *plural {

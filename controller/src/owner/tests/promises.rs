@@ -7,7 +7,7 @@ use super::api::{Answer, Server, many_services};
 use super::*;
 
 /// The owner over `server`, whose changes of Services reach the store like by a watch.
-fn over(server: &Server, mut changes: UnboundedReceiver<Value>) -> (Owner, Writers) {
+pub(super) fn over(server: &Server, mut changes: UnboundedReceiver<Value>) -> (Owner, Writers) {
     let (owner, mut writers) = owner();
     let client = server.client();
     // As long as the test: they end with what holds them.
@@ -154,29 +154,48 @@ async fn a_pool_gives_nothing_before_the_policies_are_known_that_were_there_befo
     assert_eq!(has(&term, "shop", "web"), Some(vec!["10.0.0.2".into()]));
 }
 
+/// Edits of a policy that are invalid, or lose what they refer to.
+fn invalid_policies() -> Vec<Value> {
+    let quotas = |selector: Value| json!([{"maxAddresses": 1, "namespaceSelector": selector}]);
+    let valid = |pool: &str, reserved: &str| json!({"pool": pool, "reserved": [{"addresses": reserved}]});
+    let mut list = vec![valid("lan", "10.0.0.1x"), valid("lann", "10.0.0.1"), valid("lan", "10.10.0.1")];
+    let mut mistyped = valid("lan", "10.0.0.1");
+    mistyped["quotas"] = quotas(json!({"matchLabels": {"team": "shp"}}));
+    list[0]["quotas"] = quotas(json!({"matchLabels": {"-": "no label"}}));
+    list.push(mistyped);
+    list
+}
+
 #[tokio::test]
-async fn an_invalid_edit_of_a_policy_frees_no_reserved_address_and_drops_no_quota() {
-    let (owner, mut writers) = owner();
-    let policy = |spec: Value| {
-        let policy: crds::PoolPolicy = object("lbstack.dev/v1alpha1", "PoolPolicy", "p", spec);
-        Event::Apply(policy)
-    };
-    writers.pools.apply_watcher_event(&Event::Apply(pool("10.0.0.1-10.0.0.9")));
-    let valid =
-        json!({"pool": "lan", "reserved": [{"addresses": "10.0.0.1"}], "quotas": [{"maxAddresses": 1}]});
-    writers.pool_policies.apply_watcher_event(&policy(valid));
-    let all = || vec![service("shop", "a", None, &[]), service("shop", "b", None, &[])];
-    // A replica that stands by has seen the valid version too.
-    owner.judge().configure(&owner.watches.objects(), Timestamp::now());
-    let invalid = json!({"pool": "lan", "reserved": [{"addresses": "10.0.0.1x"}],
-        "quotas": [{"maxAddresses": 1, "namespaceSelector": {"matchLabels": {"-": "no label"}}}]});
-    writers.pool_policies.apply_watcher_event(&policy(invalid));
-    let mut term = Term::new(&owner, &Unsettled::default());
-    term.configure();
-    term.adopt(Listed::of(all(), 1, ""));
-    assert_eq!(has(&term, "shop", "a"), Some(vec!["10.0.0.2".into()]));
-    assert_eq!(has(&term, "shop", "b"), Some(vec![]));
-    assert!(term.findings.iter().any(|finding| finding.severity == Severity::Error), "{:?}", term.findings);
+async fn requirement_1_an_invalid_edit_of_a_policy_frees_no_reserved_address_and_drops_no_quota() {
+    for invalid in invalid_policies() {
+        let (owner, mut writers) = owner();
+        let policy = |spec: Value| {
+            let policy: crds::PoolPolicy = object("lbstack.dev/v1alpha1", "PoolPolicy", "p", spec);
+            Event::Apply(policy)
+        };
+        writers.pools.apply_watcher_event(&Event::Apply(pool("10.0.0.1-10.0.0.9")));
+        let valid =
+            json!({"pool": "lan", "reserved": [{"addresses": "10.0.0.1"}], "quotas": [{"maxAddresses": 1}]});
+        writers.pool_policies.apply_watcher_event(&policy(valid));
+        // A replica that stands by has seen the valid version too.
+        owner.judge().configure(&owner.watches.objects(), Timestamp::now());
+        writers.pool_policies.apply_watcher_event(&policy(invalid.clone()));
+        let mut term = Term::new(&owner, &Unsettled::default());
+        term.configure();
+        term.adopt(Listed::of(vec![service("shop", "a", None, &[]), service("shop", "b", None, &[])], 1, ""));
+        assert_eq!(has(&term, "shop", "a"), Some(vec!["10.0.0.2".into()]), "{invalid}");
+        assert_eq!(has(&term, "shop", "b"), Some(vec![]), "{invalid}");
+        let due = term.due_statuses(&BTreeMap::new());
+        let status =
+            |name: &str| due.iter().find(|write| write.name == name).unwrap().patch["status"].clone();
+        let ready = &status("p")["conditions"][0];
+        assert_eq!((&ready["type"], &ready["status"]), (&json!("Ready"), &json!("False")), "{invalid}");
+        assert!(ready["message"].as_str().unwrap().contains("last valid version"), "{ready}");
+        let state = status(statuses::STATE);
+        assert_eq!(state["result"], "Invalid", "from which the stack takes it");
+        assert!(state["errorSummary"].as_str().unwrap().starts_with("PoolPolicy p: spec."), "{state}");
+    }
 }
 
 #[tokio::test]
@@ -255,7 +274,7 @@ async fn a_replica_that_stands_by_sets_off_no_alert_and_is_ready() {
 }
 
 /// Fills the stores and the server with a pool and the namespace, so that a term can begin.
-fn begin(server: &Server, writers: &mut Writers, web: &Service) {
+pub(super) fn begin(server: &Server, writers: &mut Writers, web: &Service) {
     let mut lan = json!(pool("10.0.0.1-10.0.0.3"));
     lan["metadata"]["resourceVersion"] = json!("6");
     server.set_list("ipaddresspools", vec![lan.clone()]);
@@ -310,23 +329,6 @@ async fn a_leader_that_cannot_list_shows_no_sign_of_life_and_one_that_has_nothin
         let _ = tokio::time::timeout(Duration::from_secs(60), run).await;
         assert_eq!(heartbeat.is_alive(Instant::now()), !fails, "fails: {fails}");
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn objects_that_cannot_be_decoded_are_left_out_one_by_one_and_their_addresses_given_to_nobody() {
-    let web = service("shop", "web", None, &[]);
-    let (server, changes) = Server::new(std::slice::from_ref(&web));
-    let (owner, mut writers) = over(&server, changes);
-    begin(&server, &mut writers, &web);
-    let odd = json!({"metadata": {"name": "odd", "namespace": "metallb-system", "resourceVersion": "9"}, "spec": 7});
-    server.set_list("poolpolicies", vec![odd]);
-    server.add_service(json!({"metadata": {"name": "odd", "namespace": "shop", "resourceVersion": "9"},
-        "spec": "none", "status": {"loadBalancer": {"ingress": [{"ip": "10.0.0.1"}]}}}));
-    let listed = owner.try_look_afresh().await.unwrap();
-    let mut term = Term::new(&owner, &Unsettled::default());
-    term.configure();
-    term.adopt(listed);
-    assert_eq!(has(&term, "shop", "web"), Some(vec!["10.0.0.2".into()]));
 }
 
 /// Set for the process in which the memory is measured.

@@ -35,7 +35,6 @@ pub struct BgpAdvertisement {
 pub(crate) struct BgpContext<'a> {
     pub(crate) pools: &'a BTreeMap<String, Pool>,
     pub(crate) peers: &'a [BgpPeer],
-    pub(crate) communities: &'a BTreeMap<String, (CommunityValue, ObjectRef)>,
 }
 
 const WHOLE: (i32, i32) = (32, 128);
@@ -56,15 +55,7 @@ pub(crate) fn judge(
     let node_selectors = selectors(report, "spec.nodeSelectors", spec.node_selectors.as_ref());
     let service_selectors = selectors(report, "spec.serviceSelectors", spec.service_selectors.as_ref());
     let peers = names(report, "spec.peers", spec.peers.as_ref());
-    for peer in peers.iter().filter(|peer| !context.peers.iter().any(|known| known.name == **peer)) {
-        report.warning(
-            "spec.peers",
-            peer,
-            "there is no valid BGPPeer of this name",
-            "create it, or correct the name",
-        );
-    }
-    communities(spec.communities.as_ref(), context, report);
+    communities(spec.communities.as_ref(), report);
     let aggregation =
         (spec.aggregation_length.unwrap_or(WHOLE.0), spec.aggregation_length_v6.unwrap_or(WHOLE.1));
     lengths(aggregation, &pools, context, report);
@@ -87,20 +78,10 @@ pub(crate) fn judge(
     })
 }
 
-fn communities(list: Option<&Vec<String>>, context: &BgpContext<'_>, report: &mut Report<'_>) {
+fn communities(list: Option<&Vec<String>>, report: &mut Report<'_>) {
     for community in names(report, "spec.communities", list) {
-        if CommunityValue::parse(&community).is_some() {
-            continue;
-        }
-        if community.contains(':') {
+        if community.contains(':') && CommunityValue::parse(&community).is_none() {
             report.error("spec.communities", community, "this is no BGP community", LITERAL);
-        } else if !context.communities.contains_key(&community) {
-            report.warning(
-                "spec.communities",
-                community,
-                "no Community object gives this name",
-                "create one that does, or write the community itself",
-            );
         }
     }
 }

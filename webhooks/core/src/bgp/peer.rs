@@ -1,6 +1,5 @@
 //! `BGPPeer` and `BFDProfile`.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crds::{BFDProfile, BGPPeer, BGPPeerSpec, Selector};
@@ -61,11 +60,7 @@ pub(crate) fn judge_bfd_profile(object: &BFDProfile, report: &mut Report<'_>) ->
 }
 
 /// The peer that `object` describes; none if it has an error.
-pub(crate) fn judge(
-    object: &BGPPeer,
-    profiles: &BTreeMap<String, BfdProfile>,
-    report: &mut Report<'_>,
-) -> Option<BgpPeer> {
+pub(crate) fn judge(object: &BGPPeer, report: &mut Report<'_>) -> Option<BgpPeer> {
     let spec = &object.spec;
     as_numbers(spec, report);
     let endpoint = endpoint(spec, report);
@@ -85,14 +80,6 @@ pub(crate) fn judge(
         );
     }
     let bfd_profile = given(spec.bfd_profile.as_ref()).map(str::to_owned);
-    if let Some(profile) = bfd_profile.as_ref().filter(|profile| !profiles.contains_key(*profile)) {
-        report.warning(
-            "spec.bfdProfile",
-            profile,
-            "there is no valid BFDProfile of this name",
-            "create it, or correct the name",
-        );
-    }
     if spec.disable_mp == Some(true) {
         report.warning("spec.disableMP", "true", "the field is deprecated and has no effect", "remove it");
     }

@@ -2,6 +2,8 @@ use serde_json::{Value, json};
 
 use super::*;
 
+mod lost_references;
+
 const CREATED: [&str; 3] = ["2024-01-01T00:00:00Z", "2024-01-01T00:01:00Z", "2024-01-01T00:02:00Z"];
 
 fn object<K: serde::de::DeserializeOwned>(kind: &str, name: &str, age: usize, spec: &Value) -> Arc<K> {

@@ -91,6 +91,24 @@ impl World {
         self.objects.get(service)?.request.as_ref()
     }
 
+    /// Whoever is given an address beside others is given it beside one that stays: what all are about to leave belongs to
+    /// who waits for it.
+    pub(super) fn check_joins(
+        &self,
+        before: &BTreeMap<ServiceKey, Vec<IpAddr>>,
+    ) -> Result<(), TestCaseError> {
+        for (service, ip) in self.granted(before) {
+            let mut others = self.allocator.holders(ip);
+            others.retain(|other| *other != service);
+            let stays = |other: &ServiceKey| self.desired(other).contains(&ip);
+            prop_assert!(
+                others.is_empty() || others.iter().any(stays),
+                "{service} joins {others:?} on {ip}, which they leave"
+            );
+        }
+        Ok(())
+    }
+
     /// What a pool keeps back is given only to who asks for it.
     pub(super) fn check_kept_back(
         &self,

@@ -278,7 +278,8 @@ struct Speaker {
 const SERVICES: [(&str, &str, &str); 3] =
     [("one", "10.0.0.5", "lan"), ("two", "10.0.0.6", "lan"), ("three", "10.1.0.5", "wan")];
 
-/// An edit of a random object: whether it is a valid one (or a deletion), after which other rules apply.
+/// An edit of a random object: whether it is a valid one (or a deletion), after which other rules apply. One that names a
+/// pool which does not exist counts from when that does.
 fn edit(random: &mut Random, cluster: &mut Cluster) -> bool {
     let valid = [
         json!({}),
@@ -292,11 +293,19 @@ fn edit(random: &mut Random, cluster: &mut Cluster) -> bool {
     let advertisement = random.one(&["x", "y"]);
     let (pool, good, bad) =
         random.one(&[("lan", "10.0.0.0/24", "10.0.0.0/33"), ("wan", "10.1.0.0/24", "10.1.0.9-10.1.0.1")]);
+    let named = |object: &Arc<crds::IPAddressPool>| object.metadata.name.as_deref() == Some(pool);
+    let is_new = !cluster.configured.pools.iter().any(named);
     match random.below(10) {
         0..3 => cluster.set_advertisement(advertisement, &invalid),
-        3..6 => cluster.set_pool(pool, bad),
-        6 => cluster.configured.pools.retain(|object| object.metadata.name.as_deref() != Some(pool)),
-        7 => cluster.set_pool(pool, good),
+        3..6 => {
+            cluster.set_pool(pool, bad);
+            return is_new;
+        }
+        6 => cluster.configured.pools.retain(|object| !named(object)),
+        7 => {
+            cluster.set_pool(pool, good);
+            return is_new;
+        }
         8 => {
             cluster.set_advertisement(advertisement, &random.one(&valid));
             return true;

@@ -1,0 +1,97 @@
+//! What is wrong with one object or one kind holds up no other.
+
+use super::api::{Answer, Server};
+use super::promises::{begin, over};
+use super::*;
+
+/// An owner that watches `server`, in which there are a pool and a namespace, for a minute of virtual time.
+async fn a_minute(server: &Server) -> Readiness {
+    let mut lan = json!(pool("10.0.0.1-10.0.0.3"));
+    lan["metadata"]["resourceVersion"] = json!("6");
+    server.set_list("ipaddresspools", vec![lan]);
+    server.set_list("namespaces", vec![json!(namespace("shop"))]);
+    let (client, shutdown, mut tasks) = (server.client(), CancellationToken::new(), Tasks::new());
+    let watches = Watches::start(&mut tasks, &client, "metallb-system", &shutdown);
+    let readiness = Readiness::new();
+    let owner = Owner { client, watches, ready: readiness.gate("adoption"), ..owner().0 };
+    let _ = tokio::time::timeout(Duration::from_secs(60), owner.run(shutdown)).await;
+    readiness
+}
+
+#[tokio::test(start_paused = true)]
+async fn requirement_6_a_kind_that_assignment_does_not_need_and_that_cannot_be_listed_stops_nothing() {
+    for plural in [
+        "bgppeers",
+        "bgpadvertisements",
+        "l2advertisements",
+        "bfdprofiles",
+        "communities",
+        "configurationstates",
+        "nodes",
+    ] {
+        let (server, _changes) = Server::new(&[service("shop", "web", None, &[])]);
+        server.refuse_list(plural);
+        let readiness = a_minute(&server).await;
+        assert!(readiness.waiting_for().is_empty(), "{plural}");
+        let stored = server.service("web");
+        assert_eq!(stored["status"]["loadBalancer"]["ingress"], json!([{"ip": "10.0.0.1"}]), "{plural}");
+        assert!(!server.patches("ipaddresspools").is_empty(), "statuses are written without {plural}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn requirement_6_what_cannot_be_decoded_is_reported_by_name_in_the_configuration_state() {
+    let (server, _changes) = Server::new(&[]);
+    let odd = json!({"apiVersion": "metallb.io/v1beta1", "kind": "L2Advertisement",
+        "metadata": {"name": "odd", "namespace": "metallb-system"}, "spec": {"interfaces": "eth0"}});
+    server.set_list("l2advertisements", vec![odd]);
+    a_minute(&server).await;
+    let state = server.patches("configurationstates").pop().unwrap();
+    assert_eq!(state["status"]["result"], "Invalid");
+    let summary = state["status"]["errorSummary"].as_str().unwrap();
+    assert!(
+        summary.starts_with("L2Advertisement metallb-system/odd: spec.interfaces: invalid type"),
+        "{summary}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn requirement_6_objects_that_cannot_be_decoded_are_left_out_one_by_one_and_their_addresses_given_to_nobody()
+ {
+    let web = service("shop", "web", None, &[]);
+    let (server, changes) = Server::new(std::slice::from_ref(&web));
+    let (owner, mut writers) = over(&server, changes);
+    begin(&server, &mut writers, &web);
+    let odd = json!({"metadata": {"name": "odd", "namespace": "metallb-system", "resourceVersion": "9"}, "spec": 7});
+    server.set_list("poolpolicies", vec![odd]);
+    server.add_service(json!({"metadata": {"name": "odd", "namespace": "shop", "resourceVersion": "9"},
+        "spec": "none", "status": {"loadBalancer": {"ingress": [{"ip": "10.0.0.1"}]}}}));
+    let listed = owner.try_look_afresh().await.unwrap();
+    let mut term = Term::new(&owner, &Unsettled::default());
+    term.configure();
+    term.adopt(listed);
+    assert_eq!(has(&term, "shop", "web"), Some(vec!["10.0.0.2".into()]));
+}
+
+/// More than are written at once.
+#[tokio::test(start_paused = true)]
+async fn status_writes_that_fail_all_the_time_hold_up_no_other_service() {
+    let bad: Vec<Service> = (0..40).map(|n| service("shop", &format!("bad{n}"), None, &[])).collect();
+    let all = [bad, vec![service("shop", "good", None, &[])]].concat();
+    let (server, changes) = Server::new(&all);
+    server.on_write(|object| {
+        if object["metadata"]["name"] == "good" {
+            return Answer::Done(object.clone());
+        }
+        object["status"] = json!({});
+        Answer::Error(500)
+    });
+    let (owner, mut writers) = over(&server, changes);
+    writers.pools.apply_watcher_event(&Event::Apply(pool("10.0.0.0/24")));
+    let mut term = Term::new(&owner, &Unsettled::default());
+    term.configure();
+    term.adopt(Listed::of(all, 1, ""));
+    let _ = tokio::time::timeout(Duration::from_secs(60), term.run()).await;
+    assert_eq!(server.service("good")["status"]["loadBalancer"]["ingress"], json!([{"ip": "10.0.0.40"}]));
+    assert!(server.begun() < 40 * 15, "{} writes in a minute: they are backed off", server.begun());
+}
