@@ -36,7 +36,9 @@ use beacons::{Beacons, Heard};
 use clocks::Clocks;
 pub(crate) use ports::Closed;
 use ports::Ports;
-pub(crate) use publication::{Published, Reports};
+pub(crate) use publication::Published;
+#[cfg(test)]
+pub(crate) use publication::Reports;
 use told::{Change, Told};
 
 /// Frames that wait for the driver; more are dropped and counted.
