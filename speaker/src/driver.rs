@@ -13,19 +13,19 @@
 mod beacons;
 mod clocks;
 mod ports;
+mod publication;
 mod told;
 mod turns;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use announce::beacon::Keyring;
 use announce::link::{Link, LinkIndex};
-use announce::ownership::{self, Conflict, Counts, Ownership};
+use announce::ownership::{self, Counts, Ownership};
 use announce::responder::{self, Purpose, Responder};
-use announce::view::{Addresses, GroupId, NodeName, View};
+use announce::view::{GroupId, NodeName, View};
 use runtime::heartbeat::Heartbeat;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -36,14 +36,15 @@ use beacons::{Beacons, Heard};
 use clocks::Clocks;
 pub(crate) use ports::Closed;
 use ports::Ports;
+pub(crate) use publication::Published;
+#[cfg(test)]
+pub(crate) use publication::Reports;
 use told::{Change, Told};
 
 /// Frames that wait for the driver; more are dropped and counted.
 const QUEUE: usize = 4_096;
 /// How often sockets are checked.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// Between two publications: whatever happens, the writers are woken no more often.
-const PUBLICATION_PAUSE: Duration = Duration::from_millis(20);
 
 /// A received frame, as much of it as matters.
 pub(crate) struct Received {
@@ -51,45 +52,6 @@ pub(crate) struct Received {
     link: LinkIndex,
     len: usize,
     bytes: [u8; ports::LONGEST],
-}
-
-/// What the driver publishes to the rest of the process. A copy shares all that may be large, and what has not changed
-/// since an earlier publication is the same object.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Published {
-    /// The view that it acts on.
-    pub(crate) view: Arc<View>,
-    /// There has been a view.
-    pub(crate) view_known: bool,
-    /// It has looked around, and takes part.
-    pub(crate) settled: bool,
-    /// The groups that this node owns, with their epochs.
-    pub(crate) owned: Arc<BTreeMap<GroupId, u64>>,
-    /// What it reports of other hosts with addresses of ours.
-    pub(crate) reports: Arc<Reports>,
-    /// Speakers that live and are not heard.
-    pub(crate) blocked: Vec<(NodeName, String)>,
-}
-
-/// Other hosts with addresses of ours.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Reports {
-    /// Addresses that a foreign host has.
-    pub(crate) conflicts: BTreeMap<IpAddr, Conflict>,
-    /// Addresses that a foreign host had, and for which nobody has answered since.
-    pub(crate) over: BTreeSet<IpAddr>,
-    /// Addresses of owned groups that are being probed before they are announced.
-    pub(crate) added: BTreeSet<IpAddr>,
-    /// Nodes whose kernels answer for addresses that their speakers do not announce.
-    pub(crate) kernels: BTreeSet<NodeName>,
-}
-
-impl Published {
-    /// Whether an address of a group that this node owns is announced.
-    pub(crate) fn is_announced(&self, address: IpAddr) -> bool {
-        let withheld = self.reports.conflicts.get(&address).is_some_and(|conflict| conflict.withheld);
-        !withheld && !self.reports.added.contains(&address) && !self.view.held.contains_key(&address)
-    }
 }
 
 /// What the driver is made of.
@@ -392,16 +354,10 @@ impl State {
 
     /// Brings the responder in line with the addresses that owned groups have now.
     fn announce(&mut self, now: Instant, ids: Vec<GroupId>) {
-        let me = &self.driver.ownership.me;
         let wanted = |id: GroupId| {
             let announced = |address| self.ownership.is_announced(address);
-            let wanted = match self.view.groups.get(&id) {
-                None => Addresses::default(),
-                Some(group) if group.admits(me) => group.addresses.only(announced),
-                // It is being handed over, because of what decides about links, perhaps: those stay until it is gone.
-                Some(group) => self.announced.with_links_kept(id, &group.addresses.only(announced)),
-            };
-            (id, wanted)
+            let group = self.view.groups.get(&id);
+            (id, group.map(|group| group.addresses.only(announced)).unwrap_or_default())
         };
         let wanted = ids.into_iter().map(wanted).collect();
         let changes = self.announced.align(wanted);
@@ -422,66 +378,6 @@ impl State {
         }
     }
 
-    /// Publishes what has changed, but not more often than the pause allows.
-    fn publish_if_due(&mut self, now: Instant) {
-        if !self.is_outdated() {
-            self.publication = None;
-            return;
-        }
-        self.publication = self.pause_until.filter(|until| now < *until);
-        if self.publication.is_none() {
-            self.pause_until = now.checked_add(PUBLICATION_PAUSE);
-            self.publish();
-        }
-    }
-
-    /// Whether something is not as it was published.
-    fn is_outdated(&self) -> bool {
-        let known = self.driver.published.borrow();
-        self.revisions != self.ownership.revisions()
-            || !Arc::ptr_eq(&known.view, &self.view)
-            || known.view_known != self.view_known
-            || known.settled != self.ownership.is_settled()
-            || !self.ownership.blocked().eq(self.blocked.iter().cloned())
-    }
-
-    fn publish(&mut self) {
-        let mut published = self.driver.published.borrow().clone();
-        let (ownerships, reports) = self.ownership.revisions();
-        if self.revisions.0 != ownerships {
-            published.owned = Arc::new(self.ownership.owned().clone());
-        }
-        if self.revisions.1 != reports {
-            published.reports = Arc::new(Reports {
-                conflicts: self.ownership.conflicts().clone(),
-                over: self.ownership.over(),
-                added: self.ownership.added(),
-                kernels: self.ownership.kernels(),
-            });
-        }
-        self.revisions = (ownerships, reports);
-        self.blocked = self.ownership.blocked().collect();
-        published.view = Arc::clone(&self.view);
-        published.view_known = self.view_known;
-        published.settled = self.ownership.is_settled();
-        published.blocked =
-            self.blocked.iter().map(|(node, why)| (node.clone(), self.explain(*why))).collect();
-        self.driver.metrics.conflicts(published.reports.conflicts.len());
-        self.driver.metrics.counted(self.counts, self.ownership.peers_alive(), self.blocked.len());
-        self.driver.metrics.owned_groups.set(i64::try_from(published.owned.len()).unwrap_or(i64::MAX));
-        self.driver.published.send_replace(published);
-    }
-
-    /// Says on which links no packet socket could be opened: this node is no candidate for what needs them.
-    fn publish_closed(&self) {
-        let closed = self.ports.closed();
-        self.driver.closed.send_if_modified(|known| {
-            let changed = *known != closed;
-            *known = closed;
-            changed
-        });
-    }
-
     /// Brings the metrics up to date when a beacon is due, which is often enough.
     fn count(&mut self) {
         let (counts, alive) = (self.ownership.counts(), self.ownership.peers_alive());
@@ -497,17 +393,6 @@ impl State {
             self.counts = counts;
             self.alive = alive;
             self.driver.metrics.counted(counts, alive, self.blocked.len());
-        }
-    }
-
-    fn explain(&self, why: ownership::Blocked) -> String {
-        match why {
-            ownership::Blocked::Wire => "it answers on the wire".into(),
-            ownership::Blocked::HeardBy(id) => match self.ownership.name_of(id) {
-                Some(name) => format!("the speaker of {name} hears it"),
-                None => "another speaker hears it".into(),
-            },
-            ownership::Blocked::NeverHeard => "its pod is ready".into(),
         }
     }
 }

@@ -78,7 +78,7 @@ impl Snapshot {
 
     /// The view that it stands for.
     pub(crate) fn view(self, settings: &Settings, links: &[Link]) -> View {
-        let (mut view, _) = self.known.view(settings, links, None);
+        let mut view = Arc::unwrap_or_clone(self.known.view(settings, links));
         view.remember(&settings.me, &self.claims);
         view
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use announce::facts::{Facts, NodeFacts, PodFacts, ServiceFacts, SliceFacts, StatusFacts};
 use announce::link::{Link, LinkFacts};
-use announce::view::{NodeName, Settings, View};
+use announce::view::{Maker, NodeName, Settings, View};
 use crds::names::{APP, LABEL_APP, LABEL_COMPONENT, LABEL_COMPONENT_TYPE, SPEAKER};
 use crds::{
     AddressConflict, ConfigurationState, IPAddressPool, L2Advertisement, ResourceExt as _, ServiceKey,
@@ -222,17 +222,12 @@ pub(crate) struct Known {
 }
 
 impl Known {
-    /// The view, and what there is to say about the configuration.
-    pub(crate) fn view(
-        mut self,
-        settings: &Settings,
-        links: &[Link],
-        previous: Option<&View>,
-    ) -> (View, Vec<Finding>) {
+    /// The view, if there is none before it.
+    pub(crate) fn view(mut self, settings: &Settings, links: &[Link]) -> Arc<View> {
         let mut last_valid = std::mem::take(&mut self.last_valid);
         let mut validated = Validated::default();
         validated.update(&mut last_valid, &self);
-        (self.view_with(settings, links, &validated.configuration, previous), validated.findings)
+        self.view_by(&mut Maker::new(settings.clone(), None), links, &validated.configuration)
     }
 
     /// The same without the endpoints of Services that are not ours.
@@ -242,15 +237,9 @@ impl Known {
         self
     }
 
-    fn view_with(
-        mut self,
-        settings: &Settings,
-        links: &[Link],
-        configuration: &Configuration,
-        previous: Option<&View>,
-    ) -> View {
+    fn view_by(mut self, maker: &mut Maker, links: &[Link], configuration: &Configuration) -> Arc<View> {
         self.facts.own_links = Some(links.iter().map(LinkFacts::from).collect());
-        View::build(settings, &self.facts, configuration, previous)
+        maker.make(self.facts, configuration)
     }
 }
 
@@ -315,24 +304,25 @@ pub(crate) async fn keep_view(
         None => return Ok(()),
     }
     let (mut pace, mut validated) = (Pace::new(Instant::now()), Validated::default());
+    let mut maker = Maker::new(settings, views.borrow().clone());
     loop {
         let begun = Instant::now();
         let now_links = links.borrow_and_update().clone();
-        let previous = views.borrow().clone();
         let view = tokio::task::block_in_place(|| {
             let known = stores.known();
             validated.update(&mut stores.last_valid(), &known);
-            known.view_with(&settings, &now_links, &validated.configuration, previous.as_deref())
+            known.view_by(&mut maker, &now_links, &validated.configuration)
         });
         findings.send_if_modified(|known| {
             let changed = *known != validated.findings;
             known.clone_from(&validated.findings);
             changed
         });
-        if previous.as_deref() != Some(&view) {
-            views.send_replace(Some(Arc::new(view)));
-        }
-        drop(previous);
+        views.send_if_modified(|known| {
+            let changed = known.as_ref().is_none_or(|known| !Arc::ptr_eq(known, &view));
+            *known = Some(view);
+            changed
+        });
         let pause = pace.spent(begun, Instant::now());
         let gathered = async {
             changed.notified().await;

@@ -10,6 +10,7 @@ mod build;
 mod candidates;
 mod held;
 mod nominate;
+mod partition;
 mod ranking;
 
 use std::collections::BTreeMap;
@@ -21,7 +22,7 @@ use rules::IpRange;
 use crate::beacon::NodeId;
 use crate::placement::Placement;
 pub use addresses::Addresses;
-pub use build::{ExcludeLabel, Settings};
+pub use build::{ExcludeLabel, Maker, Settings};
 pub(crate) use ranking::CHOICES;
 pub use ranking::{Candidates, Iter};
 

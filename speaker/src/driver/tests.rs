@@ -1,13 +1,16 @@
 //! What the driver publishes, without packet sockets.
 
+use std::cell::Cell;
 use std::net::Ipv4Addr;
 
 use announce::EthernetAddress;
+use announce::beacon::NodeId;
 use announce::ownership::Detection;
 use announce::responder::Sighting;
+use announce::view::Speaker;
 
 use super::*;
-use crate::fixtures::{address, view};
+use crate::fixtures::{address, group, view};
 
 const FRAME: Duration = Duration::from_millis(1);
 
@@ -17,11 +20,25 @@ struct Bench {
     publications: watch::Receiver<Published>,
     views: watch::Sender<Option<Arc<View>>>,
     count: u32,
+    /// How often the link was asked about an address.
+    probes: u32,
 }
 
 impl Bench {
     /// A driver without links that owns one address.
     fn new() -> Self {
+        let mut bench = Self::starting();
+        bench.set_view(view());
+        for _ in 0..10_000 {
+            bench.pass();
+        }
+        assert!(bench.publications.borrow().owned.contains_key(&address()));
+        (bench.count, bench.probes) = (0, 0);
+        bench
+    }
+
+    /// A driver without links that knows of nothing yet.
+    fn starting() -> Self {
         let (views, view_receiver) = watch::channel(None);
         let (_, links) = watch::channel(Vec::new());
         let (_, keys) = watch::channel(Keyring::new([]));
@@ -45,14 +62,7 @@ impl Bench {
             shutdown: CancellationToken::new(),
         };
         let state = State::new(driver).unwrap();
-        let mut bench = Self { state, now: Instant::now(), publications, views, count: 0 };
-        bench.set_view(view());
-        for _ in 0..10_000 {
-            bench.pass();
-        }
-        assert!(bench.publications.borrow().owned.contains_key(&address()));
-        bench.count = 0;
-        bench
+        Self { state, now: Instant::now(), publications, views, count: 0, probes: 0 }
     }
 
     fn set_view(&mut self, view: View) {
@@ -80,6 +90,7 @@ impl Bench {
         while let Some(output) = self.state.ownership.poll_output() {
             match output {
                 ownership::Output::Probe(address, ..) => {
+                    self.probes += 1;
                     self.state.ownership.handle(self.now, ownership::Input::Unanswered(address));
                 }
                 output => self.state.decided(self.now, output),
@@ -145,6 +156,70 @@ async fn requirement_6_whatever_happens_the_writers_are_woken_fifty_times_a_seco
         }
         let last = bench.publications.borrow().clone();
         assert!(Arc::ptr_eq(&last.view, &bench.state.view), "the last one is not forgotten");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn requirement_6_a_flood_of_frames_from_a_candidate_that_is_not_heard_asks_the_link_once_a_second() {
+    locally(async {
+        let mut bench = Bench::new();
+        // Its claim would win.
+        let names = ('b'..='z').map(|name| name.to_string());
+        let other = names.into_iter().find(|name| NodeId::of(name) > NodeId::of("a")).unwrap();
+        let mac = [2, 0, 0, 0, 0, 0x0b];
+        let mut view = view();
+        view.groups.insert(address(), Arc::new(group(&["a", &other])));
+        view.speakers.insert(other.as_str().into(), Speaker { address: None, ready: true, generation: 1 });
+        view.macs.insert(mac, NodeId::of(&other));
+        bench.set_view(view);
+        (bench.count, bench.probes) = (0, 0);
+        let ours = EthernetAddress([2, 0, 0, 0, 0, 1]);
+        for _ in 0..10_000 {
+            let mac = EthernetAddress(mac);
+            let sighting = Sighting { address: address(), mac, ours, link: 1, probing: false };
+            bench.state.wire(bench.now, responder::Output::Contested(sighting));
+            bench.probe_unanswered();
+            bench.pass();
+        }
+        assert!((1..=11).contains(&bench.probes), "{} probes of 10 000 frames in 10 s", bench.probes);
+        assert!(bench.publications.borrow().owned.contains_key(&address()), "the link shows nobody");
+        assert!(bench.count <= 11, "{} publications", bench.count);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn requirement_6_a_new_view_is_acted_on_while_frames_come_without_end() {
+    locally(async {
+        let Bench { mut state, mut publications, views, .. } = Bench::starting();
+        let (flood, frames) = mpsc::channel(QUEUE);
+        state.frames = frames;
+        let (shutdown, frames_read) = (state.driver.shutdown.clone(), std::rc::Rc::new(Cell::new(0_usize)));
+        let count = std::rc::Rc::clone(&frames_read);
+        let sending = tokio::task::spawn_local(async move {
+            // More than a driver reads that lets frames pass before views.
+            for sent in 0..1_000_000 {
+                let frame = Received { at: Instant::now(), link: 1, len: 60, bytes: [0; ports::LONGEST] };
+                if flood.send(frame).await.is_err() {
+                    return;
+                }
+                count.set((sent + 1 + flood.capacity()).saturating_sub(QUEUE));
+            }
+        });
+        let driver = tokio::task::spawn_local(state.run());
+        while frames_read.get() < 10 * QUEUE {
+            tokio::task::yield_now().await;
+        }
+        let (view, before) = (Arc::new(view()), frames_read.get());
+        views.send_replace(Some(Arc::clone(&view)));
+        publications.wait_for(|published| Arc::ptr_eq(&published.view, &view)).await.unwrap();
+        let read = frames_read.get() - before;
+        assert!(read <= 2 * QUEUE, "{read} frames were read before the view");
+        assert!(!sending.is_finished(), "the flood goes on");
+        shutdown.cancel();
+        sending.abort();
+        driver.await.unwrap().unwrap();
     })
     .await;
 }

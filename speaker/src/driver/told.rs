@@ -35,13 +35,6 @@ impl Told {
         self.groups.get(&id).into_iter().flat_map(Addresses::keys).collect()
     }
 
-    /// `wanted` with the links that each address of the group is announced on already.
-    pub(super) fn with_links_kept(&self, id: GroupId, wanted: &Addresses) -> Addresses {
-        let told = self.groups.get(&id);
-        let links = |address| told.and_then(|told| told.get(address));
-        wanted.iter().map(|(address, scope)| (address, links(address).unwrap_or(scope).clone())).collect()
-    }
-
     /// From now on this group is announced, with no address yet; false if it was already.
     pub(super) fn begin(&mut self, id: GroupId) -> bool {
         let new = !self.groups.contains_key(&id);
@@ -146,19 +139,6 @@ mod tests {
         let eth1 = Scope::Named(["eth1".to_owned()].into());
         let changes = told.align(vec![(id, [(id, eth1.clone())].into())]);
         assert_eq!(changes, [Change::Announce(id, eth1), Change::Withdraw(ip("10.0.0.2"))]);
-    }
-
-    #[test]
-    fn what_is_handed_over_stays_on_its_links_whatever_the_view_says_of_them() {
-        let on = |link: &str| Scope::Named([link.to_owned()].into());
-        let id = ip("10.0.0.1");
-        let mut told = told(&[&["10.0.0.1"]]);
-        told.align(vec![(id, [(id, on("eth0"))].into())]);
-        for scope in [Scope::Named([].into()), on("eth7")] {
-            let wanted = Addresses::from([(id, scope), (ip("10.0.0.2"), on("eth1"))]);
-            let kept = told.with_links_kept(id, &wanted);
-            assert_eq!(kept, Addresses::from([(id, on("eth0")), (ip("10.0.0.2"), on("eth1"))]));
-        }
     }
 
     #[test]

@@ -18,40 +18,40 @@ use crate::facts::ServiceFacts;
 pub(super) type SetId = usize;
 
 /// The advertisements, by pool.
-pub(super) struct Advertised<'a> {
-    configuration: &'a Configuration,
+#[derive(Debug, Default)]
+pub(super) struct Advertised {
     valid: Vec<Arc<L2Advertisement>>,
     /// Of those with an error, without the selectors that cannot be parsed.
     narrow: Vec<Arc<L2Advertisement>>,
     /// Of those with an error, without the lists that cannot be parsed completely.
     wide: Vec<Arc<L2Advertisement>>,
-    by_pool: HashMap<PoolOf<'a>, [Considered; 2]>,
+    by_pool: HashMap<PoolOf, [Considered; 2]>,
     sets: Vec<Vec<Arc<L2Advertisement>>>,
-    numbers: HashMap<Vec<*const L2Advertisement>, SetId>,
+    /// Of each, by the addresses of its members in memory, which `valid`, `narrow` and `wide` hold.
+    numbers: HashMap<Vec<usize>, SetId>,
 }
 
 /// The pool that an address comes from.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum PoolOf<'a> {
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum PoolOf {
     /// The pool of this name, whether or not it is valid or still exists.
-    Named(&'a str),
+    Named(Box<str>),
     /// One of those that cannot be read.
     Unreadable,
 }
 
 /// The advertisements that select a pool, or of which that cannot be decided.
-#[derive(Clone, Default)]
+#[derive(Debug, Default)]
 struct Considered {
     valid: Vec<Arc<L2Advertisement>>,
     narrow: Vec<Arc<L2Advertisement>>,
     wide: Vec<Arc<L2Advertisement>>,
 }
 
-impl<'a> Advertised<'a> {
-    pub(super) fn new(configuration: &'a Configuration) -> Self {
+impl Advertised {
+    pub(super) fn new(configuration: &Configuration) -> Self {
         let partial = || configuration.partial_l2_advertisements.iter();
         Self {
-            configuration,
             valid: configuration.l2_advertisements.iter().cloned().map(Arc::new).collect(),
             narrow: partial().filter_map(PartialL2Advertisement::narrow).map(Arc::new).collect(),
             wide: partial().map(|partial| Arc::new(partial.wide())).collect(),
@@ -59,6 +59,11 @@ impl<'a> Advertised<'a> {
             sets: Vec::new(),
             numbers: HashMap::new(),
         }
+    }
+
+    /// How much is kept of what was asked for.
+    pub(super) fn len(&self) -> usize {
+        self.sets.len() + self.by_pool.len()
     }
 
     /// The advertisements of a set.
@@ -72,10 +77,18 @@ impl<'a> Advertised<'a> {
     ///
     /// The last resort for a Service that `was_announced`, as its status objects say: the last valid version of an
     /// advertisement with an error may have been about it.
-    pub(super) fn of(&mut self, service: &'a ServiceFacts, was_announced: bool) -> Result<SetId, Idle> {
-        let pool = self.pool_of(service).ok_or(Idle::NoPool)?;
+    ///
+    /// `configuration` is the one that this was made with.
+    pub(super) fn of(
+        &mut self,
+        configuration: &Configuration,
+        service: &ServiceFacts,
+        was_announced: bool,
+    ) -> Result<SetId, Idle> {
+        let pool = pool_of(configuration, service).ok_or(Idle::NoPool)?;
         if !self.by_pool.contains_key(&pool) {
-            self.by_pool.insert(pool, self.considered(pool));
+            let considered = self.considered(configuration, &pool);
+            self.by_pool.insert(pool.clone(), considered);
         }
         let considered = self.by_pool.get(&pool).into_iter().flatten();
         let labels = LazyCell::new(|| {
@@ -103,34 +116,9 @@ impl<'a> Advertised<'a> {
         Err(Idle::NotAdvertised)
     }
 
-    /// The Service's annotation names its pool; without one, a pool that has an address of it does. What is left may come
-    /// from a pool that cannot be read, if there is any.
-    fn pool_of(&self, service: &'a ServiceFacts) -> Option<PoolOf<'a>> {
-        let configuration = self.configuration;
-        let has = |ip: &IpAddr, name: &str| configuration.pools.get(name).is_some_and(|p| p.contains(*ip));
-        let named = service.pool.as_deref();
-        let holds = |name: &&str| {
-            configuration.left_out.contains_key(*name) || service.addresses.iter().any(|ip| has(ip, name))
-        };
-        let valid = || service.addresses.iter().find_map(|ip| configuration.pool_of(*ip));
-        let rejected = || {
-            let readable = |(_, ranges): &(&String, &Vec<rules::IpRange>)| {
-                service.addresses.iter().any(|ip| ranges.iter().any(|range| range.contains(*ip)))
-            };
-            configuration.left_out.iter().find(readable).map(|(name, _)| name.as_str())
-        };
-        let name = named
-            .filter(holds)
-            .or_else(|| valid().map(|pool| pool.name.as_str()))
-            .or_else(rejected)
-            .or(named);
-        let unreadable = || (!configuration.left_out.is_empty()).then_some(PoolOf::Unreadable);
-        name.map(PoolOf::Named).or_else(unreadable)
-    }
-
-    fn considered(&self, pool: PoolOf<'_>) -> [Considered; 2] {
+    fn considered(&self, configuration: &Configuration, pool: &PoolOf) -> [Considered; 2] {
         let selects = |a: &L2Advertisement| match pool {
-            PoolOf::Named(name) => a.selection.selects(name, self.configuration.pool_labels(name)),
+            PoolOf::Named(name) => a.selection.selects(name, configuration.pool_labels(name)),
             PoolOf::Unreadable => Some(true),
         };
         [Some(true), None].map(|wanted| {
@@ -142,10 +130,31 @@ impl<'a> Advertised<'a> {
     }
 
     fn number(&mut self, set: Vec<Arc<L2Advertisement>>) -> SetId {
-        let key = set.iter().map(Arc::as_ptr).collect();
+        let key = set.iter().map(|one| Arc::as_ptr(one).addr()).collect();
         *self.numbers.entry(key).or_insert_with(|| {
             self.sets.push(set);
             self.sets.len() - 1
         })
     }
+}
+
+/// The Service's annotation names its pool; without one, a pool that has an address of it does. What is left may come
+/// from a pool that cannot be read, if there is any.
+fn pool_of(configuration: &Configuration, service: &ServiceFacts) -> Option<PoolOf> {
+    let has = |ip: &IpAddr, name: &str| configuration.pools.get(name).is_some_and(|p| p.contains(*ip));
+    let named = service.pool.as_deref();
+    let holds = |name: &&str| {
+        configuration.left_out.contains_key(*name) || service.addresses.iter().any(|ip| has(ip, name))
+    };
+    let valid = || service.addresses.iter().find_map(|ip| configuration.pool_of(*ip));
+    let rejected = || {
+        let readable = |(_, ranges): &(&String, &Vec<rules::IpRange>)| {
+            service.addresses.iter().any(|ip| ranges.iter().any(|range| range.contains(*ip)))
+        };
+        configuration.left_out.iter().find(readable).map(|(name, _)| name.as_str())
+    };
+    let name =
+        named.filter(holds).or_else(|| valid().map(|pool| pool.name.as_str())).or_else(rejected).or(named);
+    let unreadable = || (!configuration.left_out.is_empty()).then_some(PoolOf::Unreadable);
+    name.map(|name| PoolOf::Named(name.into())).or_else(unreadable)
 }

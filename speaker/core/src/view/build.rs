@@ -1,19 +1,20 @@
 //! From facts about the objects of the API to a [`View`].
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use rules::Configuration;
+use rules::{Configuration, IpRange};
 
 use super::advertised::{Advertised, SetId};
-use super::candidates::{self, Subnets};
+use super::candidates::{self, Eligible, Subnets};
 use super::held::held;
-use super::nominate::{Entry, Nobody, Nominator};
+use super::nominate::{Classes, Nobody, Nominator};
+use super::partition::{Cell, Part, Partition, different, same};
 use super::ranking::Sets;
-use super::{Addresses, Group, GroupId, NodeName, ServiceKey, Speaker, View};
+use super::{Addresses, Candidates, Group, GroupId, Holder, NodeName, ServiceKey, Speaker, View};
 use crate::beacon::NodeId;
-use crate::facts::{Facts, PodFacts, StatusFacts};
+use crate::facts::{Facts, PodFacts, ServiceFacts, StatusFacts};
 use crate::link::{LinkFacts, Scope};
 use crate::placement::Placement;
 
@@ -41,69 +42,253 @@ pub enum ExcludeLabel {
 }
 
 impl View {
-    /// What `facts` and `configuration` say. What has not changed since the view before is taken from `previous`; so
-    /// are the links of this node where no advertisement covers it any more: it may be handing the group over.
+    /// What `facts` and `configuration` say: what a [`Maker`] begins with that goes on from `previous`.
     pub fn build(
         settings: &Settings,
         facts: &Facts,
         configuration: &Configuration,
         previous: Option<&Self>,
     ) -> Self {
+        let mut maker = Maker::new(settings.clone(), previous.cloned().map(Arc::new));
+        Arc::unwrap_or_clone(maker.make(facts.clone(), configuration))
+    }
+}
+
+/// Makes one view after the other. Of all that a view is made of, only what has changed since the one before is worked out
+/// anew; all else is copied by pointer. An object that is the same in memory has not changed.
+#[derive(Debug)]
+pub struct Maker {
+    settings: Settings,
+    last: Option<Arc<View>>,
+    kept: Option<Kept>,
+}
+
+/// What a view was made of, as far as the next one is made of the same.
+#[derive(Debug)]
+struct Kept {
+    configuration: Configuration,
+    pools: Vec<IpRange>,
+    advertised: Advertised,
+    facts: Facts,
+    nodes: Nodes,
+    subnets: Subnets,
+    partition: Partition,
+    classes: Classes,
+    sets: Sets,
+    held: BTreeMap<IpAddr, Holder>,
+}
+
+/// What facts about nodes say, whatever Services there are.
+#[derive(Debug, Default)]
+struct Nodes {
+    speakers: BTreeMap<NodeName, Speaker>,
+    macs: BTreeMap<[u8; 6], NodeId>,
+    label_ignored: bool,
+    eligible: Vec<Eligible>,
+    /// The labels of this node. Whether it may own a group is another question: an owner that has to hand a group over
+    /// answers for it until its successor has claimed it.
+    own_labels: Option<BTreeMap<String, String>>,
+}
+
+/// What has changed since the view before.
+struct Changes {
+    nodes: bool,
+    services: bool,
+    /// Groups whose Services have changed.
+    groups: Vec<GroupId>,
+}
+
+impl Maker {
+    /// Begins after `previous`, if there is a view already: see [`Self::make`].
+    pub fn new(settings: Settings, previous: Option<Arc<View>>) -> Self {
+        Self { settings, last: previous, kept: None }
+    }
+
+    /// How many classes of groups are kept.
+    #[cfg(test)]
+    pub(super) fn kept_classes(&self) -> usize {
+        self.kept.as_ref().map_or(0, |kept| kept.classes.len())
+    }
+
+    /// What `facts` and `configuration` say; the same object as before if that is nothing new. Where this node is no
+    /// candidate, its links are those of the view before: it may be handing the group over.
+    pub fn make(&mut self, facts: Facts, configuration: &Configuration) -> Arc<View> {
+        let last = self.last.take().unwrap_or_default();
+        let known =
+            self.kept.take().filter(|kept| kept.configuration == *configuration && !kept.is_bloated());
+        let is_new = known.is_none();
+        let mut kept = known.unwrap_or_else(|| Kept::new(configuration, &last));
+        let changes = kept.update(&self.settings, facts, is_new);
+        let view = if is_new || changes.nodes || changes.services || !changes.groups.is_empty() {
+            let view = kept.view(&self.settings, &changes, is_new, &last);
+            if view == *last { Arc::clone(&last) } else { Arc::new(view) }
+        } else {
+            Arc::clone(&last)
+        };
+        self.kept = Some(kept);
+        self.last = Some(Arc::clone(&view));
+        view
+    }
+}
+
+impl Kept {
+    fn new(configuration: &Configuration, last: &View) -> Self {
+        let valid = configuration.pools.values().flat_map(|pool| &pool.ranges);
+        Self {
+            pools: valid.chain(configuration.left_out.values().flatten()).copied().collect(),
+            advertised: Advertised::new(configuration),
+            configuration: configuration.clone(),
+            facts: Facts::default(),
+            nodes: Nodes::default(),
+            subnets: Subnets::default(),
+            partition: Partition::default(),
+            classes: Classes::default(),
+            sets: Sets::of(last.groups.values().map(|group| &group.candidates)),
+            held: BTreeMap::new(),
+        }
+    }
+
+    /// Whether most of it is about what is no more.
+    fn is_bloated(&self) -> bool {
+        self.classes.len() + self.advertised.len() > 1_000 + 4 * self.partition.cells.len()
+    }
+
+    /// Takes new facts.
+    fn update(&mut self, settings: &Settings, facts: Facts, is_new: bool) -> Changes {
+        let before = std::mem::replace(&mut self.facts, facts);
+        let facts = &self.facts;
+        let nodes = is_new
+            || !same(&before.nodes, &facts.nodes)
+            || !same(&before.pods, &facts.pods)
+            || before.states_listed != facts.states_listed
+            || before.links != facts.links
+            || before.own_links != facts.own_links
+            || before.other_addresses != facts.other_addresses;
+        let mut alike = true;
+        if nodes {
+            self.nodes = Nodes::of(settings, facts);
+            self.classes.nodes_changed();
+            let subnets = Subnets::of(facts);
+            alike = subnets == self.subnets;
+            self.subnets = subnets;
+        }
+        let services = !same(&before.services, &facts.services);
+        let groups = self.update_services(&before);
+        if nodes || services {
+            self.held = held(&self.facts, &self.nodes.speakers, &self.pools);
+        }
+        for (id, cell) in &mut self.partition.cells {
+            if !alike || groups.binary_search(id).is_ok() {
+                cell.class = self.classes.of(&cell.parts, &self.subnets);
+            }
+        }
+        Changes { nodes, services, groups }
+    }
+
+    /// Puts the Services together that have changed, with those that they share addresses with. Returns the ids of their
+    /// groups, in order.
+    fn update_services(&mut self, before: &Facts) -> Vec<GroupId> {
+        let facts = &self.facts;
+        let (gone, come) = different(&before.services, &facts.services);
+        let mut touched: HashSet<&ServiceKey> = HashSet::new();
+        touched.extend(gone.iter().chain(&come).map(|service| &*service.key));
+        let (slices_gone, slices_come) = different(&before.slices, &facts.slices);
+        touched.extend(slices_gone.into_iter().chain(slices_come).map(|slice| &slice.service));
+        let (statuses_gone, statuses_come) = different(&before.statuses, &facts.statuses);
+        touched.extend(statuses_gone.into_iter().chain(statuses_come).map(|status| &status.service));
+        if touched.is_empty() {
+            return Vec::new();
+        }
+        let with_addresses = facts.services.iter().filter(|service| !service.addresses.is_empty());
+        let present: HashMap<&ServiceKey, &Arc<ServiceFacts>> = with_addresses
+            .filter(|service| touched.contains(&*service.key))
+            .map(|service| (&*service.key, service))
+            .collect();
+        let mut serving = candidates::serving(&present, &facts.slices);
+        let last = last_owners(&touched, &facts.statuses);
+        let parts = present.iter().map(|(key, service)| {
+            let verdict = self.advertised.of(&self.configuration, service, last.contains_key(key));
+            let serving = serving.remove(key).map(Arc::from);
+            let last = last.get(key).map(|(node, epoch)| (NodeName::clone(node), *epoch));
+            Part { service: Arc::clone(service), verdict, serving, last }
+        });
+        let parts: Vec<Part> = parts.collect();
+        let addresses =
+            gone.into_iter().chain(present.values().copied()).flat_map(|service| &service.addresses);
+        let is_gone = |key: &ServiceKey| touched.contains(key);
+        let mut groups = self.partition.replace(addresses.copied(), is_gone, parts);
+        groups.sort_unstable();
+        groups
+    }
+
+    fn view(&mut self, settings: &Settings, changes: &Changes, is_new: bool, last: &View) -> View {
+        let all = is_new || changes.nodes;
+        let mut builder = Builder {
+            me: &settings.me,
+            own_labels: self.nodes.own_labels.as_ref(),
+            scopes: HashMap::new(),
+            advertised: &self.advertised,
+            sets: &mut self.sets,
+            classes: &mut self.classes,
+            nominator: Nominator::new(&self.nodes.eligible, &self.advertised, settings.placement),
+        };
+        let changed = |id: &GroupId| all || changes.groups.binary_search(id).is_ok();
+        for (id, cell) in self.partition.cells.iter_mut().filter(|(id, _)| changed(id)) {
+            let before = cell.group.take().or_else(|| last.groups.get(id).cloned());
+            let (group, detail) = builder.group(*id, cell, before.as_ref());
+            (cell.group, cell.detail) = (Some(group), detail);
+        }
+        self.sets.tidy();
+        let groups: BTreeMap<GroupId, Arc<Group>> = self.groups();
+        let placement = settings.placement;
+        let placed = if is_new || candidates_differ(&groups, &last.groups) {
+            placement.place(&groups)
+        } else {
+            last.placed.clone()
+        };
+        let details = self.partition.cells.iter();
+        let idle_details = details.filter_map(|(id, cell)| Some((*id, cell.detail.clone()?))).collect();
+        View {
+            speakers: self.nodes.speakers.clone(),
+            macs: self.nodes.macs.clone(),
+            groups,
+            placed,
+            placement,
+            label_ignored: self.nodes.label_ignored,
+            pools: self.pools.clone(),
+            idle_details,
+            held: self.held.clone(),
+            states_listed: self.facts.states_listed,
+        }
+    }
+
+    fn groups(&self) -> BTreeMap<GroupId, Arc<Group>> {
+        let cells = self.partition.cells.iter();
+        cells.filter_map(|(id, cell)| Some((*id, Arc::clone(cell.group.as_ref()?)))).collect()
+    }
+}
+
+/// Whether there are other groups, or one of them has other candidates.
+fn candidates_differ(a: &BTreeMap<GroupId, Arc<Group>>, b: &BTreeMap<GroupId, Arc<Group>>) -> bool {
+    let differ = |(a, b): (&Arc<Group>, &Arc<Group>)| {
+        !Arc::ptr_eq(a, b) && (a.id != b.id || a.candidates != b.candidates)
+    };
+    a.len() != b.len() || a.values().zip(b.values()).any(differ)
+}
+
+impl Nodes {
+    fn of(settings: &Settings, facts: &Facts) -> Self {
         let speakers = speakers(&facts.pods);
         let label_ignored =
             settings.exclude_label == ExcludeLabel::Auto && candidates::all_excluded(facts, &speakers);
         let honour = settings.exclude_label != ExcludeLabel::Ignore && !label_ignored;
-        let eligible = candidates::eligible(settings, facts, &speakers, honour);
-        let serving = candidates::serving(facts);
-        let last = last_owners(&facts.statuses);
-        let mut advertised = Advertised::new(configuration);
-        let services = facts.services.iter().filter(|service| !service.addresses.is_empty());
-        let entries: Vec<Entry<'_>> = services
-            .map(|service| {
-                let verdict = advertised.of(service, last.contains_key(&*service.key));
-                Entry { service, verdict }
-            })
-            .collect();
-        let known = previous.iter().flat_map(|view| view.groups.values());
         let mine = facts.nodes.iter().find(|node| node.name == settings.me);
-        let subnets = Subnets::of(facts);
-        let mut builder = Builder {
-            own_labels: mine.map(|node| &node.labels),
-            last,
-            scopes: HashMap::new(),
-            previous,
-            advertised: &advertised,
-            sets: Sets::of(known.map(|group| &group.candidates)),
-            nominator: Nominator::new(&eligible, &serving, subnets, &advertised, settings.placement),
-            idle_details: BTreeMap::new(),
-        };
-        let mut groups: BTreeMap<GroupId, Arc<Group>> = BTreeMap::new();
-        for members in tied_together(&entries) {
-            let mut members: Vec<&Entry<'_>> = members.into_iter().map(|index| &entries[index]).collect();
-            members.sort_unstable_by(|a, b| a.service.key.cmp(&b.service.key));
-            if let Some(group) = builder.group(&members) {
-                groups.insert(group.id, group);
-            }
-        }
-        let idle_details = builder.idle_details;
-        let placement = settings.placement;
-        let placed = placement.place(&groups);
-        let valid = configuration.pools.values().flat_map(|pool| &pool.ranges);
-        let pools: Vec<_> = valid.chain(configuration.left_out.values().flatten()).copied().collect();
-        let held = held(facts, &speakers, &pools);
-        let macs = macs(settings, facts, &speakers);
-        let states_listed = facts.states_listed;
         Self {
-            speakers,
-            macs,
-            groups,
-            placed,
-            placement,
+            macs: macs(settings, facts, &speakers),
             label_ignored,
-            pools,
-            idle_details,
-            held,
-            states_listed,
+            eligible: candidates::eligible(settings, facts, &speakers, honour),
+            own_labels: mine.map(|node| node.labels.clone()),
+            speakers,
         }
     }
 }
@@ -143,99 +328,100 @@ fn speakers(pods: &[Arc<PodFacts>]) -> BTreeMap<NodeName, Speaker> {
     speakers
 }
 
-/// The Services that have an address in common, directly or by way of others.
-fn tied_together(entries: &[Entry<'_>]) -> Vec<Vec<usize>> {
-    let mut leader: Vec<usize> = (0..entries.len()).collect();
-    fn find(leader: &mut [usize], mut index: usize) -> usize {
-        while leader[index] != index {
-            leader[index] = leader[leader[index]];
-            index = leader[index];
-        }
-        index
-    }
-    let mut first_with: HashMap<IpAddr, usize> = HashMap::new();
-    for (index, entry) in entries.iter().enumerate() {
-        for address in &entry.service.addresses {
-            let other = *first_with.entry(*address).or_insert(index);
-            let (a, b) = (find(&mut leader, index), find(&mut leader, other));
-            leader[a.max(b)] = a.min(b);
-        }
-    }
-    let mut sets: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-    for index in 0..entries.len() {
-        sets.entry(find(&mut leader, index)).or_default().push(index);
-    }
-    sets.into_values().collect()
+#[cfg(test)]
+thread_local! {
+    static EVALUATED: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 
-/// Puts groups together.
+/// How many groups this thread has evaluated.
+#[cfg(test)]
+pub(super) fn evaluated() -> u64 {
+    EVALUATED.with(std::cell::Cell::get)
+}
+
+/// Makes groups.
 struct Builder<'a> {
-    /// The labels of this node. Whether it may own a group is another question: an owner that has to hand a group over
-    /// answers for it until its successor has claimed it.
+    me: &'a NodeName,
     own_labels: Option<&'a BTreeMap<String, String>>,
-    last: HashMap<&'a ServiceKey, (&'a NodeName, u64)>,
     /// The links of this node that a set of advertisements covers.
     scopes: HashMap<SetId, Option<Scope>>,
-    previous: Option<&'a View>,
-    advertised: &'a Advertised<'a>,
-    sets: Sets,
+    advertised: &'a Advertised,
+    sets: &'a mut Sets,
+    classes: &'a mut Classes,
     nominator: Nominator<'a>,
-    idle_details: BTreeMap<GroupId, Arc<str>>,
 }
 
-impl<'a> Builder<'a> {
-    /// The group of `members`, which share addresses, in order of their names.
-    fn group(&mut self, members: &[&Entry<'a>]) -> Option<Arc<Group>> {
-        let hashed = *members.first()?.service.addresses.first()?;
-        let id = members.iter().flat_map(|entry| entry.service.addresses.iter().copied()).min()?;
-        let before = self.previous.and_then(|view| view.groups.get(&id));
-        let scoped: Vec<(IpAddr, Scope)> =
-            members.iter().flat_map(|entry| self.scoped(entry, before)).collect();
-        let addresses = Addresses::reusing(scoped, before.map(|group| &group.addresses));
-        let (candidates, idle) = match self.nominator.nominate(members, &addresses, &mut self.sets) {
-            Ok(set) => {
-                let before = before.map(|group| &group.candidates);
-                (self.sets.ranked(set, hashed, before), None)
-            }
+impl Builder<'_> {
+    /// The group of `cell`, and why nobody may own it, beyond what its `idle` says.
+    fn group(
+        &mut self,
+        id: GroupId,
+        cell: &Cell,
+        before: Option<&Arc<Group>>,
+    ) -> (Arc<Group>, Option<Arc<str>>) {
+        #[cfg(test)]
+        EVALUATED.with(|count| count.set(count.get() + 1));
+        let first = cell.parts.first().and_then(|part| part.service.addresses.first());
+        let hashed = first.copied().unwrap_or(id);
+        let known = before.map(|group| &group.candidates);
+        let (candidates, idle, detail) = match self.classes.nominate(cell, &mut self.nominator, self.sets) {
+            Ok(set) => (self.sets.ranked(&set, hashed, known), None, None),
             Err(Nobody { idle, detail }) => {
-                self.idle_details.extend(detail.map(|detail| (id, detail)));
-                let none = before.map(|group| &group.candidates).filter(|candidates| candidates.is_empty());
-                (none.cloned().unwrap_or_default(), Some(idle))
+                let none = known.filter(|candidates| candidates.is_empty());
+                (none.cloned().unwrap_or_default(), Some(idle), detail)
             }
         };
-        let last = members
-            .iter()
-            .filter_map(|entry| self.last.get(&*entry.service.key))
-            .max_by_key(|(node, epoch)| (*epoch, *node))
-            .map(|(node, epoch)| ((*node).clone(), *epoch));
-        let services = members.iter().map(|entry| Arc::clone(&entry.service.key)).collect();
-        let group = Group { id, hashed, addresses, services, candidates, idle, last };
+        let addresses = self.addresses(cell, &candidates, before);
+        let last = cell.parts.iter().filter_map(|part| part.last.as_ref());
+        let last = last.max_by_key(|(node, epoch)| (*epoch, node)).cloned();
+        let services = || cell.parts.iter().map(|part| &part.service.key);
         // Equal sets of candidates are held once, so there is no need to compare those that are not the same.
-        let same =
-            |before: &&Arc<Group>| before.candidates.set() == group.candidates.set() && ***before == group;
-        Some(before.filter(same).cloned().unwrap_or_else(|| Arc::new(group)))
+        let same = |before: &&Arc<Group>| {
+            before.candidates.set() == candidates.set()
+                && (before.hashed, before.idle, &before.last) == (hashed, idle, &last)
+                && before.addresses == addresses
+                && before.candidates == candidates
+                && before.services.iter().eq(services())
+        };
+        let group = before.filter(same).cloned().unwrap_or_else(|| {
+            let services = services().cloned().collect();
+            Arc::new(Group { id, hashed, addresses, services, candidates, idle, last })
+        });
+        (group, detail)
     }
 
-    /// The addresses of a Service, each with the links that this node would announce it on. Where the advertisements do not
-    /// cover this node any more, it is as before: until its successor has claimed the group, an owner answers.
-    fn scoped(&mut self, entry: &Entry<'_>, before: Option<&Arc<Group>>) -> Vec<(IpAddr, Scope)> {
-        let covered = entry.verdict.ok().and_then(|set| {
-            let of = || candidates::scope_on(self.advertised.set(set), self.own_labels?);
-            self.scopes.entry(set).or_insert_with(of).clone()
-        });
-        let uncovered = |ip: IpAddr| {
-            let known = before.and_then(|group| group.addresses.get(ip)).cloned();
-            known.unwrap_or(Scope::Named(BTreeSet::new()))
-        };
-        let scope = |ip: IpAddr| covered.clone().unwrap_or_else(|| uncovered(ip));
-        entry.service.addresses.iter().map(|ip| (*ip, scope(*ip))).collect()
+    /// The addresses of a group, each with the links that this node would announce it on. Where it is no candidate, these are
+    /// as before: until its successor has claimed the group, an owner answers, and what takes the group away may be about
+    /// links.
+    fn addresses(&mut self, cell: &Cell, candidates: &Candidates, before: Option<&Arc<Group>>) -> Addresses {
+        let before = before.map(|group| &group.addresses);
+        let mut addresses = Vec::new();
+        for part in &cell.parts {
+            let covered = part.verdict.ok().and_then(|set| {
+                let of = || candidates::scope_on(self.advertised.set(set), self.own_labels?);
+                self.scopes.entry(set).or_insert_with(of).clone()
+            });
+            let scope = covered.unwrap_or(Scope::Named(BTreeSet::new()));
+            addresses.extend(part.service.addresses.iter().map(|ip| (*ip, scope.clone())));
+        }
+        if let Some(known) = before.filter(|_| !candidates.contains(self.me)) {
+            for (address, scope) in &mut addresses {
+                if let Some(known) = known.get(*address) {
+                    scope.clone_from(known);
+                }
+            }
+        }
+        Addresses::reusing(addresses, before)
     }
 }
 
-/// Who announced each Service last, by its `ServiceL2Status`; of several the highest epoch counts.
-fn last_owners(statuses: &[Arc<StatusFacts>]) -> HashMap<&ServiceKey, (&NodeName, u64)> {
+/// Who announced each of these Services last, by its `ServiceL2Status`; of several the highest epoch counts.
+fn last_owners<'a>(
+    services: &HashSet<&ServiceKey>,
+    statuses: &'a [Arc<StatusFacts>],
+) -> HashMap<&'a ServiceKey, (&'a NodeName, u64)> {
     let mut last: HashMap<&ServiceKey, (&NodeName, u64)> = HashMap::new();
-    for status in statuses {
+    for status in statuses.iter().filter(|status| services.contains(&status.service)) {
         let owner = (&status.node, status.epoch);
         let known = last.entry(&status.service).or_insert(owner);
         if (owner.1, owner.0) > (known.1, known.0) {

@@ -8,25 +8,23 @@ use rules::L2Advertisement;
 
 use super::{NodeName, ServiceKey, Settings, Speaker};
 use crate::beacon::NodeId;
-use crate::facts::{Facts, NodeFacts, SliceFacts};
+use crate::facts::{Facts, NodeFacts, ServiceFacts, SliceFacts};
 use crate::link::{LinkFacts, Scope};
 
 /// A node that passes every condition that does not depend on a Service.
 #[derive(Debug)]
-pub(super) struct Eligible<'a> {
-    pub(super) name: NodeName,
+pub(super) struct Eligible {
+    pub(super) facts: Arc<NodeFacts>,
     pub(super) id: NodeId,
-    pub(super) labels: &'a BTreeMap<String, String>,
-    pub(super) cordoned: bool,
     /// Its links, as it has published them; none if it has not.
-    published: Option<&'a [LinkFacts]>,
+    published: Option<Vec<LinkFacts>>,
     /// Of this node, if it is known: its links as it knows them itself.
-    own: Option<&'a [LinkFacts]>,
+    own: Option<Vec<LinkFacts>>,
 }
 
-impl Eligible<'_> {
+impl Eligible {
     fn links(&self) -> Option<&[LinkFacts]> {
-        self.own.or(self.published)
+        self.own.as_deref().or(self.published.as_deref())
     }
 
     /// Whether it has one of the links that `scope` names, and it is up.
@@ -51,9 +49,9 @@ impl Eligible<'_> {
                 |link: &LinkFacts, ip| scope.covers(&link.name) && link.speaks_for(ip) && link.reaches(ip);
             addresses.iter().all(|ip| links.iter().any(|link| fits(link, *ip)))
         };
-        match self.own.map(reach) {
+        match self.own.as_deref().map(reach) {
             Some(false) => Some(false),
-            _ => self.published.map(reach),
+            _ => self.published.as_deref().map(reach),
         }
     }
 }
@@ -76,31 +74,24 @@ pub(super) fn all_excluded(facts: &Facts, speakers: &BTreeMap<NodeName, Speaker>
 
 /// The nodes that pass every condition that does not depend on a Service, in order of their names: a ready speaker, a
 /// usable node, not excluded by label if the label is to be honoured.
-pub(super) fn eligible<'a>(
+pub(super) fn eligible(
     settings: &Settings,
-    facts: &'a Facts,
+    facts: &Facts,
     speakers: &BTreeMap<NodeName, Speaker>,
     honour_label: bool,
-) -> Vec<Eligible<'a>> {
-    let mut eligible: Vec<Eligible<'a>> = facts
+) -> Vec<Eligible> {
+    let mut eligible: Vec<Eligible> = facts
         .nodes
         .iter()
         .filter(|node| speakers.get(&node.name).is_some_and(|speaker| speaker.ready))
         .filter(|node| node.usable && !(honour_label && node.is_excluded()))
         .map(|node| {
-            let published = facts.links.get(&node.name).map(Vec::as_slice);
-            let own = facts.own_links.as_deref().filter(|_| node.name == settings.me);
-            Eligible {
-                name: node.name.clone(),
-                id: NodeId::of(&node.name),
-                labels: &node.labels,
-                cordoned: node.cordoned,
-                published,
-                own,
-            }
+            let published = facts.links.get(&node.name).cloned();
+            let own = facts.own_links.clone().filter(|_| node.name == settings.me);
+            Eligible { id: NodeId::of(&node.name), facts: Arc::clone(node), published, own }
         })
         .collect();
-    eligible.sort_by(|a, b| a.name.cmp(&b.name));
+    eligible.sort_by(|a, b| a.facts.name.cmp(&b.facts.name));
     eligible
 }
 
@@ -128,20 +119,19 @@ pub(super) fn preference(advertisements: &[Arc<L2Advertisement>], labels: &BTree
     preferred.filter(|p| p.selector.matches(labels)).map(|p| i64::from(p.weight)).sum()
 }
 
-/// Where the endpoints of Services are that can serve: for each Service that has any, their nodes, sorted.
-pub(super) type Serving<'a> = HashMap<&'a ServiceKey, Vec<&'a NodeName>>;
-
-/// The serving endpoints of the Services that have an address. Where they are matters only for some of these.
-pub(super) fn serving(facts: &Facts) -> Serving<'_> {
-    let local: HashMap<&ServiceKey, bool> =
-        facts.services.iter().map(|service| (&*service.key, service.local)).collect();
-    let mut serving = Serving::with_capacity(local.len());
-    for slice in &facts.slices {
+/// Where the endpoints of these Services are that can serve: for each Service that has any, their nodes, sorted. Where they
+/// are matters only for some Services; for the others there are none.
+pub(super) fn serving<'a>(
+    services: &HashMap<&'a ServiceKey, &Arc<ServiceFacts>>,
+    slices: &'a [Arc<SliceFacts>],
+) -> HashMap<&'a ServiceKey, Vec<NodeName>> {
+    let mut serving: HashMap<&ServiceKey, Vec<NodeName>> = HashMap::with_capacity(services.len());
+    for slice in slices {
         let SliceFacts { service, nodes } = &**slice;
-        let Some(local) = local.get(service) else { continue };
+        let Some(facts) = services.get(service) else { continue };
         let known = serving.entry(service).or_default();
-        if *local {
-            known.extend(nodes);
+        if facts.local {
+            known.extend(nodes.iter().cloned());
         }
     }
     for nodes in serving.values_mut() {
@@ -152,7 +142,7 @@ pub(super) fn serving(facts: &Facts) -> Serving<'_> {
 }
 
 /// The subnets of all nodes' links. Two addresses that are in the same ones are on the subnet of the same nodes.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub(super) struct Subnets {
     known: HashSet<(IpAddr, u8)>,
     lengths: [Vec<u8>; 2],

@@ -8,18 +8,15 @@ use std::sync::Arc;
 use rules::L2Advertisement;
 
 use super::advertised::{Advertised, SetId};
-use super::candidates::{self, Eligible, Serving, Subnets};
-use super::ranking::Sets;
-use super::{Addresses, Candidate, Idle, NodeName, Tier};
-use crate::facts::ServiceFacts;
+use super::candidates::{self, Eligible, Subnets};
+use super::partition::{Cell, Part};
+use super::ranking::{Set, Sets};
+use super::{Candidate, Idle, NodeName, Tier};
 use crate::link::Scope;
 use crate::placement::Placement;
 
-/// A Service, and what is decided about it alone.
-pub(super) struct Entry<'a> {
-    pub(super) service: &'a ServiceFacts,
-    pub(super) verdict: Result<SetId, Idle>,
-}
+/// The number of a class of groups that are alike, see [`Classes`].
+pub(super) type ClassId = usize;
 
 /// Why nobody may own a group, with what there is to say beyond [`Idle::message`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,89 +26,110 @@ pub(super) struct Nobody {
 }
 
 /// What decides which nodes may own a group, and in which tier each is.
-#[derive(PartialEq, Eq, Hash)]
-struct Class<'a> {
-    members: Vec<Member<'a>>,
-    subnets: Vec<Vec<(IpAddr, u8)>>,
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Class {
+    members: Box<[Member]>,
+    subnets: Box<[Vec<(IpAddr, u8)>]>,
 }
 
-#[derive(Clone, PartialEq, Eq, Hash)]
-struct Member<'a> {
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Member {
     verdict: Result<SetId, Idle>,
     /// Whether it has addresses of each family.
     families: [bool; 2],
     /// Whether there is an endpoint that can serve.
     serving: bool,
     /// With a local traffic policy: the nodes that have one.
-    on: Option<&'a [&'a NodeName]>,
+    on: Option<Arc<[NodeName]>>,
 }
 
-/// See the module.
+/// The classes that there are or have been, and of each the nodes that may own its groups.
+#[derive(Debug, Default)]
+pub(super) struct Classes {
+    numbers: HashMap<Class, ClassId>,
+    /// As far as they were asked for since the nodes have changed.
+    nominated: Vec<Option<Result<Arc<Set>, Nobody>>>,
+}
+
+impl Classes {
+    /// The class of a group.
+    pub(super) fn of(&mut self, parts: &[Part], subnets: &Subnets) -> ClassId {
+        let member = |part: &Part| Member {
+            verdict: part.verdict,
+            families: [true, false].map(|v4| part.service.addresses.iter().any(|ip| ip.is_ipv4() == v4)),
+            serving: part.serving.is_some(),
+            on: part.serving.clone().filter(|_| part.service.local),
+        };
+        let subnets_of = |ip: IpAddr| subnets.containing(ip).collect();
+        let class = Class {
+            members: parts.iter().map(member).collect(),
+            subnets: addresses_of(parts).into_iter().map(subnets_of).collect(),
+        };
+        let next = self.numbers.len();
+        let number = *self.numbers.entry(class).or_insert(next);
+        self.nominated.resize(self.numbers.len(), None);
+        number
+    }
+
+    /// How many there are or have been.
+    pub(super) fn len(&self) -> usize {
+        self.numbers.len()
+    }
+
+    /// Other nodes may own groups from now on.
+    pub(super) fn nodes_changed(&mut self) {
+        self.nominated.fill(None);
+    }
+
+    /// The nodes that may own the group of `cell`.
+    pub(super) fn nominate(
+        &mut self,
+        cell: &Cell,
+        nominator: &mut Nominator<'_>,
+        sets: &mut Sets,
+    ) -> Result<Arc<Set>, Nobody> {
+        if let Some(Some(known)) = self.nominated.get(cell.class) {
+            return known.clone();
+        }
+        let result = nominator.nodes(&cell.parts).map(|nodes| {
+            let candidates = nominator.candidates(&nodes, &cell.parts);
+            sets.of_nodes(candidates)
+        });
+        if let Some(nominated) = self.nominated.get_mut(cell.class) {
+            *nominated = Some(result.clone());
+        }
+        result
+    }
+}
+
+/// The addresses of a group, in order.
+fn addresses_of(parts: &[Part]) -> Vec<IpAddr> {
+    let mut addresses: Vec<IpAddr> =
+        parts.iter().flat_map(|part| part.service.addresses.iter().copied()).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
+}
+
+/// Works out which nodes may own a group.
 pub(super) struct Nominator<'a> {
-    pub(super) eligible: &'a [Eligible<'a>],
-    pub(super) serving: &'a Serving<'a>,
-    pub(super) subnets: Subnets,
-    pub(super) advertised: &'a Advertised<'a>,
-    pub(super) placement: Placement,
-    classes: HashMap<Class<'a>, Result<usize, Nobody>>,
+    eligible: &'a [Eligible],
+    advertised: &'a Advertised,
+    placement: Placement,
     scopes: HashMap<(SetId, usize), Option<Arc<Scope>>>,
 }
 
 impl<'a> Nominator<'a> {
-    pub(super) fn new(
-        eligible: &'a [Eligible<'a>],
-        serving: &'a Serving<'a>,
-        subnets: Subnets,
-        advertised: &'a Advertised<'a>,
-        placement: Placement,
-    ) -> Self {
-        let (classes, scopes) = (HashMap::new(), HashMap::new());
-        Self { eligible, serving, subnets, advertised, placement, classes, scopes }
-    }
-
-    /// The number of the set of nodes that may announce all of `members` that have endpoints.
-    pub(super) fn nominate(
-        &mut self,
-        members: &[&Entry<'a>],
-        addresses: &Addresses,
-        sets: &mut Sets,
-    ) -> Result<usize, Nobody> {
-        let class = self.class(members, addresses);
-        if let Some(known) = self.classes.get(&class) {
-            return known.clone();
-        }
-        let result = self.nodes(&class, members).map(|nodes| {
-            let candidates = self.candidates(&nodes, members, addresses);
-            sets.number(candidates)
-        });
-        self.classes.insert(class, result.clone());
-        result
-    }
-
-    fn class(&self, members: &[&Entry<'a>], addresses: &Addresses) -> Class<'a> {
-        let member = |entry: &&Entry<'a>| {
-            let service = entry.service;
-            let nodes = self.serving.get(&*service.key);
-            Member {
-                verdict: entry.verdict,
-                families: [true, false].map(|v4| service.addresses.iter().any(|ip| ip.is_ipv4() == v4)),
-                serving: nodes.is_some(),
-                on: nodes.filter(|_| service.local).map(Vec::as_slice),
-            }
-        };
-        let subnets = |ip: IpAddr| self.subnets.containing(ip).collect();
-        Class {
-            members: members.iter().map(member).collect(),
-            subnets: addresses.keys().map(subnets).collect(),
-        }
+    pub(super) fn new(eligible: &'a [Eligible], advertised: &'a Advertised, placement: Placement) -> Self {
+        Self { eligible, advertised, placement, scopes: HashMap::new() }
     }
 
     /// The nodes, by their places among the eligible ones.
-    fn nodes(&mut self, class: &Class<'a>, members: &[&Entry<'a>]) -> Result<Vec<usize>, Nobody> {
+    fn nodes(&mut self, parts: &[Part]) -> Result<Vec<usize>, Nobody> {
         let mut common: Option<Vec<usize>> = None;
         let mut refused = None;
-        for (member, entry) in class.members.iter().zip(members) {
-            let set = match member.verdict {
+        for part in parts {
+            let set = match part.verdict {
                 Ok(set) => set,
                 // Shared addresses stand and fall together: a Service that must not be announced holds the others.
                 Err(Idle::SharedWithServiceSelector) => return Err(Idle::SharedWithServiceSelector.into()),
@@ -120,10 +138,9 @@ impl<'a> Nominator<'a> {
                     continue;
                 }
             };
-            if !member.serving {
-                continue;
-            }
-            let alone = self.alone(set, member, &entry.service.addresses)?;
+            let Some(serving) = &part.serving else { continue };
+            let on = part.service.local.then_some(&**serving);
+            let alone = self.alone(set, on, &part.service.addresses)?;
             common = Some(match common {
                 None => alone,
                 Some(mut common) => {
@@ -142,26 +159,32 @@ impl<'a> Nominator<'a> {
 
     /// The nodes that may announce one Service. The conditions come one after the other, so that the first that leaves
     /// nobody is the reason.
-    fn alone(&mut self, set: SetId, member: &Member<'_>, addresses: &[IpAddr]) -> Result<Vec<usize>, Nobody> {
+    fn alone(
+        &mut self,
+        set: SetId,
+        on: Option<&[NodeName]>,
+        addresses: &[IpAddr],
+    ) -> Result<Vec<usize>, Nobody> {
         let eligible = self.eligible;
         if eligible.is_empty() {
             return Err(Idle::NoCandidate.into());
         }
-        let nodes: Vec<usize> = match member.on {
+        let nodes: Vec<usize> = match on {
             None => (0..eligible.len()).collect(),
             Some(on) => {
-                let place = |name: &&NodeName| eligible.binary_search_by(|node| node.name.cmp(name)).ok();
+                let place =
+                    |name: &NodeName| eligible.binary_search_by(|node| node.facts.name.cmp(name)).ok();
                 on.iter().filter_map(place).collect()
             }
         };
         let mut left = some_of(nodes, || Nobody {
             idle: Idle::NoLocalEndpoint,
-            detail: member.on.and_then(|on| listed("its endpoints are on", on.iter().map(|name| &***name))),
+            detail: on.and_then(|on| listed("its endpoints are on", on.iter().map(|name| &**name))),
         })?;
         left.retain(|node| self.scope(set, *node).is_some());
         let mut left = some_of(left, || Idle::NoMatchingNode.into())?;
         let matching = left.clone();
-        let on_link = |this: &mut Self, node: usize, fits: &dyn Fn(&Eligible<'_>, &Scope) -> bool| {
+        let on_link = |this: &mut Self, node: usize, fits: &dyn Fn(&Eligible, &Scope) -> bool| {
             this.scope(set, node).is_some_and(|scope| fits(&eligible[node], &scope))
         };
         left.retain(|node| on_link(self, *node, &|node, scope| node.has_link_of(scope)));
@@ -170,7 +193,7 @@ impl<'a> Nominator<'a> {
         left.retain(|node| on_link(self, *node, &|node, scope| node.speaks_for(scope, addresses)));
         some_of(left, || {
             let family = if addresses.iter().any(IpAddr::is_ipv6) { Idle::NoIpv6 } else { Idle::NoIpv4 };
-            let names = with_link.iter().map(|node| &*eligible[*node].name);
+            let names = with_link.iter().map(|node| &*eligible[*node].facts.name);
             Nobody { idle: family, detail: listed("considered:", names) }
         })
     }
@@ -180,7 +203,7 @@ impl<'a> Nominator<'a> {
             self.advertised.set(set).iter().flat_map(|a| &a.interfaces).map(String::as_str).collect();
         interfaces.sort_unstable();
         interfaces.dedup();
-        let names = nodes.iter().map(|node| &*self.eligible[*node].name);
+        let names = nodes.iter().map(|node| &*self.eligible[*node].facts.name);
         let what = match interfaces[..] {
             [] => "considered:".to_owned(),
             _ => format!("{} is missing or down on", interfaces.join(", ")),
@@ -191,31 +214,31 @@ impl<'a> Nominator<'a> {
     /// The links of a node that a set of advertisements covers.
     fn scope(&mut self, set: SetId, node: usize) -> Option<Arc<Scope>> {
         let advertised = self.advertised;
-        let labels = self.eligible[node].labels;
+        let labels = &self.eligible[node].facts.labels;
         let found = || candidates::scope_on(advertised.set(set), labels).map(Arc::new);
         self.scopes.entry((set, node)).or_insert_with(found).clone()
     }
 
-    fn candidates(&self, nodes: &[usize], members: &[&Entry<'_>], addresses: &Addresses) -> Vec<Candidate> {
+    fn candidates(&self, nodes: &[usize], parts: &[Part]) -> Vec<Candidate> {
         let all: Vec<&[Arc<L2Advertisement>]> =
-            members.iter().filter_map(|entry| Some(self.advertised.set(entry.verdict.ok()?))).collect();
-        let addresses: Vec<IpAddr> = addresses.keys().collect();
-        let reach = |node: &Eligible<'_>| {
-            let scopes = all.iter().filter_map(|set| candidates::scope_on(set, node.labels));
+            parts.iter().filter_map(|part| Some(self.advertised.set(part.verdict.ok()?))).collect();
+        let addresses = addresses_of(parts);
+        let reach = |node: &Eligible| {
+            let scopes = all.iter().filter_map(|set| candidates::scope_on(set, &node.facts.labels));
             node.reaches(&scopes.reduce(Scope::union)?, &addresses)
         };
         let eligible = || nodes.iter().map(|node| &self.eligible[*node]);
         let reaching: Vec<Option<bool>> = eligible().map(reach).collect();
         let somebody = reaching.contains(&Some(true));
-        let candidate = |(node, reaches): (&Eligible<'_>, &Option<bool>)| {
-            let preferred = all.iter().map(|set| candidates::preference(set, node.labels));
+        let candidate = |(node, reaches): (&Eligible, &Option<bool>)| {
+            let preferred = all.iter().map(|set| candidates::preference(set, &node.facts.labels));
             let tier = Tier {
                 remote: somebody && *reaches == Some(false),
                 // MetalLB's function knows no cordon.
-                cordoned: node.cordoned && self.placement != Placement::Hash,
+                cordoned: node.facts.cordoned && self.placement != Placement::Hash,
                 preference: -preferred.sum::<i64>(),
             };
-            Candidate { node: node.name.clone(), id: node.id, tier }
+            Candidate { node: node.facts.name.clone(), id: node.id, tier }
         };
         eligible().zip(&reaching).map(candidate).collect()
     }

@@ -27,7 +27,7 @@ pub struct Candidates {
 
 /// Candidates in order of their names.
 #[derive(Debug, Default)]
-struct Set {
+pub(super) struct Set {
     nodes: Box<[Candidate]>,
     /// Where in `nodes` each is, in order of the ids.
     by_id: Box<[(NodeId, u16)]>,
@@ -208,11 +208,9 @@ impl<'a> Iterator for Iter<'a> {
 /// The sets of candidates that groups have, each once.
 #[derive(Debug, Default)]
 pub(super) struct Sets {
-    list: Vec<Arc<Set>>,
     known: HashSet<ByNodes>,
-    numbers: HashMap<*const Set, usize>,
-    /// From one set to another, as far as that was asked for.
-    transitions: HashMap<(*const Set, usize), Arc<Transition>>,
+    /// From one set to another, by their addresses in memory, as far as that was asked for since [`Self::tidy`].
+    transitions: HashMap<[usize; 2], Arc<Transition>>,
 }
 
 #[derive(Debug)]
@@ -263,39 +261,39 @@ impl Sets {
         Self { known, ..Self::default() }
     }
 
-    /// The number of the set of `nodes`.
-    pub(super) fn number(&mut self, nodes: Vec<Candidate>) -> usize {
+    /// The set of `nodes`.
+    pub(super) fn of_nodes(&mut self, nodes: Vec<Candidate>) -> Arc<Set> {
         let set = ByNodes(Arc::new(Set::new(nodes)));
-        let known = self.known.get(&set).map(|known| Arc::clone(&known.0));
-        let set = known.unwrap_or_else(|| {
-            let new = Arc::clone(&set.0);
-            self.known.insert(set);
-            new
-        });
-        let next = self.list.len();
-        let number = *self.numbers.entry(Arc::as_ptr(&set)).or_insert(next);
-        if number == next {
-            self.list.push(set);
+        if let Some(known) = self.known.get(&set) {
+            return Arc::clone(&known.0);
         }
-        number
+        let new = Arc::clone(&set.0);
+        self.known.insert(set);
+        new
+    }
+
+    /// Forgets the sets that nobody else holds. Others must not be dropped between this and the next use.
+    pub(super) fn tidy(&mut self) {
+        self.transitions.clear();
+        self.known.retain(|set| Arc::strong_count(&set.0) > 1);
     }
 
     /// The candidates of a set in order for an address, with as little work as possible where `before` are candidates for
     /// the same address: to hash each address with each node is what costs most in a large cluster.
     pub(super) fn ranked(
         &mut self,
-        number: usize,
+        set: &Arc<Set>,
         address: IpAddr,
         before: Option<&Candidates>,
     ) -> Candidates {
-        let Some(set) = self.list.get(number).cloned() else { return Candidates::default() };
+        let set = Arc::clone(set);
         let Some(before) = before.filter(|before| before.rendezvous.is_of(address)) else {
             return Candidates::rank(Rendezvous::of(address), set);
         };
         if Arc::ptr_eq(&before.set, &set) {
             return before.clone();
         }
-        let key = (Arc::as_ptr(&before.set), number);
+        let key = [&before.set, &set].map(|set| Arc::as_ptr(set).addr());
         let transition = self.transitions.entry(key);
         let transition = transition.or_insert_with(|| Arc::new(Transition::between(&before.set, &set)));
         follow(before, set, transition)

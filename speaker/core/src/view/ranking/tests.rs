@@ -28,8 +28,8 @@ fn names(candidates: &Candidates) -> Vec<NodeName> {
 
 fn follow_to(before: &Candidates, nodes: Vec<Candidate>) -> Candidates {
     let mut sets = Sets::of([before].into_iter());
-    let number = sets.number(nodes);
-    sets.ranked(number, ADDRESS, Some(before))
+    let set = sets.of_nodes(nodes);
+    sets.ranked(&set, ADDRESS, Some(before))
 }
 
 #[test]
@@ -97,15 +97,15 @@ fn the_same_candidates_are_held_once_and_those_of_another_address_are_not_taken_
     let alone = Candidates::ranked(ADDRESS, plain(0..3));
     let elsewhere: IpAddr = "10.0.0.2".parse().unwrap();
     let mut sets = Sets::of([&alone].into_iter());
-    let number = sets.number(plain((0..3).rev()));
-    let kept = sets.ranked(number, ADDRESS, Some(&alone));
+    let set = sets.of_nodes(plain((0..3).rev()));
+    let kept = sets.ranked(&set, ADDRESS, Some(&alone));
     assert!(Arc::ptr_eq(&kept.set, &alone.set) && kept == alone);
-    let other = sets.ranked(number, elsewhere, Some(&alone));
+    let other = sets.ranked(&set, elsewhere, Some(&alone));
     assert!(Arc::ptr_eq(&other.set, &alone.set));
     assert_eq!(other, Candidates::ranked(elsewhere, plain(0..3)));
     assert_ne!(other, alone);
-    let none = sets.number(Vec::new());
-    assert!(sets.ranked(none, ADDRESS, None).is_empty());
+    let none = sets.of_nodes(Vec::new());
+    assert!(sets.ranked(&none, ADDRESS, None).is_empty());
 }
 
 #[test]

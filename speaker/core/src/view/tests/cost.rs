@@ -6,23 +6,23 @@ use crate::placement::hashed;
 const NODES: u32 = 200;
 const SERVICES: u32 = 500;
 
-fn node_name(n: u32) -> NodeName {
+pub(super) fn node_name(n: u32) -> NodeName {
     format!("node-{n:04}").into()
 }
 
-fn key(n: u32) -> ServiceKey {
+pub(super) fn key(n: u32) -> ServiceKey {
     ServiceKey::new("default", format!("service-{n}"))
 }
 
-fn endpoints(n: u32, on: impl IntoIterator<Item = u32>) -> Arc<SliceFacts> {
+pub(super) fn endpoints(n: u32, on: impl IntoIterator<Item = u32>) -> Arc<SliceFacts> {
     Arc::new(SliceFacts { service: key(n), nodes: on.into_iter().map(node_name).collect() })
 }
 
-fn pod(n: u32, ready: bool) -> Arc<PodFacts> {
+pub(super) fn pod(n: u32, ready: bool) -> Arc<PodFacts> {
     Arc::new(PodFacts { node: node_name(n), address: None, ready, generation: 1 })
 }
 
-fn node(n: u32, label: &str) -> Arc<NodeFacts> {
+pub(super) fn node(n: u32, label: &str) -> Arc<NodeFacts> {
     let labels = [("zone".to_owned(), label.to_owned())].into();
     Arc::new(NodeFacts {
         name: node_name(n),
@@ -33,7 +33,7 @@ fn node(n: u32, label: &str) -> Arc<NodeFacts> {
     })
 }
 
-fn large() -> Facts {
+pub(super) fn large() -> Facts {
     let service = |n: u32| ServiceFacts {
         uid: Box::default(),
         key: Arc::new(key(n)),
@@ -67,13 +67,18 @@ struct Cost {
     groups: usize,
 }
 
-/// Makes the view anew, checks that it is what a new speaker would come to, and counts.
-fn rebuild(facts: &Facts, before: &View) -> (View, Cost) {
-    let settings = Settings { me: node_name(0), ..Cluster::new().settings };
+/// One pool for all, and node 0.
+pub(super) fn setup() -> (Configuration, Settings) {
     let mut cluster = Cluster::new();
     cluster.configured.pools.clear();
     cluster.pool("lan", "10.0.0.0/16");
-    let (configuration, _) = Configuration::from_objects(&cluster.configured);
+    let settings = Settings { me: node_name(0), ..cluster.settings.clone() };
+    (Configuration::from_objects(&cluster.configured).0, settings)
+}
+
+/// Makes the view anew, checks that it is what a new speaker would come to, and counts.
+fn rebuild(facts: &Facts, before: &View) -> (View, Cost) {
+    let (configuration, settings) = setup();
     let start = hashed();
     let view = View::build(&settings, facts, &configuration, Some(before));
     let hashes = hashed() - start;

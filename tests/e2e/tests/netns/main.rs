@@ -6,6 +6,9 @@
     reason = "all of this is tests: what is not as expected is a panic"
 )]
 
+mod foreign_hosts;
+mod networks;
+
 use std::net::IpAddr;
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
@@ -13,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use e2e::speakers::{NAMESPACE, Rig};
 use libtest_mimic::{Arguments, Failed, Trial};
-use testbed::{Block, Frames, LanOptions, Mac, Multicast, Signal, until};
+use testbed::{Block, Frames, LanOptions, Signal, until};
 
 const SOON: Duration = Duration::from_secs(20);
 /// Of a machine that does other things too; `cargo xtask bench failover` has the figures.
@@ -43,16 +46,22 @@ fn main() -> ExitCode {
         ("a_pulled_cable_moves_the_address", a_pulled_cable_moves),
         ("a_healed_partition_leaves_one_owner_and_the_client_knows_which", a_healed_partition),
         ("a_changed_key_moves_nothing", a_changed_key_moves_nothing),
-        ("a_stranger_keeps_an_address_from_being_announced_until_it_goes", a_stranger_comes_and_goes),
-        ("a_stranger_is_told_of_until_it_goes_though_its_service_is_gone", a_stranger_outlives_its_service),
-        ("a_stranger_who_comes_later_is_told_of_and_the_address_stays", a_late_stranger),
+        (
+            "a_stranger_keeps_an_address_from_being_announced_until_it_goes",
+            foreign_hosts::a_stranger_comes_and_goes,
+        ),
+        (
+            "a_stranger_is_told_of_until_it_goes_though_its_service_is_gone",
+            foreign_hosts::a_stranger_outlives_its_service,
+        ),
+        ("a_stranger_who_comes_later_is_told_of_and_the_address_stays", foreign_hosts::a_late_stranger),
         ("a_speaker_that_restarts_without_an_api_server_goes_on", restarts_without_api),
         ("an_api_server_that_went_without_a_word_is_found_again", a_dead_connection_is_noticed),
     ];
     let mut trials: Vec<Trial> =
         tests.into_iter().map(|(name, test)| Trial::test(name, move || on_rig(test))).collect();
-    trials.push(Trial::test("a_snooping_switch_lets_solicitations_through", snooping));
-    trials.push(Trial::test("a_second_segment_has_owners_of_its_own", second_segment));
+    trials.push(Trial::test("a_snooping_switch_lets_solicitations_through", networks::snooping));
+    trials.push(Trial::test("a_second_segment_has_owners_of_its_own", networks::second_segment));
     let conclusion = libtest_mimic::run(&arguments, trials);
     drop(RIG.lock().unwrap_or_else(PoisonError::into_inner).take());
     conclusion.exit_code()
@@ -336,87 +345,6 @@ fn a_changed_key_moves_nothing(rig: &mut Rig) {
     }
 }
 
-/// Whether there is an `AddressConflict` of that name, and whether it says that the address is announced.
-fn conflict(rig: &Rig, name: &str) -> Result<Option<bool>, String> {
-    let list = rig.cluster.get(["addressconflicts", "--namespace", NAMESPACE]).map_err(|e| e.to_string())?;
-    let mut items = list["items"].as_array().into_iter().flatten();
-    let object = items.find(|object| object["metadata"]["name"] == name);
-    Ok(object.map(|object| object["spec"]["announced"] == true))
-}
-
-fn until_conflict(rig: &Rig, name: &str, expected: Option<bool>, limit: Duration) {
-    until(limit, &format!("the AddressConflict {name} to be {expected:?}"), || match conflict(rig, name)? {
-        found if found == expected => Ok(()),
-        found => Err(format!("it is {found:?}")),
-    })
-    .unwrap();
-}
-
-/// The speaker asks again every minute.
-const ASKED_AGAIN: Duration = Duration::from_secs(90);
-
-fn a_stranger_comes_and_goes(rig: &mut Rig) {
-    let addresses: [IpAddr; 2] = ["192.168.33.210".parse().unwrap(), "fd00:33::210".parse().unwrap()];
-    let names = ["192.168.33.210", "fd00.33.x.210"];
-    let mac = Mac([2, 0, 0, 0, 0x66, 0x66]);
-    let stranger = rig.cluster.lan().stranger(&addresses, mac).unwrap();
-    rig.service("taken", &addresses);
-    for (address, name) in addresses.into_iter().zip(names) {
-        until_conflict(rig, name, Some(false), SOON);
-        assert_eq!(rig.who_has(address), [mac]);
-    }
-    drop(stranger);
-    for (address, name) in addresses.into_iter().zip(names) {
-        until(ASKED_AGAIN, "the address to be announced", || match rig.who_has(address)[..] {
-            [owner] if owner != mac => Ok(()),
-            ref others => Err(format!("{others:?} answer")),
-        })
-        .unwrap();
-        until_conflict(rig, name, None, SOON);
-    }
-    rig.remove_service("taken");
-    for address in addresses {
-        rig.nobody_has(address);
-    }
-}
-
-fn a_stranger_outlives_its_service(rig: &mut Rig) {
-    let (address, name): (IpAddr, _) = ("192.168.33.212".parse().unwrap(), "192.168.33.212");
-    let stranger = rig.cluster.lan().stranger(&[address], Mac([2, 0, 0, 0, 0x66, 0x68])).unwrap();
-    rig.service("haunted", &[address]);
-    until_conflict(rig, name, Some(false), SOON);
-    rig.remove_service("haunted");
-    // A speaker writes of strangers first: once this is gone, it has decided about that.
-    until(SOON, "the ServiceL2Status to go with the Service", || {
-        let list = rig.cluster.get(["servicel2statuses", "--namespace", NAMESPACE]);
-        let list = list.map_err(|error| error.to_string())?;
-        let mut items = list["items"].as_array().into_iter().flatten();
-        match items.find(|object| object["metadata"]["labels"]["metallb.io/service-name"] == "haunted") {
-            None => Ok(()),
-            Some(object) => Err(object.to_string()),
-        }
-    })
-    .unwrap();
-    assert_eq!(conflict(rig, name), Ok(Some(false)), "whoever gets the address next would meet it");
-    drop(stranger);
-    until_conflict(rig, name, None, ASKED_AGAIN);
-}
-
-fn a_late_stranger(rig: &mut Rig) {
-    let address: IpAddr = "192.168.33.211".parse().unwrap();
-    rig.service("contested", &[address]);
-    let owner = rig.owner(address);
-    let stranger = rig.cluster.lan().stranger(&[address], Mac([2, 0, 0, 0, 0x66, 0x67])).unwrap();
-    stranger.host.announce(address).unwrap();
-    until_conflict(rig, "192.168.33.211", Some(true), SOON);
-    assert!(rig.who_has(address).contains(&rig.nodes[owner].guest.host.mac));
-    drop(stranger);
-    until_conflict(rig, "192.168.33.211", None, ASKED_AGAIN);
-    assert_eq!(rig.owner(address), owner, "it was never given up");
-    rig.remove_service("contested");
-    rig.nobody_has(address);
-}
-
 fn a_dead_connection_is_noticed(rig: &mut Rig) {
     let address: IpAddr = "192.168.33.220".parse().unwrap();
     // It ends and starts while nothing passes, so that no speaker hears of it: their connections lead nowhere.
@@ -461,76 +389,4 @@ fn restarts_without_api(rig: &mut Rig) {
     }
     assert_eq!(rig.owner(v4()), owner);
     rig.cluster.api().start().unwrap();
-}
-
-/// With a querier, a snooping switch forwards what is for a group only to who has reported it.
-fn snooping() -> Result<(), Failed> {
-    drop(RIG.lock().unwrap_or_else(PoisonError::into_inner).take());
-    let lan = LanOptions { multicast: Multicast { snooping: true, querier: true }, ..LanOptions::default() };
-    let rig = Rig::up("netns-snoop", 2, lan, &[]);
-    // Until the querier has been heard, the bridge floods.
-    std::thread::sleep(Duration::from_secs(12));
-    rig.service("web", &[v6()]);
-    let owner = rig.owner(v6());
-    let client = rig.cluster.client();
-    client.forget_neighbours().unwrap();
-    assert!(client.curl("http://[fd00:33::200]:8080/").unwrap().contains(&rig.nodes[owner].name));
-    let groups = rig.cluster.lan().gateway().run(["bridge", "mdb", "show"])?;
-    assert!(groups.contains("ff02::1:ff00:200"), "{groups}");
-    Ok(())
-}
-
-/// Two segments with a router between them: the first two nodes are on both, the third on the first alone and the fourth on
-/// the second alone. Beacons between them take the first segment or the router, so an interface of the second can be down while
-/// they go on.
-fn second_segment() -> Result<(), Failed> {
-    drop(RIG.lock().unwrap_or_else(PoisonError::into_inner).take());
-    let (near, far): (IpAddr, IpAddr) = (v4(), "192.168.34.200".parse()?);
-    let mut rig = Rig::up("netns-segments", 3, LanOptions::default(), &[]);
-    let options = LanOptions { v4: "192.168.34.0/24".parse()?, v6: None, ..LanOptions::default() };
-    let segment = rig.cluster.lan().segment("br1", &options)?;
-    rig.join(segment.guest("node4", 14)?);
-    rig.start(3);
-    let attach = |number: usize| {
-        let name = format!("node{}-far", number + 1);
-        segment.attach(&rig.nodes[number].guest.host, "eth1", &name, 11 + u32::try_from(number).unwrap())
-    };
-    let cables = [attach(0)?, attach(1)?];
-    let asker = segment.guest("asker", 100)?;
-    // In the order of the nodes; the third has none there.
-    let macs = [cables[0].host.mac, cables[1].host.mac, Mac([0; 6]), rig.nodes[3].guest.host.mac];
-    let far_owner = || e2e::speakers::one_of(&asker.host, far, &macs);
-    rig.service("near", &[near]);
-    rig.service("far", &[far]);
-    let hear = |rig: &Rig| {
-        for (number, others) in [(0, 3.0), (1, 3.0), (2, 2.0), (3, 2.0)] {
-            until(SOON, &format!("{} to hear {others} others", rig.nodes[number].name), || {
-                let heard = rig.metric(number, "lbstack_speaker_peers{state=\"heard\"}");
-                if heard >= others { Ok(()) } else { Err(format!("it hears {heard}")) }
-            })
-            .unwrap();
-        }
-    };
-    hear(&rig);
-    let near_owner = rig.owner(near);
-    assert_ne!(near_owner, 3, "it is not on the segment");
-
-    // The client is behind the router, so it is the router that has to learn who has the address.
-    while let owner @ (0 | 1) = far_owner() {
-        let round = rig.round(far, false, WATCHED, |_| cables[owner].cable(false).unwrap());
-        assert!(round.silence < MOVED, "an interface is down: {round:?}");
-        assert_ne!(far_owner(), owner);
-    }
-    assert_eq!(far_owner(), 3, "nobody else is left");
-    assert_eq!(rig.owner(near), near_owner, "it has lost no interface of this segment");
-    for cable in &cables {
-        cable.cable(true)?;
-    }
-    hear(&rig);
-    assert_eq!(far_owner(), 3, "who may own it again takes nothing away");
-    let round = rig.round(far, false, WATCHED, |rig| rig.power_off(3));
-    assert!(round.silence < MOVED, "a node behind the router is gone: {round:?}");
-    assert!(matches!(far_owner(), 0 | 1));
-    assert_eq!(rig.owner(near), near_owner);
-    Ok(())
 }

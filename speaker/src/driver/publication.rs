@@ -1,0 +1,126 @@
+//! What the driver tells the rest of the process, and when.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use announce::ownership::{self, Conflict};
+use announce::view::{GroupId, NodeName, View};
+
+use super::State;
+
+/// Between two publications: whatever happens, the writers are woken no more often.
+const PUBLICATION_PAUSE: Duration = Duration::from_millis(20);
+
+/// What the driver publishes to the rest of the process. A copy shares all that may be large, and what has not changed
+/// since an earlier publication is the same object.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Published {
+    /// The view that it acts on.
+    pub(crate) view: Arc<View>,
+    /// There has been a view.
+    pub(crate) view_known: bool,
+    /// It has looked around, and takes part.
+    pub(crate) settled: bool,
+    /// The groups that this node owns, with their epochs.
+    pub(crate) owned: Arc<BTreeMap<GroupId, u64>>,
+    /// What it reports of other hosts with addresses of ours.
+    pub(crate) reports: Arc<Reports>,
+    /// Speakers that live and are not heard.
+    pub(crate) blocked: Vec<(NodeName, String)>,
+}
+
+/// Other hosts with addresses of ours.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Reports {
+    /// Addresses that a foreign host has.
+    pub(crate) conflicts: BTreeMap<IpAddr, Conflict>,
+    /// Addresses that a foreign host had, and for which nobody has answered since.
+    pub(crate) over: BTreeSet<IpAddr>,
+    /// Addresses of owned groups that are being probed before they are announced.
+    pub(crate) added: BTreeSet<IpAddr>,
+    /// Nodes whose kernels answer for addresses that their speakers do not announce.
+    pub(crate) kernels: BTreeSet<NodeName>,
+}
+
+impl Published {
+    /// Whether an address of a group that this node owns is announced.
+    pub(crate) fn is_announced(&self, address: IpAddr) -> bool {
+        let withheld = self.reports.conflicts.get(&address).is_some_and(|conflict| conflict.withheld);
+        !withheld && !self.reports.added.contains(&address) && !self.view.held.contains_key(&address)
+    }
+}
+
+impl State {
+    /// Publishes what has changed, but not more often than the pause allows.
+    pub(super) fn publish_if_due(&mut self, now: Instant) {
+        if !self.is_outdated() {
+            self.publication = None;
+            return;
+        }
+        self.publication = self.pause_until.filter(|until| now < *until);
+        if self.publication.is_none() {
+            self.pause_until = now.checked_add(PUBLICATION_PAUSE);
+            self.publish();
+        }
+    }
+
+    /// Whether something is not as it was published.
+    fn is_outdated(&self) -> bool {
+        let known = self.driver.published.borrow();
+        self.revisions != self.ownership.revisions()
+            || !Arc::ptr_eq(&known.view, &self.view)
+            || known.view_known != self.view_known
+            || known.settled != self.ownership.is_settled()
+            || !self.ownership.blocked().eq(self.blocked.iter().cloned())
+    }
+
+    fn publish(&mut self) {
+        let mut published = self.driver.published.borrow().clone();
+        let (ownerships, reports) = self.ownership.revisions();
+        if self.revisions.0 != ownerships {
+            published.owned = Arc::new(self.ownership.owned().clone());
+        }
+        if self.revisions.1 != reports {
+            published.reports = Arc::new(Reports {
+                conflicts: self.ownership.conflicts().clone(),
+                over: self.ownership.over(),
+                added: self.ownership.added(),
+                kernels: self.ownership.kernels(),
+            });
+        }
+        self.revisions = (ownerships, reports);
+        self.blocked = self.ownership.blocked().collect();
+        published.view = Arc::clone(&self.view);
+        published.view_known = self.view_known;
+        published.settled = self.ownership.is_settled();
+        published.blocked =
+            self.blocked.iter().map(|(node, why)| (node.clone(), self.explain(*why))).collect();
+        self.driver.metrics.conflicts(published.reports.conflicts.len());
+        self.driver.metrics.counted(self.counts, self.ownership.peers_alive(), self.blocked.len());
+        self.driver.metrics.owned_groups.set(i64::try_from(published.owned.len()).unwrap_or(i64::MAX));
+        self.driver.published.send_replace(published);
+    }
+
+    /// Says on which links no packet socket could be opened: this node is no candidate for what needs them.
+    pub(super) fn publish_closed(&self) {
+        let closed = self.ports.closed();
+        self.driver.closed.send_if_modified(|known| {
+            let changed = *known != closed;
+            *known = closed;
+            changed
+        });
+    }
+
+    fn explain(&self, why: ownership::Blocked) -> String {
+        match why {
+            ownership::Blocked::Wire => "it answers on the wire".into(),
+            ownership::Blocked::HeardBy(id) => match self.ownership.name_of(id) {
+                Some(name) => format!("the speaker of {name} hears it"),
+                None => "another speaker hears it".into(),
+            },
+            ownership::Blocked::NeverHeard => "its pod is ready".into(),
+        }
+    }
+}
