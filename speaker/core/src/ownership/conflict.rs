@@ -245,6 +245,11 @@ impl Ownership {
         }
     }
 
+    /// Whether the kernel of a node is known to answer for addresses that its speaker does not claim.
+    pub(super) fn is_kernel_confirmed(&self, node: NodeId) -> bool {
+        self.kernels.values().any(|kernel| kernel.confirmed && kernel.node == node)
+    }
+
     /// The nodes whose kernels answer for addresses of this node.
     pub fn kernels(&self) -> BTreeSet<NodeName> {
         let confirmed = self.kernels.values().filter(|kernel| kernel.confirmed);

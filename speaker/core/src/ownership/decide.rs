@@ -166,6 +166,11 @@ impl Ownership {
             let successor = successor.map(|s| s.id).filter(|_| !self.withholds(group));
             return Next::Event(Event::Unwanted { successor });
         }
+        let regrouped = self.groups.get(&id).and_then(|state| state.regrouped);
+        if let Some(until) = regrouped.and_then(|at| at.checked_add(REFUSAL)).filter(|until| now < *until) {
+            // A successor whose view is late would announce addresses with it that are in another group now.
+            return Next::Wait(Some(until));
+        }
         let willing = successor.filter(|successor| !successor.refused).map(|successor| successor.id);
         let came = self.groups.get(&id).and_then(|state| state.came).filter(|came| now < came.until);
         if let Some(came) = came.filter(|came| willing == Some(came.from)) {

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
-use super::peers::Liveness;
+use super::peers::{Liveness, Peer};
 use super::phase::{Cause, Event, Phase};
-use super::{ASKED_AT_ONCE, Added, Detection, Output, Ownership};
+use super::{ASKED_AT_ONCE, Added, Detection, Output, Ownership, REFUSAL};
 use crate::beacon::{NodeId, Stake};
 use crate::responder::Plan;
 use crate::view::{Group, GroupId, View};
@@ -172,10 +172,10 @@ impl Ownership {
         claimed.any(|(_, since)| recently(*since)) && self.liveness(now, node) == Liveness::Alive
     }
 
-    /// Whether a group that is asked about is left to a speaker that is heard and answers for an address of
-    /// it: one of the two views is late, and in that speaker's the address is in another group, which it
-    /// claims. After a while it is its kernel that answers.
-    pub(super) fn is_in_another_group_of(
+    /// Whether a group that is asked about is left to a speaker that is heard, does not claim it, and answers for
+    /// an address of it all the same: one of the two views may be late, and in that speaker's the address may be in
+    /// another group. After a while it can only be its kernel that answers.
+    pub(super) fn may_be_in_another_group_of(
         &mut self,
         now: Instant,
         id: GroupId,
@@ -185,10 +185,28 @@ impl Ownership {
         if self.has_still(now, node, address) {
             return true;
         }
-        let late = self.claims_unknown(node) && self.liveness(now, node) == Liveness::Alive;
-        let Some(state) = self.groups.get_mut(&id).filter(|_| late) else { return false };
-        let since = *state.left_since.get_or_insert(now);
-        now.saturating_duration_since(since) < LEFT_TO_OTHERS
+        let agrees = |peer: &Peer| peer.agrees && !peer.claims.contains_key(&id);
+        let unclaimed = self.claims_unknown(node) || self.peers.get(&node).is_some_and(agrees);
+        let limit = self.left_at_most(node);
+        let heard = self.liveness(now, node) == Liveness::Alive;
+        let Some(state) = self.groups.get_mut(&id).filter(|_| unclaimed && heard) else { return false };
+        // Whoever goes on answering is asked again much sooner than that.
+        let recent = |since: &Instant| now.saturating_duration_since(*since) < LEFT_TO_OTHERS * 2;
+        let since = *state.left_since.insert(state.left_since.filter(recent).unwrap_or(now));
+        now.saturating_duration_since(since) < limit
+    }
+
+    /// For how long an address is left to a speaker that does not claim it and answers for it: a group that is not
+    /// known here may have it. Otherwise only the view of that speaker can be ahead of this node's; where its kernel
+    /// is known to answer, that is no sign of it.
+    fn left_at_most(&self, node: NodeId) -> Duration {
+        if self.claims_unknown(node) {
+            LEFT_TO_OTHERS
+        } else if self.is_kernel_confirmed(node) {
+            Duration::ZERO
+        } else {
+            REFUSAL
+        }
     }
 
     /// Whether a speaker claims a group that this node does not know: nobody here can tell which addresses
@@ -197,9 +215,13 @@ impl Ownership {
         self.claimed_unknown.range((node, LOWEST)..).next().is_some_and(|(of, _)| *of == node)
     }
 
-    /// The group is left to a speaker whose view is late, for a moment.
-    pub(super) fn ask_again_soon(&mut self, now: Instant, id: GroupId) {
+    /// The group is left to a speaker whose view differs, for a moment; for longer if nothing but its answer says so.
+    pub(super) fn leave_for_a_moment(&mut self, now: Instant, id: GroupId, node: NodeId, address: IpAddr) {
+        let differs = self.claims_unknown(node) || self.has_still(now, node, address);
         self.apply(now, id, Event::Taken);
+        if !differs {
+            return;
+        }
         let soon = now.checked_add(self.settings.interval).unwrap_or(now);
         if let Some(state) = self.groups.get_mut(&id) {
             state.refused_no_longer_than(soon);
@@ -210,16 +232,24 @@ impl Ownership {
     /// speaker does not say that it has the address, or that takes too long.
     pub(super) fn is_left_to(&mut self, now: Instant, node: NodeId, address: IpAddr) -> bool {
         let Some(peer) = self.peers.get(&node) else { return false };
-        let claims = !peer.agrees
-            || peer.claims.contains_key(&address)
-            || self.claims_unknown(node)
-            || self.has_still(now, node, address);
-        let Some(added) = self.added.get_mut(&address).filter(|_| claims) else { return false };
-        if now.saturating_duration_since(added.since) >= LEFT_TO_OTHERS {
+        let claims = !peer.agrees || peer.claims.contains_key(&address) || self.has_still(now, node, address);
+        let limit = if claims { LEFT_TO_OTHERS } else { self.left_at_most(node) };
+        let Some(added) = self.added.get_mut(&address) else { return false };
+        if now.saturating_duration_since(added.since) >= limit {
             return false;
         }
         self.ask_added_at = added.ask_again(now, self.ask_added_at);
         true
+    }
+
+    /// A speaker that is heard asks about an address that came to an owned group: it has it in another group, so
+    /// intents do not decide who goes first. This node asks again later, as long as views may differ.
+    pub(super) fn defer_added(&mut self, now: Instant, address: IpAddr) {
+        let recent = |added: &&mut Added| now.saturating_duration_since(added.since) < LEFT_TO_OTHERS;
+        if let Some(added) = self.added.get_mut(&address).filter(recent) {
+            self.ask_added_at = added.ask_again(now, self.ask_added_at);
+            self.outputs.push_back(Output::CancelProbe(address));
+        }
     }
 
     /// Asks again about the addresses that came to owned groups and that others had.

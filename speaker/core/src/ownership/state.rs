@@ -48,8 +48,10 @@ pub(super) struct State {
     pub(super) unasked: bool,
     /// Who handed it to this node.
     pub(super) came: Option<Came>,
-    /// Since when it is left to a speaker that answers for an address of it and claims a group that this node
-    /// does not know; until this node owns it or another is heard that does.
+    /// When its addresses last changed: to others they may not have changed yet.
+    pub(super) regrouped: Option<Instant>,
+    /// Since when it is left to a speaker that answers for an address of it without a claim to it; until this node
+    /// owns it or another is heard that does.
     pub(super) left_since: Option<Instant>,
     /// The highest epoch that was seen.
     pub(super) highest: u64,

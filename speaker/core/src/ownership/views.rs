@@ -57,6 +57,9 @@ impl Ownership {
             if let Some((_, epoch)) = &group.last {
                 state.highest = state.highest.max(remembered(*epoch));
             }
+            if old.is_some_and(|old| old.addresses != group.addresses) {
+                state.regrouped = Some(now);
+            }
             if state.lives.as_ref().is_some_and(|node| !group.admits(node)) {
                 state.refused_no_longer_than(now);
             }

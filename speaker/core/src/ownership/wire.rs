@@ -156,6 +156,9 @@ impl Ownership {
         let Some(id) = self.asked_group(address) else {
             let found = self.scope_of(address).filter(|_| self.added.contains_key(&address));
             match speaker {
+                Some(node) if sighting.probing && self.liveness(now, node) == Liveness::Alive => {
+                    return self.defer_added(now, address);
+                }
                 // It is the stranger that was asked for, not who asks for the address too.
                 _ if sighting.probing => return,
                 None => self.note_conflict(now, sighting, found),
@@ -184,8 +187,8 @@ impl Ownership {
                 }
                 return;
             }
-            Some(node) if self.is_in_another_group_of(now, id, node, address) => {
-                return self.ask_again_soon(now, id);
+            Some(node) if self.may_be_in_another_group_of(now, id, node, address) => {
+                return self.leave_for_a_moment(now, id, node, address);
             }
             Some(node)
                 if !self.answers_by_its_kernel(now, id, node) && !self.answers_as_bystander(id, node) =>

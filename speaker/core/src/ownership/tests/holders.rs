@@ -5,6 +5,7 @@ use super::super::*;
 use super::strangers::{Bench, STRANGER, probes};
 use super::world::{INTERVAL, World, address, group, mac, name};
 use crate::beacon::{Body, Flags, Message};
+use crate::responder::Sighting;
 use crate::view::{Candidate, Candidates, Group, Holder, Tier};
 
 impl Bench {
@@ -111,6 +112,12 @@ fn requirement_3_a_kernel_that_answers_for_an_address_on_none_of_its_links_is_re
     bench.hear(1);
     bench.hear(2);
     bench.feed(Input::Answered(bench.seen(mac(1), false)));
+    assert!(!bench.announced, "the address could be in another group in that speaker's view");
+    for sequence in 3..=13 {
+        bench.pass(INTERVAL);
+        bench.hear(sequence);
+    }
+    bench.feed(Input::Answered(bench.seen(mac(1), false)));
     assert!(bench.announced && bench.speaker.conflicts().is_empty());
     assert!(bench.speaker.kernels().is_empty(), "it could be a claim that was not heard of yet");
     assert_eq!(probes(&bench.pass(Duration::from_secs(1))), 1);
@@ -122,6 +129,24 @@ fn requirement_3_a_kernel_that_answers_for_an_address_on_none_of_its_links_is_re
     assert_eq!(probes(&bench.pass(Duration::from_secs(60))), 1);
     bench.feed(Input::Unanswered(group(1)));
     assert!(bench.speaker.kernels().is_empty() && bench.announced);
+}
+
+/// The other speaker has it in another group, that this node knows, as its view is ahead of this one's.
+#[test]
+fn requirement_9_an_address_that_two_speakers_ask_about_for_different_groups_is_not_announced_by_both() {
+    let mut bench = Bench::owning(Detection::Enforce);
+    bench.hear(1);
+    bench.hear(2);
+    assert_eq!(probes(&bench.add()), 1);
+    let second = bench.speaker.added().into_iter().next().unwrap();
+    let asks = |bench: &Bench, probing| Sighting { address: second, ..bench.seen(mac(1), probing) };
+    assert_eq!(bench.feed(Input::Answered(asks(&bench, true))), [Output::CancelProbe(second)]);
+    assert_eq!(probes(&bench.pass(Duration::from_millis(50))), 1, "asked again");
+    bench.feed(Input::Answered(asks(&bench, false)));
+    assert!(!bench.speaker.is_announced(second));
+    bench.pass(Duration::from_millis(50));
+    bench.feed(Input::Unanswered(second));
+    assert!(bench.speaker.is_announced(second));
 }
 
 #[test]

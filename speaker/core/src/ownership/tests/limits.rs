@@ -409,7 +409,7 @@ fn requirement_9_an_address_is_left_to_a_speaker_that_answers_and_claims_a_group
     // This view was late, and is no longer.
     let mut desk = left();
     desk.feed(Input::View(Arc::new(view(&[0, 1], &[0], &groups, BALANCED))));
-    desk.live(&[(1, claims)], INTERVAL * 2);
+    desk.live(&[(1, claims)], REFUSAL);
     desk.feed(Input::Answered(frame_of(1, group(1))));
     assert!(desk.owns(group(1)));
 }
