@@ -19,9 +19,9 @@ use serde_json::Value;
 /// Where `kubectl apply` keeps a copy of the object.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
-/// An object of a list or of a watch: decoded, or what is known of it.
+/// An object of a list or of a watch: decoded, or what is known of it. `WHOLE`: with what no process but the operator reads.
 #[derive(Clone, Debug)]
-pub struct Lenient<K>(pub Result<K, Box<Undecoded>>);
+pub struct Lenient<K, const WHOLE: bool = false>(pub Result<K, Box<Undecoded>>);
 
 /// An object that cannot be decoded.
 #[derive(Clone, Debug)]
@@ -32,10 +32,13 @@ pub struct Undecoded {
     pub reason: String,
 }
 
-impl<'de, K: DeserializeOwned> Deserialize<'de> for Lenient<K> {
+impl<'de, K: DeserializeOwned, const WHOLE: bool> Deserialize<'de> for Lenient<K, WHOLE> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut object = Value::deserialize(deserializer)?;
-        let metadata = trim(&mut object);
+        if !WHOLE {
+            trim(&mut object);
+        }
+        let metadata = identity(&object);
         Ok(Self(serde_path_to_error::deserialize(object).map_err(|error| {
             let reason = describe(&error.path().to_string(), &error.inner().to_string());
             Box::new(Undecoded { metadata, reason })
@@ -43,14 +46,18 @@ impl<'de, K: DeserializeOwned> Deserialize<'de> for Lenient<K> {
     }
 }
 
-/// Drops what nobody reads, and returns what identifies the object.
-fn trim(object: &mut Value) -> ObjectMeta {
-    let Some(Value::Object(metadata)) = object.get_mut("metadata") else { return ObjectMeta::default() };
+/// Drops what nobody reads.
+fn trim(object: &mut Value) {
+    let Some(Value::Object(metadata)) = object.get_mut("metadata") else { return };
     metadata.remove("managedFields");
     if let Some(Value::Object(annotations)) = metadata.get_mut("annotations") {
         annotations.remove(LAST_APPLIED);
     }
-    let text = |field: &str| metadata.get(field).and_then(Value::as_str).map(ToOwned::to_owned);
+}
+
+/// What identifies the object.
+fn identity(object: &Value) -> ObjectMeta {
+    let text = |field: &str| object["metadata"][field].as_str().map(ToOwned::to_owned);
     ObjectMeta {
         name: text("name"),
         namespace: text("namespace"),
@@ -75,7 +82,7 @@ fn describe(path: &str, message: &str) -> String {
     if path == "." { message } else { format!("{path}: {message}") }
 }
 
-impl<K: Resource> Resource for Lenient<K> {
+impl<K: Resource, const WHOLE: bool> Resource for Lenient<K, WHOLE> {
     type DynamicType = K::DynamicType;
     /// So that an [`Api`] of any scope can be made of it.
     type Scope = DynamicResourceScope;
@@ -106,10 +113,14 @@ impl<K: Resource> Resource for Lenient<K> {
 }
 
 /// `api`, by `client`, with each object decoded alone.
-pub fn lenient<K: Resource<DynamicType = ()>>(api: &Api<K>, client: Client) -> Api<Lenient<K>> {
+pub fn lenient<K: Resource, const WHOLE: bool>(
+    api: &Api<K>,
+    dynamic: &K::DynamicType,
+    client: Client,
+) -> Api<Lenient<K, WHOLE>> {
     match api.namespace() {
-        Some(namespace) => Api::namespaced_with(client, namespace, &()),
-        None => Api::all_with(client, &()),
+        Some(namespace) => Api::namespaced_with(client, namespace, dynamic),
+        None => Api::all_with(client, dynamic),
     }
 }
 

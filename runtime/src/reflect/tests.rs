@@ -190,14 +190,14 @@ fn an_object_that_cannot_be_decoded_any_more_stays_as_it_was() {
     use crate::decode::Undecoded;
     let (store, mut writer) = reflector::store::<Service>();
     let good = |name: &str| {
-        Lenient::<Service>(Ok(serde_json::from_value(json!({"metadata": {"name": name}})).unwrap()))
+        Lenient::<Service, false>(Ok(serde_json::from_value(json!({"metadata": {"name": name}})).unwrap()))
     };
     let bad = |name: &str| {
         let metadata = ObjectMeta { name: Some(name.into()), ..ObjectMeta::default() };
         Lenient(Err(Box::new(Undecoded { metadata, reason: "missing field `x`".into() })))
     };
     let mut names_after = |event| {
-        if let Some(event) = decoded(event, &store) {
+        if let Some(event) = decoded(event, &store, &()) {
             writer.apply_watcher_event(&event);
         }
         let mut names: Vec<_> =
@@ -213,6 +213,64 @@ fn an_object_that_cannot_be_decoded_any_more_stays_as_it_was() {
     }
     assert_eq!(names_after(Event::InitDone), ["a"]);
     assert_eq!(names_after(Event::Delete(bad("a"))), Vec::<String>::new());
+}
+
+#[test]
+fn only_the_answer_that_there_is_no_such_kind_says_that_it_is_not_defined() {
+    use kube::core::Status;
+    let answer = |code| kube::Error::Api(Box::new(Status { code, ..Status::default() }));
+    assert!(is_undefined(&watcher::Error::InitialListFailed(answer(404))));
+    assert!(!is_undefined(&watcher::Error::InitialListFailed(answer(403))));
+    assert!(!is_undefined(&watcher::Error::InitialListFailed(answer(500))));
+    assert!(!is_undefined(&watcher::Error::NoResourceVersion));
+}
+
+#[tokio::test(start_paused = true)]
+async fn requirement_6_a_mirror_of_whole_objects_reports_its_failures_and_what_it_cannot_decode_until_it_ends()
+ {
+    let fails = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let refuse = Arc::clone(&fails);
+    let client = client(move |request| {
+        let refuse = refuse.load(Ordering::Relaxed);
+        async move {
+            if is_watch(&request) {
+                return std::future::pending().await;
+            }
+            let managed = json!([{"manager": "kubectl", "operation": "Update", "apiVersion": "v1"}]);
+            let good = json!({"metadata": {"name": "good", "namespace": "ns", "managedFields": managed}});
+            let bad = json!({"metadata": {"name": "bad", "namespace": "ns", "generation": "secret"}});
+            Ok(if refuse { refused(403) } else { list(&json!([good, bad])) })
+        }
+    });
+    let (tasks, stop, listed) = (Tasks::new(), CancellationToken::new(), Arc::new(Notify::new()));
+    let resource = ApiResource::erase::<Service>(&());
+    let api = Api::all_with(client, &resource);
+    let notify = Arc::clone(&listed);
+    let heard = move |heard| {
+        if heard == Heard::Listed {
+            notify.notify_one();
+        }
+    };
+    let config = watcher::Config::default;
+    let (store, keep_up) = mirror(tasks.watches(), &api, resource.clone(), config(), stop.clone(), heard);
+    let keep_up = tokio::spawn(keep_up);
+    let mut watches = tasks.watches().subscribe();
+    watches.wait_for(|watches| watches[0].failure.is_some()).await.unwrap();
+    fails.store(false, Ordering::Relaxed);
+    listed.notified().await;
+    let object = store.state().remove(0);
+    assert_eq!(object.metadata.managed_fields.as_ref().map(Vec::len), Some(1), "as the API has it");
+    assert_eq!(object.types.as_ref().map(|types| types.kind.as_str()), Some("Service"));
+    let reported = watches.borrow()[0].clone();
+    let reasons: Vec<String> =
+        reported.undecodable.iter().map(|(name, why)| format!("{name}: {why}")).collect();
+    assert_eq!((reported.kind.as_str(), reported.failure.is_none(), reasons.len()), ("Service", true, 1));
+    assert!(reasons[0].starts_with("ns/bad: ") && !reasons[0].contains("secret"), "{reasons:?}");
+    stop.cancel();
+    keep_up.await.unwrap();
+    assert!(watches.borrow()[0].undecodable.is_empty(), "a watch that has ended reports nothing");
+    let _next = mirror(tasks.watches(), &api, resource, config(), CancellationToken::new(), |_| {});
+    assert_eq!(watches.borrow().len(), 1, "the next one takes its place");
 }
 
 #[tokio::test(start_paused = true)]
