@@ -10,6 +10,9 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+mod degraded;
+mod two_writers;
+
 use crate::api::Api;
 use crate::fake::{CONFIG_MAP, Fake, SPEAKER, STACK, path, policy_path};
 use crate::metrics::Metrics;
@@ -216,6 +219,27 @@ async fn a_slip_in_the_config_map_changes_nothing_in_the_cluster() {
     assert_eq!(rig.fake.names("ipaddresspools"), Vec::<String>::new(), "said explicitly");
 }
 
+#[tokio::test(start_paused = true)]
+async fn requirement_1_a_mistyped_name_of_the_config_map_takes_nothing_away_and_its_deletion_does() {
+    let mut rig = imported().await;
+    for mistyped in [json!({"name": "confg"}), json!({"key": "confg"})] {
+        respec(&mut rig, json!({"legacyConfigMap": mistyped})).await;
+        rig = Rig::on(rig.fake.clone()).await;
+        assert_eq!(rig.fake.names("ipaddresspools"), ["default", "extra"], "{mistyped}");
+        assert_eq!(rig.fake.names("l2advertisements"), ["default", "extra"], "{mistyped}");
+        let degraded = rig.condition("Degraded");
+        assert!(
+            degraded.starts_with("True InvalidConfiguration") && degraded.contains("confg"),
+            "{degraded}"
+        );
+    }
+    respec(&mut rig, json!({})).await;
+    assert!(!rig.condition("Degraded").contains("InvalidConfiguration"), "{}", rig.condition("Degraded"));
+    rig.fake.delete(CONFIG_MAP);
+    rig.settle().await;
+    assert_eq!(rig.fake.names("ipaddresspools"), Vec::<String>::new());
+}
+
 fn inline(pools: &Value) -> Value {
     json!({"addressPools": pools})
 }
@@ -316,28 +340,6 @@ async fn an_object_of_somebody_else_is_not_asked_for_at_every_look() {
     }
     let asked = rig.fake.take_gets().iter().filter(|path| path.ends_with("/lan")).count();
     assert!(asked <= 6, "{asked} times in 20 looks");
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_status_of_the_stack_is_not_fought_over() {
-    let mut rig = Rig::new(json!({})).await;
-    let other =
-        json!({"manager": "other-operator", "operation": "Apply", "subresource": "status", "fieldsV1": {}});
-    let mut writes = 0;
-    for _ in 0..200 {
-        rig.fake.edit(STACK, &other, |stack| stack["status"]["version"] = json!("9.9.9"));
-        let _ = tokio::time::timeout(Duration::from_secs(1), rig.changed.notified()).await;
-        rig.fake.take_writes();
-        rig.reconciler.reconcile().await;
-        writes += rig.fake.take_writes().iter().filter(|write| write.ends_with("/default/status")).count();
-    }
-    assert!(writes <= 4, "{writes} writes in two hundred looks");
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    let notes = rig.fake.notes();
-    assert!(
-        notes.iter().any(|note| note.contains("is written by other-operator again and again")),
-        "{notes:?}"
-    );
 }
 
 #[tokio::test(start_paused = true)]

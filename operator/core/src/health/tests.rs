@@ -33,6 +33,7 @@ fn observed<'a>(
         kept: &[],
         definitions: &[],
         applied,
+        obstacles: &[],
         leaving: &[],
         controller,
         speaker,
