@@ -49,7 +49,7 @@ pub(crate) async fn release(
                 Ok(written) => {
                     record.repaired(now);
                     record.wrote(written);
-                    done.push(Released { by, key });
+                    done.push(Released { key, by });
                 }
                 // It has changed or is gone, and the mirror will say so.
                 Err(error) if error.is_outdated() || error.is_not_found() => {}

@@ -197,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_object_of_a_users_own_goes_with_the_namespace() {
+    fn requirement_9_no_object_of_a_users_own_goes_with_the_namespace() {
         let kinds: Vec<String> = contents().into_iter().map(|resource| resource.kind).collect();
         let own = Kind::ALL.iter().filter(|kind| kind.is_namespaced() && **kind != Kind::Secret);
         let workloads = ["Pod", "StatefulSet", "ReplicaSet", "ReplicationController", "Job", "CronJob"];

@@ -126,7 +126,7 @@ fn spec_of(rig: &Rig, at: &str) -> Value {
 
 /// Case 05 of the review: the migration guide's way from the ConfigMap to objects.
 #[tokio::test(start_paused = true)]
-async fn imported_objects_that_a_user_applies_are_the_users_and_outlive_their_source() {
+async fn requirement_2_imported_objects_that_a_user_applies_are_the_users_and_outlive_their_source() {
     let mut rig = imported().await;
     let converted = |pool: &str| json!({"ipAddressPools": [pool]});
     for name in ["default", "extra"] {
@@ -158,7 +158,7 @@ async fn imported_objects_that_a_user_applies_are_the_users_and_outlive_their_so
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_imported_pool_that_a_user_edits_keeps_the_edit_and_goes_on_being_advertised() {
+async fn requirement_2_an_imported_pool_that_a_user_edits_keeps_the_edit_and_goes_on_being_advertised() {
     let mut rig = imported().await;
     let (pool, edited) =
         (path("ipaddresspools", "default"), json!({"addresses": ["172.30.0.200-172.30.0.219"]}));
@@ -175,7 +175,7 @@ async fn an_imported_pool_that_a_user_edits_keeps_the_edit_and_goes_on_being_adv
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_user_takes_over_outlives_the_stack() {
+async fn requirement_2_what_a_user_takes_over_outlives_the_stack() {
     let mut rig = imported().await;
     let pool = path("ipaddresspools", "default");
     rig.client_side_apply(&pool, &spec_of(&rig, &pool));
@@ -191,7 +191,7 @@ async fn what_a_user_takes_over_outlives_the_stack() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slip_in_the_config_map_changes_nothing_in_the_cluster() {
+async fn requirement_1_a_slip_in_the_config_map_changes_nothing_in_the_cluster() {
     let mut rig = imported().await;
     for slip in [
         "adress-pools: []\n",
@@ -343,7 +343,7 @@ async fn an_object_of_somebody_else_is_not_asked_for_at_every_look() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_object_that_cannot_be_deleted_holds_the_stack_no_longer_than_its_time() {
+async fn requirement_9_an_object_that_cannot_be_deleted_holds_the_stack_no_longer_than_its_time() {
     let mut rig = imported().await;
     let refused = path("ipaddresspools", "default");
     rig.fake.refuse(format!("DELETE {refused}"), 500, "failed calling webhook: service not found");
@@ -371,7 +371,7 @@ async fn an_object_that_cannot_be_deleted_holds_the_stack_no_longer_than_its_tim
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_api_server_prunes_from_the_status_is_not_written_again() {
+async fn requirement_3_what_the_api_server_prunes_from_the_status_is_not_written_again() {
     let fake = Fake::default();
     fake.edit(STACK, &Value::Null, |stack| stack["spec"] = json!({}));
     fake.prune_status();

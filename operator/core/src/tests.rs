@@ -222,7 +222,7 @@ fn in_namespace(kind: Kind, name: &str) -> Key {
 }
 
 #[test]
-fn a_slip_in_the_old_config_map_takes_nothing_away_that_was_imported_before() {
+fn requirement_1_a_slip_in_the_old_config_map_takes_nothing_away_that_was_imported_before() {
     let pool = "name: a\n  protocol: layer2\n  addresses: [10.0.0.0/24]\n";
     let imported = [
         in_namespace(Kind::IpAddressPool, "a"),
