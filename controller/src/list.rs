@@ -84,7 +84,7 @@ where
         let mut listed = Vec::new();
         let version = for_each(client, namespace, |object: Lenient<K>| {
             let version = object.0.as_ref().ok().map(|object| version(object.meta()));
-            listed.push(Listed { object: reference(object.meta()), version });
+            listed.push(Listed { object: reference(object.meta(), ()), version });
         });
         let version = version.await?;
         for _ in 0..LOOKS {

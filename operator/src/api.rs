@@ -1,7 +1,9 @@
 //! Every call of the operator: bounded in time, and written only while this process leads.
 
 use crds::names::{OPERATOR, STACK};
+use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{Event, Pod};
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{
     Api as KubeApi, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Preconditions,
     PropagationPolicy,
@@ -11,12 +13,13 @@ use kube::{Client, ResourceExt as _};
 use render::{Key, Kind};
 use runtime::client::{CallError, bounded};
 use runtime::lease::Leadership;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::stack::stack_resource;
 
 /// How many pods, or events, a page of a list has.
-const PODS: u32 = 500;
+const PAGE: u32 = 500;
 
 /// Why a call was not made, or failed.
 #[derive(Debug, thiserror::Error)]
@@ -200,15 +203,26 @@ impl Api {
         labels: &str,
         extract: impl Fn(&Pod) -> Option<T>,
     ) -> Result<Vec<T>, Error> {
-        let api: KubeApi<Pod> = KubeApi::namespaced(self.client.clone(), namespace);
-        let mut params = ListParams::default().labels(labels).limit(PODS);
         let mut extracted = Vec::new();
+        let params = ListParams::default().labels(labels);
+        self.each(namespace, params, |pod: Pod| extracted.extend(extract(&pod))).await?;
+        Ok(extracted)
+    }
+
+    /// Hands every object of a list to `take`. No more than a page of them is held.
+    async fn each<K>(&self, namespace: &str, params: ListParams, mut take: impl FnMut(K)) -> Result<(), Error>
+    where
+        K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+        K: Clone + DeserializeOwned + std::fmt::Debug,
+    {
+        let api: KubeApi<K> = KubeApi::namespaced(self.client.clone(), namespace);
+        let mut params = params.limit(PAGE);
         loop {
             let page = bounded(api.list(&params)).await?;
-            extracted.extend(page.items.iter().filter_map(&extract));
+            page.items.into_iter().for_each(&mut take);
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => params.continue_token = Some(token),
-                None => return Ok(extracted),
+                None => return Ok(()),
             }
         }
     }
@@ -219,15 +233,18 @@ impl Api {
         namespace: &str,
         name: &str,
     ) -> Result<Option<String>, Error> {
-        let api: KubeApi<Event> = KubeApi::namespaced(self.client.clone(), namespace);
         let fields = format!("involvedObject.kind=DaemonSet,involvedObject.name={name},reason=FailedCreate");
-        let params = ListParams::default().fields(&fields).limit(PODS);
-        let events = bounded(api.list(&params)).await?.items;
-        let last = events.into_iter().max_by_key(|event| {
-            let last = event.last_timestamp.as_ref().map(|time| time.0);
-            last.or_else(|| event.metadata.creation_timestamp.as_ref().map(|time| time.0))
-        });
-        Ok(last.and_then(|event| event.message))
+        let mut last: Option<(Option<Timestamp>, Option<String>)> = None;
+        self.each(namespace, ListParams::default().fields(&fields), |event: Event| {
+            let at = event.series.and_then(|series| Some(series.last_observed_time?.0));
+            let at = at.or(event.last_timestamp.map(|time| time.0)).or(event.event_time.map(|time| time.0));
+            let at = at.or(event.metadata.creation_timestamp.map(|time| time.0));
+            if last.as_ref().is_none_or(|(newest, _)| at >= *newest) {
+                last = Some((at, event.message));
+            }
+        })
+        .await?;
+        Ok(last.and_then(|(_, message)| message))
     }
 
     /// All of a resource in `namespace`.
@@ -291,5 +308,6 @@ impl Api {
     }
 }
 
-type CustomResourceDefinition =
+/// As the API has it.
+pub(crate) type CustomResourceDefinition =
     k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;

@@ -3,14 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crds::InventoryEntry;
-use crds::names::OPERATOR;
 use kube::ResourceExt as _;
 use kube::api::DynamicObject;
 use render::drift::{Drift, drift, mended, rewritten};
 use render::health::{Applied, Outcome, Workload, entry};
 use render::ownership::{is_labelled, is_operators, maker, taken_over_by};
-use render::{Key, Kind, Manifests, Object, POD_SECURITY, ValidatedStack};
-use serde_json::{Map, Value, json};
+use render::{Key, Kind, Manifests, Object, ValidatedStack};
+use serde_json::Value;
 
 use crate::api::{Api, Error};
 use crate::memory::{Found, Memory, Record, Verdict};
@@ -155,19 +154,13 @@ impl Applier<'_> {
             return Ok((Outcome::Retained(why), ours));
         }
         let live = self.live(key, record).await?;
-        let Some(live) = live else {
-            let made = self.api.apply(key, &desired, true).await?;
-            self.deeds.push(Deed::Made(key.clone()));
-            record.rewritten = rewritten(&desired, &json_of(&made));
-            record.wrote(made.clone());
-            return Ok((Outcome::AsRendered, Some(made)));
-        };
+        let Some(live) = live else { return self.make(key, record, &desired).await };
         if live.metadata.deletion_timestamp.is_some() {
             return Ok((Outcome::Waiting("it is being deleted, and will be made anew".to_owned()), None));
         }
         if !self.is_ours(object, key, &live) {
             record.is_of_another(&live, Instant::now());
-            return self.foreign(object, &live, taken.is_some()).await;
+            return Ok((self.foreign(object, record, &live, taken.is_some()).await?, None));
         }
         let seen = json_of(&live);
         let drift = drift(&desired, &seen, key.kind.extent()).without(&record.rewritten, &seen);
@@ -184,6 +177,29 @@ impl Applier<'_> {
             return Ok((Outcome::Waiting(why), Some(live)));
         }
         self.mend(key, record, &desired, &live, &drift).await
+    }
+
+    /// Makes what is missing, unless somebody deletes it again and again.
+    async fn make(
+        &mut self,
+        key: &Key,
+        record: &mut Record,
+        desired: &Value,
+    ) -> Result<(Outcome, Option<DynamicObject>)> {
+        let (deleted, now) = (record.has_existed(), Instant::now());
+        if deleted && record.judge_deletion(now) == Verdict::Yield {
+            let text = "somebody deletes it again and again; it is made anew ten minutes after that: stop what deletes \
+                        it (who does is in the audit log of the API server only)";
+            return Ok((Outcome::Contested(text.to_owned()), None));
+        }
+        let made = self.api.apply(key, desired, true).await?;
+        self.deeds.push(Deed::Made(key.clone()));
+        record.rewritten = rewritten(desired, &json_of(&made));
+        record.wrote(made.clone());
+        if deleted {
+            record.remade(now);
+        }
+        Ok((Outcome::AsRendered, Some(made)))
     }
 
     /// Changes what differs, unless somebody else insists on it.
@@ -208,11 +224,14 @@ impl Applier<'_> {
             return Ok((Outcome::Contested(text), Some(live.clone())));
         }
         tracing::info!(object = %key, fields, by = culprits, "differs from what is rendered");
-        if !drift.foreign.is_empty() {
+        let patched = !drift.foreign.is_empty();
+        if patched {
             // One change brings everything right, what an apply would leave included; the apply that follows
             // changes nothing more but makes the fields ours again.
             match self.api.change(key, &seen, &mended(desired, &seen)).await {
-                Ok(_) => {}
+                // It counts also if the apply fails.
+                Ok(_) if tampered => record.repaired(Instant::now()),
+                Ok(_) => record.brought_about(),
                 Err(error) if error.is_outdated() => {
                     return Ok((Outcome::Waiting("it is changing right now".to_owned()), Some(live.clone())));
                 }
@@ -226,7 +245,9 @@ impl Applier<'_> {
         if !changed {
             tracing::info!(object = %key, fields, "is as an admission webhook makes it of what is rendered");
         } else if tampered {
-            record.repaired(Instant::now());
+            if !patched {
+                record.repaired(Instant::now());
+            }
             self.metrics.repaired(key.kind);
             self.deeds.push(Deed::Repaired(key.clone(), culprits));
         } else {
@@ -268,14 +289,15 @@ impl Applier<'_> {
         is_operators(&live, known) && !is_users
     }
 
-    /// An object that somebody else made, or has taken over, is not touched. The namespace is a guest's: it only gets the
-    /// labels without which no speaker could run, where it has none. `blocks`: for its sake its pool is not made.
+    /// An object that somebody else made, or has taken over, is not touched; only the namespace gets labels.
+    /// `blocks`: for its sake its pool is not made.
     async fn foreign(
-        &self,
+        &mut self,
         object: &Object,
+        record: &mut Record,
         live: &DynamicObject,
         blocks: bool,
-    ) -> Result<(Outcome, Option<DynamicObject>)> {
+    ) -> Result<Outcome> {
         let key = object.key();
         let is_of_import = object.imported_from().is_some();
         if is_of_import && (key.kind == Kind::IpAddressPool || !blocks) {
@@ -284,39 +306,15 @@ impl Applier<'_> {
                  take its entry out there",
                 maker(&json_of(live))
             );
-            return Ok((Outcome::Retained(text), None));
+            return Ok(Outcome::Retained(text));
         }
-        if key.kind != Kind::Namespace {
-            let text = format!(
-                "exists, made by {}, and is not touched: remove or rename it, and the stack's own takes its place",
-                maker(&json_of(live))
-            );
-            return Ok((Outcome::Foreign(text), None));
+        if key.kind == Kind::Namespace {
+            return self.label_namespace(&key, record, live).await;
         }
-        let ours = owned_labels(live);
-        let wanted = |(label, value): (&'static str, &'static str)| {
-            let free = !live.labels().contains_key(label) || ours.contains(&label.to_owned());
-            free.then(|| (label.to_owned(), Value::from(value)))
-        };
-        let labels: Map<String, Value> = POD_SECURITY.into_iter().filter_map(wanted).collect();
-        let missing = labels
-            .iter()
-            .any(|(label, value)| live.labels().get(label).map(String::as_str) != value.as_str());
-        if missing {
-            self.api.apply(&key, &namespace_labels(&key.name, &labels), false).await?;
-        }
-        let enforce = live.labels().get(ENFORCE).map(String::as_str);
-        match enforce {
-            None | Some("privileged") => Ok((Outcome::AsRendered, None)),
-            Some(level) => {
-                let text = format!(
-                    "enforces pod security level {level:?}, under which no speaker can run: \
-                     kubectl label namespace {} {ENFORCE}=privileged --overwrite",
-                    key.name
-                );
-                Ok((Outcome::Foreign(text), None))
-            }
-        }
+        Ok(Outcome::Foreign(format!(
+            "exists, made by {}, and is not touched: remove or rename it, and the stack's own takes its place",
+            maker(&json_of(live))
+        )))
     }
 }
 
@@ -342,23 +340,6 @@ impl Names {
     fn is_known(&self, pool: &str) -> bool {
         self.taken.contains_key(pool) || self.in_place.contains(pool)
     }
-}
-
-const ENFORCE: &str = "pod-security.kubernetes.io/enforce";
-
-/// What is applied to a namespace that is not ours.
-pub(crate) fn namespace_labels(name: &str, labels: &Map<String, Value>) -> Value {
-    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
-}
-
-/// Labels of `live` that the operator applied.
-pub(crate) fn owned_labels(live: &DynamicObject) -> Vec<String> {
-    let entries = live.managed_fields().iter().filter(|entry| {
-        entry.manager.as_deref() == Some(OPERATOR) && entry.operation.as_deref() == Some("Apply")
-    });
-    let labels =
-        entries.filter_map(|entry| entry.fields_v1.as_ref()?.0["f:metadata"]["f:labels"].as_object());
-    labels.flat_map(Map::keys).filter_map(|key| Some(key.strip_prefix("f:")?.to_owned())).collect()
 }
 
 /// Why nothing can be made in the namespace now, if so.

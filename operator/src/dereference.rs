@@ -97,6 +97,8 @@ async fn legacy(caches: &mut Caches, namespace: &str, from: &LegacyConfigMap) ->
     let known = [(CONFIG_MAP, caches.knows_config_map()), (ADDRESS_POOL, caches.knows_address_pools())];
     let mut sources = Sources {
         config_map,
+        named: from.name.clone(),
+        imported_config_maps: caches.imported_config_maps(),
         unknown: known.into_iter().filter(|(_, known)| !known).map(|(source, _)| source).collect(),
         imported: caches.imported(&[CONFIG_MAP, ADDRESS_POOL]),
         ..Sources::default()

@@ -25,7 +25,7 @@ struct State {
     writes: Vec<String>,
     gets: Vec<String>,
     notes: Vec<String>,
-    /// Writes that fail, with status code and message.
+    /// Calls that fail, with status code and message.
     refused: BTreeMap<String, (u16, String)>,
     /// Images are rewritten, as a registry mirror's webhook does.
     mirror: bool,
@@ -51,6 +51,7 @@ pub(crate) fn policy_path(name: &str) -> String {
 
 pub(crate) const STACK: &str = "/apis/lbstack.dev/v1alpha1/loadbalancerstacks/default";
 pub(crate) const CONFIG_MAP: &str = "/api/v1/namespaces/metallb-system/configmaps/config";
+pub(crate) const NAMESPACE: &str = "/api/v1/namespaces/metallb-system";
 pub(crate) const SPEAKER: &str = "/apis/apps/v1/namespaces/metallb-system/daemonsets/speaker";
 
 impl Fake {
@@ -103,9 +104,14 @@ impl Fake {
         self.changed.notify_waiters();
     }
 
-    /// A write, as `DELETE path`, fails from now on.
-    pub(crate) fn refuse(&self, write: String, code: u16, message: &str) {
-        self.state().refused.insert(write, (code, message.to_owned()));
+    /// A call, as `DELETE path`, fails from now on.
+    pub(crate) fn refuse(&self, call: String, code: u16, message: &str) {
+        self.state().refused.insert(call, (code, message.to_owned()));
+    }
+
+    /// Where each object is.
+    pub(crate) fn paths(&self) -> Vec<String> {
+        self.state().objects.keys().cloned().collect()
     }
 
     pub(crate) fn allow_everything(&self) {
@@ -208,6 +214,10 @@ impl State {
         kind: &str,
         body: Value,
     ) -> Answer {
+        let call = format!("{method} {path}");
+        if let Some((code, message)) = self.refused.get(&call) {
+            return Err((*code, message.clone()));
+        }
         if let Some(name) = path.strip_prefix("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/") {
             return definition(name).ok_or((404, "not found".to_owned()));
         }
@@ -218,11 +228,7 @@ impl State {
             self.notes.push(body["message"].as_str().unwrap_or_default().to_owned());
             return Ok(body);
         }
-        let write = format!("{method} {path}");
-        if let Some((code, message)) = self.refused.get(&write) {
-            return Err((*code, message.clone()));
-        }
-        self.writes.push(write);
+        self.writes.push(call);
         if *method == Method::DELETE {
             return self.asked_to_delete(path, &body["preconditions"]);
         }

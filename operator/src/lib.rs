@@ -11,8 +11,10 @@ mod definitions;
 mod dereference;
 #[cfg(test)]
 mod fake;
+mod guest;
 mod memory;
 mod metrics;
+mod pacing;
 mod prune;
 mod reconcile;
 mod release;
@@ -87,12 +89,13 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 
     let changed = Arc::new(Notify::new());
     let caches = Caches::start(&mut tasks, &client, &shutdown, &changed);
+    tasks.watches().register(&mut registry);
     let lease = lease(&namespace, pod_name.as_deref());
     let heartbeat = Heartbeat::new("work", LONGEST_RECONCILIATION);
     // One that stands by is ready too: there is nothing that it would have to wait for.
     let readiness = Readiness::new();
     readiness.supervise(heartbeat.clone());
-    let candidate = Candidate::new(std::future::ready(()), heartbeat.clone());
+    let candidate = Candidate::new(caches.ready(), heartbeat.clone());
     let leadership = Leadership::campaign(&mut tasks, &client, lease, candidate, shutdown.clone());
     let events = Events::start(&mut tasks, client.clone(), OPERATOR, pod_name, shutdown.clone());
     let rivals = rivals::report(client.clone(), leadership.clone(), events.clone(), namespace);

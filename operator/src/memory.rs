@@ -1,6 +1,6 @@
 //! What the operator remembers of each object between two looks at it. Lost with the process, and not missed.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use kube::ResourceExt as _;
@@ -9,9 +9,8 @@ use render::Key;
 use serde_json::Value;
 use tokio::time::Instant;
 
-/// Three reverts by somebody else within this time, and the operator stops changing the object back.
-const WINDOW: Duration = Duration::from_mins(10);
-const REVERTS: usize = 3;
+use crate::pacing::Reversals;
+
 /// How long to wait after a first failure, and at most.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LAST_RETRY: Duration = Duration::from_mins(2);
@@ -28,7 +27,11 @@ pub(crate) struct Record {
     /// Whether that was brought about once: a difference after that is somebody else's doing.
     achieved: bool,
     /// When it was last changed back.
-    repairs: VecDeque<Instant>,
+    repairs: Reversals,
+    /// Whether it existed once as it was wanted then: if it is missing after that, somebody has deleted it.
+    existed: bool,
+    /// When it was last made anew, after somebody had deleted it.
+    remakes: Reversals,
     /// Somebody else insists: left alone until it is as wanted again, or something else is wanted.
     given_up: bool,
     failures: u32,
@@ -98,7 +101,7 @@ impl Record {
         self.foreign = None;
         self.sightings = 0;
         self.written = Some(object);
-        self.achieved = true;
+        (self.achieved, self.existed) = (true, true);
         self.failures = 0;
         self.last_failure = None;
     }
@@ -106,7 +109,14 @@ impl Record {
     /// `desired` is wanted now. A change of mind starts afresh: earlier quarrels and failures are forgotten.
     pub(crate) fn want(&mut self, desired: &Value) {
         if self.desired != *desired {
-            *self = Self { written: self.written.take(), desired: desired.clone(), ..Self::default() };
+            // Who deletes an object does so whatever is wanted of it.
+            *self = Self {
+                written: self.written.take(),
+                desired: desired.clone(),
+                existed: self.existed,
+                remakes: std::mem::take(&mut self.remakes),
+                ..Self::default()
+            };
         }
     }
 
@@ -117,21 +127,49 @@ impl Record {
 
     /// Asked when the object differs although it was as wanted before: whether to change it back.
     pub(crate) fn judge(&mut self, now: Instant) -> Verdict {
-        while self.repairs.front().is_some_and(|then| now.duration_since(*then) >= WINDOW) {
-            self.repairs.pop_front();
-        }
-        self.given_up |= self.repairs.len() >= REVERTS;
+        self.given_up |= self.repairs.left_alone(now).is_some();
         if self.given_up { Verdict::Yield } else { Verdict::Repair }
     }
 
     /// The object was changed back. An attempt that failed does not count: nobody reverted it.
     pub(crate) fn repaired(&mut self, now: Instant) {
-        self.repairs.push_back(now);
+        self.repairs.answered(now);
+    }
+
+    /// For how long it is not changed at all, since somebody reverses that; none: it may be.
+    pub(crate) fn left_alone(&mut self, now: Instant) -> Option<Duration> {
+        self.repairs.left_alone(now)
+    }
+
+    /// Whether it has been deleted, if it is missing.
+    pub(crate) fn has_existed(&self) -> bool {
+        self.existed
+    }
+
+    /// Asked when the object is missing although it existed before: whether to make it anew. Who deletes an object
+    /// leaves nothing that would show when it has stopped, so this is asked again after a while.
+    pub(crate) fn judge_deletion(&mut self, now: Instant) -> Verdict {
+        if self.remakes.left_alone(now).is_some() { Verdict::Yield } else { Verdict::Repair }
+    }
+
+    /// The object was made anew.
+    pub(crate) fn remade(&mut self, now: Instant) {
+        self.remakes.answered(now);
+    }
+
+    /// Whether nobody has reversed what was written lately, and no attempt has failed: there is nothing to remember.
+    pub(crate) fn is_undisputed(&mut self, now: Instant) -> bool {
+        self.repairs.is_empty(now) && self.remakes.is_empty(now) && self.is_held(now).is_none()
+    }
+
+    /// What is wanted was brought about, by part of a change of which the rest may still fail.
+    pub(crate) fn brought_about(&mut self) {
+        self.achieved = true;
     }
 
     /// The object is as wanted.
     pub(crate) fn settled(&mut self) {
-        self.achieved = true;
+        (self.achieved, self.existed) = (true, true);
         self.given_up = false;
         self.failures = 0;
         self.last_failure = None;

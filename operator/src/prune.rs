@@ -6,8 +6,8 @@ use crds::InventoryEntry;
 use crds::names::LABEL_IMPORTED_FROM;
 use kube::ResourceExt as _;
 use kube::api::DynamicObject;
-use render::health::entry;
-use render::ownership::{is_imported, is_labelled, is_operators, maker, taken_over_by};
+use render::health::{Obstacle, Outcome, entry};
+use render::ownership::{is_imported, is_labelled, is_operators, last_writer, maker, taken_over_by};
 use render::retention::{may_advertise, pools};
 use render::{Key, Kind};
 use serde_json::Value;
@@ -31,20 +31,24 @@ pub(crate) struct Made {
     pub(crate) live: Value,
 }
 
+/// What the operator made.
+#[derive(Default)]
+pub(crate) struct Inventory {
+    /// In the order to remove it.
+    pub(crate) made: Vec<Made>,
+    /// What may exist, and cannot be read: each with the reason.
+    pub(crate) unread: Vec<(InventoryEntry, String)>,
+}
+
 /// Everything that the operator made for the stack `uid` and that exists: what is mirrored with it as owner,
-/// and what the inventory names, if it still carries our label and the UID that it had. In the order to remove it.
-pub(crate) async fn made(
-    api: &Api,
-    caches: &Caches,
-    uid: &str,
-    inventory: &[InventoryEntry],
-) -> Result<Vec<Made>, Error> {
-    let mut found = Vec::new();
+/// and what the inventory names, if it still carries our label and the UID that it had.
+pub(crate) async fn made(api: &Api, caches: &Caches, uid: &str, inventory: &[InventoryEntry]) -> Inventory {
+    let mut found = Inventory::default();
     let mut known: BTreeSet<Key> = BTreeSet::new();
     for (key, object) in caches.owned_by(uid) {
         if known.insert(key.clone()) {
             let listed = object.uid().is_some_and(|uid| inventory.contains(&entry(&key, &uid)));
-            found.extend(of(key, &object, listed));
+            found.made.extend(of(key, &object, listed));
         }
     }
     for listed in inventory {
@@ -55,13 +59,22 @@ pub(crate) async fn made(
         }
         let object = match caches.get(&key) {
             Seen::There(object) => Some((*object).clone()),
-            Seen::NotThere => api.get(&key).await?,
+            Seen::NotThere => match api.get(&key).await {
+                Ok(object) => object,
+                Err(error) => {
+                    tracing::warn!(object = %key, %error, "cannot be read, and is taken to be as it was");
+                    found.unread.push((listed.clone(), error.explain()));
+                    continue;
+                }
+            },
         };
         let same = object.filter(|object| object.uid().as_deref() == Some(listed.uid.as_str()));
-        found.extend(same.and_then(|object| of(key, &object, true)));
+        found.made.extend(same.and_then(|object| of(key, &object, true)));
     }
-    found.sort_by(|a, b| (a.key.kind.removal_order(), &a.key).cmp(&(b.key.kind.removal_order(), &b.key)));
-    Ok(found)
+    found
+        .made
+        .sort_by(|a, b| (a.key.kind.removal_order(), &a.key).cmp(&(b.key.kind.removal_order(), &b.key)));
+    found
 }
 
 fn of(key: Key, object: &DynamicObject, listed: bool) -> Option<Made> {
@@ -85,14 +98,18 @@ pub(crate) struct Pruned {
     pub(crate) removed: Vec<Key>,
     /// Left to their users instead.
     pub(crate) released: Vec<Released>,
+    /// Left alone, since somebody makes them anew again and again.
+    pub(crate) contested: Vec<InventoryEntry>,
+    /// The same for the status.
+    pub(crate) obstacles: Vec<Obstacle>,
 }
 
 /// What it takes to remove objects.
 pub(crate) struct Pruner<'a> {
     pub(crate) api: &'a Api,
     pub(crate) caches: &'a Caches,
-    /// Deletions that were refused, and when to try again.
-    pub(crate) refused: &'a mut Memory,
+    /// What was deleted before, or could not be.
+    pub(crate) memory: &'a mut Memory,
     /// The UID of the stack.
     pub(crate) stack: &'a str,
 }
@@ -101,30 +118,42 @@ impl Pruner<'_> {
     /// Removes all of `made`, in order.
     pub(crate) async fn all(&mut self, made: &[Made]) -> Result<Pruned, Error> {
         let mut pruned = Pruned::default();
-        self.refused.retain(|key, _| made.iter().any(|made| made.key == *key));
+        let now = Instant::now();
+        self.memory
+            .retain(|key, record| made.iter().any(|made| made.key == *key) || !record.is_undisputed(now));
         let leaving: BTreeMap<&str, &Key> = made.iter().map(|made| (made.uid.as_str(), &made.key)).collect();
         for object in made {
             let Made { key, uid, leaving: asked, .. } = object;
-            let held = self.refused.get(key).is_some_and(|record| record.is_held(Instant::now()).is_some());
-            if *asked || held {
+            let record = self.memory.entry(key.clone()).or_default();
+            if *asked || record.is_held(now).is_some() {
                 pruned.leaving.push(entry(key, uid));
                 continue;
             }
+            if record.left_alone(now).is_some() {
+                pruned.contested.push(entry(key, uid));
+                pruned.obstacles.push(remade(object));
+                continue;
+            }
             match self.one(object, &leaving).await {
-                Ok(Removal::Gone) => {}
-                Ok(Removal::Asked) => {
-                    pruned.leaving.push(entry(key, uid));
-                    pruned.removed.push(key.clone());
+                Ok(removal) => {
+                    self.memory.entry(key.clone()).or_default().repaired(now);
+                    match removal {
+                        Removal::Gone => {}
+                        Removal::Asked => {
+                            pruned.leaving.push(entry(key, uid));
+                            pruned.removed.push(key.clone());
+                        }
+                        Removal::Left(by) => pruned.released.push(Released { key: key.clone(), by }),
+                    }
                 }
-                Ok(Removal::Left(by)) => pruned.released.push(Released { key: key.clone(), by }),
                 Err(error @ Error::NotLeading) => return Err(error),
                 Err(error) => {
                     pruned.leaving.push(entry(key, uid));
                     // What has changed since it was seen may be a user's by now: the next look decides.
                     if !error.is_outdated() {
                         tracing::warn!(object = %key, %error, "cannot be removed");
-                        let record = self.refused.entry(key.clone()).or_default();
-                        record.failed(error.explain(), Instant::now(), jitter());
+                        let record = self.memory.entry(key.clone()).or_default();
+                        record.failed(error.explain(), now, jitter());
                     }
                 }
             }
@@ -176,6 +205,16 @@ impl Pruner<'_> {
         }
         Ok(None)
     }
+}
+
+/// What is to be said of an object that is there again whenever it was removed.
+fn remade(made: &Made) -> Obstacle {
+    let text = format!(
+        "is no longer wanted, and {} makes it anew again and again after it was removed; it is left alone for ten \
+         minutes: stop what makes it",
+        last_writer(&made.live)
+    );
+    Obstacle { about: made.key.to_string(), outcome: Outcome::Contested(text) }
 }
 
 enum Removal {

@@ -1,5 +1,7 @@
 //! One look at the stack: a table of contents.
 
+mod report;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -9,20 +11,22 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 use kube::api::DynamicObject;
-use render::health::{Applied, Observed, Outcome, Workload};
+use render::health::{Applied, Observed, Obstacle, Outcome, Workload};
+use render::ownership::last_writer;
 use render::retention::retained;
 use render::{Fault, Key, Kind, Manifests, Object, ValidatedStack, health, render, validate};
 use runtime::events::Events;
 use serde_json::Value;
 
 use crate::api::{Api, Error};
-use crate::apply::{Applier, Deed, json_of};
+use crate::apply::{Applier, json_of};
 use crate::definitions::Definitions;
 use crate::dereference::{self, FactsError, Known};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
-use crate::prune::{Made, Pruned, Pruner, made};
-use crate::release::{Released, release};
+use crate::pacing::Reversals;
+use crate::prune::{Inventory, Made, Pruner, made};
+use crate::release::release;
 use crate::stack::{FINALIZER, Stack};
 use crate::status::{StatusWriter, Stored, TroubledPods};
 use crate::teardown::{self, Progress};
@@ -40,9 +44,6 @@ pub(crate) enum ReconcileError {
     /// A call failed that everything else depends on.
     #[error(transparent)]
     Api(#[from] Error),
-    /// The facts are not known.
-    #[error(transparent)]
-    Facts(#[from] FactsError),
 }
 
 /// What it takes to look at the stack, and what is remembered between two looks.
@@ -54,7 +55,10 @@ pub(crate) struct Reconciler {
     image: Option<String>,
     memory: Memory,
     /// What is remembered of objects that are to go.
-    refused: Memory,
+    pruned: Memory,
+    /// What is remembered of objects that are their users'.
+    released: Memory,
+    finalizer: Reversals,
     definitions: Definitions,
     known: Known,
     pods: TroubledPods,
@@ -82,7 +86,9 @@ impl Reconciler {
             metrics,
             image,
             memory: Memory::new(),
-            refused: Memory::new(),
+            pruned: Memory::new(),
+            released: Memory::new(),
+            finalizer: Reversals::default(),
             definitions: Definitions::default(),
             known: Known::default(),
             pods: TroubledPods::default(),
@@ -96,7 +102,9 @@ impl Reconciler {
     /// Forgets what may have changed while another operator led.
     pub(crate) fn begin(&mut self) {
         self.memory.clear();
-        self.refused.clear();
+        self.pruned.clear();
+        self.released.clear();
+        self.finalizer = Reversals::default();
         self.definitions = Definitions::default();
         self.known = Known::default();
         self.pods = TroubledPods::default();
@@ -153,21 +161,58 @@ impl Reconciler {
         if stack.is_leaving() {
             return self.tear_down(&stack).await;
         }
-        if !stack.has_finalizer() {
+        let obstacles = self.ensure_finalizer(&stack).await?;
+        match self.dereference_and_validate(&stack).await {
+            Ok(Ok(validated)) => self.bring_about(&stack, &validated, obstacles).await,
+            Ok(Err(faults)) => self.keep_what_runs(&stack, &faults, &obstacles).await,
+            Err(unknown) => {
+                tracing::warn!(error = %unknown, "nothing is changed");
+                let obstacle =
+                    Obstacle { about: "the stack".to_owned(), outcome: Outcome::Failed(unknown.to_string()) };
+                self.keep_what_runs(&stack, &[], &[obstacles, vec![obstacle]].concat()).await
+            }
+        }
+    }
+
+    /// Sets our finalizer, unless somebody removes it again and again. The stack is brought about without it all the same:
+    /// all that is missing then is what a deletion does beyond garbage collection.
+    async fn ensure_finalizer(&mut self, stack: &Stack) -> Result<Vec<Obstacle>, Error> {
+        if stack.has_finalizer() {
+            return Ok(Vec::new());
+        }
+        let now = Instant::now();
+        let outcome = if self.finalizer.left_alone(now).is_some() {
+            Outcome::Contested(format!(
+                "{} removes the finalizer {FINALIZER} again and again; without it a deletion of the stack leaves labels of \
+                 its namespace and ConfigurationStates behind: stop what removes it",
+                last_writer(&json_of(&stack.object))
+            ))
+        } else {
             let finalizers = [stack.object.finalizers(), &[FINALIZER.to_owned()]].concat();
-            self.written = Some(self.api.set_finalizers(&stack.object, &finalizers).await?);
-        }
-        match self.dereference_and_validate(&stack).await? {
-            Ok(validated) => self.bring_about(&stack, &validated).await,
-            Err(faults) => self.keep_what_runs(&stack, &faults).await,
-        }
+            match self.api.set_finalizers(&stack.object, &finalizers).await {
+                Ok(written) => {
+                    self.finalizer.answered(now);
+                    self.written = Some(written);
+                    return Ok(Vec::new());
+                }
+                Err(error @ Error::NotLeading) => return Err(error),
+                // The mirror will have what is newer.
+                Err(error) if error.is_outdated() => return Ok(Vec::new()),
+                Err(error) => {
+                    let text = format!("the finalizer {FINALIZER} cannot be set: {}", error.explain());
+                    tracing::warn!("{text}");
+                    Outcome::Failed(text)
+                }
+            }
+        };
+        Ok(vec![Obstacle { about: "the stack".to_owned(), outcome }])
     }
 
     /// Steps 1 and 2: what the spec points at, and whether it can be rendered.
     async fn dereference_and_validate(
         &mut self,
         stack: &Stack,
-    ) -> Result<Result<ValidatedStack, Vec<Fault>>, ReconcileError> {
+    ) -> Result<Result<ValidatedStack, Vec<Fault>>, FactsError> {
         let spec = match &stack.spec {
             Ok(spec) => spec,
             Err(fault) => return Ok(Err(vec![fault.clone()])),
@@ -183,12 +228,13 @@ impl Reconciler {
         &mut self,
         stack: &Stack,
         validated: &ValidatedStack,
+        mut obstacles: Vec<Obstacle>,
     ) -> Result<Duration, ReconcileError> {
-        let released = release(&self.api, &self.caches, &stack.uid()).await?;
-        self.report_released(stack, &released);
+        obstacles.extend(self.release(stack).await?);
         let rendered = render(validated).0;
         let wanted: BTreeSet<Key> = rendered.iter().map(Object::key).collect();
         self.memory.retain(|key, _| wanted.contains(key));
+        self.pruned.retain(|key, _| !wanted.contains(key));
         let mut applier = Applier {
             api: &self.api,
             caches: &self.caches,
@@ -201,17 +247,34 @@ impl Reconciler {
         let applied = applier.all(&rendered).await;
         let deeds = applier.deeds;
         self.tell(stack, &deeds);
-        let (kept, surplus) = self.surplus(stack, validated, &rendered, &applied).await?;
+        let (mut kept, surplus) = self.surplus(stack, validated, &rendered, &applied).await;
         let mut pruner =
-            Pruner { api: &self.api, caches: &self.caches, refused: &mut self.refused, stack: &stack.uid() };
-        let Pruned { leaving, removed, released } = pruner.all(&surplus).await?;
-        self.report_released(stack, &released);
-        for key in removed {
+            Pruner { api: &self.api, caches: &self.caches, memory: &mut self.pruned, stack: &stack.uid() };
+        let pruned = pruner.all(&surplus).await?;
+        kept.extend(pruned.contested);
+        obstacles.extend(pruned.obstacles);
+        self.report_released(stack, &pruned.released);
+        for key in pruned.removed {
             self.events.normal(&stack.reference(), "Prune", "Removed", format!("{key} is no longer wanted"));
         }
-        let validated = Some(validated);
-        let parts = Parts { applied: &applied, kept: &kept, leaving: &leaving, faults: &[], validated };
+        let (leaving, validated) = (pruned.leaving, Some(validated));
+        let parts = Parts {
+            applied: &applied,
+            obstacles: &obstacles,
+            kept: &kept,
+            leaving: &leaving,
+            faults: &[],
+            validated,
+        };
         self.conclude(stack, &parts).await
+    }
+
+    /// Leaves to their users what is theirs.
+    async fn release(&mut self, stack: &Stack) -> Result<Vec<Obstacle>, Error> {
+        let (released, obstacles) =
+            release(&self.api, &self.caches, &stack.uid(), &mut self.released).await?;
+        self.report_released(stack, &released);
+        Ok(obstacles)
     }
 
     /// What exists and is not rendered: what of it stays, and what is to be removed.
@@ -221,8 +284,9 @@ impl Reconciler {
         validated: &ValidatedStack,
         rendered: &[Object],
         applied: &Manifests<Applied>,
-    ) -> Result<(Vec<InventoryEntry>, Vec<Made>), ReconcileError> {
-        let made = made(&self.api, &self.caches, &stack.uid(), &stack.status.inventory).await?;
+    ) -> (Vec<InventoryEntry>, Vec<Made>) {
+        let inventory = &stack.status.inventory;
+        let Inventory { made, unread } = made(&self.api, &self.caches, &stack.uid(), inventory).await;
         let wanted: BTreeSet<Key> = rendered.iter().map(Object::key).collect();
         let surplus =
             made.into_iter().filter(|made| made.key.kind != Kind::Namespace && !wanted.contains(&made.key));
@@ -233,14 +297,19 @@ impl Reconciler {
         let retained = retained(&live, rendered, applied);
         let (waiting, surplus): (Vec<Made>, Vec<Made>) =
             surplus.into_iter().partition(|made| retained.contains_key(&made.key));
-        let kept = kept.iter().chain(&waiting).map(|made| health::entry(&made.key, &made.uid)).collect();
-        Ok((kept, surplus))
+        let kept = kept.iter().chain(&waiting).map(|made| health::entry(&made.key, &made.uid));
+        (kept.chain(unread.into_iter().map(|(entry, _)| entry)).collect(), surplus)
     }
 
-    /// An invalid spec changes nothing but the status.
-    async fn keep_what_runs(&mut self, stack: &Stack, faults: &[Fault]) -> Result<Duration, ReconcileError> {
-        let parts =
-            Parts { applied: &Manifests(Vec::new()), kept: &[], leaving: &[], faults, validated: None };
+    /// A spec that is invalid, or that cannot be brought about, changes nothing but the status.
+    async fn keep_what_runs(
+        &mut self,
+        stack: &Stack,
+        faults: &[Fault],
+        obstacles: &[Obstacle],
+    ) -> Result<Duration, ReconcileError> {
+        let (applied, kept) = (&Manifests(Vec::new()), &stack.status.inventory);
+        let parts = Parts { applied, obstacles, kept, leaving: &[], faults, validated: None };
         self.conclude(stack, &parts).await
     }
 
@@ -254,9 +323,9 @@ impl Reconciler {
         let speaker: Option<Value> = live(Kind::DaemonSet, SPEAKER);
         let workloads =
             (controller.as_ref().map(Workload::deployment), speaker.as_ref().map(Workload::daemon_set));
-        let pods = self.pods.look(&self.api, &namespace, workloads.0, workloads.1).await?.to_vec();
+        let pods = self.pods.look(&self.api, &namespace, workloads.0, workloads.1).await;
         let now = Instant::now();
-        let definitions = self.definitions.problems(&self.api, now).await?;
+        let definitions = self.definitions.problems(&self.api, now).await;
         let states = self.caches.states(&namespace);
         let states: Vec<ConfigurationState> =
             states.iter().filter_map(|state| serde_json::from_value(json_of(state)).ok()).collect();
@@ -267,7 +336,8 @@ impl Reconciler {
             doubts: parts.validated.map_or(&[], ValidatedStack::doubts),
             spoiled: parts.validated.is_some_and(ValidatedStack::is_spoiled),
             states: &states,
-            definitions,
+            definitions: &definitions,
+            obstacles: parts.obstacles,
             applied: parts.applied,
             kept: parts.kept,
             leaving: parts.leaving,
@@ -282,7 +352,8 @@ impl Reconciler {
         let again = self.store(stack, &status).await?;
         let settled =
             |applied: &Applied| matches!(applied.outcome, Outcome::AsRendered | Outcome::Retained(_));
-        let unsettled = !parts.applied.0.iter().all(settled) || !parts.leaving.is_empty();
+        let unsettled =
+            !parts.applied.0.iter().all(settled) || !parts.leaving.is_empty() || !parts.obstacles.is_empty();
         let soon = [self.pods.next_listing(), again, unsettled.then_some(WHILE_FAILING)];
         let next = soon.into_iter().flatten().min().unwrap_or(AT_REST);
         Ok(next.min(self.definitions.next_look(now)))
@@ -323,12 +394,12 @@ impl Reconciler {
         }
         let deadline = *self.deadline.get_or_insert_with(|| {
             tracing::info!("the stack is being deleted");
+            self.released.clear();
             Instant::now() + teardown::PATIENCE
         });
         let namespace = namespace_of(stack);
         // Garbage collection would take what still names the stack as its owner.
-        let released = release(&self.api, &self.caches, &stack.uid()).await?;
-        self.report_released(stack, &released);
+        self.release(stack).await?;
         match teardown::step(&self.api, &self.caches, stack, &namespace, deadline).await? {
             Progress::Waiting(what) => {
                 let generation = stack.object.metadata.generation;
@@ -375,62 +446,12 @@ impl Reconciler {
         }
         self.caches.forget_followed();
     }
-
-    /// Events about what was done; what belongs together is one event.
-    fn tell(&self, stack: &Stack, deeds: &[Deed]) {
-        let reference = stack.reference();
-        let list = |keys: Vec<&Key>| keys.into_iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        let made = list(deeds.iter().filter_map(Deed::made).collect());
-        if !made.is_empty() {
-            self.events.normal(&reference, "Apply", "Created", format!("made {made}"));
-        }
-        let changed = list(deeds.iter().filter_map(Deed::changed).collect());
-        if !changed.is_empty() {
-            self.events.normal(&reference, "Apply", "Updated", format!("updated {changed}"));
-        }
-        for deed in deeds {
-            if let Deed::Repaired(key, by) = deed {
-                let note = format!("{key} was changed by {by}, and is as the stack wants it again");
-                self.events.warning(&reference, "Repair", "Repaired", note);
-            }
-        }
-    }
-
-    /// Events about objects that are a user's from now on.
-    fn report_released(&self, stack: &Stack, released: &[Released]) {
-        for Released { key, by } in released {
-            let note = format!(
-                "{key} is managed by {by} and is its user's from now on: it is neither kept in step with what it was \
-                 made of nor removed with it"
-            );
-            tracing::info!(object = %key, by, "is left to its user");
-            self.events.normal(&stack.reference(), "Release", "Released", note);
-        }
-    }
-
-    /// Events about conditions that flip.
-    fn announce(&self, stack: &Stack, status: &LoadBalancerStackStatus) {
-        let reference = stack.reference();
-        for condition in &status.conditions {
-            let old = stack.status.conditions.iter().find(|old| old.type_ == condition.type_);
-            let flipped = old.is_none_or(|old| old.status != condition.status);
-            let note = || condition.message.clone();
-            match (condition.type_.as_str(), condition.status.as_str(), flipped) {
-                ("Available", "True", true) => {
-                    self.events.normal(&reference, "Reconcile", "Available", note());
-                }
-                ("Degraded", "True", true) => {
-                    self.events.warning(&reference, "Reconcile", &condition.reason, note());
-                }
-                _ => {}
-            }
-        }
-    }
 }
 
 /// What a look came to.
 struct Parts<'a> {
     applied: &'a Manifests<Applied>,
+    obstacles: &'a [Obstacle],
     kept: &'a [InventoryEntry],
     leaving: &'a [InventoryEntry],
     faults: &'a [Fault],

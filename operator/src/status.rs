@@ -1,7 +1,6 @@
 //! What is observed for the status of the stack, and how it is stored: only if it differs, and never against another
 //! writer for long.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use crds::LoadBalancerStackStatus;
@@ -14,6 +13,7 @@ use render::health::{PodTrouble, Workload, trouble};
 use tokio::time::Instant;
 
 use crate::api::{Api, Error};
+use crate::pacing::Reversals;
 use crate::stack::Stack;
 
 /// How soon pods are listed again after something has changed, and at most while nothing does: a node may be down for
@@ -27,6 +27,8 @@ const PROGRESS_DEADLINE: Duration = Duration::from_mins(10);
 #[derive(Debug, Default)]
 pub(crate) struct TroubledPods {
     found: Vec<PodTrouble>,
+    /// Why pods of the speaker cannot be created.
+    refused: Option<PodTrouble>,
     /// The workloads as last seen, and since when they have been like that.
     seen: Option<(Vec<Workload>, Instant)>,
     /// When to list again, and how long after that.
@@ -34,18 +36,19 @@ pub(crate) struct TroubledPods {
 }
 
 impl TroubledPods {
-    /// The pods that are not ready; asked for only if the workloads say that there are some.
+    /// The pods that are not ready; asked for only if the workloads say that there are some. What cannot be read is taken to
+    /// be as it was.
     pub(crate) async fn look(
         &mut self,
         api: &Api,
         namespace: &str,
         controller: Option<Workload>,
         speaker: Option<Workload>,
-    ) -> Result<&[PodTrouble], Error> {
+    ) -> Vec<PodTrouble> {
         let workloads: Vec<Workload> = [controller, speaker].into_iter().flatten().collect();
         if workloads.iter().all(Workload::is_complete) {
             *self = Self::default();
-            return Ok(&self.found);
+            return Vec::new();
         }
         let now = Instant::now();
         if self.seen.as_ref().is_none_or(|(seen, _)| *seen != workloads) {
@@ -56,17 +59,29 @@ impl TroubledPods {
         }
         let (due, wait) = self.next.unwrap_or((now, LISTED_AGAIN));
         if now >= due {
-            let mut found = api.pods(namespace, &format!("{LABEL_APP}={APP}"), trouble).await?;
-            if speaker.is_some_and(|speaker| speaker.observed && speaker.total < speaker.desired) {
-                let why = api.creation_refused(namespace, SPEAKER).await?;
-                found.extend(why.map(|why| PodTrouble::refused(SPEAKER, &why)));
+            let before = (self.found.clone(), self.refused.clone());
+            match api.pods(namespace, &format!("{LABEL_APP}={APP}"), trouble).await {
+                Ok(found) => self.found = found,
+                Err(error) => {
+                    tracing::warn!(%error, "pods cannot be listed, and are taken to be as they were");
+                }
             }
-            found.sort();
-            let wait = if found == self.found { (2 * wait).min(LISTED_AT_LEAST) } else { LISTED_AGAIN };
-            self.found = found;
+            let lacks = speaker.is_some_and(|speaker| speaker.observed && speaker.total < speaker.desired);
+            let refused = if lacks { api.creation_refused(namespace, SPEAKER).await } else { Ok(None) };
+            match refused {
+                Ok(why) => self.refused = why.map(|why| PodTrouble::refused(SPEAKER, &why)),
+                Err(error) => {
+                    tracing::warn!(%error, "why pods are missing cannot be read, and is taken to be as it was");
+                }
+            }
+            self.found.sort();
+            let same = before == (self.found.clone(), self.refused.clone());
+            let wait = if same { (2 * wait).min(LISTED_AT_LEAST) } else { LISTED_AGAIN };
             self.next = Some((now + wait, wait));
         }
-        Ok(&self.found)
+        let mut all: Vec<PodTrouble> = self.found.iter().chain(&self.refused).cloned().collect();
+        all.sort();
+        all
     }
 
     /// Whether the workloads are not complete and have come no further for too long.
@@ -82,15 +97,12 @@ impl TroubledPods {
 
 /// Two writes of the status are this far apart, whatever changes meanwhile.
 const APART: Duration = Duration::from_millis(500);
-/// After so many reversals by somebody else within this time the status is left alone.
-const WINDOW: Duration = Duration::from_mins(10);
-const REVERSALS: usize = 3;
 
 /// Stores the status of the stack.
 #[derive(Debug, Default)]
 pub(crate) struct StatusWriter {
     last: Option<Write>,
-    reversals: VecDeque<Instant>,
+    reversals: Reversals,
     reported: bool,
 }
 
@@ -133,11 +145,7 @@ impl StatusWriter {
         if reversed && self.last.as_ref().is_some_and(|last| last.stored == without_times(&stack.status)) {
             return Ok(Stored::Unchanged);
         }
-        while self.reversals.front().is_some_and(|then| now.duration_since(*then) >= WINDOW) {
-            self.reversals.pop_front();
-        }
-        if let (Some(oldest), true) = (self.reversals.front(), self.reversals.len() >= REVERSALS) {
-            let until = (*oldest + WINDOW).saturating_duration_since(now);
+        if let Some(until) = self.reversals.left_alone(now) {
             let first = !std::mem::replace(&mut self.reported, true);
             return Ok(Stored::Contested { by: other_writer(&stack.object), first, until });
         }
@@ -149,7 +157,7 @@ impl StatusWriter {
         let body = serde_json::to_value(status)?;
         let written = api.set_status(&stack.object.name_any(), &body).await?;
         if reversed {
-            self.reversals.push_back(now);
+            self.reversals.answered(now);
         }
         let stored = without_times(&Stack::read(written.clone()).status);
         self.last = Some(Write { content, stored, at: now });
@@ -229,8 +237,19 @@ mod tests {
             json!({"metadata": {"name": format!("e{second}")}, "involvedObject": {}, "message": message,
                 "lastTimestamp": format!("2026-01-01T00:00:{second:02}Z")})
         };
-        json!({"kind": "EventList", "apiVersion": "v1", "metadata": {}, "items": [
-            event(7, "pods \"speaker-a\" is forbidden: exceeded quota: compute"), event(1, "old")]})
+        // The newest one is on the last page.
+        let (next, items) = if query.contains("continue=") {
+            (
+                "",
+                json!([
+                    event(7, "pods \"speaker-a\" is forbidden: exceeded quota: compute"),
+                    event(2, "old")
+                ]),
+            )
+        } else {
+            ("500", json!([event(6, "old"), event(1, "old")]))
+        };
+        json!({"kind": "EventList", "apiVersion": "v1", "metadata": {"continue": next}, "items": items})
     }
 
     fn speaker(desired: i32, total: i32) -> Workload {
@@ -238,11 +257,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_pod_in_trouble_is_seen_wherever_it_is_in_the_list_and_pods_are_listed_less_and_less_often() {
+    async fn requirement_5_a_pod_in_trouble_is_seen_wherever_it_is_in_the_list() {
         let asked = Arc::default();
         let (api, mut pods) = (api(&asked), TroubledPods::default());
         for _ in 0..600 {
-            let found = pods.look(&api, "n", None, Some(speaker(1201, 1201))).await.unwrap();
+            let found = pods.look(&api, "n", None, Some(speaker(1201, 1201))).await;
             assert_eq!(found.len(), 1);
             assert_eq!(found[0].node.as_deref(), Some("node1200"));
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -250,18 +269,18 @@ mod tests {
         let lists = asked.lock().unwrap().len() / 3;
         assert!(lists <= 600 / 30 + 6, "{lists} lists in ten minutes in which nothing changes");
         assert!(pods.is_stalled(), "for ten minutes");
-        pods.look(&api, "n", None, Some(speaker(1201, 1200))).await.unwrap();
+        pods.look(&api, "n", None, Some(speaker(1201, 1200))).await;
         assert!(!pods.is_stalled(), "something has changed");
         let ready = Some(Workload { desired: 1, ready: 1, updated: 1, total: 1, observed: true });
-        assert!(pods.look(&api, "n", None, ready).await.unwrap().is_empty());
+        assert!(pods.look(&api, "n", None, ready).await.is_empty());
         assert_eq!(pods.next_listing(), None, "there is no need");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn why_pods_of_the_speaker_cannot_be_created_is_read_from_the_last_event() {
+    async fn requirement_5_why_pods_of_the_speaker_cannot_be_created_is_read_from_the_last_of_all_events() {
         let asked = Arc::default();
         let (api, mut pods) = (api(&asked), TroubledPods::default());
-        let found = pods.look(&api, "n", None, Some(speaker(1202, 1201))).await.unwrap();
+        let found = pods.look(&api, "n", None, Some(speaker(1202, 1201))).await;
         let refused = found.iter().find(|pod| pod.node.is_none()).unwrap();
         assert!(refused.stuck && refused.reason.contains("exceeded quota: compute"), "{refused:?}");
     }

@@ -23,8 +23,9 @@ use render::{Key, Kind};
 use serde_json::Map;
 
 use crate::api::{Api, Error, Precondition};
-use crate::apply::{json_of, namespace_labels, owned_labels};
-use crate::prune::{Made, made};
+use crate::apply::json_of;
+use crate::guest::{namespace_labels, owned_labels};
+use crate::prune::{Inventory, Made, made};
 use crate::stack::Stack;
 use crate::watch::{Caches, Seen};
 use tokio::time::Instant;
@@ -55,12 +56,7 @@ pub(crate) async fn step(
     let is_over = Instant::now() >= deadline + REST;
     let inventory = &stack.status.inventory;
     let mut left = Vec::new();
-    let mut made = match made(api, caches, &stack.uid(), inventory).await {
-        Err(error) if is_over && !matches!(error, Error::NotLeading) => {
-            return Ok(Progress::Done(vec![format!("what is left is not known: {}", error.explain())]));
-        }
-        made => made?,
-    };
+    let Inventory { mut made, unread } = made(api, caches, &stack.uid(), inventory).await;
     let workloads: Vec<&Made> = made.iter().filter(|made| made.key.kind.is_workload()).collect();
     if !workloads.is_empty() {
         let remaining = remove(api, &workloads).await?;
@@ -79,6 +75,7 @@ pub(crate) async fn step(
         };
     made.retain(|made| !made.key.kind.is_workload() && made.key.kind != Kind::Namespace);
     remaining.extend(remove(api, &made.iter().collect::<Vec<_>>()).await?);
+    remaining.extend(unread.iter().map(|(entry, why)| format!("{} {} ({why})", entry.kind, entry.name)));
     if !remaining.is_empty() && !is_over {
         return Ok(Progress::Waiting(format!("removes {}", remaining.join(", "))));
     }
@@ -200,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_object_of_a_users_own_goes_with_the_namespace() {
+    fn requirement_9_no_object_of_a_users_own_goes_with_the_namespace() {
         let kinds: Vec<String> = contents().into_iter().map(|resource| resource.kind).collect();
         let own = Kind::ALL.iter().filter(|kind| kind.is_namespaced() && **kind != Kind::Secret);
         let workloads = ["Pod", "StatefulSet", "ReplicaSet", "ReplicationController", "Job", "CronJob"];

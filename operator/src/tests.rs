@@ -10,6 +10,9 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+mod degraded;
+mod two_writers;
+
 use crate::api::Api;
 use crate::fake::{CONFIG_MAP, Fake, SPEAKER, STACK, path, policy_path};
 use crate::metrics::Metrics;
@@ -123,7 +126,7 @@ fn spec_of(rig: &Rig, at: &str) -> Value {
 
 /// Case 05 of the review: the migration guide's way from the ConfigMap to objects.
 #[tokio::test(start_paused = true)]
-async fn imported_objects_that_a_user_applies_are_the_users_and_outlive_their_source() {
+async fn requirement_2_imported_objects_that_a_user_applies_are_the_users_and_outlive_their_source() {
     let mut rig = imported().await;
     let converted = |pool: &str| json!({"ipAddressPools": [pool]});
     for name in ["default", "extra"] {
@@ -155,7 +158,7 @@ async fn imported_objects_that_a_user_applies_are_the_users_and_outlive_their_so
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_imported_pool_that_a_user_edits_keeps_the_edit_and_goes_on_being_advertised() {
+async fn requirement_2_an_imported_pool_that_a_user_edits_keeps_the_edit_and_goes_on_being_advertised() {
     let mut rig = imported().await;
     let (pool, edited) =
         (path("ipaddresspools", "default"), json!({"addresses": ["172.30.0.200-172.30.0.219"]}));
@@ -172,7 +175,7 @@ async fn an_imported_pool_that_a_user_edits_keeps_the_edit_and_goes_on_being_adv
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_user_takes_over_outlives_the_stack() {
+async fn requirement_2_what_a_user_takes_over_outlives_the_stack() {
     let mut rig = imported().await;
     let pool = path("ipaddresspools", "default");
     rig.client_side_apply(&pool, &spec_of(&rig, &pool));
@@ -188,7 +191,7 @@ async fn what_a_user_takes_over_outlives_the_stack() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slip_in_the_config_map_changes_nothing_in_the_cluster() {
+async fn requirement_1_a_slip_in_the_config_map_changes_nothing_in_the_cluster() {
     let mut rig = imported().await;
     for slip in [
         "adress-pools: []\n",
@@ -214,6 +217,27 @@ async fn a_slip_in_the_config_map_changes_nothing_in_the_cluster() {
     rig.config_map("address-pools: []\n");
     rig.settle().await;
     assert_eq!(rig.fake.names("ipaddresspools"), Vec::<String>::new(), "said explicitly");
+}
+
+#[tokio::test(start_paused = true)]
+async fn requirement_1_a_mistyped_name_of_the_config_map_takes_nothing_away_and_its_deletion_does() {
+    let mut rig = imported().await;
+    for mistyped in [json!({"name": "confg"}), json!({"key": "confg"})] {
+        respec(&mut rig, json!({"legacyConfigMap": mistyped})).await;
+        rig = Rig::on(rig.fake.clone()).await;
+        assert_eq!(rig.fake.names("ipaddresspools"), ["default", "extra"], "{mistyped}");
+        assert_eq!(rig.fake.names("l2advertisements"), ["default", "extra"], "{mistyped}");
+        let degraded = rig.condition("Degraded");
+        assert!(
+            degraded.starts_with("True InvalidConfiguration") && degraded.contains("confg"),
+            "{degraded}"
+        );
+    }
+    respec(&mut rig, json!({})).await;
+    assert!(!rig.condition("Degraded").contains("InvalidConfiguration"), "{}", rig.condition("Degraded"));
+    rig.fake.delete(CONFIG_MAP);
+    rig.settle().await;
+    assert_eq!(rig.fake.names("ipaddresspools"), Vec::<String>::new());
 }
 
 fn inline(pools: &Value) -> Value {
@@ -319,29 +343,7 @@ async fn an_object_of_somebody_else_is_not_asked_for_at_every_look() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_status_of_the_stack_is_not_fought_over() {
-    let mut rig = Rig::new(json!({})).await;
-    let other =
-        json!({"manager": "other-operator", "operation": "Apply", "subresource": "status", "fieldsV1": {}});
-    let mut writes = 0;
-    for _ in 0..200 {
-        rig.fake.edit(STACK, &other, |stack| stack["status"]["version"] = json!("9.9.9"));
-        let _ = tokio::time::timeout(Duration::from_secs(1), rig.changed.notified()).await;
-        rig.fake.take_writes();
-        rig.reconciler.reconcile().await;
-        writes += rig.fake.take_writes().iter().filter(|write| write.ends_with("/default/status")).count();
-    }
-    assert!(writes <= 4, "{writes} writes in two hundred looks");
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    let notes = rig.fake.notes();
-    assert!(
-        notes.iter().any(|note| note.contains("is written by other-operator again and again")),
-        "{notes:?}"
-    );
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_object_that_cannot_be_deleted_holds_the_stack_no_longer_than_its_time() {
+async fn requirement_9_an_object_that_cannot_be_deleted_holds_the_stack_no_longer_than_its_time() {
     let mut rig = imported().await;
     let refused = path("ipaddresspools", "default");
     rig.fake.refuse(format!("DELETE {refused}"), 500, "failed calling webhook: service not found");
@@ -369,7 +371,7 @@ async fn an_object_that_cannot_be_deleted_holds_the_stack_no_longer_than_its_tim
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_api_server_prunes_from_the_status_is_not_written_again() {
+async fn requirement_3_what_the_api_server_prunes_from_the_status_is_not_written_again() {
     let fake = Fake::default();
     fake.edit(STACK, &Value::Null, |stack| stack["spec"] = json!({}));
     fake.prune_status();

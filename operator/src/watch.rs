@@ -1,7 +1,7 @@
 //! Mirrors of the stack and of every object of it.
 //!
 //! Objects are kept as the API has them, managed fields included: who owns which field is what repair goes by.
-//! That is why this is not [`runtime::reflect`], which drops them.
+//! That is why this is [`runtime::reflect::mirror`]: [`runtime::reflect::reflect`] drops them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -10,18 +10,18 @@ use std::time::Duration;
 
 use crds::names::{BEACON_KEY_SECRET, LABEL_IMPORTED_FROM, STACK};
 use crds::{ConfigurationState, LegacyAddressPool};
-use futures::StreamExt as _;
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::{Api, DynamicObject, TypeMeta};
+use kube::api::{Api, DynamicObject};
 use kube::core::ApiResource;
-use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{ObjectRef, Store};
-use kube::runtime::watcher::{self, Event};
-use kube::runtime::{WatchStreamExt as _, watcher as watch};
+use kube::runtime::watcher;
 use kube::{Client, ResourceExt as _};
+use render::legacy::{ANNOTATION_CONFIG_MAP, CONFIG_MAP};
 use render::{Key, Kind};
+use runtime::reflect::Heard;
 use runtime::tasks::Tasks;
+use runtime::watch_status::WatchStatus;
 use tokio::sync::{Notify, watch as channel};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -60,6 +60,7 @@ pub(crate) struct Caches {
     states: Cache,
     config_map: Option<Followed>,
     namespace: Option<Followed>,
+    watches: WatchStatus,
     client: Client,
     shutdown: CancellationToken,
     changed: Arc<Notify>,
@@ -92,7 +93,8 @@ impl Caches {
     ) -> Self {
         let mut start = |resource: ApiResource, config: watcher::Config| {
             let api = Api::all_with(client.clone(), &resource);
-            let (cache, mirror) = mirror(api, resource, config, shutdown.clone(), Arc::clone(changed));
+            let (cache, mirror) =
+                mirror(tasks.watches(), &api, resource, config, shutdown.clone(), Arc::clone(changed));
             tasks.spawn("watch", async move {
                 mirror.await;
                 Ok::<(), Infallible>(())
@@ -105,6 +107,7 @@ impl Caches {
         let address_pools = start(ApiResource::erase::<LegacyAddressPool>(&()), watcher::Config::default());
         let states = start(ApiResource::erase::<ConfigurationState>(&()), watcher::Config::default());
         let (client, shutdown, changed) = (client.clone(), shutdown.clone(), Arc::clone(changed));
+        let watches = tasks.watches().clone();
         Self {
             stacks,
             owned,
@@ -112,6 +115,7 @@ impl Caches {
             states,
             config_map: None,
             namespace: None,
+            watches,
             client,
             shutdown,
             changed,
@@ -145,6 +149,18 @@ impl Caches {
             })
         };
         sources.iter().copied().filter(|source| has(source)).collect()
+    }
+
+    /// The names of the ConfigMaps from which objects were imported; an empty one where that is not known.
+    pub(crate) fn imported_config_maps(&self) -> BTreeSet<String> {
+        let configuration = self.owned.iter().filter(|(kind, _)| kind.is_configuration());
+        let objects = configuration.flat_map(|(_, cache)| cache.store.state());
+        let imported = objects
+            .filter(|object| object.labels().get(LABEL_IMPORTED_FROM).is_some_and(|from| from == CONFIG_MAP));
+        let name = |object: Arc<DynamicObject>| {
+            object.annotations().get(ANNOTATION_CONFIG_MAP).cloned().unwrap_or_default()
+        };
+        imported.map(name).collect()
     }
 
     /// The ConfigMap `name`, mirrored from the first call on; waits for the mirror to be filled. None: there is none.
@@ -204,7 +220,8 @@ impl Caches {
         };
         let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
         let stop = self.shutdown.child_token();
-        let (cache, mirror) = mirror(api, resource, config, stop.clone(), Arc::clone(&self.changed));
+        let (cache, mirror) =
+            mirror(&self.watches, &api, resource, config, stop.clone(), Arc::clone(&self.changed));
         tokio::spawn(mirror);
         Followed { namespace: namespace.map(ToOwned::to_owned), name: name.to_owned(), cache, stop }
     }
@@ -223,6 +240,18 @@ impl Caches {
     pub(crate) async fn first_lists(&self, deadline: Instant) {
         let mirrors = self.owned.values().chain([&self.stacks, &self.address_pools, &self.states]);
         let _ = tokio::time::timeout_at(deadline, join_all(mirrors.map(Cache::first_list))).await;
+    }
+
+    /// Completes once this process is able to lead: it knows which stacks there are, and, if they can be listed, all
+    /// other objects too.
+    pub(crate) fn ready(&self) -> impl Future<Output = ()> + Send + 'static {
+        let stacks = self.stacks.first_list.clone();
+        let others = self.owned.values().chain([&self.address_pools, &self.states]);
+        let others: Vec<_> = others.map(|cache| known(cache.first_list.clone())).collect();
+        async move {
+            known(stacks).await;
+            let _ = tokio::time::timeout(FIRST_LISTS, join_all(others)).await;
+        }
     }
 
     /// What the mirror has of `key`.
@@ -274,9 +303,14 @@ impl Cache {
 
     /// Waits until the first list is in, or known to be empty.
     async fn first_list(&self) {
-        // A watch that has ended (shutdown) will not tell more.
-        let _ = self.first_list.clone().wait_for(|list| *list != FirstList::Awaited).await;
+        known(self.first_list.clone()).await;
     }
+}
+
+/// Waits until the first list is in, or known to be empty.
+async fn known(mut first_list: channel::Receiver<FirstList>) {
+    // A watch that has ended (shutdown) will not tell more.
+    let _ = first_list.wait_for(|list| *list != FirstList::Awaited).await;
 }
 
 fn within(cache: &Cache, namespace: &str) -> Vec<Arc<DynamicObject>> {
@@ -285,56 +319,39 @@ fn within(cache: &Cache, namespace: &str) -> Vec<Arc<DynamicObject>> {
 
 /// A mirror, and what keeps it up.
 fn mirror(
-    api: Api<DynamicObject>,
+    status: &WatchStatus,
+    api: &Api<DynamicObject>,
     resource: ApiResource,
     config: watcher::Config,
     stop: CancellationToken,
     changed: Arc<Notify>,
 ) -> (Cache, impl Future<Output = ()> + Send + 'static) {
-    let mut writer = Writer::new(resource.clone());
     let (progress, first_list) = channel::channel(FirstList::Awaited);
-    let cache = Cache { resource: resource.clone(), store: writer.as_reader(), first_list };
-    let keep_up = async move {
-        // The items of a list do not say what they are.
-        let types = TypeMeta { api_version: resource.api_version.clone(), kind: resource.kind.clone() };
-        let events = watch(api, config)
-            .backoff(runtime::reflect::backoff())
-            .modify(move |object: &mut DynamicObject| object.types = Some(types.clone()));
-        let mut events = std::pin::pin!(events.take_until(stop.cancelled_owned()));
-        while let Some(event) = events.next().await {
-            match event {
-                Ok(event) => {
-                    writer.apply_watcher_event(&event);
-                    match event {
-                        Event::InitDone => {
-                            progress.send_replace(FirstList::In);
-                        }
-                        Event::Init | Event::InitApply(_) => continue,
-                        Event::Apply(_) | Event::Delete(_) => {}
-                    }
-                    changed.notify_one();
+    let heard = move |heard| match heard {
+        Heard::Listed => {
+            progress.send_replace(FirstList::In);
+            changed.notify_one();
+        }
+        Heard::Changed => changed.notify_one(),
+        Heard::Undefined => {
+            let awaited = |list: &mut FirstList| {
+                let first = *list == FirstList::Awaited;
+                if first {
+                    *list = FirstList::Undefined;
                 }
-                Err(error) => {
-                    tracing::warn!(kind = resource.kind, %error, "watch failed, trying again");
-                    if is_undefined(&error) && *progress.borrow() == FirstList::Awaited {
-                        progress.send_replace(FirstList::Undefined);
-                    }
-                }
-            }
+                first
+            };
+            progress.send_if_modified(awaited);
         }
     };
-    (cache, keep_up)
-}
-
-/// Whether a first list failed because the kind is not defined.
-fn is_undefined(error: &watcher::Error) -> bool {
-    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 404)
+    let (store, keep_up) = runtime::reflect::mirror(status, api, resource.clone(), config, stop, heard);
+    (Cache { resource, store, first_list }, keep_up)
 }
 
 #[cfg(test)]
 mod tests {
     use futures::FutureExt as _;
-    use kube::core::Status;
+    use kube::runtime::reflector::store::Writer;
 
     use super::*;
 
@@ -354,14 +371,5 @@ mod tests {
             assert_eq!(wait.now_or_never().is_some(), known, "{list:?}");
             assert_eq!(cache.is_filled(), filled, "{list:?}");
         }
-    }
-
-    #[test]
-    fn only_the_answer_that_there_is_no_such_kind_says_that_it_has_no_objects() {
-        let answer = |code| kube::Error::Api(Box::new(Status { code, ..Status::default() }));
-        assert!(is_undefined(&watcher::Error::InitialListFailed(answer(404))));
-        assert!(!is_undefined(&watcher::Error::InitialListFailed(answer(403))));
-        assert!(!is_undefined(&watcher::Error::InitialListFailed(answer(500))));
-        assert!(!is_undefined(&watcher::Error::NoResourceVersion));
     }
 }

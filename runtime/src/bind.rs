@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_without_ipv6_is_served_by_ipv4_and_one_without_ipv4_by_ipv6() {
+    fn requirement_8_a_host_without_ipv6_is_served_by_ipv4_and_one_without_ipv4_by_ipv6() {
         assert_eq!(without(libc::AF_INET6).unwrap(), [false]);
         assert_eq!(without(libc::AF_INET).unwrap(), [true]);
     }

@@ -30,7 +30,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// A connection whose other end is silent is probed after this time, so often, and then given up: one to a machine that
 /// lost power or is cut off ends after 11 s, and a machine that is back resets it within two. Without that, a watch at
-/// rest hears of it only when it should have ended by itself, after five minutes.
+/// rest hears of it only when it should have ended by itself, after five minutes. Through a proxy, see
+/// [`limits::THROUGH_PROXY`].
 const SILENT: Duration = Duration::from_secs(5);
 const PROBE_INTERVAL: Duration = Duration::from_secs(2);
 const PROBES: u32 = 3;
@@ -130,13 +131,13 @@ fn build(mut config: Config) -> Result<Client, ConnectError> {
     config.default_retry = false;
     let token = TokenFile::of(&mut config.auth_info)?;
     let namespace = config.default_namespace.clone();
-    let client = if config.proxy_url.is_some() {
-        // The connection is to the proxy: what is behind it, only the proxy can tell.
-        Client::try_from(config)?
+    // The connection is to the proxy: what is behind it, only the proxy can tell.
+    let (client, watches) = if config.proxy_url.is_some() {
+        (Client::try_from(config)?, Some(limits::THROUGH_PROXY))
     } else {
-        over(connector(), config)?
+        (over(connector(), config)?, None)
     };
-    Ok(limits::limited(client, token, namespace))
+    Ok(limits::limited(client, token, namespace, watches))
 }
 
 /// TCP that notices when its other end is gone.

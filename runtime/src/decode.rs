@@ -24,9 +24,9 @@ const MANAGED_FIELDS: &str = "managedFields";
 /// Where `kubectl apply` keeps a copy of the object.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
-/// An object of a list or of a watch: decoded, or what is known of it.
+/// An object of a list or of a watch: decoded, or what is known of it. `WHOLE`: with what no process but the operator reads.
 #[derive(Clone, Debug)]
-pub struct Lenient<K>(pub Result<K, Box<Undecoded>>);
+pub struct Lenient<K, const WHOLE: bool = false>(pub Result<K, Box<Undecoded>>);
 
 /// An object that cannot be decoded.
 #[derive(Clone, Debug)]
@@ -39,9 +39,10 @@ pub struct Undecoded {
     pub reason: String,
 }
 
-impl<'de, K: DeserializeOwned> Deserialize<'de> for Lenient<K> {
+impl<'de, K: DeserializeOwned, const WHOLE: bool> Deserialize<'de> for Lenient<K, WHOLE> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Sparse(object) = Sparse::deserialize(deserializer)?;
+        let object =
+            if WHOLE { Map::deserialize(deserializer)? } else { Sparse::deserialize(deserializer)?.0 };
         let undecoded = Undecoded {
             metadata: identity(&object),
             status: object.get("status").cloned().unwrap_or_default(),
@@ -105,8 +106,8 @@ fn identity(object: &Map<String, Value>) -> ObjectMeta {
 }
 
 /// The reference by which a store finds the object with this metadata.
-pub fn reference<K: Resource<DynamicType = ()>>(metadata: &ObjectMeta) -> ObjectRef<K> {
-    let mut reference = ObjectRef::new(metadata.name.as_deref().unwrap_or_default());
+pub fn reference<K: Resource>(metadata: &ObjectMeta, dynamic: K::DynamicType) -> ObjectRef<K> {
+    let mut reference = ObjectRef::new_with(metadata.name.as_deref().unwrap_or_default(), dynamic);
     reference.namespace.clone_from(&metadata.namespace);
     reference
 }
@@ -126,7 +127,7 @@ fn describe(path: &str, message: &str) -> String {
     if path == "." { message } else { format!("{path}: {message}") }
 }
 
-impl<K: Resource> Resource for Lenient<K> {
+impl<K: Resource, const WHOLE: bool> Resource for Lenient<K, WHOLE> {
     type DynamicType = K::DynamicType;
     /// So that an [`Api`] of any scope can be made of it.
     type Scope = DynamicResourceScope;
@@ -164,10 +165,14 @@ pub(crate) fn undecodable<K>(name: &str) -> Lenient<K> {
 }
 
 /// `api`, by `client`, with each object decoded alone.
-pub fn lenient<K: Resource<DynamicType = ()>>(api: &Api<K>, client: Client) -> Api<Lenient<K>> {
+pub fn lenient<K: Resource, const WHOLE: bool>(
+    api: &Api<K>,
+    dynamic: &K::DynamicType,
+    client: Client,
+) -> Api<Lenient<K, WHOLE>> {
     match api.namespace() {
-        Some(namespace) => Api::namespaced_with(client, namespace, &()),
-        None => Api::all_with(client, &()),
+        Some(namespace) => Api::namespaced_with(client, namespace, dynamic),
+        None => Api::all_with(client, dynamic),
     }
 }
 

@@ -8,13 +8,15 @@
 //! Each object is decoded alone, without what no process reads ([`decode`](crate::decode)).
 
 use std::fmt::Debug;
-use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::hash::{BuildHasher as _, Hash, Hasher as _, RandomState};
 use std::time::Duration;
 
 use axum::http::Request;
 use futures::{Stream, StreamExt as _};
-use kube::api::{Api, ObjectMeta};
+use kube::api::{Api, DynamicObject, ObjectMeta, TypeMeta};
 use kube::client::Body;
+use kube::core::ApiResource;
+use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event};
@@ -60,7 +62,7 @@ where
     tasks.spawn("watch", async move {
         let mut events = std::pin::pin!(events);
         while let Some(event) = events.next().await {
-            let Some(event) = decoded(event, &known) else { continue };
+            let Some(event) = decoded(event, &known, &()) else { continue };
             writer.apply_watcher_event(&event);
             match &event {
                 Event::Apply(object) => changed(Change::Applied(object)),
@@ -74,12 +76,80 @@ where
     store
 }
 
+/// What a [`mirror`] has heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// A list is in the store: at start, and after a watch was lost. Anything may have changed.
+    Listed,
+    /// One object has changed, or is gone.
+    Changed,
+    /// The kind is not defined, so nothing can be listed. It is asked for again.
+    Undefined,
+}
+
+/// As [`reflect`], but of a kind that only a value says, and with the objects as the API has them, managed fields included.
+///
+/// Returns the store, and what keeps it up until `shutdown`.
+pub fn mirror(
+    status: &WatchStatus,
+    api: &Api<DynamicObject>,
+    resource: ApiResource,
+    config: watcher::Config,
+    shutdown: CancellationToken,
+    mut heard: impl FnMut(Heard) + Send + 'static,
+) -> (Store<DynamicObject>, impl Future<Output = ()> + Send + 'static) {
+    let mut writer = Writer::new(resource.clone());
+    let store = writer.as_reader();
+    let attempts = attempts::<DynamicObject, true>(status, api, &resource, config, shutdown);
+    let known = store.clone();
+    let keep_up = async move {
+        // The items of a list do not say what they are.
+        let types = TypeMeta { api_version: resource.api_version.clone(), kind: resource.kind.clone() };
+        let mut attempts = std::pin::pin!(attempts);
+        while let Some(attempt) = attempts.next().await {
+            let event = match attempt {
+                Ok(event) => decoded(event, &known, &resource),
+                Err(error) => {
+                    if is_undefined(&error) {
+                        heard(Heard::Undefined);
+                    }
+                    continue;
+                }
+            };
+            let Some(event) = event.map(|event| event.modify(|object| object.types = Some(types.clone())))
+            else {
+                continue;
+            };
+            writer.apply_watcher_event(&event);
+            match event {
+                Event::InitDone => heard(Heard::Listed),
+                Event::Apply(_) | Event::Delete(_) => heard(Heard::Changed),
+                Event::Init | Event::InitApply(_) => {}
+            }
+        }
+    };
+    (store, keep_up)
+}
+
+/// Whether a list failed because the kind is not defined.
+fn is_undefined(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 404)
+}
+
 /// The event as it concerns `store`: what cannot be decoded stays as it is known. None: it concerns nothing.
-fn decoded<K>(event: Event<Lenient<K>>, store: &Store<K>) -> Option<Event<K>>
+fn decoded<K, const WHOLE: bool>(
+    event: Event<Lenient<K, WHOLE>>,
+    store: &Store<K>,
+    dynamic: &K::DynamicType,
+) -> Option<Event<K>>
 where
-    K: Resource<DynamicType = ()> + Clone + 'static,
+    K: Resource + Clone + 'static,
+    K::DynamicType: Eq + Hash + Clone,
 {
-    let known = |metadata: &ObjectMeta| store.get(&reference(metadata)).map(|object| (*object).clone());
+    let known = |metadata: &ObjectMeta| {
+        let known = store.get(&reference(metadata, dynamic.clone()));
+        known.map(|object| (*object).clone())
+    };
     Some(match event {
         Event::Init => Event::Init,
         Event::InitDone => Event::InitDone,
@@ -102,15 +172,27 @@ pub(crate) fn events<K>(
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    let mut observer = status.add(&K::kind(&()));
-    let api = lenient(&api, observed(api.clone().into_client(), observer.clone()));
+    let attempts = attempts::<K, false>(status, &api, &(), config, shutdown);
+    attempts.filter_map(|event| std::future::ready(event.ok()))
+}
+
+/// The events of a watch until `shutdown`, and its errors, both of them reported; it is tried again after a [`backoff`].
+fn attempts<K, const WHOLE: bool>(
+    status: &WatchStatus,
+    api: &Api<K>,
+    dynamic: &K::DynamicType,
+    config: watcher::Config,
+    shutdown: CancellationToken,
+) -> impl Stream<Item = Result<Event<Lenient<K, WHOLE>>, watcher::Error>> + Send + use<K, WHOLE>
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let mut observer = status.add(&K::kind(dynamic));
+    let api = lenient::<K, WHOLE>(api, dynamic, observed(api.clone().into_client(), observer.clone()));
     let events = watch(api, config).backoff(backoff()).take_until(shutdown.cancelled_owned());
-    events.filter_map(move |event| {
-        match &event {
-            Ok(event) => observer.saw(event),
-            Err(error) => observer.failed(error),
-        }
-        std::future::ready(event.ok())
+    events.inspect(move |event| match event {
+        Ok(event) => observer.saw(event),
+        Err(error) => observer.failed(error),
     })
 }
 

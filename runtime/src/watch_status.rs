@@ -33,6 +33,8 @@ pub struct OneWatch {
     pub failure: Option<Failure>,
     /// The objects that it cannot decode, and why not. They count as they were before, if they could be decoded then.
     pub undecodable: BTreeMap<ObjectName, String>,
+    /// Whether it is over. The next watch of the kind takes its place.
+    ended: bool,
 }
 
 /// A watch that fails.
@@ -64,7 +66,7 @@ impl fmt::Display for ObjectName {
 }
 
 impl WatchStatus {
-    /// What each watch reports, in the order in which they were started. The receiver is notified of changes.
+    /// What each watch reports, in the order in which they were started; one that is over reports nothing. The receiver is notified of changes.
     pub fn subscribe(&self) -> watch::Receiver<Vec<OneWatch>> {
         self.watches.subscribe()
     }
@@ -89,19 +91,20 @@ impl WatchStatus {
 
     /// A further watch.
     pub(crate) fn add(&self, kind: &str) -> Observer {
-        let watch = OneWatch { kind: kind.to_owned(), failure: None, undecodable: BTreeMap::new() };
+        let watch =
+            OneWatch { kind: kind.to_owned(), failure: None, undecodable: BTreeMap::new(), ended: false };
         let mut index = 0;
         self.watches.send_modify(|watches| {
-            index = watches.len();
-            watches.push(watch);
+            let over = watches.iter().position(|old| old.ended && old.kind == kind);
+            index = over.unwrap_or(watches.len());
+            if let Some(over) = watches.get_mut(index) {
+                *over = watch;
+            } else {
+                watches.push(watch);
+            }
         });
-        Observer {
-            kind: kind.to_owned(),
-            index,
-            status: self.clone(),
-            logged: None,
-            arriving: BTreeMap::new(),
-        }
+        let place = Arc::new(Place { index, status: self.clone() });
+        Observer { kind: kind.to_owned(), place, logged: None, arriving: BTreeMap::new() }
     }
 
     /// Changes what the watch at `index` reports; `change` says whether it did.
@@ -133,12 +136,35 @@ impl Collector for WatchStatus {
     }
 }
 
+/// Where one watch reports to, until it is over.
+#[derive(Debug)]
+struct Place {
+    index: usize,
+    status: WatchStatus,
+}
+
+impl Place {
+    fn change(&self, change: impl FnOnce(&mut OneWatch) -> bool) {
+        self.status.change(self.index, change);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.change(|watch| {
+            watch.failure = None;
+            watch.undecodable.clear();
+            watch.ended = true;
+            true
+        });
+    }
+}
+
 /// Reports of one watch.
 #[derive(Clone, Debug)]
 pub(crate) struct Observer {
     kind: String,
-    index: usize,
-    status: WatchStatus,
+    place: Arc<Place>,
     /// When a failure was logged last.
     logged: Option<Instant>,
     /// What a list that is not complete has that cannot be decoded.
@@ -148,7 +174,7 @@ pub(crate) struct Observer {
 impl Observer {
     /// The API server has answered a list, or has begun a watch.
     pub(crate) fn answered(&self) {
-        self.status.change(self.index, |watch| {
+        self.place.change(|watch| {
             let failure = watch.failure.take();
             if let Some(Failure { since, .. }) = failure.as_ref().filter(|failure| failure.logged) {
                 tracing::info!(
@@ -164,7 +190,7 @@ impl Observer {
     /// An attempt to list or to watch has failed.
     pub(crate) fn failed(&mut self, error: &watcher::Error) {
         let now = Instant::now();
-        self.status.change(self.index, |watch| {
+        self.place.change(|watch| {
             let before = watch.failure.take();
             let since = before.as_ref().map_or(now, |failure| failure.since);
             let mut logged = before.as_ref().is_some_and(|failure| failure.logged);
@@ -181,7 +207,7 @@ impl Observer {
     }
 
     /// Follows which objects cannot be decoded.
-    pub(crate) fn saw<K: kube::Resource<DynamicType = ()>>(&mut self, event: &Event<Lenient<K>>) {
+    pub(crate) fn saw<K: kube::Resource, const WHOLE: bool>(&mut self, event: &Event<Lenient<K, WHOLE>>) {
         match event {
             Event::Init => self.arriving.clear(),
             Event::InitApply(object) => {
@@ -213,7 +239,7 @@ impl Observer {
     }
 
     fn change(&self, change: impl FnOnce(&mut BTreeMap<ObjectName, String>)) {
-        self.status.change(self.index, |watch| {
+        self.place.change(|watch| {
             let before = watch.undecodable.clone();
             change(&mut watch.undecodable);
             for (name, reason) in watch.undecodable.iter().filter(|(name, why)| before.get(name) != Some(why))

@@ -1,5 +1,7 @@
 //! From what was applied and observed to the status of the stack.
 
+use std::fmt;
+
 use crds::conditions::{self, NewCondition};
 use crds::names::{CONTROLLER, SPEAKER};
 use crds::{ComponentStatus, ConfigurationState, InventoryEntry, LoadBalancerStackStatus};
@@ -43,6 +45,15 @@ pub enum Outcome {
     Failed(String),
 }
 
+/// What is in the way beside the rendered objects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Obstacle {
+    /// What it is about.
+    pub about: String,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
 impl Outcome {
     fn problem(&self) -> Option<(&'static str, &str)> {
         match self {
@@ -73,6 +84,8 @@ pub struct Observed<'a> {
     pub definitions: &'a [String],
     /// What became of each object.
     pub applied: &'a Manifests<Applied>,
+    /// What else is in the way.
+    pub obstacles: &'a [Obstacle],
     /// What is not rendered and stays all the same.
     pub kept: &'a [InventoryEntry],
     /// What is to be removed and is not gone yet.
@@ -209,16 +222,14 @@ impl Summary<'_> {
         if !self.observed.definitions.is_empty() {
             return say(true, "CRDsNotReady", joined(self.observed.definitions.iter().cloned()));
         }
-        let problems: Vec<(&str, String)> = self
-            .observed
-            .applied
-            .0
-            .iter()
-            .filter_map(|applied| {
-                let (reason, text) = applied.outcome.problem()?;
-                Some((reason, format!("{}: {text}", applied.key)))
-            })
-            .collect();
+        let problem = |about: &dyn fmt::Display, outcome: &Outcome| {
+            let (reason, text) = outcome.problem()?;
+            Some((reason, format!("{about}: {text}")))
+        };
+        let Observed { applied, obstacles, .. } = self.observed;
+        let applied = applied.0.iter().filter_map(|applied| problem(&applied.key, &applied.outcome));
+        let others = obstacles.iter().filter_map(|other| problem(&other.about, &other.outcome));
+        let problems: Vec<(&str, String)> = applied.chain(others).collect();
         if let Some((reason, _)) = problems.first() {
             return say(true, reason, joined(problems.iter().map(|(_, text)| text.clone())));
         }

@@ -22,11 +22,20 @@ pub const CONFIG_MAP: &str = "configmap";
 /// Value of [`LABEL_IMPORTED_FROM`](crds::names::LABEL_IMPORTED_FROM).
 pub const ADDRESS_POOL: &str = "addresspool";
 
+/// On every object that was imported from a ConfigMap: its name. So an import whose ConfigMap was deleted can be told from one
+/// of a stack that names another ConfigMap by now.
+pub const ANNOTATION_CONFIG_MAP: &str = "lbstack.dev/config-map";
+
 /// What there is to import.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
     /// The ConfigMap, if there is one.
     pub config_map: Option<ConfigMapText>,
+    /// The name of the ConfigMap that the stack gives.
+    pub named: String,
+    /// The names of the ConfigMaps from which existing objects were imported, as [`ANNOTATION_CONFIG_MAP`] has them; an
+    /// empty one where that is not known.
+    pub imported_config_maps: BTreeSet<String>,
     /// Every `AddressPool` in the stack's namespace.
     pub address_pools: Vec<Arc<LegacyAddressPool>>,
     /// `AddressPool`s that cannot be decoded: the name of each, and why.
@@ -49,20 +58,41 @@ pub struct ConfigMapText {
 }
 
 impl ConfigMapText {
-    /// Whether it has anything to do with MetalLB. Its name, `config`, is one that many use.
+    /// Whether any of its texts is a configuration of MetalLB, be it a wrong one. Its name, `config`, is one that many use.
     fn is_of_metallb(&self) -> bool {
-        const WORDS: [&str; 6] =
-            ["layer2", "bgp", "address-pool", "peer-address", "bfd-profile", "auto-assign"];
-        self.data.values().any(|text| {
-            let text = text.to_ascii_lowercase();
-            WORDS.iter().any(|word| text.contains(word))
-        })
+        self.data.values().any(|text| is_configuration(text))
     }
+}
+
+/// Whether `text` has keys that only MetalLB's configuration has, or entries like its pools. It may be nested once too
+/// often, under a mistyped key, or no YAML: so it is not parsed.
+fn is_configuration(text: &str) -> bool {
+    const KEYS: [&str; 5] =
+        ["address-pools", "bgp-communities", "bfd-profiles", "peer-address", "avoid-buggy-ips"];
+    let is_comment = |word: &&str| word.starts_with('#');
+    let words = text.lines().flat_map(|line| {
+        let words = line.split([' ', '\t', ',', '{', '}', '[', ']']).filter(|word| !word.is_empty());
+        words.take_while(move |word| !is_comment(word))
+    });
+    let words: Vec<&str> = words.collect();
+    let quotes = ['"', '\''];
+    let has_key = |key: &str| {
+        let mut keys = words.iter().filter_map(|word| word.strip_suffix(':'));
+        keys.any(|found| found.trim_matches(quotes) == key)
+    };
+    let is_announced = |pair: &[&str]| {
+        let protocol = pair[1].trim_matches(quotes).to_ascii_lowercase();
+        let key = pair[0].trim_end_matches(':').trim_matches(quotes);
+        key == "protocol" && matches!(protocol.as_str(), "layer2" | "bgp")
+    };
+    KEYS.into_iter().any(has_key) || has_key("addresses") && words.windows(2).any(is_announced)
 }
 
 /// What was imported, and what is to be said about it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Imported {
+    /// The name of the ConfigMap.
+    config_map: String,
     from_config_map: Converted,
     from_address_pools: Converted,
     pub(crate) faults: Vec<Fault>,
@@ -75,9 +105,12 @@ pub(crate) struct Imported {
 }
 
 pub(crate) fn import(sources: &Sources, namespace: &str) -> Imported {
-    let mut imported = Imported { stays: sources.unknown.clone(), ..Imported::default() };
+    let mut imported =
+        Imported { stays: sources.unknown.clone(), config_map: sources.named.clone(), ..Imported::default() };
     if let Some(config_map) = &sources.config_map {
         imported.config_map(config_map, namespace, sources.imported.contains(CONFIG_MAP));
+    } else {
+        imported.no_config_map(sources);
     }
     imported.address_pools(sources, namespace);
     let faulty = imported.from_config_map.faulty.iter().chain(&imported.from_address_pools.faulty);
@@ -123,6 +156,28 @@ impl Imported {
                 self.faults.push(Fault { field, value: String::new(), problem: unreadable.problem, remedy });
             }
         }
+    }
+
+    /// There is no ConfigMap of the name that the stack gives. If it was imported before, it has been deleted, and so is what
+    /// was imported from it; a name under which nothing was ever imported is an error.
+    fn no_config_map(&mut self, sources: &Sources) {
+        let Sources { named, imported_config_maps: imported, unknown, .. } = sources;
+        if unknown.contains(&CONFIG_MAP) || imported.is_empty() || imported.contains(named) {
+            return;
+        }
+        self.spoil(CONFIG_MAP);
+        let before: Vec<&str> = imported.iter().map(String::as_str).filter(|name| !name.is_empty()).collect();
+        let before = if before.is_empty() { "another ConfigMap".to_owned() } else { before.join(", ") };
+        self.faults.push(Fault {
+            field: "spec.legacyConfigMap.name".to_owned(),
+            value: named.clone(),
+            problem: format!(
+                "there is no ConfigMap of this name, and the configuration was imported from {before}"
+            ),
+            remedy: format!(
+                "correct the name, or create the ConfigMap (with address-pools: [] to remove what was imported); {STAYS}"
+            ),
+        });
     }
 
     fn address_pools(&mut self, sources: &Sources, namespace: &str) {
@@ -263,6 +318,10 @@ fn adopt<K: Resource + Into<Object>>(stack: &ValidatedStack, source: &str, objec
         own.insert(LABEL_IMPORTED_FROM.to_owned(), source.to_owned());
         own.extend(labels.into_iter().flatten());
         metadata.annotations = annotations;
+        if source == CONFIG_MAP {
+            let own = metadata.annotations.get_or_insert_default();
+            own.insert(ANNOTATION_CONFIG_MAP.to_owned(), stack.imported.config_map.clone());
+        }
         *object.meta_mut() = metadata;
         object.into()
     };

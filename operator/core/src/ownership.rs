@@ -4,8 +4,12 @@
 //! An imported object is the user's as soon as anybody but the operator manages its content: by an apply of either
 //! kind, or by an edit. From then on it is neither kept in step with its source nor removed with it.
 
+use std::collections::BTreeSet;
+
 use crds::names::{LABEL_IMPORTED_FROM, LABEL_MANAGED_BY, LABEL_PART_OF, OPERATOR, PART_OF};
 use serde_json::Value;
+
+use crate::legacy::ANNOTATION_CONFIG_MAP;
 
 /// Where `kubectl apply` keeps what was last applied.
 const LAST_APPLIED: &str = "f:kubectl.kubernetes.io/last-applied-configuration";
@@ -50,6 +54,21 @@ pub fn maker(live: &Value) -> &str {
     label.or_else(manager).unwrap_or("somebody else")
 }
 
+/// The field managers beside the operator that wrote the object last, as far as it tells: one that only removes a field
+/// leaves no trace of its own there.
+pub fn last_writer(live: &Value) -> String {
+    let others = managers(live).iter().filter(|entry| {
+        entry["manager"] != OPERATOR && entry["subresource"].as_str().unwrap_or_default().is_empty()
+    });
+    let newest = others.clone().filter_map(|entry| entry["time"].as_str()).max();
+    let last = others.filter(|entry| entry["time"].as_str() == newest);
+    let names: BTreeSet<&str> = last.filter_map(|entry| entry["manager"].as_str()).collect();
+    if names.is_empty() {
+        return "something that the managed fields do not name".to_owned();
+    }
+    names.into_iter().collect::<Vec<_>>().join(", ")
+}
+
 /// `live` without any mark of the operator: its labels, the stack with the UID `stack` as owner, and its managed fields.
 pub fn released(live: &Value, stack: &str) -> Value {
     let mut released = live.clone();
@@ -61,6 +80,9 @@ pub fn released(live: &Value, stack: &str) -> Value {
             LABEL_IMPORTED_FROM => false,
             _ => true,
         });
+    }
+    if let Some(annotations) = metadata["annotations"].as_object_mut() {
+        annotations.remove(ANNOTATION_CONFIG_MAP);
     }
     if let Some(owners) = metadata["ownerReferences"].as_array_mut() {
         owners.retain(|owner| owner["uid"] != stack);
@@ -140,6 +162,21 @@ mod tests {
         let unlabelled = json!({"metadata": {"managedFields": [ours()]}});
         assert!(is_operators(&unlabelled, true) && !is_operators(&unlabelled, false));
         assert!(is_operators(&pool(json!([])), false), "cleared managed fields tell nothing");
+    }
+
+    #[test]
+    fn who_wrote_an_object_last_is_named_and_neither_the_operator_nor_who_writes_its_status() {
+        let entry = |manager: &str, subresource: &str, time: &str| json!({"manager": manager, "operation": "Update", "subresource": subresource, "time": time});
+        let written = pool(json!([
+            entry("kubectl", "", "2026-01-01T00:00:00Z"),
+            entry("rancher", "", "2026-01-01T00:00:07Z"),
+            entry("lbstack-controller", "status", "2026-01-01T00:00:08Z"),
+            entry(OPERATOR, "", "2026-01-01T00:00:09Z"),
+        ]));
+        assert_eq!(last_writer(&written), "rancher");
+        let undated = json!([{"manager": "b"}, {"manager": "a"}, {"manager": "a"}]);
+        assert_eq!(last_writer(&pool(undated)), "a, b");
+        assert_eq!(last_writer(&pool(json!([ours()]))), "something that the managed fields do not name");
     }
 
     #[test]

@@ -222,7 +222,7 @@ fn in_namespace(kind: Kind, name: &str) -> Key {
 }
 
 #[test]
-fn a_slip_in_the_old_config_map_takes_nothing_away_that_was_imported_before() {
+fn requirement_1_a_slip_in_the_old_config_map_takes_nothing_away_that_was_imported_before() {
     let pool = "name: a\n  protocol: layer2\n  addresses: [10.0.0.0/24]\n";
     let imported = [
         in_namespace(Kind::IpAddressPool, "a"),
@@ -332,6 +332,47 @@ fn an_unrelated_config_map_of_that_name_is_nobodys_fault() {
     let pools = "address-pools:\n- {name: a, protocol: layer2, addresses: [10.0.0.0/24]}\n";
     assert!(spoiled(legacy("config.yaml", pools, false)), "only its key is wrong");
     assert!(!spoiled(legacy("config", pools, false)));
+    for unrelated in [
+        "routes:\n  bgp: true\n  layer2: no\n",
+        "# see address-pools: and peer-address: of MetalLB\nmode: bgp\n",
+        "text: the address-pool of a layer2 network has no auto-assign\npeers: [a, b]\n",
+        "listeners:\n- protocol: BGP\n  port: 179\n",
+        "{\"protocol\": \"tcp\", \"addresses\": [\"10.0.0.1\"]}",
+    ] {
+        assert!(!spoiled(legacy("config", unrelated, false)), "{unrelated:?}");
+        assert!(!spoiled(legacy("app.yaml", unrelated, false)), "{unrelated:?}");
+    }
+    for mistaken in [
+        "adress-pools:\n- name: a\n  protocol: layer2\n  addresses:\n  - 10.0.0.0/24\n",
+        "config: |\n  address-pools:\n  - name: a\n",
+        "{\"address-pools\":[{\"name\":\"a\"",
+        "peers:\n- peer-address: 10.0.0.1\n  peer-asn: none\n",
+    ] {
+        assert!(spoiled(legacy("config", mistaken, false)), "{mistaken:?}");
+    }
+}
+
+#[test]
+fn requirement_1_a_config_map_that_does_not_exist_takes_nothing_away_unless_it_was_the_one_imported() {
+    let validated = |named: &str, imported: &[&str]| {
+        let legacy = legacy::Sources {
+            named: named.to_owned(),
+            imported: BTreeSet::from([legacy::CONFIG_MAP]),
+            imported_config_maps: imported.iter().map(|&name| name.to_owned()).collect(),
+            ..legacy::Sources::default()
+        };
+        validate(&stack(json!({})), Facts { legacy, ..facts() }).unwrap()
+    };
+    let pool = in_namespace(Kind::IpAddressPool, "lan");
+    for imported in [&["config"][..], &["", "config"], &[""]] {
+        let mistyped = validated("confg", imported);
+        assert!(mistyped.is_spoiled() && mistyped.keeps(&pool, Some(legacy::CONFIG_MAP)), "{imported:?}");
+        let said = mistyped.doubts()[0].to_string();
+        assert!(said.starts_with("spec.legacyConfigMap.name \"confg\": there is no ConfigMap"), "{said}");
+    }
+    let deleted = validated("config", &["config"]);
+    assert!(!deleted.is_spoiled() && !deleted.keeps(&pool, Some(legacy::CONFIG_MAP)));
+    assert!(!validated("config", &[]).is_spoiled(), "most clusters have none");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::api::Api;
 use kube::client::Body;
 
-use super::limits::limited;
+use super::limits::{ShortWatches, THROUGH_PROXY, limited};
 use super::*;
 
 /// A file with a token, which goes with it.
@@ -32,7 +32,7 @@ impl Drop for File {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_is_read_again_every_minute_whatever_the_wall_clock_says() {
+async fn requirement_7_a_token_is_read_again_every_minute_whatever_the_wall_clock_says() {
     let file = File::new("minute", "old");
     let token = TokenFile::open(file.0.clone()).unwrap();
     file.write("new");
@@ -57,7 +57,7 @@ async fn a_token_that_is_refused_is_read_again_at_once() {
         let body = Body::from(br#"{"metadata": {"name": "ns"}}"#.to_vec());
         std::future::ready(Response::builder().status(code).body(body))
     };
-    let client = limited(Client::new(tower::service_fn(answer), "ns"), Some(token), "ns".to_owned());
+    let client = limited(Client::new(tower::service_fn(answer), "ns"), Some(token), "ns".to_owned(), None);
     let namespaces = Api::<Namespace>::all(client);
     assert!(namespaces.get("ns").await.is_err());
     assert_eq!(calls.load(Ordering::Relaxed), 1, "the same token is not sent again");
@@ -70,7 +70,7 @@ async fn a_token_that_is_refused_is_read_again_at_once() {
 #[tokio::test(start_paused = true)]
 async fn no_list_and_no_single_read_is_waited_for_without_end() {
     let hangs = |_: Request<Body>| std::future::pending::<Result<Response<Body>, kube::Error>>();
-    let client = limited(Client::new(tower::service_fn(hangs), "ns"), None, "ns".to_owned());
+    let client = limited(Client::new(tower::service_fn(hangs), "ns"), None, "ns".to_owned(), None);
     let namespaces = Api::<Namespace>::all(client);
     let minute = Duration::from_secs(60);
     let read = tokio::time::timeout(minute, namespaces.get("ns")).await.unwrap();
@@ -88,7 +88,7 @@ fn config(proxy: &str) -> Config {
 }
 
 #[test]
-fn a_proxy_of_the_environment_is_used_unless_no_proxy_covers_the_api_server() {
+fn requirement_8_a_proxy_of_the_environment_is_used_unless_no_proxy_covers_the_api_server() {
     let proxy = "http://user:pa55word@proxy.example:3128";
     let proxy_after = |https_proxy: &str, no_proxy: &str| {
         let mut config = config(proxy);
@@ -119,4 +119,45 @@ async fn a_client_with_a_proxy_is_made_and_no_error_has_its_password() {
         let error = choose_proxy(&mut config(proxy), "", "").unwrap_err();
         assert!(!format!("{error} {error:?}").contains("pa55word"), "{error:?}");
     }
+}
+
+/// A proxy that answers the first request with the beginning of a watch and is silent after that, with the connection open.
+async fn silent_proxy() -> (String, tokio::task::JoinHandle<(String, tokio::net::TcpStream)>) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let serve = async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        loop {
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                request.push(stream.read_u8().await.unwrap());
+            }
+            let request = String::from_utf8(request).unwrap();
+            if request.starts_with("CONNECT") {
+                stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+                continue;
+            }
+            let answer = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+            stream.write_all(answer).await.unwrap();
+            return (request, stream);
+        }
+    };
+    (address, tokio::spawn(serve))
+}
+
+#[tokio::test]
+async fn requirement_7_a_watch_through_a_proxy_that_goes_silent_ends() {
+    use futures::TryStreamExt as _;
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let (proxy, served) = silent_proxy().await;
+    let mut config = Config::new("http://10.0.0.1:6443".parse().unwrap());
+    config.proxy_url = Some(proxy.parse().unwrap());
+    let watches = ShortWatches { silent: Duration::from_millis(200), ..THROUGH_PROXY };
+    let client = limited(Client::try_from(config).unwrap(), None, "ns".to_owned(), Some(watches));
+    let watch = Api::<Namespace>::all(client).watch(&kube::api::WatchParams::default(), "1").await.unwrap();
+    let error = std::pin::pin!(watch).try_next().await.unwrap_err();
+    assert!(format!("{error:?}").contains("Silent"), "{error:?}");
+    let (request, _still_open) = served.await.unwrap();
+    assert!(request.contains("timeoutSeconds=5") && !request.contains("timeoutSeconds=290"), "{request}");
 }

@@ -34,7 +34,7 @@ fn client<F>(answer: impl Fn(Request<Body>) -> F + Clone + Send + Sync + 'static
 where
     F: Future<Output = Answer> + Send + 'static,
 {
-    limited(Client::new(tower::service_fn(answer), "ns"), None, "ns".to_owned())
+    limited(Client::new(tower::service_fn(answer), "ns"), None, "ns".to_owned(), None)
 }
 
 /// A watch, and what is notified when a list of it is in the store.
@@ -107,7 +107,8 @@ async fn away(how: Away) -> Answer {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_is_back_is_noticed_within_ten_seconds_however_it_was_away_and_for_however_long() {
+async fn requirement_7_a_server_that_is_back_is_noticed_within_ten_seconds_however_it_was_away_and_for_however_long()
+ {
     use Away::{NeverAnswers, RefusesConnections, Rejects, RetryAfter};
     for how in [
         Rejects(503),
@@ -161,7 +162,7 @@ async fn a_long_list_of_a_server_that_answers_is_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_object_that_cannot_be_decoded_is_reported_by_name_and_the_others_are_read() {
+async fn requirement_6_an_object_that_cannot_be_decoded_is_reported_by_name_and_the_others_are_read() {
     let client = client(|request| async move {
         if is_watch(&request) {
             return std::future::pending().await;
@@ -188,10 +189,10 @@ fn an_object_that_cannot_be_decoded_any_more_stays_as_it_was() {
     use crate::decode::undecodable as bad;
     let (store, mut writer) = reflector::store::<Service>();
     let good = |name: &str| {
-        Lenient::<Service>(Ok(serde_json::from_value(json!({"metadata": {"name": name}})).unwrap()))
+        Lenient::<Service, false>(Ok(serde_json::from_value(json!({"metadata": {"name": name}})).unwrap()))
     };
     let mut names_after = |event| {
-        if let Some(event) = decoded(event, &store) {
+        if let Some(event) = decoded(event, &store, &()) {
             writer.apply_watcher_event(&event);
         }
         let mut names: Vec<_> =
@@ -207,6 +208,64 @@ fn an_object_that_cannot_be_decoded_any_more_stays_as_it_was() {
     }
     assert_eq!(names_after(Event::InitDone), ["a"]);
     assert_eq!(names_after(Event::Delete(bad("a"))), Vec::<String>::new());
+}
+
+#[test]
+fn only_the_answer_that_there_is_no_such_kind_says_that_it_is_not_defined() {
+    use kube::core::Status;
+    let answer = |code| kube::Error::Api(Box::new(Status { code, ..Status::default() }));
+    assert!(is_undefined(&watcher::Error::InitialListFailed(answer(404))));
+    assert!(!is_undefined(&watcher::Error::InitialListFailed(answer(403))));
+    assert!(!is_undefined(&watcher::Error::InitialListFailed(answer(500))));
+    assert!(!is_undefined(&watcher::Error::NoResourceVersion));
+}
+
+#[tokio::test(start_paused = true)]
+async fn requirement_6_a_mirror_of_whole_objects_reports_its_failures_and_what_it_cannot_decode_until_it_ends()
+ {
+    let fails = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let refuse = Arc::clone(&fails);
+    let client = client(move |request| {
+        let refuse = refuse.load(Ordering::Relaxed);
+        async move {
+            if is_watch(&request) {
+                return std::future::pending().await;
+            }
+            let managed = json!([{"manager": "kubectl", "operation": "Update", "apiVersion": "v1"}]);
+            let good = json!({"metadata": {"name": "good", "namespace": "ns", "managedFields": managed}});
+            let bad = json!({"metadata": {"name": "bad", "namespace": "ns", "generation": "secret"}});
+            Ok(if refuse { refused(403) } else { list(&json!([good, bad])) })
+        }
+    });
+    let (tasks, stop, listed) = (Tasks::new(), CancellationToken::new(), Arc::new(Notify::new()));
+    let resource = ApiResource::erase::<Service>(&());
+    let api = Api::all_with(client, &resource);
+    let notify = Arc::clone(&listed);
+    let heard = move |heard| {
+        if heard == Heard::Listed {
+            notify.notify_one();
+        }
+    };
+    let config = watcher::Config::default;
+    let (store, keep_up) = mirror(tasks.watches(), &api, resource.clone(), config(), stop.clone(), heard);
+    let keep_up = tokio::spawn(keep_up);
+    let mut watches = tasks.watches().subscribe();
+    watches.wait_for(|watches| watches[0].failure.is_some()).await.unwrap();
+    fails.store(false, Ordering::Relaxed);
+    listed.notified().await;
+    let object = store.state().remove(0);
+    assert_eq!(object.metadata.managed_fields.as_ref().map(Vec::len), Some(1), "as the API has it");
+    assert_eq!(object.types.as_ref().map(|types| types.kind.as_str()), Some("Service"));
+    let reported = watches.borrow()[0].clone();
+    let reasons: Vec<String> =
+        reported.undecodable.iter().map(|(name, why)| format!("{name}: {why}")).collect();
+    assert_eq!((reported.kind.as_str(), reported.failure.is_none(), reasons.len()), ("Service", true, 1));
+    assert!(reasons[0].starts_with("ns/bad: ") && !reasons[0].contains("secret"), "{reasons:?}");
+    stop.cancel();
+    keep_up.await.unwrap();
+    assert!(watches.borrow()[0].undecodable.is_empty(), "a watch that has ended reports nothing");
+    let _next = mirror(tasks.watches(), &api, resource, config(), CancellationToken::new(), |_| {});
+    assert_eq!(watches.borrow().len(), 1, "the next one takes its place");
 }
 
 #[tokio::test(start_paused = true)]

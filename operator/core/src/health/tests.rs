@@ -33,6 +33,7 @@ fn observed<'a>(
         kept: &[],
         definitions: &[],
         applied,
+        obstacles: &[],
         leaving: &[],
         controller,
         speaker,
@@ -324,7 +325,7 @@ fn message<'a>(status: &'a LoadBalancerStackStatus, type_: &str) -> &'a str {
 }
 
 #[test]
-fn the_status_says_why_there_are_no_pods_in_the_api_servers_own_words() {
+fn requirement_5_the_status_says_why_there_are_no_pods_in_the_api_servers_own_words() {
     let why = "pods \"controller-6d4b\" is forbidden: failed quota: compute: must specify limits.memory for: controller";
     let mut controller = deployment(0);
     controller["status"]["replicas"] = json!(0);
