@@ -32,7 +32,7 @@ impl Drop for File {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_is_read_again_every_minute_whatever_the_wall_clock_says() {
+async fn requirement_7_a_token_is_read_again_every_minute_whatever_the_wall_clock_says() {
     let file = File::new("minute", "old");
     let token = TokenFile::open(file.0.clone()).unwrap();
     file.write("new");
@@ -103,7 +103,7 @@ fn a_proxy_of_the_environment_is_used_unless_no_proxy_covers_the_api_server() {
 }
 
 #[tokio::test]
-async fn a_client_with_a_proxy_is_made_and_no_error_has_its_password() {
+async fn requirement_6_a_client_with_a_proxy_is_made_and_no_error_has_its_password() {
     // The process sets it in main.
     let _ = rustls::crypto::ring::default_provider().install_default();
     for proxy in

@@ -223,7 +223,7 @@ impl Shared {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_process_that_is_not_ready_does_not_campaign() {
+async fn requirement_6_a_process_that_is_not_ready_does_not_campaign() {
     let (shared, shutdown) = (Shared::default(), CancellationToken::new());
     let (open, gate) = tokio::sync::oneshot::channel::<()>();
     let ready = async {
@@ -239,7 +239,7 @@ async fn a_process_that_is_not_ready_does_not_campaign() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_leader_whose_worker_makes_no_progress_leaves_the_lease_to_another() {
+async fn requirement_6_a_leader_whose_worker_makes_no_progress_leaves_the_lease_to_another() {
     let (shared, shutdown) = (Shared::default(), CancellationToken::new());
     let heartbeat = Heartbeat::new("worker", Duration::from_secs(15));
     let mut stuck =

@@ -62,7 +62,7 @@ fn no_pause_between_two_attempts_is_longer_than_six_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_list_that_is_rejected_is_repeated_after_longer_and_longer_pauses() {
+async fn requirement_7_a_list_that_is_rejected_is_repeated_after_longer_and_longer_pauses() {
     let lists = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&lists);
     let rejected = client(move |_| {
@@ -107,7 +107,8 @@ async fn away(how: Away) -> Answer {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_is_back_is_noticed_within_ten_seconds_however_it_was_away_and_for_however_long() {
+async fn requirement_7_a_server_that_is_back_is_noticed_within_ten_seconds_however_it_was_away_and_for_however_long()
+ {
     use Away::{NeverAnswers, RefusesConnections, Rejects, RetryAfter};
     for how in [
         Rejects(503),
@@ -161,7 +162,7 @@ async fn a_long_list_of_a_server_that_answers_is_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_object_that_cannot_be_decoded_is_reported_by_name_and_the_others_are_read() {
+async fn requirement_6_an_object_that_cannot_be_decoded_is_reported_by_name_and_the_others_are_read() {
     let client = client(|request| async move {
         if is_watch(&request) {
             return std::future::pending().await;
