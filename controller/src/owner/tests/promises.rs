@@ -137,8 +137,7 @@ async fn a_pool_gives_nothing_before_the_policies_are_known_that_were_there_befo
     term.configure();
     term.adopt(Listed::of(vec![web], 1, ""));
     let reserves = json!({"pool": "lan", "reserved": [{"addresses": "10.0.0.1"}]});
-    let mut policy: Value =
-        json!(object::<crds::PoolPolicy>("lbstack.dev/v1alpha1", "PoolPolicy", "p", reserves));
+    let mut policy: Value = json!(object::<crds::PoolPolicy>("PoolPolicy", "p", &reserves));
     policy["metadata"]["resourceVersion"] = json!("5");
     let mut lan = json!(pool("10.0.0.1-10.0.0.2"));
     lan["metadata"]["resourceVersion"] = json!("6");
@@ -172,7 +171,7 @@ async fn requirement_1_an_invalid_edit_of_a_policy_frees_no_reserved_address_and
     for invalid in invalid_policies() {
         let (owner, mut writers) = owner();
         let policy = |spec: Value| {
-            let policy: crds::PoolPolicy = object("lbstack.dev/v1alpha1", "PoolPolicy", "p", spec);
+            let policy: crds::PoolPolicy = object("PoolPolicy", "p", &spec);
             Event::Apply(policy)
         };
         writers.pools.apply_watcher_event(&Event::Apply(pool("10.0.0.1-10.0.0.9")));
@@ -236,7 +235,7 @@ async fn an_address_that_a_speaker_reports_as_held_by_a_node_is_treated_as_that_
     writers.pools.apply_watcher_event(&Event::Apply(pool("10.0.0.1-10.0.0.2")));
     let spec = json!({"address": "10.0.0.1", "mac": "02:00:00:00:00:01", "node": "node1", "interface": "eth1",
         "heldByNode": true, "announced": false});
-    let held = object("lbstack.dev/v1alpha1", "AddressConflict", "10-0-0-1", spec);
+    let held = object("AddressConflict", "10-0-0-1", &spec);
     writers.conflicts.apply_watcher_event(&Event::Apply(held));
     let mut term = Term::new(&owner, &Unsettled::default());
     term.configure();
