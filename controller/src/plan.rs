@@ -20,6 +20,7 @@ use kube::api::{Api, ListParams};
 use kube::core::NamespaceResourceScope;
 use rules::{Configuration, Finding, Objects};
 use runtime::client;
+use runtime::decode::{Lenient, lenient};
 
 use self::overlay::State;
 use crate::service;
@@ -141,11 +142,13 @@ const TEMPORARY_ATTEMPTS: usize = 5;
 /// The time between two attempts.
 const TEMPORARY_PAUSE: Duration = Duration::from_secs(1);
 
-/// Every object; none of a kind that the cluster does not know, as one with MetalLB in it lacks ours.
+/// Every object that can be decoded, with a warning about each that cannot; none of a kind that the cluster does not know,
+/// as one with MetalLB in it lacks ours.
 async fn all<K>(api: Api<K>) -> anyhow::Result<Vec<Arc<K>>>
 where
     K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
 {
+    let api = lenient(&api, api.clone().into_client());
     let call = || async { client::bounded(api.list(&ListParams::default())).await };
     let mut list = call().await;
     // Just after a definition was made, say.
@@ -160,7 +163,17 @@ where
         return Ok(Vec::new());
     }
     let list = list.with_context(|| format!("cannot list {}", K::plural(&())))?;
-    Ok(list.items.into_iter().map(Arc::new).collect())
+    Ok(list.items.into_iter().filter_map(decoded).map(Arc::new).collect())
+}
+
+/// The object; a warning if it cannot be decoded.
+fn decoded<K: kube::Resource<DynamicType = ()>>(Lenient(object): Lenient<K>) -> Option<K> {
+    object
+        .inspect_err(|undecoded| {
+            let (kind, name) = (K::kind(&()), undecoded.metadata.name.as_deref().unwrap_or_default());
+            eprintln!("warning: {kind} {name} cannot be decoded and is left out: {}", undecoded.reason);
+        })
+        .ok()
 }
 
 fn cluster(state: &State) -> Cluster {
@@ -233,4 +246,26 @@ fn report(findings: &[Finding], effects: &[Effect], all: bool) -> String {
         count(EffectKind::Keeps),
     );
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{Request, Response};
+    use kube::client::Body;
+    use serde_json::json;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn requirement_6_an_object_that_cannot_be_decoded_stops_no_plan() {
+        let answer = |_: Request<Body>| async {
+            let items = json!([{"metadata": {"name": "bad"}, "spec": 7}, {"metadata": {"name": "good"}}]);
+            let list = json!({"kind": "List", "apiVersion": "v1", "metadata": {}, "items": items});
+            Ok::<_, std::convert::Infallible>(Response::new(Body::from(list.to_string().into_bytes())))
+        };
+        let client = Client::new(tower::service_fn(answer), "shop");
+        let services: Vec<Arc<Service>> = all(Api::all(client)).await.unwrap();
+        let names: Vec<_> = services.iter().filter_map(|service| service.metadata.name.as_deref()).collect();
+        assert_eq!(names, ["good"]);
+    }
 }
