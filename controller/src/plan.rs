@@ -18,7 +18,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use kube::api::{Api, ListParams};
 use kube::core::NamespaceResourceScope;
-use rules::{Configuration, Finding, Objects};
+use rules::{Configuration, Finding, LastValid, Objects};
 use runtime::client;
 use runtime::decode::{Lenient, lenient};
 
@@ -75,7 +75,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let findings = match rules::check(&before.objects, &after.objects) {
         Ok(findings) | Err(findings) => findings,
     };
-    let effects = ipam::plan(&cluster(&before), &cluster(&after), Timestamp::now());
+    let effects = effects(&before, &after);
     print!("{}", report(&findings, &effects, args.all));
     Ok(())
 }
@@ -176,8 +176,16 @@ fn decoded<K: kube::Resource<DynamicType = ()>>(Lenient(object): Lenient<K>) -> 
         .ok()
 }
 
-fn cluster(state: &State) -> Cluster {
-    let (configuration, _) = Configuration::from_objects(&state.objects);
+/// What becomes of the Services. Of an object with an error the version before stays in force, as for a controller that has
+/// seen that.
+fn effects(before: &State, after: &State) -> Vec<Effect> {
+    let mut last_valid = LastValid::default();
+    let mut configure = |state: &State| last_valid.configure(&state.objects).0;
+    let (old, new) = (configure(before), configure(after));
+    ipam::plan(&cluster(before, old), &cluster(after, new), Timestamp::now())
+}
+
+fn cluster(state: &State, configuration: Configuration) -> Cluster {
     let (ours, others): (Vec<_>, Vec<_>) =
         state.services.iter().partition(|service| service::is_ours(service, &state.class));
     let services = ours.into_iter().map(|service| adoptee(service)).collect();
@@ -255,6 +263,32 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::fixtures;
+
+    #[test]
+    fn requirement_1_a_plan_shows_that_an_invalid_edit_takes_nothing_away() {
+        let state = |allocation: serde_json::Value| {
+            let spec = json!({"addresses": ["10.0.0.1/32"], "serviceAllocation": allocation});
+            let status = json!({"loadBalancer": {"ingress": [{"ip": "10.0.0.1"}]}});
+            State {
+                objects: Objects {
+                    pools: vec![Arc::new(fixtures::object("IPAddressPool", "lan", &json!({"spec": spec})))],
+                    namespaces: vec![Arc::new(fixtures::namespace("shop", &json!({})))],
+                    ..Objects::default()
+                },
+                services: vec![Arc::new(fixtures::service("shop", "web", &json!({"status": status})))],
+                conflicts: Vec::new(),
+                namespace: "metallb-system".into(),
+                class: String::new(),
+            }
+        };
+        for invalid in
+            [json!({"namespaces": ["shp"]}), json!({"namespaceSelectors": [{"matchLabels": {"-": "x"}}]})]
+        {
+            let effects = effects(&state(json!({"namespaces": ["shop"]})), &state(invalid));
+            assert_eq!(effects[0].kind, EffectKind::Keeps, "{effects:?}");
+        }
+    }
 
     #[tokio::test]
     async fn requirement_6_an_object_that_cannot_be_decoded_stops_no_plan() {
