@@ -16,6 +16,8 @@
 mod contention;
 mod dirty;
 mod figures;
+#[cfg(test)]
+mod fixtures;
 mod list;
 mod metrics;
 mod other_writer;

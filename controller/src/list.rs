@@ -121,10 +121,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::fixtures;
 
     fn namespace(name: &str, version: u64) -> Namespace {
-        serde_json::from_value(json!({"metadata": {"name": name, "resourceVersion": version.to_string()}}))
-            .unwrap()
+        fixtures::namespace(name, &json!({"metadata": {"resourceVersion": version.to_string()}}))
     }
 
     #[test]

@@ -37,6 +37,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::configure::Judge;
+#[cfg(test)]
+pub(crate) use self::configure::api_version;
 use self::configure::status_object;
 use self::known::Known;
 use self::services::Listed;

@@ -18,8 +18,9 @@ use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use kube::api::{Api, ListParams};
 use kube::core::NamespaceResourceScope;
-use rules::{Configuration, Finding, Objects};
+use rules::{Configuration, Finding, LastValid, Objects};
 use runtime::client;
+use runtime::decode::{Lenient, lenient};
 
 use self::overlay::State;
 use crate::service;
@@ -74,7 +75,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let findings = match rules::check(&before.objects, &after.objects) {
         Ok(findings) | Err(findings) => findings,
     };
-    let effects = ipam::plan(&cluster(&before), &cluster(&after), Timestamp::now());
+    let effects = effects(&before, &after);
     print!("{}", report(&findings, &effects, args.all));
     Ok(())
 }
@@ -141,11 +142,13 @@ const TEMPORARY_ATTEMPTS: usize = 5;
 /// The time between two attempts.
 const TEMPORARY_PAUSE: Duration = Duration::from_secs(1);
 
-/// Every object; none of a kind that the cluster does not know, as one with MetalLB in it lacks ours.
+/// Every object that can be decoded, with a warning about each that cannot; none of a kind that the cluster does not know,
+/// as one with MetalLB in it lacks ours.
 async fn all<K>(api: Api<K>) -> anyhow::Result<Vec<Arc<K>>>
 where
     K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
 {
+    let api = lenient(&api, api.clone().into_client());
     let call = || async { client::bounded(api.list(&ListParams::default())).await };
     let mut list = call().await;
     // Just after a definition was made, say.
@@ -160,11 +163,29 @@ where
         return Ok(Vec::new());
     }
     let list = list.with_context(|| format!("cannot list {}", K::plural(&())))?;
-    Ok(list.items.into_iter().map(Arc::new).collect())
+    Ok(list.items.into_iter().filter_map(decoded).map(Arc::new).collect())
 }
 
-fn cluster(state: &State) -> Cluster {
-    let (configuration, _) = Configuration::from_objects(&state.objects);
+/// The object; a warning if it cannot be decoded.
+fn decoded<K: kube::Resource<DynamicType = ()>>(Lenient(object): Lenient<K>) -> Option<K> {
+    object
+        .inspect_err(|undecoded| {
+            let (kind, name) = (K::kind(&()), undecoded.metadata.name.as_deref().unwrap_or_default());
+            eprintln!("warning: {kind} {name} cannot be decoded and is left out: {}", undecoded.reason);
+        })
+        .ok()
+}
+
+/// What becomes of the Services. Of an object with an error the version before stays in force, as for a controller that has
+/// seen that.
+fn effects(before: &State, after: &State) -> Vec<Effect> {
+    let mut last_valid = LastValid::default();
+    let mut configure = |state: &State| last_valid.configure(&state.objects).0;
+    let (old, new) = (configure(before), configure(after));
+    ipam::plan(&cluster(before, old), &cluster(after, new), Timestamp::now())
+}
+
+fn cluster(state: &State, configuration: Configuration) -> Cluster {
     let (ours, others): (Vec<_>, Vec<_>) =
         state.services.iter().partition(|service| service::is_ours(service, &state.class));
     let services = ours.into_iter().map(|service| adoptee(service)).collect();
@@ -233,4 +254,52 @@ fn report(findings: &[Finding], effects: &[Effect], all: bool) -> String {
         count(EffectKind::Keeps),
     );
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{Request, Response};
+    use kube::client::Body;
+    use serde_json::json;
+
+    use super::*;
+    use crate::fixtures;
+
+    #[test]
+    fn requirement_1_a_plan_shows_that_an_invalid_edit_takes_nothing_away() {
+        let state = |allocation: serde_json::Value| {
+            let spec = json!({"addresses": ["10.0.0.1/32"], "serviceAllocation": allocation});
+            let status = json!({"loadBalancer": {"ingress": [{"ip": "10.0.0.1"}]}});
+            State {
+                objects: Objects {
+                    pools: vec![Arc::new(fixtures::object("IPAddressPool", "lan", &json!({"spec": spec})))],
+                    namespaces: vec![Arc::new(fixtures::namespace("shop", &json!({})))],
+                    ..Objects::default()
+                },
+                services: vec![Arc::new(fixtures::service("shop", "web", &json!({"status": status})))],
+                conflicts: Vec::new(),
+                namespace: "metallb-system".into(),
+                class: String::new(),
+            }
+        };
+        for invalid in
+            [json!({"namespaces": ["shp"]}), json!({"namespaceSelectors": [{"matchLabels": {"-": "x"}}]})]
+        {
+            let effects = effects(&state(json!({"namespaces": ["shop"]})), &state(invalid));
+            assert_eq!(effects[0].kind, EffectKind::Keeps, "{effects:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn requirement_6_an_object_that_cannot_be_decoded_stops_no_plan() {
+        let answer = |_: Request<Body>| async {
+            let items = json!([{"metadata": {"name": "bad"}, "spec": 7}, {"metadata": {"name": "good"}}]);
+            let list = json!({"kind": "List", "apiVersion": "v1", "metadata": {}, "items": items});
+            Ok::<_, std::convert::Infallible>(Response::new(Body::from(list.to_string().into_bytes())))
+        };
+        let client = Client::new(tower::service_fn(answer), "shop");
+        let services: Vec<Arc<Service>> = all(Api::all(client)).await.unwrap();
+        let names: Vec<_> = services.iter().filter_map(|service| service.metadata.name.as_deref()).collect();
+        assert_eq!(names, ["good"]);
+    }
 }

@@ -65,8 +65,8 @@ pub struct Allocator {
     namespaces: Option<BTreeSet<String>>,
     /// Addresses that are being handed over between Services which ask for each other's.
     pledges: BTreeMap<IpAddr, ServiceRef>,
-    /// The Service whose new request is being decided: it may leave what it has.
-    undecided: Option<ServiceRef>,
+    /// Services that share, on which is being decided: they may leave what they have.
+    undecided: BTreeSet<ServiceRef>,
     /// When the grace of a lost address ends.
     graces: BTreeSet<(Timestamp, ServiceRef)>,
     /// Since the queue was last served.
@@ -181,9 +181,7 @@ impl Allocator {
             let holds = self.services.get(service).is_some_and(|entry| !entry.desired.is_empty());
             (!holds, *since)
         });
-        for (_, service) in adopted {
-            self.resolve(&service, now);
-        }
+        self.resolve_each(adopted.into_iter().map(|(_, service)| service).collect(), now);
         self.serve(now);
     }
 
@@ -202,17 +200,14 @@ impl Allocator {
         let service = self.enter(service, request);
         // Until it is decided whether the Service stays where it is, nobody joins it there.
         if renewed {
-            self.undecided = Some(Arc::clone(&service));
-            self.renew_all_joinable(&service);
+            self.begin_to_decide(&service);
         }
         self.give_up(&service);
         self.set_addresses(&service, None, Some(stored.to_vec()));
         // What that freed belongs to who waits for it, before this Service chooses.
         self.serve(now);
         self.resolve(&service, now);
-        if self.undecided.take().is_some() {
-            self.renew_all_joinable(&service);
-        }
+        self.decided(&service);
         self.serve(now);
         self.outcome(&service).unwrap_or(Outcome { addresses: &[], pool: None, refusal: None })
     }

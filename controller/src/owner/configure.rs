@@ -168,10 +168,10 @@ fn reference(kind: &str, namespace: Option<&str>, name: &str, uid: Option<String
     }
 }
 
-fn api_version(kind: &str) -> &'static str {
+pub(crate) fn api_version(kind: &str) -> &'static str {
     match kind {
         "BGPPeer" => "metallb.io/v1beta2",
-        "PoolPolicy" => "lbstack.dev/v1alpha1",
+        "PoolPolicy" | "AddressConflict" => "lbstack.dev/v1alpha1",
         _ => "metallb.io/v1beta1",
     }
 }

@@ -75,12 +75,11 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::fixtures;
 
     fn service(name: &str, version: u64) -> Service {
-        serde_json::from_value(json!({
-            "metadata": {"name": name, "namespace": "default", "resourceVersion": version.to_string()},
-        }))
-        .unwrap()
+        let more = json!({"metadata": {"resourceVersion": version.to_string()}});
+        fixtures::service("default", name, &more)
     }
 
     #[test]

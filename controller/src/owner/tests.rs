@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::COMPONENT;
+use crate::fixtures;
 use crate::watches::by_hand::{Writers, watches};
 
 mod api;
@@ -42,14 +43,12 @@ fn owner() -> (Owner, Writers) {
     (owner, writers)
 }
 
-fn object<K: DeserializeOwned>(api_version: &str, kind: &str, name: &str, spec: Value) -> K {
-    let json = json!({"apiVersion": api_version, "kind": kind,
-        "metadata": {"name": name, "namespace": "metallb-system"}, "spec": spec});
-    serde_json::from_value(json).unwrap()
+fn object<K: DeserializeOwned>(kind: &str, name: &str, spec: &Value) -> K {
+    fixtures::object(kind, name, &json!({ "spec": spec }))
 }
 
 fn pool(addresses: &str) -> IPAddressPool {
-    object("metallb.io/v1beta1", "IPAddressPool", "lan", json!({"addresses": [addresses]}))
+    object("IPAddressPool", "lan", &json!({"addresses": [addresses]}))
 }
 
 #[tokio::test]
@@ -64,18 +63,15 @@ async fn requirement_8_events_about_configuration_refer_to_it_by_its_uid_as_kube
 }
 
 fn namespace(name: &str) -> k8s_openapi::api::core::v1::Namespace {
-    serde_json::from_value(json!({"metadata": {"name": name}})).unwrap()
+    fixtures::namespace(name, &json!({}))
 }
 
 /// A Service of this class whose status has these addresses.
 fn service(namespace: &str, name: &str, class: Option<&str>, addresses: &[&str]) -> Service {
     let ingress: Vec<Value> = addresses.iter().map(|ip| json!({ "ip": ip })).collect();
-    serde_json::from_value(json!({
-        "metadata": {"namespace": namespace, "name": name, "resourceVersion": "1"},
-        "spec": {"type": "LoadBalancer", "loadBalancerClass": class, "clusterIPs": ["10.96.0.1"]},
-        "status": {"loadBalancer": {"ingress": ingress}},
-    }))
-    .unwrap()
+    let more =
+        json!({"spec": {"loadBalancerClass": class}, "status": {"loadBalancer": {"ingress": ingress}}});
+    fixtures::service(namespace, name, &more)
 }
 
 /// What the Service of ours shall have; none if that is not decided.
@@ -117,12 +113,8 @@ async fn a_service_is_left_undecided_until_the_store_has_its_namespace() {
 #[tokio::test]
 async fn what_a_policy_reserves_is_not_given_away_when_the_policy_is_replaced() {
     let (owner, mut writers) = owner();
-    let policy: crds::PoolPolicy = object(
-        "lbstack.dev/v1alpha1",
-        "PoolPolicy",
-        "kept",
-        json!({"pool": "lan", "reserved": [{"addresses": "10.0.0.1"}]}),
-    );
+    let reserves = json!({"pool": "lan", "reserved": [{"addresses": "10.0.0.1"}]});
+    let policy: crds::PoolPolicy = object("PoolPolicy", "kept", &reserves);
     writers.pools.apply_watcher_event(&Event::Apply(pool("10.0.0.1/32")));
     writers.pool_policies.apply_watcher_event(&Event::Apply(policy.clone()));
     let mut term = Term::new(&owner, &Unsettled::default());

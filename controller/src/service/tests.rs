@@ -1,12 +1,12 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::fixtures;
 
 fn service(json: &Value) -> Service {
-    let mut whole = json!({"metadata": {"name": "web", "namespace": "shop", "resourceVersion": "7"},
-        "spec": {"type": "LoadBalancer", "clusterIP": "10.96.0.1"}});
-    json_patch::merge(&mut whole, json);
-    serde_json::from_value(whole).unwrap()
+    let mut more = json!({"metadata": {"resourceVersion": "7"}});
+    json_patch::merge(&mut more, json);
+    fixtures::service("shop", "web", &more)
 }
 
 fn ip(text: &str) -> IpAddr {

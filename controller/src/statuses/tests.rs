@@ -3,16 +3,14 @@ use std::sync::Arc;
 use k8s_openapi::jiff::Timestamp;
 
 use super::*;
+use crate::fixtures;
 
 fn now() -> Time {
     Time(Timestamp::from_second(1_000_000).unwrap())
 }
 
 fn object<K: serde::de::DeserializeOwned>(kind: &str, name: &str, more: &Value) -> Arc<K> {
-    let mut json = json!({"apiVersion": "metallb.io/v1beta1", "kind": kind,
-        "metadata": {"name": name, "namespace": "metallb-system", "generation": 1}});
-    json_patch::merge(&mut json, more);
-    Arc::new(serde_json::from_value(json).unwrap())
+    Arc::new(fixtures::object(kind, name, more))
 }
 
 /// The writes for `objects`, in which the pool `lan` has 3 addresses of which 3 are in use.

@@ -103,7 +103,7 @@ fn requirement_8_a_proxy_of_the_environment_is_used_unless_no_proxy_covers_the_a
 }
 
 #[tokio::test]
-async fn a_client_with_a_proxy_is_made_and_no_error_has_its_password() {
+async fn requirement_6_a_client_with_a_proxy_is_made_and_no_error_has_its_password() {
     // The process sets it in main.
     let _ = rustls::crypto::ring::default_provider().install_default();
     for proxy in

@@ -223,7 +223,7 @@ impl Shared {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_process_that_is_not_ready_does_not_campaign() {
+async fn requirement_6_a_process_that_is_not_ready_does_not_campaign() {
     let (shared, shutdown) = (Shared::default(), CancellationToken::new());
     let (open, gate) = tokio::sync::oneshot::channel::<()>();
     let ready = async {

@@ -62,7 +62,7 @@ fn no_pause_between_two_attempts_is_longer_than_six_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_list_that_is_rejected_is_repeated_after_longer_and_longer_pauses() {
+async fn requirement_7_a_list_that_is_rejected_is_repeated_after_longer_and_longer_pauses() {
     let lists = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&lists);
     let rejected = client(move |_| {

@@ -161,8 +161,7 @@ impl Announcements {
         self.announced = wanted;
     }
 
-    /// One event on each Service that nobody can announce, by the first of all ready speakers: a warning, unless it only
-    /// has no endpoints.
+    /// One event on each Service that nobody can announce, by the first of all ready speakers.
     fn report_unannounced<'a>(
         &mut self,
         now: Instant,
@@ -182,11 +181,7 @@ impl Announcements {
                     if spokesman == Some(&self.me) {
                         let note = format!("no node announces the Service's addresses: {message}");
                         let service = reference(service, uid(service));
-                        if state.is_fault() {
-                            self.events.warning(&service, "Announce", "announceFailed", note);
-                        } else {
-                            self.events.transition(&service, "Announce", "notAnnounced", note);
-                        }
+                        state.report(&self.events, &service, note);
                     }
                 }
                 unannounced.insert(Arc::clone(service), state);

@@ -3,6 +3,8 @@
 use std::time::{Duration, Instant};
 
 use announce::view::Idle;
+use k8s_openapi::api::core::v1::ObjectReference;
+use runtime::events::Events;
 
 /// That nobody can announce a Service is news after this time: during a rollout endpoints and speakers come and go.
 const NEWS_AFTER: Duration = Duration::from_secs(10);
@@ -36,7 +38,16 @@ impl Unannounced {
         !self.told && now.saturating_duration_since(self.since) >= NEWS_AFTER
     }
 
-    /// When that becomes so.
+    /// Sends `note` as an event about `service`: a warning if it is a fault.
+    pub(super) fn report(&self, events: &Events, service: &ObjectReference, note: String) {
+        if self.is_fault() {
+            events.warning(service, "Announce", "announceFailed", note);
+        } else {
+            events.transition(service, "Announce", "notAnnounced", note);
+        }
+    }
+
+    /// When [`Self::is_news`] becomes so.
     pub(super) fn next(&self, now: Instant) -> Option<Instant> {
         self.since.checked_add(NEWS_AFTER).filter(|at| *at > now)
     }

@@ -57,7 +57,7 @@ impl Allocator {
         let stays = |holder: &ServiceRef| {
             let entry = self.services.get(holder);
             entry.is_some_and(|entry| entry.desired.contains(&ip) && entry.grace.is_none())
-                && self.undecided.as_ref() != Some(holder)
+                && !self.undecided.contains(holder)
         };
         !self.quarantine.contains_key(&ip) && !self.pledges.contains_key(&ip) && usage.any(stays)
     }
@@ -83,6 +83,21 @@ impl Allocator {
     pub(super) fn renew_all_joinable(&mut self, service: &ServiceRef) {
         for ip in self.claimed(service) {
             self.renew_joinable(ip);
+        }
+    }
+
+    /// Nobody joins `service` where it is until [`Self::decided`] says whether it stays there.
+    pub(super) fn begin_to_decide(&mut self, service: &ServiceRef) {
+        if self.services.get(service).is_some_and(|entry| entry.sharing.pair.is_some()) {
+            self.undecided.insert(Arc::clone(service));
+            self.renew_all_joinable(service);
+        }
+    }
+
+    /// Where `service` is now, it stays.
+    pub(super) fn decided(&mut self, service: &ServiceRef) {
+        if self.undecided.remove(service) {
+            self.renew_all_joinable(service);
         }
     }
 

@@ -71,18 +71,25 @@ impl Allocator {
         }
         let knew = |namespace: &String| before.as_ref().is_none_or(|before| before.contains(namespace));
         let affected = self.order(|service| knew(&service.namespace) != self.knows(&service.namespace));
-        for service in affected {
-            self.resolve(&service, now);
-            // Whoever was not decided has an outcome now, if only what it had before.
-            self.changed.insert(service);
-        }
+        // Whoever was not decided has an outcome now, if only what it had before.
+        self.changed.extend(affected.iter().cloned());
+        self.resolve_each(affected, now);
         self.serve(now);
     }
 
     /// Decides anew for everybody.
     fn resolve_all(&mut self, now: Timestamp) {
-        for service in self.order(|_| true) {
+        self.resolve_each(self.order(|_| true), now);
+    }
+
+    /// Decides anew for each, one after the other. Nobody joins one on an address that this one then leaves.
+    pub(super) fn resolve_each(&mut self, services: Vec<ServiceRef>, now: Timestamp) {
+        for service in &services {
+            self.begin_to_decide(service);
+        }
+        for service in services {
             self.resolve(&service, now);
+            self.decided(&service);
         }
     }
 

@@ -365,7 +365,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 512, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_invariants_hold_over_every_history(
+    fn requirement_9_the_invariants_hold_over_every_history(
         policies in 0..6_u8,
         steps in proptest::collection::vec(step(), 1..60),
     ) {

@@ -49,7 +49,8 @@ fn insists(object: &mut Value) -> Answer {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_whose_status_another_writer_insists_on_is_left_alone_with_a_report_that_names_it() {
+async fn requirement_3_a_service_whose_status_another_writer_insists_on_is_left_alone_with_a_report_that_names_it()
+ {
     let web = service("shop", "web", None, &[]);
     let (server, changes) = Server::new(std::slice::from_ref(&web));
     server.on_write(insists);
@@ -136,8 +137,7 @@ async fn a_pool_gives_nothing_before_the_policies_are_known_that_were_there_befo
     term.configure();
     term.adopt(Listed::of(vec![web], 1, ""));
     let reserves = json!({"pool": "lan", "reserved": [{"addresses": "10.0.0.1"}]});
-    let mut policy: Value =
-        json!(object::<crds::PoolPolicy>("lbstack.dev/v1alpha1", "PoolPolicy", "p", reserves));
+    let mut policy: Value = json!(object::<crds::PoolPolicy>("PoolPolicy", "p", &reserves));
     policy["metadata"]["resourceVersion"] = json!("5");
     let mut lan = json!(pool("10.0.0.1-10.0.0.2"));
     lan["metadata"]["resourceVersion"] = json!("6");
@@ -171,7 +171,7 @@ async fn requirement_1_an_invalid_edit_of_a_policy_frees_no_reserved_address_and
     for invalid in invalid_policies() {
         let (owner, mut writers) = owner();
         let policy = |spec: Value| {
-            let policy: crds::PoolPolicy = object("lbstack.dev/v1alpha1", "PoolPolicy", "p", spec);
+            let policy: crds::PoolPolicy = object("PoolPolicy", "p", &spec);
             Event::Apply(policy)
         };
         writers.pools.apply_watcher_event(&Event::Apply(pool("10.0.0.1-10.0.0.9")));
@@ -199,7 +199,7 @@ async fn requirement_1_an_invalid_edit_of_a_policy_frees_no_reserved_address_and
 }
 
 #[tokio::test]
-async fn a_nodes_own_address_is_not_assigned_and_pool_and_services_name_the_node() {
+async fn requirement_4_a_nodes_own_address_is_not_assigned_and_pool_and_services_name_the_node() {
     let (owner, mut writers) = owner();
     let nodes = [("node1", "10.0.0.1"), ("node2", "10.0.0.2")];
     let owner = Owner { watches: owner.watches.clone().with_nodes(&nodes), ..owner };
@@ -235,7 +235,7 @@ async fn an_address_that_a_speaker_reports_as_held_by_a_node_is_treated_as_that_
     writers.pools.apply_watcher_event(&Event::Apply(pool("10.0.0.1-10.0.0.2")));
     let spec = json!({"address": "10.0.0.1", "mac": "02:00:00:00:00:01", "node": "node1", "interface": "eth1",
         "heldByNode": true, "announced": false});
-    let held = object("lbstack.dev/v1alpha1", "AddressConflict", "10-0-0-1", spec);
+    let held = object("AddressConflict", "10-0-0-1", &spec);
     writers.conflicts.apply_watcher_event(&Event::Apply(held));
     let mut term = Term::new(&owner, &Unsettled::default());
     term.configure();
@@ -316,7 +316,7 @@ async fn a_write_under_way_ends_before_the_process_gives_its_lease_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_leader_that_cannot_list_shows_no_sign_of_life_and_one_that_has_nothing_to_do_does() {
+async fn requirement_6_a_leader_that_cannot_list_shows_no_sign_of_life_and_one_that_has_nothing_to_do_does() {
     for fails in [true, false] {
         let web = service("shop", "web", None, &[]);
         let (server, _changes) = Server::new(std::slice::from_ref(&web));
@@ -342,9 +342,8 @@ fn kilobytes(of: &str) -> u64 {
 
 /// In a process of its own, in which nothing else takes memory.
 #[test]
-fn ten_thousand_services_with_large_managed_fields_are_adopted_in_64_megabytes() {
-    let name =
-        "owner::tests::promises::ten_thousand_services_with_large_managed_fields_are_adopted_in_64_megabytes";
+fn requirement_8_ten_thousand_services_with_large_managed_fields_are_adopted_in_64_megabytes() {
+    let name = "owner::tests::promises::requirement_8_ten_thousand_services_with_large_managed_fields_are_adopted_in_64_megabytes";
     if std::env::var_os(MEASURES).is_none() {
         let this = std::env::current_exe().unwrap();
         let child =

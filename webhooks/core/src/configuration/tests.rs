@@ -365,7 +365,8 @@ fn left_out_of(a: Value, b: Value) -> (String, String) {
 }
 
 #[test]
-fn of_two_pools_of_one_second_the_one_in_use_stays_then_the_one_applied_first_and_the_report_says_which() {
+fn requirement_5_of_two_pools_of_one_second_the_one_in_use_stays_then_the_one_applied_first_and_the_report_says_which()
+ {
     let counts = json!({"assignedIPv4": 1, "assignedIPv6": 0, "availableIPv4": 255, "availableIPv6": 0});
     let none = json!({"assignedIPv4": 0, "assignedIPv6": 0, "availableIPv4": 0, "availableIPv6": 0});
     let ready = |status: &str| {

@@ -66,7 +66,7 @@ fn what_is_remembered_of_requests_for_shared_addresses_is_bounded() {
 }
 
 #[test]
-fn a_refused_address_names_the_difference_that_prevents_sharing() {
+fn requirement_5_a_refused_address_names_the_difference_that_prevents_sharing() {
     let sharer = |second: i64, key: Option<&str>, policy: &str, app: &str, port: u16| {
         let mut annotations = json!({"loadBalancerIPs": "10.0.0.1"});
         if let Some(key) = key {
@@ -146,7 +146,7 @@ fn a_message_stays_readable_whatever_length_the_user_wrote() {
 }
 
 #[test]
-fn a_nodes_own_address_is_assigned_to_no_service() {
+fn requirement_4_a_nodes_own_address_is_assigned_to_no_service() {
     let pools = [("lan", addresses(&["10.0.0.1-10.0.0.3"]))];
     let mut a = Allocator::new();
     a.configure(configuration(&pools), nodes(&["10.0.0.1", "10.0.0.3"]), at(0));
@@ -204,7 +204,7 @@ fn after_a_range_is_removed(request: Request, left: &str) -> Vec<String> {
 }
 
 #[test]
-fn prefer_dual_stack_moves_to_a_pool_with_both_families_when_its_first_family_is_lost() {
+fn requirement_10_prefer_dual_stack_moves_to_a_pool_with_both_families_when_its_first_family_is_lost() {
     let none = json!({});
     let prefers = |first, second| dual_in(first, second, "PreferDualStack", &none);
     assert_eq!(after_a_range_is_removed(prefers("IPv4", "IPv6"), "fc00::1-fc00::3"), ["10.0.1.1", "fc01::1"]);
@@ -252,7 +252,7 @@ fn after_an_invalid_edit() -> (Allocator, rules::LastValid) {
 }
 
 #[test]
-fn an_invalid_edit_of_a_pool_takes_nothing_away_and_nothing_new_is_given_from_it() {
+fn requirement_1_an_invalid_edit_of_a_pool_takes_nothing_away_and_nothing_new_is_given_from_it() {
     let (mut a, _) = after_an_invalid_edit();
     a.poll(at(100));
     assert_eq!(

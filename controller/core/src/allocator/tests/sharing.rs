@@ -113,3 +113,25 @@ fn nobody_joins_a_service_whose_address_is_only_kept_in_grace() {
     a.set_configuration(of("here", "shop"), at(4));
     assert_eq!(settle(&mut a, "other", shares(3, "k", 82), 5), ["10.0.0.1"], "it stays after all");
 }
+
+#[test]
+fn at_a_restart_nobody_joins_a_service_that_is_about_to_leave() {
+    let mut a = allocator(&[("p", addresses(&["10.0.0.1/32", "fc00::1/128"]))]);
+    let adoptee = |name: &str, request: Request, current: &[&str]| Adoptee {
+        service: key(name),
+        request,
+        current: ips(current),
+        pool: Some("p".into()),
+        waiting_since: None,
+    };
+    let v6 = json!({"clusterIPs": ["10.96.0.1", "fd00::1"], "ipFamilyPolicy": "PreferDualStack"});
+    let joins = request(2, &json!({"allow-shared-ip": "k"}), &v6);
+    let leaves = adoptee("leaves", shares(3, "k", 81), &["fc00::1"]);
+    a.adopt(vec![adoptee("joins", joins, &["10.0.0.1"]), leaves], at(9));
+    assert_eq!(has(&a, "joins"), ["10.0.0.1"], "what the other leaves is not free yet");
+    write_all(&mut a, 10);
+    assert_eq!(
+        (has(&a, "joins"), has(&a, "leaves")),
+        (vec!["10.0.0.1".into(), "fc00::1".into()], vec!["10.0.0.1".to_owned()])
+    );
+}

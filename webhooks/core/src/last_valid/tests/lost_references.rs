@@ -184,7 +184,7 @@ fn an_edit_whose_other_object_comes_later_is_put_in_force_then() {
 }
 
 #[test]
-fn that_an_object_has_an_error_is_not_reported_on_what_refers_to_it_as_well() {
+fn requirement_5_that_an_object_has_an_error_is_not_reported_on_what_refers_to_it_as_well() {
     let mut objects = with(
         "BGPAdvertisement",
         &json!({
