@@ -148,7 +148,7 @@ async fn all<K>(api: Api<K>) -> anyhow::Result<Vec<Arc<K>>>
 where
     K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
 {
-    let api = lenient(&api, api.clone().into_client());
+    let api = lenient(&api, &(), api.clone().into_client());
     let call = || async { client::bounded(api.list(&ListParams::default())).await };
     let mut list = call().await;
     // Just after a definition was made, say.
