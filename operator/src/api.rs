@@ -53,18 +53,15 @@ impl Error {
         }
     }
 
-    /// What to tell people: the API server's own words, and what to do where they do not say it.
+    /// What users read: the API server's own words, and what to do where those do not say it.
     pub(crate) fn explain(&self) -> String {
-        let text = match self {
-            Self::Call(CallError::Kube(kube::Error::Api(status))) => status.message.clone(),
-            other => other.to_string(),
-        };
-        match self {
-            error if error.is_not_found() => {
-                format!("{text}: apply the CustomResourceDefinitions of this version")
-            }
-            _ => text,
+        let Self::Call(CallError::Kube(kube::Error::Api(status))) = self else { return self.to_string() };
+        // Where it is an object that does not exist, the answer names it.
+        let named = status.details.as_ref().is_some_and(|details| !details.name.is_empty());
+        if self.is_not_found() && !named {
+            return format!("{}: apply the CustomResourceDefinitions of this version", status.message);
         }
+        status.message.clone()
     }
 }
 
@@ -311,3 +308,26 @@ impl Api {
 /// As the API has it.
 pub(crate) type CustomResourceDefinition =
     k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_a_kind_that_is_not_defined_is_to_be_defined() {
+        let explained = |status: Value| {
+            let status = serde_json::from_value(status).unwrap();
+            Error::Call(CallError::Kube(kube::Error::Api(Box::new(status)))).explain()
+        };
+        let undefined = "the server could not find the requested resource";
+        let text = explained(json!({"code": 404, "reason": "NotFound", "message": undefined, "details": {}}));
+        assert!(text.contains("CustomResourceDefinitions"), "{text}");
+        let missing = "clusterrolebindings.rbac.authorization.k8s.io \"x\" not found";
+        let details = json!({"kind": "clusterrolebindings", "name": "x"});
+        let text =
+            explained(json!({"code": 404, "reason": "NotFound", "message": missing, "details": details}));
+        assert_eq!(text, missing);
+    }
+}
