@@ -50,6 +50,9 @@ pub struct Allocation {
     pub by_namespace: bool,
     /// The namespaces given by name and those that the selectors match now.
     pub namespaces: BTreeSet<String>,
+    /// Whether a namespace is named that does not exist, or none at all is selected: possibly a slip, so what was
+    /// assigned stays, as in MetalLB where nothing is selected.
+    pub unresolved: bool,
     /// Services by label, any one is enough; empty means all.
     pub service_selectors: Vec<Selector>,
 }
@@ -307,9 +310,21 @@ fn allocation(spec: &ServiceAllocation, objects: &Objects, report: &mut Report<'
         by_label.iter().any(|selector| selector.matches(labels))
     });
     let by_namespace = !named.is_empty() || !by_label.is_empty();
-    let namespaces =
+    // Who does not allocate knows no namespaces.
+    let is_missing = |name: &String| {
+        !objects.namespaces.is_empty()
+            && !objects.namespaces.iter().any(|known| known.metadata.name.as_ref() == Some(name))
+    };
+    let missing = named.iter().any(is_missing);
+    let namespaces: BTreeSet<String> =
         named.into_iter().chain(selected.filter_map(|namespace| namespace.metadata.name.clone())).collect();
-    Allocation { priority: spec.priority.unwrap_or_default(), by_namespace, namespaces, service_selectors }
+    Allocation {
+        priority: spec.priority.unwrap_or_default(),
+        by_namespace,
+        unresolved: missing || by_namespace && namespaces.is_empty(),
+        namespaces,
+        service_selectors,
+    }
 }
 
 #[cfg(test)]

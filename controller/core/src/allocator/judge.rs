@@ -138,11 +138,9 @@ fn lost_by(pool: &Pool, ip: IpAddr, service: &ServiceRef, request: &Request) -> 
     if pool.avoids(ip) {
         return Some(LostReason::Avoided(pool.name.clone()));
     }
-    // A pool whose namespace selectors match nothing gives nothing out, but takes nothing away either: MetalLB
-    // leaves what was given from it (`reference/metallb.md` §3.2, trap).
-    let empty = pool.allocation.as_ref().is_some_and(|a| a.by_namespace && a.namespaces.is_empty());
+    let unresolved = pool.allocation.as_ref().is_some_and(|allocation| allocation.unresolved);
     match not_admitted(pool, service, request) {
-        Some(PoolReason::Namespace(_)) if empty => None,
+        Some(PoolReason::Namespace(_)) if unresolved => None,
         reason => reason.map(|reason| LostReason::NotAdmitted(pool.name.clone(), reason)),
     }
 }

@@ -391,6 +391,28 @@ fn a_service_waits_for_its_namespace_and_then_gets_what_that_is_admitted_to() {
 }
 
 #[test]
+fn requirement_1_a_pool_that_names_a_namespace_that_does_not_exist_takes_nothing_away() {
+    let known = ["shop", "bank"];
+    let pool = |names: Value| {
+        let spec = json!({"addresses": ["10.0.0.0/29"], "serviceAllocation": {"namespaces": names}});
+        configuration_in(&known, &[("p", spec)], &[])
+    };
+    let mut a = Allocator::new();
+    a.set_configuration(pool(json!(["shop", "bank"])), at(0));
+    a.set_namespaces(namespaces(&known), at(0));
+    settle(&mut a, "has", plain(1), 1);
+    // A process that has just started knows no version before this one.
+    a.set_configuration(pool(json!(["shpo", "bank"])), at(2));
+    a.poll(at(1_000));
+    assert_eq!(has(&a, "has"), ["10.0.0.0"]);
+    settle(&mut a, "new", plain(2), 1_001);
+    assert_eq!(has(&a, "new"), [] as [String; 0], "it gives nothing new");
+    a.set_configuration(pool(json!(["bank"])), at(1_002));
+    a.poll(at(3_000));
+    assert_eq!(has(&a, "has"), [] as [String; 0], "that is what the pool says");
+}
+
+#[test]
 fn a_service_whose_namespace_is_not_known_keeps_what_it_has_and_stands_in_nobodys_way() {
     let mut a = allocator(&[("p", addresses(&["10.0.0.1-10.0.0.2"]))]);
     a.set_namespaces(namespaces(&["shop", "bank"]), at(0));
