@@ -8,6 +8,7 @@ use super::fixture::{equal_candidates, many, single, view};
 use super::strangers::probes;
 use super::world::{INTERVAL, World, group, name};
 use crate::beacon::{Body, Message};
+use crate::link::Scope;
 use crate::placement::Placement;
 use desk::{Desk, frame_of, higher};
 
@@ -288,6 +289,14 @@ fn what_has_come_meanwhile_is_handled_before_thousands_of_groups_are_decided_abo
     assert!((19..40).contains(&turns), "{turns}");
 }
 
+fn offers(outputs: &[Output]) -> usize {
+    let offered = |output: &Output| match output {
+        Output::Send { message: Message { body: Body::Leave(stakes), .. }, .. } => stakes.len(),
+        _ => 0,
+    };
+    outputs.iter().map(offered).sum()
+}
+
 /// A successor is looked for among those that are heard, not among all candidates.
 #[test]
 fn a_handover_among_thousands_of_nodes_offers_less_and_less_often() {
@@ -295,13 +304,6 @@ fn a_handover_among_thousands_of_nodes_offers_less_and_less_often() {
     let mut desk = Desk::new(view(&nodes, &nodes, &many(100, Some((0, 1))), BALANCED));
     desk.live(&[(1, 0), (2, 0)], Duration::from_secs(2));
     desk.own_all();
-    let offers = |outputs: &[Output]| {
-        let offered = |output: &Output| match output {
-            Output::Send { message: Message { body: Body::Leave(stakes), .. }, .. } => stakes.len(),
-            _ => 0,
-        };
-        outputs.iter().map(offered).sum::<usize>()
-    };
     let mut sent = offers(&desk.feed(Input::Shutdown));
     assert_eq!(sent, 100, "at once");
     sent += offers(&desk.live(&[(1, 0), (2, 0)], Duration::from_secs(2)));
@@ -340,6 +342,30 @@ fn on_two_subnets(last: usize, remote: usize) -> View {
     view.groups.insert(group(1), Arc::new(single(group(1), candidates, Some((last, 9)))));
     view.placed = BALANCED.place(&view.groups);
     view
+}
+
+/// In the late view of a successor an address may be in the group still that is in another one by now.
+#[test]
+fn a_group_whose_addresses_have_just_changed_is_handed_over_a_second_later_unless_it_must_go() {
+    for must_go in [false, true] {
+        let mut before = on_two_subnets(0, 1);
+        let mut two = single(group(1), equal_candidates(0..2), Some((0, 9)));
+        two.addresses = [(group(1), Scope::All), (group(2), Scope::All)].into();
+        before.groups.insert(group(1), Arc::new(two));
+        let mut desk = Desk::new(before);
+        desk.live(&[(1, 0)], Duration::from_millis(1_500));
+        desk.own_all();
+        // It loses one address, and node 1 alone is on the subnet of the other, or a candidate at all.
+        let mut after = on_two_subnets(0, 0);
+        if must_go {
+            let only = single(group(1), equal_candidates(1..2), Some((0, 9)));
+            after.groups.insert(group(1), Arc::new(only));
+        }
+        let mut soon = offers(&desk.feed(Input::View(Arc::new(after))));
+        soon += offers(&desk.live(&[(1, 0)], INTERVAL * 9));
+        assert_eq!(soon > 0, must_go, "{soon} offers within a second");
+        assert!(offers(&desk.live(&[(1, 0)], INTERVAL * 3)) > 0, "it is handed over after all");
+    }
 }
 
 #[test]

@@ -254,7 +254,7 @@ fn requirement_4_an_owner_answers_until_its_successor_has_claimed_whatever_the_r
         let nodes = 2 + usize::try_from(chance.below(3)).unwrap();
         let mut model = begin(seed, &mut chance, nodes);
         model.pass(Duration::from_secs(8));
-        model.seen.clear();
+        model.watch_anew();
         let changes = 1 + chance.below(5);
         for _ in 0..changes {
             handover(&mut model, &mut chance, 1);
@@ -294,7 +294,7 @@ fn requirement_1_an_invalid_edit_at_any_point_of_any_history_leaves_in_force_wha
             pool().into_iter().map(|address| model.owners(address)).collect()
         };
         let before = owners(&model);
-        model.seen.clear();
+        model.watch_anew();
         for object in [Object::Pool, Object::Advertisement] {
             model.change(Change::Invalid(object, true));
             model.pass(Duration::from_millis(chance.below(2_000)));
@@ -328,7 +328,7 @@ fn requirement_2_what_ends_the_reachability_of_an_owner_moves_its_addresses_with
         let nodes = 2 + usize::try_from(chance.below(3)).unwrap();
         let mut model = begin(seed, &mut chance, nodes);
         model.pass(Duration::from_secs(12));
-        model.seen.clear();
+        model.watch_anew();
         let victim = node_of(&mut chance, 0, nodes);
         match chance.below(3) {
             0 => model.change(Change::Ipv6(victim, false)),
@@ -350,6 +350,30 @@ fn requirement_2_what_ends_the_reachability_of_an_owner_moves_its_addresses_with
         }
         rest(&mut model);
         one_owner_each(&model, seed);
+    });
+}
+
+/// What none of the nodes has a link for goes, without a gap, to the first one that gets one.
+#[test]
+fn requirement_2_a_node_that_alone_comes_to_be_on_the_subnet_is_handed_what_others_own() {
+    stories(COUNT, |seed| {
+        let mut chance = Chance(seed);
+        let nodes = 2 + usize::try_from(chance.below(3)).unwrap();
+        let mut model = begin(seed, &mut chance, nodes);
+        for node in 0..nodes {
+            model.change(Change::OnSubnet(node, false));
+        }
+        model.pass(Duration::from_secs(12));
+        model.watch_anew();
+        let chosen = node_of(&mut chance, 0, nodes);
+        model.change(Change::OnSubnet(chosen, true));
+        model.pass(Duration::from_secs(4));
+        for (address, seen) in &model.seen {
+            let (two, none) = (seen.longest_two, seen.longest_none);
+            assert!(none.is_zero(), "seed {seed}: {address} by nobody for {none:?}\n{}", model.describe());
+            assert!(two <= INTERVAL, "seed {seed}: {address} by two for {two:?}\n{}", model.describe());
+            assert_eq!(model.owners(*address), [chosen], "seed {seed}: {address}\n{}", model.describe());
+        }
     });
 }
 

@@ -37,6 +37,14 @@ impl Model {
         }
     }
 
+    /// Forgets what was seen, but for what is announced now.
+    pub(super) fn watch_anew(&mut self) {
+        self.seen.clear();
+        self.pass(Duration::from_millis(1));
+        let all = self.seen.values().all(|seen| seen.ever);
+        assert!(all, "not every address is announced yet\n{}", self.describe());
+    }
+
     pub(super) fn owners(&self, address: IpAddr) -> Vec<usize> {
         (0..self.nodes.len()).filter(|node| self.answered_by(*node).contains(&address)).collect()
     }
