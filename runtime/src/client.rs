@@ -194,6 +194,11 @@ impl CallError {
         matches!(self.code(), Some(429 | 503 | 504))
     }
 
+    /// The server can be reached and has answered: another object may fare better.
+    pub fn concerns_one_object(&self) -> bool {
+        self.code().is_some() && !self.is_temporary()
+    }
+
     /// 409: the object is newer than what was read, or exists already.
     pub fn is_conflict(&self) -> bool {
         self.code() == Some(409)

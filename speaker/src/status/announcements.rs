@@ -212,12 +212,17 @@ impl Announcements {
             Some(object) => Write::Correct(service, what, object),
             None => Write::Create(service, what),
         });
-        self.carry_out_all(writes, owner).await?;
+        let written = self.carry_out_all(writes, owner).await;
+        if written.as_ref().is_err_and(|error| !error.concerns_one_object()) {
+            return written;
+        }
         // Only now: until our own objects are written, those of others tell who had an address last.
-        self.carry_out_all(stale.into_iter().map(|object| Write::Remove(&object.name)), owner).await
+        let removed = stale.into_iter().map(|object| Write::Remove(&object.name));
+        written.and(self.carry_out_all(removed, owner).await)
     }
 
-    /// A few at a time. After the first failure none is begun any more, and those under way are waited for.
+    /// A few at a time. What one object causes keeps no other from being written. After a failure that concerns all none is
+    /// begun any more, and those under way are waited for.
     async fn carry_out_all<'a>(
         &self,
         writes: impl Iterator<Item = Write<'a>>,
@@ -226,9 +231,9 @@ impl Announcements {
         let (mut under_way, mut result) = (FuturesUnordered::new(), Ok(()));
         for write in writes {
             if under_way.len() >= WRITES {
-                result = under_way.next().await.unwrap_or(Ok(()));
+                result = result.and(under_way.next().await.unwrap_or(Ok(())));
             }
-            if result.is_err() {
+            if result.as_ref().is_err_and(|error: &CallError| !error.concerns_one_object()) {
                 break;
             }
             under_way.push(self.carry_out(write, owner));

@@ -197,7 +197,7 @@ impl Ownership {
             if self.mine.contains_key(&id) && self.settings.detection == Detection::Off {
                 self.announce_again(address);
             } else if self.mine.contains_key(&id) {
-                self.added.insert(address, Added { since: now, next: None });
+                self.added.insert(address, Added::new(now));
                 self.reports += 1;
                 self.outputs.push_back(Output::Probe(address, scope, Plan::FIRST_CLAIM));
             } else if self.asking.contains(&id)
@@ -219,9 +219,11 @@ impl Ownership {
     }
 
     /// A speaker answers for an address that this node announces or watches: it is the kernel that was probed for, unless
-    /// the speaker claims the address by now.
-    pub(super) fn confirm_kernel(&mut self, address: IpAddr, node: NodeId) {
-        let claims = self.group_of(address).is_some_and(|id| self.claimed.contains_key(&(id, node)));
+    /// the speaker claims the address by now, or may have it in a group that is not known here.
+    pub(super) fn confirm_kernel(&mut self, now: Instant, address: IpAddr, node: NodeId) {
+        let claims = self.group_of(address).is_some_and(|id| self.claimed.contains_key(&(id, node)))
+            || self.claims_unknown(node)
+            || self.has_still(now, node, address);
         let Some(kernel) = self.kernels.get_mut(&address).filter(|_| !claims) else { return };
         if (kernel.node, kernel.confirmed) != (node, true) {
             (kernel.node, kernel.confirmed) = (node, true);

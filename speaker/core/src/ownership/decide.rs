@@ -157,11 +157,13 @@ impl Ownership {
         }
         let Some(group) = group else { return Next::Event(Event::Gone) };
         let successor = self.successor(now, group);
-        if successor.is_some() && group.addresses.keys().any(|address| self.added.contains_key(&address)) {
-            // Who is handed a group does not ask; it takes no longer than a few hundred milliseconds.
-            return Next::Wait(None);
+        let must_go = !self.may_own(group);
+        if successor.is_some()
+            && let Some(next) = self.probes_added(now, group, must_go)
+        {
+            return next;
         }
-        if !self.may_own(group) {
+        if must_go {
             // Rather one that has just refused than a gap.
             let successor = successor.map(|s| s.id).filter(|_| !self.withholds(group));
             return Next::Event(Event::Unwanted { successor });
@@ -189,6 +191,15 @@ impl Ownership {
         } else {
             Next::Wait(self.reconsidered(now, id))
         }
+    }
+
+    /// A wait while the link is asked about addresses that came to the group: who is handed a group does not ask. An
+    /// address that this node cannot ask about is no reason to wait, and an owner that must go waits for a moment only.
+    fn probes_added(&self, now: Instant, group: &Group, must_go: bool) -> Option<Next> {
+        let probed = group.addresses.keys().filter_map(|address| self.added.get(&address));
+        let since = probed.filter(|added| !added.unaskable).map(|added| added.since).max()?;
+        let until = since.checked_add(REFUSAL).filter(|_| must_go);
+        until.is_none_or(|until| now < until).then_some(Next::Wait(until))
     }
 
     /// Whether a stranger has an address of the group. Who owns it next has to find that out from the wire, which an owner

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::peers::{Liveness, Peer};
 use super::phase::{Cause, Event, Phase};
+use super::state::REFUSAL_AT_MOST;
 use super::{ASKED_AT_ONCE, Added, Detection, Output, Ownership, REFUSAL};
 use crate::beacon::{NodeId, Stake};
 use crate::responder::Plan;
@@ -146,7 +147,9 @@ impl Ownership {
     pub(super) fn unasked(&mut self, now: Instant, address: IpAddr) {
         self.verified.remove(&address);
         if let Some(added) = self.added.get_mut(&address) {
+            added.unaskable = true;
             self.ask_added_at = added.ask_again(now, self.ask_added_at);
+            self.dirty.extend(self.group_of(address));
         }
         if let Some(id) = self.asked_group(address) {
             self.apply(now, id, Event::Unasked);
@@ -190,8 +193,8 @@ impl Ownership {
         let limit = self.left_at_most(node);
         let heard = self.liveness(now, node) == Liveness::Alive;
         let Some(state) = self.groups.get_mut(&id).filter(|_| unclaimed && heard) else { return false };
-        // Whoever goes on answering is asked again much sooner than that.
-        let recent = |since: &Instant| now.saturating_duration_since(*since) < LEFT_TO_OTHERS * 2;
+        // Whoever goes on answering is asked again sooner than that.
+        let recent = |since: &Instant| now.saturating_duration_since(*since) < REFUSAL_AT_MOST * 2;
         let since = *state.left_since.insert(state.left_since.filter(recent).unwrap_or(now));
         now.saturating_duration_since(since) < limit
     }
@@ -211,7 +214,7 @@ impl Ownership {
 
     /// Whether a speaker claims a group that this node does not know: nobody here can tell which addresses
     /// that has.
-    fn claims_unknown(&self, node: NodeId) -> bool {
+    pub(super) fn claims_unknown(&self, node: NodeId) -> bool {
         self.claimed_unknown.range((node, LOWEST)..).next().is_some_and(|(of, _)| *of == node)
     }
 

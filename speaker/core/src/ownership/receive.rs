@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::freshness::Freshness;
 use super::peers::{Answer, Liveness, Parts, Peer};
 use super::phase::{Cause, Event, Phase};
-use super::{Blocked, Output, Ownership, RECONSIDERED, REMIND, believed, next_epoch};
+use super::{Blocked, Output, Ownership, RECONSIDERED, REFUSAL, REMIND, believed, next_epoch};
 use crate::beacon::{Body, ENTRIES, KeyId, Message, NodeId, Stake};
 use crate::view::GroupId;
 
@@ -356,7 +356,10 @@ impl Ownership {
             return;
         }
         let highest = state.map_or(0, |state| state.highest).max(believed(stake.epoch));
-        let able = admitted && !self.leaving && !self.is_fenced() && self.settled;
+        // The view of the owner may be late, and what came to the group be announced by another speaker still.
+        let recent = |at: Instant| now.saturating_duration_since(at) < REFUSAL;
+        let regrouped = state.and_then(|state| state.regrouped).is_some_and(recent);
+        let able = admitted && !regrouped && !self.leaving && !self.is_fenced() && self.settled;
         if able && !self.has_better_owner(now, id, stake) {
             self.apply(now, stake.group, Event::Invited { epoch: next_epoch(highest) });
             if let Some(state) = self.groups.get_mut(&stake.group) {

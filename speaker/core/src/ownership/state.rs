@@ -10,7 +10,7 @@ use crate::beacon::NodeId;
 use crate::view::NodeName;
 
 /// The longest pause.
-const REFUSAL_AT_MOST: Duration = Duration::from_secs(30);
+pub(super) const REFUSAL_AT_MOST: Duration = Duration::from_secs(30);
 /// A group is not handed back within this time to whom it came from, unless it must go: views that differ would move it
 /// back and forth. Each time that it comes back from there all the same the time doubles.
 const KEPT: Duration = Duration::from_secs(1);
@@ -73,6 +73,14 @@ pub(super) struct Added {
     pub(super) since: Instant,
     /// When to ask again: a speaker has it still.
     pub(super) next: Option<Instant>,
+    /// No link of this node could be asked about it: this node cannot announce it either.
+    pub(super) unaskable: bool,
+}
+
+impl Added {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { since: now, next: None, unaskable: false }
+    }
 }
 
 impl State {

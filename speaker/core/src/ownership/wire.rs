@@ -32,11 +32,8 @@ impl Ownership {
                 Some(_) => Plan::TAKEOVER,
                 None => Plan::FIRST_CLAIM,
             };
-            if !self.is_held(address)
-                && !self.conflicts.contains_key(&address)
-                && !self.added.contains_key(&address)
-            {
-                self.added.insert(address, Added { since: now, next: None });
+            if !self.is_held(address) && !self.is_withheld(address) && !self.added.contains_key(&address) {
+                self.added.insert(address, Added::new(now));
                 self.reports += 1;
                 self.outputs.push_back(Output::Probe(address, scope.clone(), plan));
             }
@@ -167,7 +164,7 @@ impl Ownership {
                     return self.yield_to(now, address);
                 }
                 Some(node) if self.is_left_to(now, node, address) => return,
-                Some(node) => self.confirm_kernel(address, node),
+                Some(node) => self.confirm_kernel(now, address, node),
             }
             // Somebody else has answered: that speaker did not, and may be asked about again.
             self.verified.remove(&address);

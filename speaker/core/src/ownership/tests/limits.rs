@@ -369,6 +369,31 @@ fn a_group_whose_addresses_have_just_changed_is_handed_over_a_second_later_unles
 }
 
 #[test]
+fn requirement_2_an_owner_that_must_go_waits_a_second_at_most_for_what_it_asks_and_not_for_what_it_cannot_ask()
+ {
+    for unaskable in [false, true] {
+        let nodes = [0, 1];
+        let mut before = view(&nodes, &nodes, &[], BALANCED);
+        before.groups.insert(group(1), Arc::new(single(group(1), equal_candidates(0..2), Some((0, 1)))));
+        let mut desk = Desk::new(before);
+        desk.live(&[(1, 0)], Duration::from_secs(2));
+        desk.own_all();
+        // A second address comes, which this node has no link for: it is no candidate any more.
+        let mut after = view(&nodes, &nodes, &[], BALANCED);
+        let mut two = single(group(1), equal_candidates(1..2), Some((0, 1)));
+        two.addresses = [(group(1), Scope::All), (group(2), Scope::All)].into();
+        after.groups.insert(group(1), Arc::new(two));
+        let mut soon = offers(&desk.feed(Input::View(Arc::new(after))));
+        if unaskable {
+            soon += offers(&desk.feed(Input::Unasked(group(2))));
+        }
+        soon += offers(&desk.live(&[(1, 0)], INTERVAL * 9));
+        assert_eq!(soon > 0, unaskable, "{soon} offers within a second");
+        assert!(offers(&desk.live(&[(1, 0)], INTERVAL * 3)) > 0, "it is handed over after all");
+    }
+}
+
+#[test]
 fn requirement_2_the_last_owner_goes_first_only_if_no_other_candidate_alone_is_on_the_subnet() {
     for (last, remote, asked) in [(0, 0, 0), (0, 1, 1), (1, 1, 1), (1, 0, 0)] {
         let mut desk = Desk::new(on_two_subnets(last, remote));
