@@ -20,7 +20,7 @@ use api::{Change, Object};
 use model::{Model, What};
 
 /// How many stories of each kind the suite runs.
-const COUNT: u64 = 1_000;
+const COUNT: u64 = 750;
 
 fn pool() -> Vec<IpAddr> {
     let pool = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "fd00::1", "fd00::2", "fd00::3"];
@@ -359,9 +359,14 @@ fn requirement_2_a_node_that_alone_comes_to_be_on_the_subnet_is_handed_what_othe
     stories(COUNT, |seed| {
         let mut chance = Chance(seed);
         let nodes = 2 + usize::try_from(chance.below(3)).unwrap();
-        let mut model = begin(seed, &mut chance, nodes);
+        let mut model = Model::new(seed, nodes, Placement::Balanced);
+        model.lag = chance.pick(&[0, 20, 300, 1_000]).unwrap();
+        model.api.apply(&Change::Service(0, Some(some(&mut chance))));
         for node in 0..nodes {
-            model.change(Change::OnSubnet(node, false));
+            model.api.apply(&Change::OnSubnet(node, false));
+        }
+        for node in 0..nodes {
+            model.start(node);
         }
         model.pass(Duration::from_secs(12));
         model.watch_anew();
