@@ -25,7 +25,8 @@ enum What {
     Arp(Passed),
     /// A speaker at rest with a hundred peers.
     Peers,
-    /// The longest silence of a client, for each kind of fault, on real speakers in network namespaces.
+    /// The longest silence of a client, for each kind of fault, on real speakers in network namespaces; or, with --groups
+    /// 8000, a takeover of so many addresses at once.
     Failover(Passed),
 }
 

@@ -1,7 +1,8 @@
 //! How long a client is not served when the node that answers for its address goes: `cargo xtask bench failover`.
 //!
 //! Real speakers in network namespaces, or (`--cluster`) a whole cluster, and clients that ask every 5 ms. Prints p50, p99,
-//! the maximum and a histogram of the longest silence per kind of fault, and how many requests were lost.
+//! the maximum and a histogram of the longest silence per kind of fault, and how many requests were lost. With `--groups`:
+//! how long a takeover of so many groups takes, and what it does to what the successor announced before.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -15,7 +16,7 @@ use std::time::Duration;
 use clap::Parser;
 use e2e::Bed;
 use e2e::faults::{self, Fault, clients};
-use e2e::speakers::{Rig, Round};
+use e2e::speakers::{Rig, Round, Takeover};
 use testbed::{LanOptions, Options, Signal};
 
 /// Longer than any takeover; a longer silence is as long as this.
@@ -87,6 +88,9 @@ struct Args {
     /// On a whole cluster, with lbstack installed in it, instead of in network namespaces.
     #[arg(long)]
     cluster: bool,
+    /// Instead of that: a node with so many addresses loses power, and one other node takes them all over.
+    #[arg(long, conflicts_with_all = ["rounds", "kinds", "cluster"])]
+    groups: Option<u32>,
 }
 
 impl Args {
@@ -97,9 +101,22 @@ impl Args {
 
 fn main() {
     let args = Args::parse();
+    if let Some(groups) = args.groups {
+        return take_over(groups);
+    }
     println!("| fault | client | rounds | p50 ms | p99 ms | max ms | requests lost |");
     println!("|---|---|---|---|---|---|---|");
     if args.cluster { on_cluster(&args) } else { in_namespaces(&args) }
+}
+
+fn take_over(groups: u32) {
+    let Takeover { took, own, stalls, taken, least } = Takeover::of("bench-takeover", groups);
+    println!(
+        "| groups | all owned after | own address silent | requests lost | self-fences | taken | owned at least |"
+    );
+    println!("|---|---|---|---|---|---|---|");
+    let (took, silence) = (took.as_secs_f64(), own.silence.as_millis());
+    println!("| {groups} | {took:.2} s | {silence} ms | {} | {stalls} | {taken} | {least} |", own.lost);
 }
 
 fn in_namespaces(args: &Args) {

@@ -4,12 +4,14 @@
 
 mod objects;
 mod peers;
+mod takeover;
 
 use std::cell::Cell;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use kube::Client;
@@ -20,6 +22,7 @@ use crate::client;
 pub use objects::NAMESPACE;
 use objects::Wanted;
 pub use peers::Peers;
+pub use takeover::Takeover;
 
 /// Controllers that would take nodes without kubelets, their pods and hand-made endpoints for dead.
 const WITHOUT: &str = "--controllers=*,-node-lifecycle-controller,-taint-eviction-controller,\
@@ -227,9 +230,29 @@ impl Rig {
 
     /// The value of a metric of a speaker, labels included in its name.
     pub fn metric(&self, number: usize, name: &str) -> f64 {
+        self.value(number, name)
+    }
+
+    /// The same of one that counts.
+    pub fn count(&self, number: usize, name: &str) -> u64 {
+        self.value(number, name)
+    }
+
+    fn value<T: FromStr + Default>(&self, number: usize, name: &str) -> T {
         let metrics = self.admin(number, "metrics").unwrap();
         let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.and_then(|value| value.parse().ok()).unwrap_or(0.0)
+        line.and_then(|value| value.parse().ok()).unwrap_or_default()
+    }
+
+    /// Waits until a speaker has written all that it reports, and has little to do.
+    pub fn at_rest(&self, number: usize) {
+        until(Duration::from_secs(600), &format!("{} to come to rest", self.nodes[number].name), || {
+            let before = self.processor_time(number);
+            std::thread::sleep(Duration::from_secs(5));
+            let used = self.processor_time(number).saturating_sub(before);
+            if used < Duration::from_millis(150) { Ok(()) } else { Err(format!("{used:?} of 5 s are used")) }
+        })
+        .unwrap();
     }
 
     /// Resident memory of a speaker, in MB.
@@ -256,6 +279,15 @@ impl Rig {
 
     /// A Service with these addresses, reachable behind every node.
     pub fn service(&self, name: &str, addresses: &[IpAddr]) {
+        self.write_service(name, addresses, Vec::new());
+    }
+
+    /// A Service with these addresses that only one node may announce (`externalTrafficPolicy: Local`).
+    pub fn local_service(&self, name: &str, addresses: &[IpAddr], number: usize) {
+        self.write_service(name, addresses, vec![self.nodes[number].name.clone()]);
+    }
+
+    fn write_service(&self, name: &str, addresses: &[IpAddr], only: Vec<String>) {
         for node in &self.nodes {
             for address in addresses {
                 let bits = if address.is_ipv4() { 32 } else { 128 };
@@ -264,7 +296,7 @@ impl Rig {
                 let _ = node.guest.host.output(["ip", "address", "add", &address, "dev", "lo"]);
             }
         }
-        let wanted = Wanted { name: name.to_owned(), addresses: addresses.to_vec(), only: Vec::new() };
+        let wanted = Wanted { name: name.to_owned(), addresses: addresses.to_vec(), only };
         self.write_services(&[wanted]);
     }
 

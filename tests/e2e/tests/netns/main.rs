@@ -8,6 +8,7 @@
 
 mod foreign_hosts;
 mod networks;
+mod takeover;
 
 use std::net::IpAddr;
 use std::process::ExitCode;
@@ -62,6 +63,13 @@ fn main() -> ExitCode {
         tests.into_iter().map(|(name, test)| Trial::test(name, move || on_rig(test))).collect();
     trials.push(Trial::test("a_snooping_switch_lets_solicitations_through", networks::snooping));
     trials.push(Trial::test("a_second_segment_has_owners_of_its_own", networks::second_segment));
+    trials.push(Trial::test(
+        "requirement_7_a_takeover_of_two_thousand_groups_is_completed_and_the_successor_never_fences_itself",
+        || {
+            takeover::of_many_groups();
+            Ok(())
+        },
+    ));
     let conclusion = libtest_mimic::run(&arguments, trials);
     drop(RIG.lock().unwrap_or_else(PoisonError::into_inner).take());
     conclusion.exit_code()

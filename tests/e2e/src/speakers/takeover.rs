@@ -1,0 +1,106 @@
+//! A node that announced thousands of addresses loses power, and another one, which has an address of its own, takes all of
+//! them over.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
+
+use testbed::{LanOptions, until};
+
+use super::{Rig, Round};
+
+/// Who takes over, and whose addresses.
+const SUCCESSOR: usize = 0;
+const DEAD: usize = 1;
+/// The successor's own address, and where the others begin.
+const OWN: Ipv4Addr = Ipv4Addr::new(192, 168, 33, 200);
+const FIRST: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 0);
+/// So many are written to the API, read and announced within this time, on a busy machine too.
+const ANNOUNCED: Duration = Duration::from_secs(900);
+/// For how long a takeover is watched.
+const WATCHED: Duration = Duration::from_secs(180);
+
+/// What was seen of a takeover.
+#[derive(Clone, Copy, Debug)]
+pub struct Takeover {
+    /// From the power-off until the successor owned all groups.
+    pub took: Duration,
+    /// What a client that asks anew before each request saw of the successor's own address.
+    pub own: Round,
+    /// How often the successor fenced itself, having been late.
+    pub stalls: u64,
+    /// How many groups it took, those counted again that it lost meanwhile.
+    pub taken: u64,
+    /// How many groups it owned at least.
+    pub least: u64,
+}
+
+impl Takeover {
+    /// Runs a takeover of `groups` groups, each of one address.
+    pub fn of(id: &str, groups: u32) -> Self {
+        let mut rig = Rig::up(id, 2, LanOptions::default(), &[]);
+        // Alone, the other one owns all that both may own.
+        rig.ready(SUCCESSOR, false);
+        rig.terminate(SUCCESSOR);
+        rig.services(groups, FIRST);
+        owns(&rig, DEAD, groups.into());
+        rig.start(SUCCESSOR);
+        rig.ready(SUCCESSOR, true);
+        rig.local_service("own", &[OWN.into()], SUCCESSOR);
+        owns(&rig, SUCCESSOR, 1);
+        rig.all_ready();
+        rig.at_rest(SUCCESSOR);
+        rig.at_rest(DEAD);
+        owns(&rig, DEAD, groups.into());
+        watch(&mut rig, u64::from(groups) + 1)
+    }
+}
+
+/// Waits until a node owns so many groups.
+fn owns(rig: &Rig, number: usize, groups: u64) {
+    let name = &rig.nodes[number].name;
+    until(ANNOUNCED, &format!("{name} to own {groups} groups"), || match owned(rig, number) {
+        owned if owned == groups => Ok(()),
+        owned => Err(format!("it owns {owned}")),
+    })
+    .unwrap();
+}
+
+fn owned(rig: &Rig, number: usize) -> u64 {
+    rig.count(number, "lbstack_speaker_owned_groups")
+}
+
+fn taken(rig: &Rig) -> u64 {
+    let causes = ["vacant", "silent_owner", "handover"];
+    let taken = |cause| rig.count(SUCCESSOR, &format!("lbstack_speaker_groups_taken{{cause=\"{cause}\"}}"));
+    causes.into_iter().map(taken).sum()
+}
+
+fn stalls(rig: &Rig) -> u64 {
+    rig.count(SUCCESSOR, "lbstack_speaker_stalls")
+}
+
+fn watch(rig: &mut Rig, groups: u64) -> Takeover {
+    assert_eq!(rig.owner(OWN.into()), SUCCESSOR);
+    let (stalls_before, taken_before) = (stalls(rig), taken(rig));
+    let traffic = rig.traffic(IpAddr::V4(OWN), true);
+    // The client's first requests find the way.
+    std::thread::sleep(Duration::from_millis(300));
+    let begun = Instant::now();
+    rig.power_off(DEAD);
+    let mut least = groups;
+    until(WATCHED, "all groups to be taken over", || {
+        let owned = owned(rig, SUCCESSOR);
+        least = least.min(owned);
+        if owned == groups { Ok(()) } else { Err(format!("{owned} are owned")) }
+    })
+    .unwrap();
+    let took = begun.elapsed();
+    let report = traffic.stop().unwrap();
+    Takeover {
+        took,
+        own: Round { silence: report.longest_silence(), lost: report.lost },
+        stalls: stalls(rig) - stalls_before,
+        taken: taken(rig) - taken_before,
+        least,
+    }
+}

@@ -1,0 +1,23 @@
+//! Thousands of groups at once.
+
+use std::sync::PoisonError;
+
+use e2e::speakers::Takeover;
+
+use crate::RIG;
+
+/// Four times as many as are probed at once; `cargo xtask bench failover --groups 8000` has the figures.
+const GROUPS: u32 = 2_000;
+
+pub(crate) fn of_many_groups() {
+    drop(RIG.lock().unwrap_or_else(PoisonError::into_inner).take());
+    let seen = Takeover::of("netns-takeover", GROUPS);
+    assert_eq!(seen.stalls, 0, "the successor fenced itself: {seen:?}");
+    assert_eq!(
+        seen.taken,
+        u64::from(GROUPS),
+        "each group is taken once, the successor's own is not lost: {seen:?}"
+    );
+    assert!(seen.least >= 1, "{seen:?}");
+    assert_eq!(seen.own.lost, 0, "{seen:?}");
+}
