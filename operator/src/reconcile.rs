@@ -399,8 +399,12 @@ impl Reconciler {
         });
         let namespace = namespace_of(stack);
         // Garbage collection would take what still names the stack as its owner.
-        self.release(stack).await?;
-        match teardown::step(&self.api, &self.caches, stack, &namespace, deadline).await? {
+        let obstacles = self.release(stack).await?;
+        let unreleased: Vec<String> = obstacles
+            .iter()
+            .map(|obstacle| format!("{} ({})", obstacle.about, obstacle.outcome.text()))
+            .collect();
+        match teardown::step(&self.api, &self.caches, stack, &namespace, (deadline, &unreleased)).await? {
             Progress::Waiting(what) => {
                 let generation = stack.object.metadata.generation;
                 let status = health::leaving(generation, &what, &stack.status, &Time(Timestamp::now()));

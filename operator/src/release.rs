@@ -43,29 +43,34 @@ pub(crate) async fn release(
                  left there for now, and with them it is removed together with the stack: take them out of what {by} applies"
             ))
         } else if let Some((error, _)) = record.is_held(now) {
-            Outcome::Failed(format!("is managed by {by}, and still has the operator's labels: {error}"))
+            still_labelled(&by, error)
         } else {
             match api.change(&key, &live, &released(&live, uid)).await {
                 Ok(written) => {
                     record.repaired(now);
                     record.wrote(written);
                     done.push(Released { key, by });
+                    continue;
                 }
                 // It has changed or is gone, and the mirror will say so.
-                Err(error) if error.is_outdated() || error.is_not_found() => {}
+                Err(error) if error.is_outdated() || error.is_not_found() => continue,
                 Err(error @ Error::NotLeading) => return Err(error),
                 Err(error) => {
                     tracing::warn!(object = %key, %error, "is its user's, and still carries our marks");
                     record.failed(error.explain(), now, jitter());
+                    still_labelled(&by, &error.explain())
                 }
             }
-            continue;
         };
         obstacles.push(Obstacle { about: key.to_string(), outcome: stays });
     }
     let now = Instant::now();
     memory.retain(|key, record| marked.contains(key) || !record.is_undisputed(now));
     Ok((done, obstacles))
+}
+
+fn still_labelled(by: &str, error: &str) -> Outcome {
+    Outcome::Failed(format!("is managed by {by}, and still has the operator's labels: {error}"))
 }
 
 /// The object and who manages it, if it carries our marks and is a user's.

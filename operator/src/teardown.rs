@@ -45,13 +45,14 @@ pub(crate) enum Progress {
 const REST: Duration = Duration::from_secs(5);
 
 /// One look, and whatever can be done now. What is not gone by `deadline` (pods) or soon after it (everything else) is left
-/// to end by itself, whether it takes its time or cannot be deleted.
+/// to end by itself, whether it takes its time or cannot be deleted. `unreleased` are objects of users that still name
+/// the stack as their owner, and would be removed with it.
 pub(crate) async fn step(
     api: &Api,
     caches: &Caches,
     stack: &Stack,
     namespace: &str,
-    deadline: Instant,
+    (deadline, unreleased): (Instant, &[String]),
 ) -> Result<Progress, Error> {
     let is_over = Instant::now() >= deadline + REST;
     let inventory = &stack.status.inventory;
@@ -75,6 +76,7 @@ pub(crate) async fn step(
         };
     made.retain(|made| !made.key.kind.is_workload() && made.key.kind != Kind::Namespace);
     remaining.extend(remove(api, &made.iter().collect::<Vec<_>>()).await?);
+    remaining.extend(unreleased.iter().cloned());
     remaining.extend(unread.iter().map(|(entry, why)| format!("{} {} ({why})", entry.kind, entry.name)));
     if !remaining.is_empty() && !is_over {
         return Ok(Progress::Waiting(format!("removes {}", remaining.join(", "))));
@@ -94,7 +96,7 @@ pub(crate) async fn step(
 async fn remove(api: &Api, made: &[&Made]) -> Result<Vec<String>, Error> {
     let mut names = Vec::new();
     for made in made {
-        let seen = Precondition::of(&made.live, false);
+        let seen = Precondition::of(&made.live, made.key.kind.is_configuration());
         let gone = if made.leaving { Ok(false) } else { api.delete(&made.key, Some(seen)).await };
         match gone {
             Ok(true) => {}

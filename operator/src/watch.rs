@@ -160,7 +160,9 @@ impl Caches {
         let name = |object: Arc<DynamicObject>| {
             object.annotations().get(ANNOTATION_CONFIG_MAP).cloned().unwrap_or_default()
         };
-        imported.map(name).collect()
+        // Of what is not mirrored yet it is not known.
+        let unknown = self.owned.iter().any(|(kind, cache)| kind.is_configuration() && !cache.is_known());
+        imported.map(name).chain(unknown.then(String::new)).collect()
     }
 
     /// The ConfigMap `name`, mirrored from the first call on; waits for the mirror to be filled. None: there is none.

@@ -55,6 +55,18 @@ pub struct Obstacle {
 }
 
 impl Outcome {
+    /// What is to be said about it; empty if it is as rendered.
+    pub fn text(&self) -> &str {
+        match self {
+            Self::AsRendered => "",
+            Self::Waiting(text)
+            | Self::Retained(text)
+            | Self::Foreign(text)
+            | Self::Contested(text)
+            | Self::Failed(text) => text,
+        }
+    }
+
     fn problem(&self) -> Option<(&'static str, &str)> {
         match self {
             Self::AsRendered | Self::Waiting(_) | Self::Retained(_) => None,

@@ -314,6 +314,18 @@ fn of_two_pools_that_conflict_neither_is_changed() {
 }
 
 #[test]
+fn requirement_1_an_inline_pool_that_is_renamed_and_mistyped_in_one_edit_stays() {
+    let pools = |pools: Value| validate(&stack(json!({"addressPools": pools})), facts()).unwrap();
+    let mistyped = pools(json!([{"name": "lan2", "addresses": ["10.0.0.300"]}]));
+    for kind in [Kind::IpAddressPool, Kind::L2Advertisement, Kind::PoolPolicy] {
+        assert!(mistyped.keeps(&in_namespace(kind, "lan"), None), "{kind:?}");
+    }
+    assert!(!mistyped.keeps(&in_namespace(Kind::IpAddressPool, "old"), Some(legacy::CONFIG_MAP)));
+    let renamed = pools(json!([{"name": "lan2", "addresses": ["10.0.0.0/24"]}]));
+    assert!(!renamed.keeps(&in_namespace(Kind::IpAddressPool, "lan"), None));
+}
+
+#[test]
 fn an_unrelated_config_map_of_that_name_is_nobodys_fault() {
     let legacy = |key: &str, text: &str, imported: bool| {
         let map = legacy::ConfigMapText {

@@ -105,11 +105,13 @@ pub struct ValidatedStack {
 }
 
 impl ValidatedStack {
-    /// Whether an object that is not rendered stays all the same: it belongs to an inline pool that is left out
-    /// because something is wrong with it, or it was imported from something that has an error now.
+    /// Whether an object that is not rendered stays all the same: it is a pool's, and an inline pool is left out because
+    /// something is wrong with it, which may be the same one under another name; or it was imported from something that
+    /// has an error now.
     pub fn keeps(&self, key: &Key, imported_from: Option<&str>) -> bool {
         let unread = imported_from.is_some_and(|source| self.imported.stays.contains(&source));
-        unread || self.withholds(key)
+        let renamed = imported_from.is_none() && key.kind.is_of_pool() && !self.withheld.is_empty();
+        unread || renamed
     }
 
     /// Whether an object is an inline pool's that is left out because something is wrong with it.

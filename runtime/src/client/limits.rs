@@ -97,11 +97,14 @@ impl Limited {
     async fn within<T>(
         &self,
         limit: Duration,
-        call: impl Future<Output = Result<T, kube::Error>>,
-    ) -> Result<T, BoxError> {
-        let result = tokio::time::timeout(limit, call).await.map_err(|_| Unanswered(limit))??;
-        *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-        Ok(result)
+        call: impl Future<Output = Result<Response<T>, kube::Error>>,
+    ) -> Result<Response<T>, BoxError> {
+        let response = tokio::time::timeout(limit, call).await.map_err(|_| Unanswered(limit))??;
+        // What is in front of the server answers that it is away, too.
+        if !response.status().is_server_error() && response.status() != StatusCode::TOO_MANY_REQUESTS {
+            *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        }
+        Ok(response)
     }
 
     /// Sends with the token, and once more if it is refused and there is a newer one.

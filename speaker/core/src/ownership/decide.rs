@@ -174,9 +174,10 @@ impl Ownership {
             return Next::Wait(Some(until));
         }
         let willing = successor.filter(|successor| !successor.refused).map(|successor| successor.id);
-        let came = self.groups.get(&id).and_then(|state| state.came).filter(|came| now < came.until);
-        if let Some(came) = came.filter(|came| willing == Some(came.from)) {
-            return Next::Wait(Some(came.until));
+        let came = self.groups.get(&id).and_then(|state| state.came);
+        let kept = came.zip(willing).map(|(came, successor)| came.kept_from(successor));
+        if let Some(until) = kept.filter(|until| now < *until) {
+            return Next::Wait(Some(until));
         }
         let unwanted = if self.withholds(group) {
             false

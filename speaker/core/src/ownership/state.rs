@@ -11,8 +11,8 @@ use crate::view::NodeName;
 
 /// The longest pause.
 pub(super) const REFUSAL_AT_MOST: Duration = Duration::from_secs(30);
-/// A group is not handed back within this time to whom it came from, unless it must go: views that differ would move it
-/// back and forth. Each time that it comes back from there all the same the time doubles.
+/// A group that was handed to this node is not handed on within this time, unless it must go: views that differ would
+/// move it back and forth, or in a circle. For whom it came from the time doubles each time that it comes back from there.
 const KEPT: Duration = Duration::from_secs(1);
 /// The longest such time.
 const KEPT_AT_MOST: Duration = Duration::from_secs(60);
@@ -65,6 +65,14 @@ pub(super) struct Came {
     /// It is not handed back there before this time.
     pub(super) until: Instant,
     pub(super) kept: Duration,
+}
+
+impl Came {
+    /// Not before this time the group is handed to `successor`.
+    pub(super) fn kept_from(&self, successor: NodeId) -> Instant {
+        let came = self.until.checked_sub(self.kept).unwrap_or(self.until);
+        if successor == self.from { self.until } else { came + KEPT }
+    }
 }
 
 /// An address that has come to an owned group and is not announced yet.
