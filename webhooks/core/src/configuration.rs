@@ -9,7 +9,7 @@ use rangemap::RangeInclusiveMap;
 use crate::advertisement::{self, L2Advertisement, PartialL2Advertisement};
 use crate::bgp::{self, BfdProfile, BgpAdvertisement, BgpContext, BgpPeer, CommunityValue};
 use crate::finding::{Finding, ObjectRef, Report};
-use crate::objects::{Objects, oldest_first};
+use crate::objects::{Objects, Precedence, oldest_first};
 use crate::policy;
 use crate::pool::{self, Pool, Seniority};
 use crate::range::{Family, IpRange, bits};
@@ -66,20 +66,20 @@ impl Index {
 impl Configuration {
     /// Judges `objects`: of two that clash the younger is left out, an invalid one is left out, the rest works.
     pub fn from_objects(objects: &Objects) -> (Self, Vec<Finding>) {
-        Self::with_precedence(objects, &BTreeSet::new())
+        Self::with_precedence(objects, &Precedence::default())
     }
 
-    /// The same, but the objects in `last` come after all others, and a pool among them is left without the addresses
-    /// that others have.
-    pub(crate) fn with_precedence(objects: &Objects, last: &BTreeSet<ObjectRef>) -> (Self, Vec<Finding>) {
+    /// The same, but some objects come after others; and a pool of which an earlier version stands in is left without the
+    /// addresses that pools before it have.
+    pub(crate) fn with_precedence(objects: &Objects, precedence: &Precedence) -> (Self, Vec<Finding>) {
         let mut findings = Vec::new();
         let mut configuration = Self::default();
         let mut seniorities: BTreeMap<String, Seniority> = BTreeMap::new();
-        let mut pools = oldest_first("IPAddressPool", &objects.pools, last);
-        pools.sort_by_cached_key(|(this, object)| (last.contains(this), Seniority::of(object)));
+        let mut pools = oldest_first("IPAddressPool", &objects.pools, precedence);
+        pools.sort_by_cached_key(|(this, object)| (precedence.rank(this), Seniority::of(object)));
         for (this, object) in pools {
             seniorities.insert(this.name.clone(), Seniority::of(&object));
-            let trimmed = last.contains(&this);
+            let trimmed = precedence.last.contains(&this);
             let mut report = Report::new(this, &mut findings);
             references::warn(&object.spec, objects, &mut report);
             if let Some(mut pool) = pool::judge(&object, objects, &mut report) {
@@ -95,7 +95,7 @@ impl Configuration {
                 configuration.left_out_labels.insert(name, labels);
             }
         }
-        for (this, object) in oldest_first("L2Advertisement", &objects.l2_advertisements, last) {
+        for (this, object) in oldest_first("L2Advertisement", &objects.l2_advertisements, precedence) {
             let mut report = Report::new(this, &mut findings);
             references::warn(&object.spec, objects, &mut report);
             match advertisement::judge(&object, &configuration.pools, &mut report) {
@@ -104,22 +104,22 @@ impl Configuration {
             }
         }
         configuration.l2_advertisements = advertisement::collapse(configuration.l2_advertisements);
-        for (this, object) in oldest_first("PoolPolicy", &objects.pool_policies, last) {
+        for (this, object) in oldest_first("PoolPolicy", &objects.pool_policies, precedence) {
             let mut report = Report::new(this, &mut findings);
             references::warn(&object.spec, objects, &mut report);
             policy::apply(&object, &mut configuration.pools, objects, &mut report);
         }
-        configuration.judge_bgp(objects, last, &mut findings);
+        configuration.judge_bgp(objects, precedence, &mut findings);
         (configuration, findings)
     }
 
-    fn judge_bgp(&mut self, objects: &Objects, last: &BTreeSet<ObjectRef>, findings: &mut Vec<Finding>) {
-        for (this, object) in oldest_first("BFDProfile", &objects.bfd_profiles, last) {
+    fn judge_bgp(&mut self, objects: &Objects, precedence: &Precedence, findings: &mut Vec<Finding>) {
+        for (this, object) in oldest_first("BFDProfile", &objects.bfd_profiles, precedence) {
             let mut report = Report::new(this, findings);
             let profile = bgp::judge_bfd_profile(&object, &mut report);
             self.bfd_profiles.extend(profile.map(|profile| (profile.name.clone(), profile)));
         }
-        for (this, object) in oldest_first("BGPPeer", &objects.bgp_peers, last) {
+        for (this, object) in oldest_first("BGPPeer", &objects.bgp_peers, precedence) {
             let mut report = Report::new(this, findings);
             references::warn(&object.spec, objects, &mut report);
             if let Some(peer) = bgp::judge_peer(&object, &mut report) {
@@ -128,7 +128,7 @@ impl Configuration {
             }
         }
         let mut communities = BTreeMap::new();
-        for (this, object) in oldest_first("Community", &objects.communities, last) {
+        for (this, object) in oldest_first("Community", &objects.communities, precedence) {
             let mut report = Report::new(this.clone(), findings);
             let names = bgp::judge_community(&object, &communities, &mut report);
             if !report.failed() {
@@ -136,7 +136,7 @@ impl Configuration {
             }
         }
         let context = BgpContext { pools: &self.pools, peers: &self.bgp_peers };
-        for (this, object) in oldest_first("BGPAdvertisement", &objects.bgp_advertisements, last) {
+        for (this, object) in oldest_first("BGPAdvertisement", &objects.bgp_advertisements, precedence) {
             let mut report = Report::new(this, findings);
             references::warn(&object.spec, objects, &mut report);
             let Some(new) = bgp::judge_advertisement(&object, &context, &mut report) else { continue };

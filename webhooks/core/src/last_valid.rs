@@ -13,13 +13,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::configuration::Configuration;
 use crate::finding::{Finding, ObjectRef, Severity};
-use crate::objects::Objects;
+use crate::objects::{Objects, Precedence};
 use crate::references::{self, Refers};
 
 /// Remembers of each object the last `spec` that was valid.
 ///
 /// An object that exists and has an error keeps the effect of that `spec`, as far as it does not contradict a valid
-/// object. An edit that replaces a reference to something by one to nothing counts as an error too. An object that no longer exists is forgotten at once: to delete it is not an error.
+/// object that was valid with it. An edit that replaces a reference to something by one to nothing counts as an error
+/// too. An object that no longer exists is forgotten at once: to delete it is not an error.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LastValid {
@@ -30,6 +31,9 @@ pub struct LastValid {
     bgp_peers: Versions<BGPPeerSpec>,
     communities: Versions<CommunitySpec>,
     bgp_advertisements: Versions<BGPAdvertisementSpec>,
+    /// Objects that were never valid: one that another object kept from being valid does not become so only because that
+    /// one has an error now.
+    never_valid: NeverValid,
 }
 
 /// By `namespace/name`.
@@ -49,13 +53,27 @@ struct Version<S> {
     held: bool,
 }
 
+/// By `kind/namespace/name`, with the UIDs.
+type NeverValid = BTreeMap<String, Option<String>>;
+
 /// What is remembered of objects.
 #[derive(Default)]
 struct Known {
     /// Those that are rejected and of which a valid version is remembered.
     objects: BTreeSet<ObjectRef>,
-    /// Those of which a valid version may have been missed.
-    uncertain: BTreeSet<ObjectRef>,
+    /// Those that are rejected and of which none is.
+    never_valid: BTreeSet<ObjectRef>,
+    /// Those that are valid now and never were before, though they existed: another object may have kept them from it.
+    freed: BTreeSet<ObjectRef>,
+}
+
+/// What comes of putting earlier versions in place of the present ones.
+struct Substituted {
+    configuration: Configuration,
+    /// The objects of which an earlier version is in place.
+    objects: BTreeSet<ObjectRef>,
+    /// Errors of objects that are kept from being valid by these.
+    kept_out: Vec<Finding>,
 }
 
 /// Calls a function for each kind, with its name, the remembered versions and the objects.
@@ -85,14 +103,26 @@ impl LastValid {
         for_each_kind!(lost_references, [&mut self], [&objects], objects, &rejected, &mut lost);
         rejected.extend(lost.iter().map(|finding| finding.object.clone()));
         let mut known = Known::default();
-        for_each_kind!(remember, [&mut self], [&objects], objects, &rejected, &mut known);
-        let Known { objects: known, uncertain } = known;
-        if known.is_empty() {
+        for_each_kind!(recall, [&self], [&objects], &self.never_valid, &rejected, &mut known);
+        let substituted = (!known.objects.is_empty()).then(|| self.substitute(objects, &rejected, &known));
+        let kept_out = substituted.iter().flat_map(|substituted| substituted.kept_out.iter().cloned());
+        findings.extend(kept_out.clone());
+        rejected.extend(kept_out.map(|finding| finding.object));
+        let (mut uncertain, mut never_valid) = (BTreeSet::new(), NeverValid::new());
+        for_each_kind!(
+            remember,
+            [&mut self],
+            [&objects],
+            objects,
+            &rejected,
+            (&mut uncertain, &mut never_valid)
+        );
+        self.never_valid = never_valid;
+        let Some(Substituted { configuration: mut in_force, objects: substituted, .. }) = substituted else {
             let mut in_force = configuration.clone();
             in_force.keep_uncertain(configuration, &uncertain);
             return (in_force, findings);
-        }
-        let (mut in_force, substituted) = self.substitute(objects, &rejected, known);
+        };
         in_force.keep_rejected(&configuration);
         in_force.keep_uncertain(configuration, &uncertain);
         lost.retain(|finding| substituted.contains(&finding.object));
@@ -117,30 +147,36 @@ impl LastValid {
         &self,
         objects: &Objects,
         rejected_now: &BTreeSet<ObjectRef>,
-        known: BTreeSet<ObjectRef>,
-    ) -> (Configuration, BTreeSet<ObjectRef>) {
-        let attempt = |chosen: &BTreeSet<ObjectRef>| {
+        known: &Known,
+    ) -> Substituted {
+        let never_valid: BTreeSet<ObjectRef> = known.never_valid.union(&known.freed).cloned().collect();
+        let attempt = |chosen: BTreeSet<ObjectRef>| {
             let mut with = objects.clone();
-            for_each_kind!(put, [&self], [&mut with], chosen);
-            let (configuration, findings) = Configuration::with_precedence(&with, chosen);
-            let harmless = rejected(&findings).is_subset(rejected_now);
-            harmless.then_some(configuration)
+            for_each_kind!(put, [&self], [&mut with], &chosen);
+            let precedence = Precedence { last: chosen, never_valid: never_valid.clone() };
+            let (configuration, findings) = Configuration::with_precedence(&with, &precedence);
+            let harmless =
+                rejected(&findings).iter().all(|it| rejected_now.contains(it) || known.freed.contains(it));
+            let kept_out = findings.into_iter().filter(|finding| {
+                finding.severity == Severity::Error && known.freed.contains(&finding.object)
+            });
+            let (objects, kept_out) = (precedence.last, kept_out.collect());
+            harmless.then_some(Substituted { configuration, objects, kept_out })
         };
-        if let Some(configuration) = attempt(&known) {
-            return (configuration, known);
+        if let Some(all) = attempt(known.objects.clone()) {
+            return all;
         }
-        let mut chosen = BTreeSet::new();
-        let mut configuration = Configuration::from_objects(objects).0;
-        for object in known {
+        let mut best = Substituted {
+            configuration: Configuration::from_objects(objects).0,
+            objects: BTreeSet::new(),
+            kept_out: Vec::new(),
+        };
+        for object in &known.objects {
+            let mut chosen = best.objects.clone();
             chosen.insert(object.clone());
-            match attempt(&chosen) {
-                Some(better) => configuration = better,
-                None => {
-                    chosen.remove(&object);
-                }
-            }
+            best = attempt(chosen).unwrap_or(best);
         }
-        (configuration, chosen)
+        best
     }
 }
 
@@ -178,15 +214,41 @@ fn lost_references<K>(
     }
 }
 
-/// Remembers the valid objects, forgets those that no longer exist, and adds to `known` the rejected ones of which a
-/// valid version is remembered, and those of which one may have been missed.
+/// Adds to `known` what is remembered of the objects.
+fn recall<K>(
+    kind: &'static str,
+    memory: &Versions<K::Spec>,
+    objects: &[Arc<K>],
+    never_valid: &NeverValid,
+    rejected: &BTreeSet<ObjectRef>,
+    known: &mut Known,
+) where
+    K: Resource + HasSpec,
+{
+    for object in objects {
+        let this = ObjectRef::of(kind, &**object);
+        let (key, uid) = (key(&this), &object.meta().uid);
+        if !rejected.contains(&this) {
+            if never_valid.get(&format!("{kind}/{key}")) == Some(uid) {
+                known.freed.insert(this);
+            }
+        } else if memory.get(&key).is_some_and(|version| version.uid == *uid) {
+            known.objects.insert(this);
+        } else {
+            known.never_valid.insert(this);
+        }
+    }
+}
+
+/// Remembers the valid objects, forgets those that no longer exist, and adds to the last argument those of which a valid
+/// version may have been missed, and those that were never valid.
 fn remember<K>(
     kind: &'static str,
     memory: &mut Versions<K::Spec>,
     objects: &[Arc<K>],
     all: &Objects,
     rejected: &BTreeSet<ObjectRef>,
-    known: &mut Known,
+    (uncertain, never_valid): (&mut BTreeSet<ObjectRef>, &mut NeverValid),
 ) where
     K: Resource + HasSpec,
     K::Spec: Refers + Clone,
@@ -207,13 +269,13 @@ fn remember<K>(
             let missed = missed && references::any_unresolved(object.spec(), all);
             Version { uid, spec: object.spec().clone(), generation, missed, held: false }
         } else if let Some(version) = before {
-            known.objects.insert(this.clone());
             Version { generation, missed, ..version }
         } else {
+            never_valid.insert(format!("{kind}/{key}"), uid);
             continue;
         };
         if version.missed {
-            known.uncertain.insert(this);
+            uncertain.insert(this);
         }
         memory.insert(key, version);
     }

@@ -54,16 +54,32 @@ pub(crate) fn elder_first<K: Resource>(objects: &[Arc<K>]) -> Vec<Arc<K>> {
     sorted
 }
 
+/// Which objects come after all others.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Precedence {
+    /// Those of which an earlier version stands in for the present one.
+    pub(crate) last: BTreeSet<ObjectRef>,
+    /// Those that were never valid: what such an object is refused for comes before it.
+    pub(crate) never_valid: BTreeSet<ObjectRef>,
+}
+
+impl Precedence {
+    /// Lower ranks come first.
+    pub(crate) fn rank(&self, object: &ObjectRef) -> u8 {
+        if self.never_valid.contains(object) { 2 } else { u8::from(self.last.contains(object)) }
+    }
+}
+
 /// `objects`, of the given kind, oldest first; those in `last` come after all others.
 pub(crate) fn oldest_first<K: Resource>(
     kind: &'static str,
     objects: &[Arc<K>],
-    last: &BTreeSet<ObjectRef>,
+    precedence: &Precedence,
 ) -> Vec<(ObjectRef, Arc<K>)> {
     let mut sorted: Vec<(ObjectRef, Arc<K>)> =
         objects.iter().map(|object| (ObjectRef::of(kind, &**object), Arc::clone(object))).collect();
     sorted.sort_by(|(a, left), (b, right)| {
-        last.contains(a).cmp(&last.contains(b)).then_with(|| by_age(left, right))
+        precedence.rank(a).cmp(&precedence.rank(b)).then_with(|| by_age(left, right))
     });
     sorted
 }

@@ -4,6 +4,28 @@ use super::*;
 
 mod lost_references;
 
+#[test]
+fn requirement_1_a_pool_that_was_never_valid_takes_no_addresses_of_one_with_an_error() {
+    let elder: (&str, usize, &[&str]) = ("elder", 0, &["10.0.0.0/24"]);
+    let mistyped: (&str, usize, &[&str]) = ("elder", 0, &["10.0.0.0/240"]);
+    let younger: (&str, usize, &[&str]) = ("younger", 1, &["10.0.0.0/25"]);
+    let names = |configuration: &Configuration| configuration.pools.keys().cloned().collect::<Vec<_>>();
+    let mut memory = LastValid::default();
+    memory.configure(&pools(&[elder, younger]));
+    for objects in [pools(&[mistyped, younger]), pools(&[mistyped, younger]), pools(&[elder, younger])] {
+        // A speaker that is started again reads this from its snapshot.
+        let text = serde_json::to_string(&memory).unwrap();
+        memory = serde_json::from_str(&text).unwrap();
+        let (configuration, findings) = memory.configure(&objects);
+        assert_eq!(names(&configuration), ["elder"]);
+        let younger = |finding: &&Finding| finding.object.name == "younger";
+        let reported: Vec<&Finding> = findings.iter().filter(younger).collect();
+        assert!(matches!(&reported[..], [one] if one.problem.contains("overlaps")), "{findings:?}");
+    }
+    let (configuration, findings) = memory.configure(&pools(&[younger]));
+    assert_eq!((names(&configuration), findings), (vec!["younger".to_owned()], vec![]), "it is deleted");
+}
+
 const CREATED: [&str; 3] = ["2024-01-01T00:00:00Z", "2024-01-01T00:01:00Z", "2024-01-01T00:02:00Z"];
 
 fn object<K: serde::de::DeserializeOwned>(kind: &str, name: &str, age: usize, spec: &Value) -> Arc<K> {
