@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
@@ -70,8 +71,10 @@ impl Allocator {
             let freed = std::mem::take(&mut self.freed);
             for freed in &freed {
                 if let Freed::Address(ip) = freed
-                    && let Some(heir) = self.pledges.remove(ip)
+                    && let Some(heir) = self.pledges.get(ip).cloned()
+                    && self.is_left_to(*ip, &heir)
                 {
+                    self.pledges.remove(ip);
                     self.renew_joinable(*ip);
                     self.resolve(&heir, now);
                 }
@@ -90,5 +93,11 @@ impl Allocator {
                 }
             }
         }
+    }
+
+    /// Whether nobody but `heir` has `ip`. That somebody may be joined on it frees nothing for an heir.
+    fn is_left_to(&self, ip: IpAddr, heir: &ServiceRef) -> bool {
+        let usage = self.addresses.get(&ip);
+        usage.is_none_or(|usage| usage.claims().into_iter().all(|(claimer, _)| claimer == heir))
     }
 }

@@ -93,3 +93,30 @@ fn nobody_joins_on_an_address_that_is_pledged_to_another() {
     assert_eq!([has(&a, "old"), has(&a, "young")], [["10.0.0.2"], ["10.0.0.1"]]);
     assert_eq!([has(&a, "k"), has(&a, "l")], [["10.0.0.2"], ["10.0.0.1"]], "it is shared with who stays");
 }
+
+/// That somebody may join one of the two where it is frees nothing for the other: the exchange would be given up before
+/// it has begun, begin again, and never come to an end.
+#[test]
+fn a_service_that_shares_exchanges_one_of_its_addresses_with_another_that_is_restored_with_it() {
+    let restored = |name: &str, second, ip: &str, pair: Option<&str>, current: &[&str]| {
+        let mut annotations = json!({"loadBalancerIPs": ip});
+        if let Some(pair) = pair {
+            annotations["allow-shared-ip"] = json!(pair);
+        }
+        let cluster = if ip.contains(',') { vec!["10.96.0.1", "fd00::1"] } else { vec!["10.96.0.1"] };
+        let policy = if ip.contains(',') { "PreferDualStack" } else { "SingleStack" };
+        Adoptee {
+            service: key(name),
+            request: request(second, &annotations, &json!({"clusterIPs": cluster, "ipFamilyPolicy": policy})),
+            current: ips(current),
+            pool: None,
+            waiting_since: None,
+        }
+    };
+    let mut a = allocator(&[("lan", addresses(&["10.0.0.1-10.0.0.3", "fc00::1-fc00::2"]))]);
+    let shares = restored("shares", 1, "10.0.0.2,fc00::1", Some("k"), &["10.0.0.2"]);
+    let other = restored("other", 2, "10.0.0.2", None, &["10.0.0.1", "fc00::1"]);
+    a.adopt(vec![shares, other], at(9));
+    write_all(&mut a, 10);
+    assert_eq!(has(&a, "shares"), ["10.0.0.2", "fc00::1"]);
+}
