@@ -160,21 +160,14 @@ impl Allocator {
         let mut adopted = Vec::with_capacity(services.len());
         for adoptee in services {
             let service = self.enter(&adoptee.service, adoptee.request);
-            let sharing =
-                self.services.get(&service).map(|entry| Arc::clone(&entry.sharing)).unwrap_or_default();
+            let Some(entry) = self.services.get_mut(&service) else { continue };
+            entry.pool = adoptee.pool;
+            entry.since = adoptee.waiting_since;
+            let Some(request) = entry.request.clone() else { continue };
             // Claims of those adopted before are all of elders.
-            let kept = adoptee.current.iter().copied().filter(|ip| {
-                self.addresses.get(ip).is_none_or(|usage| {
-                    usage.blocker(&service, &sharing, |other| self.desires(other, *ip)).is_none()
-                })
-            });
-            let kept: Vec<IpAddr> = kept.collect();
+            let kept = self.judge(&service, &request, &adoptee.current).keep(true);
             self.set_addresses(&service, Some(kept), Some(adoptee.current));
-            if let Some(entry) = self.services.get_mut(&service) {
-                entry.pool = adoptee.pool;
-                entry.since = adoptee.waiting_since;
-                adopted.push((adoptee.waiting_since.unwrap_or(now), service));
-            }
+            adopted.push((adoptee.waiting_since.unwrap_or(now), service));
         }
         // Those that have something first: what they keep must not be given away.
         adopted.sort_by_key(|(since, service)| {

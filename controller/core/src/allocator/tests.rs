@@ -262,6 +262,23 @@ fn adoption_keeps_everything_before_anything_is_assigned() {
 }
 
 #[test]
+fn a_status_that_has_only_what_the_service_may_not_keep_gives_it_no_precedence_at_adoption() {
+    let mut allocator = allocator(&[("a", addresses(&["10.0.0.1/32"]))]);
+    let adoptee = |name, request, current: &[&str], since| Adoptee {
+        service: key(name),
+        request,
+        current: ips(current),
+        pool: None,
+        waiting_since: Some(at(since)),
+    };
+    let (wrong_family, waits) =
+        (adoptee("wrong-family", plain(1), &["fc00::1"], 5), adoptee("waits", plain(2), &[], 4));
+    allocator.adopt(vec![wrong_family, waits], at(6));
+    assert_eq!(has(&allocator, "waits"), ["10.0.0.1"]);
+    assert!(has(&allocator, "wrong-family").is_empty());
+}
+
+#[test]
 fn a_requested_address_is_given_also_where_auto_assign_is_off() {
     let mut a = allocator(&[("quiet", json!({"addresses": ["10.0.0.1-10.0.0.9"], "autoAssign": false}))]);
     assert_eq!(settle(&mut a, "auto", plain(1), 1), Vec::<String>::new());
