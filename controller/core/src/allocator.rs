@@ -380,6 +380,10 @@ impl Allocator {
         if lost_one && let Some(both) = self.both_elsewhere(service, &request, &choice) {
             choice = both;
         }
+        if !judged.loses_any_of(&choice.addresses) {
+            // It moves already: it is there to stay, and others may join it.
+            self.end_grace(service);
+        }
         self.apply(service, &request, choice, now);
         self.break_cycle(service);
     }

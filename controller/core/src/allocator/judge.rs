@@ -25,6 +25,11 @@ impl Judged {
         self.addresses.iter().filter(|(_, lost)| grace || !lost).map(|(ip, _)| *ip).collect()
     }
 
+    /// Whether any of `addresses` was lost.
+    pub(super) fn loses_any_of(&self, addresses: &[IpAddr]) -> bool {
+        self.addresses.iter().any(|(ip, lost)| *lost && addresses.contains(ip))
+    }
+
     /// Whether anything was lost.
     pub(super) fn lost(&self) -> bool {
         self.lost.is_some()

@@ -67,16 +67,23 @@ struct Before {
     /// Who waited, longest first.
     waiting: Vec<ServiceKey>,
     pledged: BTreeSet<IpAddr>,
+    /// Who asks for something else in this step: what that frees is given to who waits for it first.
+    renewed: Option<ServiceKey>,
 }
 
 impl Before {
-    fn of(world: &World) -> Self {
+    fn of(world: &World, step: &Step) -> Self {
+        let renewed = match step {
+            Step::Apply(service, _) => Some(key(*service)),
+            _ => None,
+        };
         let age = |service: &ServiceKey| {
             world.objects.get(service).and_then(|object| Some(object.request.as_ref()?.age.clone()))
         };
         let mut waiting: Vec<ServiceKey> = world.waits.keys().cloned().collect();
         waiting.sort_by_key(|service| (world.waits.get(service), age(service)));
-        Self { desired: world.all(), waiting, pledged: world.allocator.pledges.keys().copied().collect() }
+        let pledged = world.allocator.pledges.keys().copied().collect();
+        Self { desired: world.all(), waiting, pledged, renewed }
     }
 }
 
@@ -206,7 +213,7 @@ impl World {
 
     /// Takes the step and looks whether all holds that must.
     fn checked(&mut self, step: &Step) -> Result<(), TestCaseError> {
-        let before = Before::of(self);
+        let before = Before::of(self, step);
         self.step(step);
         self.check_doubles()?;
         self.check_grants(&before.desired)?;
@@ -318,7 +325,6 @@ impl World {
                 self.now += i64::from(*seconds);
                 self.allocator.poll(at(self.now));
             }
-            Step::Restart => self.restart(),
         }
     }
 

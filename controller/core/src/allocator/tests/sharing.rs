@@ -135,3 +135,29 @@ fn at_a_restart_nobody_joins_a_service_that_is_about_to_leave() {
         (vec!["10.0.0.1".into(), "fc00::1".into()], vec!["10.0.0.1".to_owned()])
     );
 }
+
+#[test]
+fn a_service_that_moves_before_its_grace_ends_is_joined_where_it_moves() {
+    let quota = ("q", json!({"pool": "a", "quotas": [{"maxAddresses": 1}]}));
+    let mut allocator = Allocator::new();
+    allocator
+        .set_configuration(configuration_with(&[("a", addresses(&["10.0.0.1-10.0.0.3"]))], &[quota]), at(0));
+    let asking = request(
+        1,
+        &json!({"allow-shared-ip": "key", "loadBalancerIPs": "10.0.0.1"}),
+        &json!({"ports": [{"port": 80}]}),
+    );
+    let adoptee = |name, request, current: &[&str]| Adoptee {
+        service: key(name),
+        request,
+        current: ips(current),
+        pool: None,
+        waiting_since: None,
+    };
+    allocator.adopt(
+        vec![adoptee("moves", asking, &["192.168.1.5"]), adoptee("joins", shares(2, "key", 81), &[])],
+        at(1),
+    );
+    assert_eq!(has(&allocator, "moves"), ["10.0.0.1"]);
+    assert_eq!(has(&allocator, "joins"), ["10.0.0.1"]);
+}
