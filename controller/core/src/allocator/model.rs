@@ -217,7 +217,7 @@ impl World {
         self.step(step);
         self.check_doubles()?;
         self.check_grants(&before.desired)?;
-        self.check_joins(&before.desired)?;
+        self.check_joins(&before)?;
         self.check_kept_back(&before.desired)?;
         self.check_quotas(&before.desired)?;
         self.check_order(&before)?;

@@ -92,15 +92,17 @@ impl World {
     }
 
     /// Whoever is given an address beside others is given it beside one that stays: what all are about to leave belongs to
-    /// who waits for it.
-    pub(super) fn check_joins(
-        &self,
-        before: &BTreeMap<ServiceKey, Vec<IpAddr>>,
-    ) -> Result<(), TestCaseError> {
-        for (service, ip) in self.granted(before) {
+    /// who waits for it. Who leaves in this step because what it waited for became possible has stayed until then.
+    pub(super) fn check_joins(&self, before: &Before) -> Result<(), TestCaseError> {
+        let served = |service: &ServiceKey| {
+            before.renewed.as_ref() != Some(service)
+                && before.waiting.contains(service)
+                && !self.waits.contains_key(service)
+        };
+        for (service, ip) in self.granted(&before.desired) {
             let mut others = self.allocator.holders(ip);
             others.retain(|other| *other != service);
-            let stays = |other: &ServiceKey| self.desired(other).contains(&ip);
+            let stays = |other: &ServiceKey| self.desired(other).contains(&ip) || served(other);
             prop_assert!(
                 others.is_empty() || others.iter().any(stays),
                 "{service} joins {others:?} on {ip}, which they leave"
@@ -151,7 +153,11 @@ impl World {
     /// Only looks at those for whom that is plain to see: who waits asks for any address of one family.
     pub(super) fn check_order(&self, before: &Before) -> Result<(), TestCaseError> {
         let place = |service: &ServiceKey| before.waiting.iter().position(|other| other == service);
-        let had_none = |service: &ServiceKey| before.desired.get(service).is_none_or(Vec::is_empty);
+        // Who has something already is completed first.
+        let had_none = |service: &ServiceKey| {
+            before.desired.get(service).is_none_or(Vec::is_empty)
+                && self.objects.get(service).is_none_or(|object| object.stored.is_empty())
+        };
         for (service, ip) in self.granted(&before.desired) {
             let Some(of_service) = place(&service).filter(|_| had_none(&service)) else { continue };
             if before.pledged.contains(&ip) || self.allocator.holders(ip).len() != 1 {
@@ -171,17 +177,12 @@ impl World {
         let (Some(request), Some(pool)) = (self.request(service), self.configuration.pool_of(ip)) else {
             return false;
         };
-        let admits = |a: &rules::Allocation| {
-            a.admits_namespace(&service.namespace) && a.admits_labels(&request.labels)
-        };
         self.decided(service)
             && request.wanted == Ok(Wanted::Any)
             && request.families == Ok(Families::Single(Family::of(ip)))
             && pool.auto_assign
-            && !self.configuration.left_out.contains_key(&pool.name)
-            && pool.allocation.as_ref().is_none_or(admits)
             && pool.quota(&service.namespace).is_none()
-            && !pool.keeps_back(ip)
+            && self.could_take(service, ip)
     }
 
     /// What is in no pool for a Service is kept for the time of grace, and no longer.
@@ -229,14 +230,15 @@ impl World {
         Ok(())
     }
 
-    /// No two Services are left that would each go to the pool where the other is.
+    /// No two Services are left that would each go to the pool where the other is, and could take its address there.
     pub(super) fn check_exchanges(&self) -> Result<(), TestCaseError> {
         if !self.quarantine.is_empty() {
             return Ok(());
         }
         let claims = self.claims();
-        // Where a Service is and where it would go, if it has one address to itself of the one family that it wants.
-        let move_of = |service: &ServiceKey, object: &Object| {
+        // The address that a Service has to itself, if it is the one of the one family that it wants, and its pool is
+        // another than the one that it asks for.
+        let moves = |(service, object): (&ServiceKey, &Object)| {
             let request = object.request.as_ref()?;
             let (Ok(Wanted::Pool(to)), Ok(Families::Single(family))) = (&request.wanted, &request.families)
             else {
@@ -246,18 +248,42 @@ impl World {
             let [ip] = desired.as_slice() else { return None };
             let alone = claims.get(ip).is_some_and(|holders| holders.len() == 1);
             let from = self.configuration.pool_of(*ip).filter(|_| alone && Family::of(*ip) == *family)?;
-            Some((*family, from.name.clone(), to.clone()))
+            (from.name != *to).then(|| (service.clone(), *ip, to.clone()))
         };
-        let moves: BTreeSet<_> =
-            self.objects.iter().filter_map(|(service, object)| move_of(service, object)).collect();
-        for (family, from, to) in &moves {
-            let back = (*family, to.clone(), from.clone());
-            prop_assert!(
-                from == to || !moves.contains(&back),
-                "Services of {from} and {to} wait for each other"
-            );
+        let moves: Vec<(ServiceKey, IpAddr, String)> = self.objects.iter().filter_map(moves).collect();
+        let could_take = |(service, _, to): &(ServiceKey, IpAddr, String), ip: IpAddr| {
+            self.configuration.pool_of(ip).is_some_and(|pool| pool.name == *to)
+                && self.could_take(service, ip)
+        };
+        for a in &moves {
+            for b in &moves {
+                prop_assert!(
+                    !could_take(a, b.1) || !could_take(b, a.1),
+                    "{} and {} wait for each other",
+                    a.0,
+                    b.0
+                );
+            }
         }
         Ok(())
+    }
+
+    /// Whether nothing but who has `ip` now is in the way of `service`, which asks for the pool.
+    fn could_take(&self, service: &ServiceKey, ip: IpAddr) -> bool {
+        let (Some(request), Some(pool)) = (self.request(service), self.configuration.pool_of(ip)) else {
+            return false;
+        };
+        let admits = |a: &rules::Allocation| {
+            a.admits_namespace(&service.namespace) && a.admits_labels(&request.labels)
+        };
+        let of_namespace = self.objects.keys().filter(|other| other.namespace == service.namespace);
+        let mut has: BTreeSet<IpAddr> =
+            of_namespace.flat_map(|other| self.desired(other)).filter(|ip| pool.contains(*ip)).collect();
+        has.insert(ip);
+        !self.configuration.left_out.contains_key(&pool.name)
+            && pool.allocation.as_ref().is_none_or(admits)
+            && !pool.keeps_back(ip)
+            && pool.quota(&service.namespace).is_none_or(|max| has.len() <= max as usize)
     }
 
     /// Whoever waits, waits with reason: given the whole table anew, it still finds nothing.
