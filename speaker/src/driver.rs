@@ -17,6 +17,7 @@ mod publication;
 mod told;
 mod turns;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -130,6 +131,8 @@ struct State {
     heard: mpsc::Receiver<Heard>,
     counters: PerAddress,
     announced: Told,
+    /// Announced groups that are another in the view, and are to be announced as it has them.
+    changed: BTreeSet<GroupId>,
     view_known: bool,
     /// Something is decided and not carried out yet.
     behind: bool,
@@ -166,6 +169,7 @@ impl State {
             heard,
             counters: PerAddress::new(driver.metrics.clone()),
             announced: Told::default(),
+            changed: BTreeSet::new(),
             view_known: false,
             behind: false,
             clocks: Clocks::new(),
@@ -264,13 +268,15 @@ impl State {
 
     fn view_changed(&mut self, now: Instant) {
         let Some(view) = self.driver.views.borrow_and_update().clone() else { return };
-        self.view = Arc::clone(&view);
+        let before = std::mem::replace(&mut self.view, Arc::clone(&view));
         self.view_known = true;
         self.ownership.handle(now, ownership::Input::View(view));
-        self.carry_out_all(now);
-        // Groups that stay may have got other addresses or links.
-        let stay: Vec<GroupId> = self.announced.groups().collect();
-        self.announce(now, stay);
+        // Groups that stay may have got other addresses or links. Which of these are announced changes with the outputs.
+        let changed = |id: &GroupId| match (before.groups.get(id), self.view.groups.get(id)) {
+            (Some(before), Some(now)) => !Arc::ptr_eq(before, now),
+            (before, now) => before.is_some() != now.is_some(),
+        };
+        self.changed.extend(self.announced.groups().filter(changed));
         self.carry_out(now);
     }
 
@@ -337,12 +343,14 @@ impl State {
                     self.tell_responder(now, responder::Input::Remind(address));
                 }
             }
+            // It may have been lost since: then its withdrawal has been carried out already, or comes next.
+            ownership::Output::Announce(id) if !self.ownership.owned().contains_key(&id) => {}
             ownership::Output::Announce(id) => {
                 if self.announced.begin(id) {
                     let epoch = self.ownership.owned().get(&id);
                     limited!(1000, info, group = %id, epoch, "owns the addresses of this group from now on");
                 }
-                self.announce(now, vec![id]);
+                self.announce(now, [id].into());
             }
             ownership::Output::Withdraw(id) => {
                 let changes = self.announced.end(id);
@@ -353,7 +361,7 @@ impl State {
     }
 
     /// Brings the responder in line with the addresses that owned groups have now.
-    fn announce(&mut self, now: Instant, ids: Vec<GroupId>) {
+    fn announce(&mut self, now: Instant, ids: BTreeSet<GroupId>) {
         let wanted = |id: GroupId| {
             let announced = |address| self.ownership.is_announced(address);
             let group = self.view.groups.get(&id);

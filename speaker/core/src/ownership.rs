@@ -171,6 +171,8 @@ pub struct Ownership {
     /// When the driver had to call at the latest.
     promised: Option<Instant>,
     outputs: VecDeque<Output>,
+    /// How many of them are withdrawals.
+    withdrawals: usize,
     counts: Counts,
     /// Decisions about groups so far.
     #[cfg(test)]
@@ -228,6 +230,7 @@ impl Ownership {
             leaving: false,
             promised: None,
             outputs: VecDeque::new(),
+            withdrawals: 0,
             counts: Counts::default(),
             #[cfg(test)]
             decisions: 0,
@@ -267,12 +270,16 @@ impl Ownership {
 
     /// What is to be done next.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        let output = self.outputs.pop_front();
+        if let Some(Output::Withdraw(_)) = output {
+            self.withdrawals = self.withdrawals.saturating_sub(1);
+        }
+        output
     }
 
-    /// The same, which stays.
-    pub fn peek_output(&self) -> Option<&Output> {
-        self.outputs.front()
+    /// Whether [`Self::poll_output`] still has groups that are not to be answered for any more.
+    pub fn has_withdrawals(&self) -> bool {
+        self.withdrawals > 0
     }
 
     /// When to call [`Self::handle`] again at the latest.
@@ -465,6 +472,7 @@ impl Ownership {
         let stake = Stake { group: id, epoch };
         self.print ^= print_of(stake);
         self.ownerships += 1;
+        self.withdrawals += 1;
         self.outputs.push_back(Output::Withdraw(id));
         self.tell_all(stake, false);
     }

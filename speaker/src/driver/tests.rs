@@ -1,13 +1,14 @@
 //! What the driver publishes, without packet sockets.
 
 use std::cell::Cell;
-use std::net::Ipv4Addr;
+
+use std::net::{IpAddr, Ipv4Addr};
 
 use announce::EthernetAddress;
 use announce::beacon::NodeId;
 use announce::ownership::Detection;
 use announce::responder::Sighting;
-use announce::view::Speaker;
+use announce::view::{Group, Speaker};
 
 use super::*;
 use crate::fixtures::{address, group, view};
@@ -220,6 +221,39 @@ async fn requirement_6_a_new_view_is_acted_on_while_frames_come_without_end() {
         shutdown.cancel();
         sending.abort();
         driver.await.unwrap().unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_claim_that_was_lost_before_its_announcement_was_carried_out_is_not_announced() {
+    locally(async {
+        let mut bench = Bench::new();
+        let lost: IpAddr = "192.0.2.99".parse().unwrap();
+        bench.state.decided(bench.now, ownership::Output::Announce(lost));
+        assert_eq!(bench.state.announced.groups().collect::<Vec<_>>(), [address()]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn requirement_7_a_turn_that_is_over_has_withdrawn_what_is_not_owned_any_more() {
+    locally(async {
+        let mut bench = Bench::new();
+        // One group is gone, and others that come before it are new: the link is asked about those first.
+        let mut view = view();
+        view.groups.clear();
+        for last in 1..=100 {
+            let id = IpAddr::from([9, 0, 0, last]);
+            let addresses = [(id, announce::link::Scope::All)].into();
+            view.groups.insert(id, Arc::new(Group { id, hashed: id, addresses, ..group(&["a"]) }));
+        }
+        bench.state.ownership.handle(bench.now, ownership::Input::View(Arc::new(view)));
+        assert!(bench.state.ownership.has_withdrawals());
+        let long_ago = Instant::now().checked_sub(Duration::from_secs(1)).unwrap();
+        bench.state.carry_out(long_ago);
+        assert!(bench.state.behind, "there is more to do than a turn may take");
+        assert_eq!(bench.state.announced.groups().count(), 0);
     })
     .await;
 }

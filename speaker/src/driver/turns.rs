@@ -101,9 +101,7 @@ impl State {
     /// withdrawn in any case, since frames may be answered next.
     pub(super) fn carry_out(&mut self, now: Instant) {
         while self.carry_out_next(now) {
-            if now.elapsed() > TURN
-                && !matches!(self.ownership.peek_output(), Some(ownership::Output::Withdraw(_)))
-            {
+            if now.elapsed() > TURN && !self.ownership.has_withdrawals() {
                 self.behind = true;
                 return;
             }
@@ -121,8 +119,12 @@ impl State {
             self.decided(now, output);
         } else if let Some(output) = self.responder.poll_output() {
             self.wire(now, output);
-        } else {
+        } else if self.changed.is_empty() {
             return false;
+        } else {
+            // After what was decided: an address that goes to another group is announced there before it leaves this one.
+            let changed = std::mem::take(&mut self.changed);
+            self.announce(now, changed);
         }
         true
     }

@@ -87,9 +87,15 @@ impl Allocator {
         for service in &services {
             self.begin_to_decide(service);
         }
-        for service in services {
-            self.resolve(&service, now);
-            self.decided(&service);
+        let has = |service: &ServiceRef| self.services.get(service).is_some_and(|e| !e.desired.is_empty());
+        let (have, lack): (Vec<ServiceRef>, Vec<ServiceRef>) = services.into_iter().partition(has);
+        for services in [have, lack] {
+            for service in services {
+                self.resolve(&service, now);
+                self.decided(&service);
+            }
+            // Who could not join another before it was known to stay moves before anybody joins it where it leaves.
+            self.serve(now);
         }
     }
 

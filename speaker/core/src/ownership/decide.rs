@@ -251,7 +251,7 @@ impl Ownership {
     }
 
     fn placed(&self, group: &Group) -> Option<NodeId> {
-        self.view.placed.get(&group.id).map(|name| NodeId::of(name))
+        self.view.placed.get(&group.id).and_then(|name| group.candidates.id_of(name))
     }
 
     /// Who gets a group that this node must give away: somebody who is heard, and has not just refused it if there is
@@ -376,8 +376,8 @@ impl Ownership {
     fn whose_turn(&self, now: Instant, group: &Group) -> Turn {
         let sticky = self.view.placement != Placement::Hash;
         let best = group.candidates.first().map(|candidate| candidate.id);
-        let last = group.last.as_ref().map(|(node, _)| NodeId::of(node)).filter(|_| sticky);
-        let last = last.filter(|node| group.candidates.get(*node).is_some());
+        let last = group.last.as_ref().filter(|_| sticky);
+        let last = last.and_then(|(node, _)| group.candidates.id_of(node));
         let order = last
             .filter(|node| best.is_none_or(|best| !Self::is_off_subnet(group, *node, best)))
             .into_iter()

@@ -39,10 +39,13 @@ impl Ownership {
     pub(super) fn choose_talk(&mut self, now: Instant) {
         self.talk_changed = false;
         let mut talk: BTreeSet<NodeId> = BTreeSet::new();
+        // Of thousands of groups nearly all have the same few.
+        let mut core = Vec::new();
         for group in self.view.groups.values() {
-            let core = self.core(group);
+            core.clear();
+            core.extend(self.core(group));
             if core.contains(&self.me) {
-                talk.extend(core);
+                talk.extend(&core);
             }
         }
         if !self.settled {
@@ -83,15 +86,15 @@ impl Ownership {
         }
     }
 
-    /// Who has to know about a group: its owners, and the first of those whose turn it would be.
-    fn core(&self, group: &Group) -> BTreeSet<NodeId> {
+    /// Who has to know about a group: its owners, and the first of those whose turn it would be. Some more than once.
+    fn core<'a>(&'a self, group: &'a Group) -> impl Iterator<Item = NodeId> + 'a {
         let owners = self.claims_of(group.id).map(|(node, _)| node);
         let mine = self.mine.contains_key(&group.id).then_some(self.me);
-        let last = group.last.as_ref().map(|(node, _)| node).filter(|node| group.admits(node));
-        let placed = self.view.placed.get(&group.id);
-        let named = last.into_iter().chain(placed).map(|name| NodeId::of(name));
+        let last = group.last.as_ref().map(|(node, _)| node);
+        let named = last.into_iter().chain(self.view.placed.get(&group.id));
+        let named = named.filter_map(|name| group.candidates.id_of(name));
         let watchers = group.candidates.iter().take(WATCHERS + 1).map(|candidate| candidate.id);
-        owners.chain(mine).chain(named).chain(watchers).collect()
+        owners.chain(mine).chain(named).chain(watchers)
     }
 
     fn forget(&mut self, id: NodeId) {

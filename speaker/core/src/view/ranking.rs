@@ -120,6 +120,11 @@ impl Candidates {
         self.set.place(node).is_some()
     }
 
+    /// The id of `node`, if it is one. Cheaper than to compute it from the name.
+    pub fn id_of(&self, node: &str) -> Option<NodeId> {
+        self.set.get(self.set.place(node)?).map(|candidate| candidate.id)
+    }
+
     /// The candidate with this id.
     pub fn get(&self, id: NodeId) -> Option<&Candidate> {
         let at = self.set.by_id.binary_search_by_key(&id, |(id, _)| *id).ok()?;
