@@ -235,6 +235,7 @@ impl Reconciler {
         let wanted: BTreeSet<Key> = rendered.iter().map(Object::key).collect();
         self.memory.retain(|key, _| wanted.contains(key));
         self.pruned.retain(|key, _| !wanted.contains(key));
+        let uid = stack.uid();
         let mut applier = Applier {
             api: &self.api,
             caches: &self.caches,
@@ -242,6 +243,8 @@ impl Reconciler {
             metrics: &self.metrics,
             inventory: &stack.status.inventory,
             validated,
+            stack: &uid,
+            released: &mut self.released,
             deeds: Vec::new(),
         };
         let applied = applier.all(&rendered).await;
@@ -249,7 +252,7 @@ impl Reconciler {
         self.tell(stack, &deeds);
         let (mut kept, surplus) = self.surplus(stack, validated, &rendered, &applied).await;
         let mut pruner =
-            Pruner { api: &self.api, caches: &self.caches, memory: &mut self.pruned, stack: &stack.uid() };
+            Pruner { api: &self.api, caches: &self.caches, memory: &mut self.pruned, stack: &uid };
         let pruned = pruner.all(&surplus).await?;
         kept.extend(pruned.contested);
         obstacles.extend(pruned.obstacles);
