@@ -14,7 +14,7 @@ mod policies;
 mod services;
 mod writes;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -105,6 +105,8 @@ struct Term<'a> {
     /// What was judged last; the stores may have more.
     objects: Objects,
     findings: Vec<Finding>,
+    /// By name.
+    undecodable_pools: BTreeSet<String>,
     conflicts: BTreeMap<IpAddr, Conflict>,
 }
 
@@ -234,6 +236,7 @@ impl<'a> Term<'a> {
             complete: false,
             objects: Objects::default(),
             findings: Vec::new(),
+            undecodable_pools: BTreeSet::new(),
             conflicts: BTreeMap::new(),
         }
     }
@@ -271,7 +274,7 @@ impl<'a> Term<'a> {
                 }
                 _ = &mut complete, if !self.complete => self.complete = true,
                 // An object that cannot be decoded is reported.
-                _ = reports.changed() => {}
+                _ = reports.changed() => self.reconfigure_undecodable(),
                 () = sleep_until(deadline) => self.end_graces(),
                 _ = reminder.tick() => self.remind(),
             }

@@ -334,7 +334,7 @@ impl Applier<'_> {
                 Release::Refused(outcome) => return Ok(outcome),
             }
         }
-        record.is_of_another(unmarked.as_ref().unwrap_or(live), now);
+        record.is_of_another(unmarked.as_deref().unwrap_or(live), now);
         if is_of_import && (key.kind == Kind::IpAddressPool || !blocks) {
             let text = format!(
                 "is managed by {} and is its user's: what the old configuration says of it has no effect any more; \

@@ -28,7 +28,7 @@ pub(crate) struct Released {
 /// What the release of one object came to.
 pub(crate) enum Release {
     /// It carries no mark any more; the object as it is now.
-    Done(DynamicObject),
+    Done(Box<DynamicObject>),
     /// It has changed or is gone, and the mirror will say so.
     Outdated,
     /// It still carries our marks, for the reason given.
@@ -90,7 +90,7 @@ pub(crate) async fn release_one(
         Ok(written) => {
             record.repaired(now);
             record.wrote(written.clone());
-            Ok(Release::Done(written))
+            Ok(Release::Done(Box::new(written)))
         }
         Err(error) if error.is_outdated() || error.is_not_found() => Ok(Release::Outdated),
         Err(error @ Error::NotLeading) => Err(error),

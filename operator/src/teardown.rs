@@ -121,7 +121,12 @@ async fn leave_namespace(
     inventory: &[InventoryEntry],
 ) -> Result<Option<String>, Error> {
     let key = Key { kind: Kind::Namespace, namespace: None, name: name.to_owned() };
-    let Seen::There(live) = caches.get(&key) else { return Ok(None) };
+    let live = match caches.get(&key) {
+        Seen::There(live) => Some((*live).clone()),
+        // Its mirror may not be filled yet.
+        Seen::NotThere => api.get(&key).await?,
+    };
+    let Some(live) = live else { return Ok(None) };
     if live.metadata.deletion_timestamp.is_some() {
         return Ok(None);
     }

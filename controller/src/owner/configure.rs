@@ -64,6 +64,13 @@ impl Term<'_> {
         }
     }
 
+    /// Judges the configuration anew if another set of pools cannot be decoded. (No event of a store tells of such a pool.)
+    pub(super) fn reconfigure_undecodable(&mut self) {
+        if self.owner.watches.undecodable_pools() != self.undecodable_pools {
+            self.reconfigure();
+        }
+    }
+
     fn catch_up(&self) -> Check {
         let (watches, client): (Watches, _) = (self.owner.watches.clone(), self.owner.client.clone());
         Box::pin(async move {
@@ -85,7 +92,9 @@ impl Term<'_> {
     fn configure_with(&mut self, objects: Objects) {
         let now = Timestamp::now();
         self.objects = objects;
-        let (configuration, findings) = self.owner.judge().configure(&self.objects, now);
+        let (mut configuration, findings) = self.owner.judge().configure(&self.objects, now);
+        self.undecodable_pools = self.owner.watches.undecodable_pools();
+        configuration.leave_out_unreadable(&self.undecodable_pools);
         for finding in findings.iter().filter(|finding| !self.findings.contains(finding)) {
             tracing::warn!(object = %finding.object, %finding, "configuration");
             let rules::ObjectRef { kind, namespace, name } = &finding.object;

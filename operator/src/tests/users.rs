@@ -3,6 +3,7 @@
 use crds::names::OPERATOR;
 
 use super::*;
+use crate::fake::NAMESPACE;
 
 /// Somebody takes every label off an object; that leaves nothing of his among the managed fields.
 fn unlabel(rig: &Rig, at: &str) {
@@ -45,11 +46,11 @@ async fn requirement_2_an_imported_object_that_loses_our_label_and_its_source_at
     unlabel(&rig, &pool);
     rig.fake.delete(CONFIG_MAP);
     rig.settle().await;
-    rig.fake.edit(crate::fake::NAMESPACE, &Value::Null, |_| {});
+    rig.fake.edit(NAMESPACE, &Value::Null, |_| {});
     rig.delete_stack().await;
     assert_eq!(rig.fake.names("ipaddresspools"), ["default"]);
     assert_eq!(owners(&rig, &pool), json!([]), "garbage collection would remove it with the stack");
-    assert!(rig.fake.get(crate::fake::NAMESPACE).is_some(), "what is a user's keeps its namespace");
+    assert!(rig.fake.get(NAMESPACE).is_some(), "what is a user's keeps its namespace");
     assert_eq!(rig.fake.get(STACK).unwrap()["metadata"]["finalizers"], json!([]), "the deletion completes");
 }
 
