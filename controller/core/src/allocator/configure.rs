@@ -93,7 +93,7 @@ impl Allocator {
         }
     }
 
-    /// The Services that `which` accepts: who has something first, then who waits, longest first.
+    /// The Services that `which` accepts: who waits for nothing first, then who does, longest first.
     fn order(&self, which: impl Fn(&ServiceRef) -> bool) -> Vec<ServiceRef> {
         let mut order: Vec<_> = self
             .services
@@ -101,7 +101,7 @@ impl Allocator {
             .filter(|(service, _)| which(service))
             .map(|(service, entry)| {
                 let age = entry.request.as_ref().map(|request| request.age.clone());
-                (entry.desired.is_empty(), entry.since, age, Arc::clone(service))
+                (entry.since, age, Arc::clone(service))
             })
             .collect();
         order.sort();
