@@ -14,7 +14,7 @@ mod policies;
 mod services;
 mod writes;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -46,7 +46,7 @@ use self::writes::{Unsettled, Writes};
 use crate::contention::Contention;
 use crate::figures::{PoolFigures, figures};
 use crate::metrics::{Metrics, Snapshot};
-use crate::service::{CONTESTED, Note, Target};
+use crate::service::{self, Note, Target};
 use crate::statuses::{self, Facts, StatusWriter};
 use crate::watches::{Conflict, Watches};
 
@@ -58,6 +58,9 @@ const OTHERS_PATIENCE: Duration = Duration::from_secs(5);
 
 /// After a failed list at the start of leading.
 const LIST_RETRY: Duration = Duration::from_secs(1);
+
+/// Before an event says that there is no pool for a Service: both are often created by one `kubectl apply`.
+const POOL_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Between a change and the figures that show it: a burst of changes costs one count.
 const FIGURES_PAUSE: Duration = Duration::from_millis(250);
@@ -97,6 +100,8 @@ struct Term<'a> {
     contention: Contention<ServiceKey, Target>,
     /// What is said on Services whose status another writer insists on.
     contested: HashMap<ServiceKey, String>,
+    /// Services of which an event says that there is no pool for them, if that is still so by then.
+    premature: BTreeSet<(Instant, ServiceKey)>,
     /// Under way while a pool was edited; and for which pools.
     check: Option<Check>,
     checked: Vec<Arc<IPAddressPool>>,
@@ -105,6 +110,8 @@ struct Term<'a> {
     /// What was judged last; the stores may have more.
     objects: Objects,
     findings: Vec<Finding>,
+    /// By name.
+    undecodable_pools: BTreeSet<String>,
     conflicts: BTreeMap<IpAddr, Conflict>,
 }
 
@@ -229,11 +236,13 @@ impl<'a> Term<'a> {
             statuses: StatusWriter::new(client.clone(), leadership.clone(), *write_bound),
             contention: Contention::default(),
             contested: HashMap::new(),
+            premature: BTreeSet::new(),
             check: None,
             checked: Vec::new(),
             complete: false,
             objects: Objects::default(),
             findings: Vec::new(),
+            undecodable_pools: BTreeSet::new(),
             conflicts: BTreeMap::new(),
         }
     }
@@ -254,8 +263,14 @@ impl<'a> Term<'a> {
             if figures_due.is_some_and(|due| Instant::now() >= due) {
                 figures_due = self.publish();
             }
-            let deadlines =
-                [self.grace_deadline(), self.writes.next_retry(), self.contention.next(), figures_due];
+            let premature = self.premature.first().map(|(at, _)| *at);
+            let deadlines = [
+                self.grace_deadline(),
+                self.writes.next_retry(),
+                self.contention.next(),
+                figures_due,
+                premature,
+            ];
             let deadline = deadlines.into_iter().flatten().min();
             self.owner.heartbeat.rest();
             tokio::select! {
@@ -271,7 +286,7 @@ impl<'a> Term<'a> {
                 }
                 _ = &mut complete, if !self.complete => self.complete = true,
                 // An object that cannot be decoded is reported.
-                _ = reports.changed() => {}
+                _ = reports.changed() => self.reconfigure_undecodable(),
                 () = sleep_until(deadline) => self.end_graces(),
                 _ = reminder.tick() => self.remind(),
             }
@@ -287,6 +302,7 @@ impl<'a> Term<'a> {
     }
 
     fn retry(&mut self) {
+        self.tell_premature(Instant::now());
         for (key, verify) in self.writes.due_retries() {
             if verify {
                 self.writes.verify(&key);
@@ -310,8 +326,8 @@ impl<'a> Term<'a> {
     /// Reports on an object that another writer insists on its status.
     fn report_contested(&self, contested: Option<statuses::Contested>) {
         let Some(statuses::Contested { kind, name, text }) = contested else { return };
-        let note = Note { warning: true, reason: CONTESTED, text };
-        Self::tell(&self.owner.events, &status_object(&kind, &name, &self.owner.watches), vec![note]);
+        let object = status_object(&kind, &name, &self.owner.watches);
+        Self::tell(&self.owner.events, &object, vec![service::contested_note(&text)]);
     }
 
     /// Tells how things are: metrics at once, statuses as their writer allows. Returns when to call again.

@@ -78,6 +78,8 @@ pub(crate) struct Note {
     pub(crate) warning: bool,
     pub(crate) reason: &'static str,
     pub(crate) text: String,
+    /// Whether it may not be so any more in a moment: a pool and its Services are often created together.
+    pub(crate) premature: bool,
 }
 
 /// The version of `service`, which grows with each write.
@@ -169,8 +171,11 @@ pub(crate) fn plan(
         status["loadBalancer"] = json!({ "ingress": entries(service, addresses) });
     }
     let old = conditions(service);
-    let mut notes =
-        if remarks.contested.is_some() { Vec::new() } else { notes(service, outcome, retold, moved) };
+    let mut notes = if remarks.contested.is_some() {
+        Vec::new()
+    } else {
+        notes(service, outcome, remarks, (retold, moved))
+    };
     if contested {
         notes.push(conflict_note(conflict.as_ref().map(|condition| condition.message.as_str())));
     }
@@ -232,14 +237,19 @@ fn condition(service: &Service, outcome: Outcome<'_>, remarks: &Remarks) -> NewC
         (None, Some(pool)) => (ASSIGNED, format!("{has} from pool {pool}")),
         (None, None) => (ASSIGNED, has.clone()),
     };
-    if remarks.foreign && has.is_empty() {
-        message.push_str(&format!(
+    message.push_str(&foreign_entry(service, outcome, remarks.foreign).unwrap_or_default());
+    NewCondition { type_: ADDRESS_ASSIGNED, status: Some(!has.is_empty()), reason, message }
+}
+
+/// What to add to the reason why a Service has nothing while another load balancer's entry stays in its status.
+fn foreign_entry(service: &Service, outcome: Outcome<'_>, foreign: bool) -> Option<String> {
+    (foreign && outcome.addresses.is_empty()).then(|| {
+        format!(
             "; {} in its status is of no IPAddressPool and stays: if another load balancer serves this Service, tell \
              them apart by spec.loadBalancerClass",
             list(&stored(service))
-        ));
-    }
-    NewCondition { type_: ADDRESS_ASSIGNED, status: Some(!has.is_empty()), reason, message }
+        )
+    })
 }
 
 fn list(addresses: &[IpAddr]) -> String {
@@ -247,7 +257,12 @@ fn list(addresses: &[IpAddr]) -> String {
 }
 
 /// What to tell: reasons are MetalLB's (`reference/metallb.md` §3.8).
-fn notes(service: &Service, outcome: Option<Outcome<'_>>, retold: bool, moved: bool) -> Vec<Note> {
+fn notes(
+    service: &Service,
+    outcome: Option<Outcome<'_>>,
+    remarks: &Remarks,
+    (retold, moved): (bool, bool),
+) -> Vec<Note> {
     let before = if moved { stored(service) } else { Vec::new() };
     let after = outcome.map_or(&[][..], |outcome| outcome.addresses);
     let gained: Vec<IpAddr> = after.iter().copied().filter(|ip| moved && !before.contains(ip)).collect();
@@ -265,9 +280,9 @@ fn notes(service: &Service, outcome: Option<Outcome<'_>>, retold: bool, moved: b
         let pool = outcome.and_then(|outcome| outcome.pool).unwrap_or_default();
         notes.push(normal("IPAllocated", format!("Assigned {} from pool {pool}", list(&gained))));
     }
-    if let Some(refusal) = outcome.and_then(|outcome| outcome.refusal).filter(|_| retold) {
-        notes.push(refusal_note(refusal, after.is_empty()));
-    }
+    notes.extend(
+        outcome.filter(|_| retold).and_then(|outcome| refusal_note(service, outcome, remarks.foreign)),
+    );
     if !(gained.is_empty() && lost.is_empty()) {
         notes.extend(deprecated(service));
     }
@@ -275,20 +290,23 @@ fn notes(service: &Service, outcome: Option<Outcome<'_>>, retold: bool, moved: b
 }
 
 /// What to say again of a Service that waits.
-pub(crate) fn reminder(outcome: Outcome<'_>) -> Option<Note> {
-    let refusal = outcome.refusal.filter(|refusal| !matches!(refusal, Refusal::Additional { .. }))?;
-    Some(refusal_note(refusal, outcome.addresses.is_empty()))
+pub(crate) fn reminder(service: &Service, outcome: Outcome<'_>, foreign: bool) -> Option<Note> {
+    outcome.refusal.filter(|refusal| !matches!(refusal, Refusal::Additional { .. }))?;
+    refusal_note(service, outcome, foreign)
 }
 
-fn refusal_note(refusal: &Refusal, pending: bool) -> Note {
-    let text = refusal.to_string();
-    match refusal {
+/// What to say of what a Service is refused, if it is refused something.
+fn refusal_note(service: &Service, outcome: Outcome<'_>, foreign: bool) -> Option<Note> {
+    let (refusal, pending) = (outcome.refusal?, outcome.addresses.is_empty());
+    let text = refusal.to_string() + &foreign_entry(service, outcome, foreign).unwrap_or_default();
+    let note = match refusal {
         Refusal::Additional { .. } => normal("AdditionalAssignFailed", text),
         Refusal::Request(RequestFault::NotEnoughClusterIps) => warning("not enough clusterips", text),
         Refusal::Request(RequestFault::NoClusterIp) => warning("noclusterIPsIPFamily", text),
         _ if pending => warning("AllocationFailed", text),
         _ => warning("LoadBalancerFailed", text),
-    }
+    };
+    Some(Note { premature: refusal.lacks_pool(), ..note })
 }
 
 /// What to say of another writer who insists on what the status of a Service says.
@@ -313,11 +331,11 @@ fn deprecated(service: &Service) -> impl Iterator<Item = Note> + '_ {
 }
 
 fn normal(reason: &'static str, text: String) -> Note {
-    Note { warning: false, reason, text }
+    Note { warning: false, reason, text, premature: false }
 }
 
 fn warning(reason: &'static str, text: String) -> Note {
-    Note { warning: true, reason, text }
+    Note { warning: true, reason, text, premature: false }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What the controller watches.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -301,6 +301,11 @@ impl Watches {
     /// How the watches do: which objects cannot be decoded, and changes of that.
     pub(crate) fn status(&self) -> &WatchStatus {
         &self.status
+    }
+
+    /// The pools that cannot be decoded, by name.
+    pub(crate) fn undecodable_pools(&self) -> BTreeSet<String> {
+        self.status.undecodable_of("IPAddressPool")
     }
 
     /// Our `ConfigurationState`.

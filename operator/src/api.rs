@@ -110,7 +110,8 @@ impl Api {
         }
     }
 
-    /// Applies `body` as the operator's part of the object. With `force`, what others own of it becomes ours.
+    /// Applies `body` as the operator's part of the object. With `force`, what others own of it becomes ours. A
+    /// resourceVersion in `body` is a precondition.
     pub(crate) async fn apply(&self, key: &Key, body: &Value, force: bool) -> Result<DynamicObject, Error> {
         let params = PatchParams { force, ..PatchParams::apply(OPERATOR) };
         self.patch(key, &params, &Patch::Apply(body)).await
@@ -244,13 +245,13 @@ impl Api {
         Ok(last.and_then(|(_, message)| message))
     }
 
-    /// All of a resource in `namespace`.
+    /// All of a resource in `namespace`, or in every namespace.
     pub(crate) async fn list(
         &self,
         resource: &ApiResource,
-        namespace: &str,
+        namespace: Option<&str>,
     ) -> Result<Vec<DynamicObject>, Error> {
-        match bounded(self.of(resource, Some(namespace)).list(&ListParams::default())).await {
+        match bounded(self.of(resource, namespace).list(&ListParams::default())).await {
             Ok(list) => Ok(list.items),
             Err(error) if error.is_not_found() => Ok(Vec::new()),
             Err(error) => Err(error.into()),
@@ -265,7 +266,7 @@ impl Api {
         namespace: &str,
     ) -> Result<Vec<String>, Error> {
         let mut left = Vec::new();
-        let objects = self.list(resource, namespace).await?;
+        let objects = self.list(resource, Some(namespace)).await?;
         for object in objects.iter().filter(|object| object.owner_references().is_empty()) {
             self.may_write()?;
             let (api, name) = (self.of(resource, Some(namespace)), object.name_any());

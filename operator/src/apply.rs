@@ -5,15 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use crds::InventoryEntry;
 use kube::ResourceExt as _;
 use kube::api::DynamicObject;
-use render::drift::{Drift, drift, mended, rewritten};
+use render::drift::{Drift, drift, is_field_removed, mended, rewritten};
 use render::health::{Applied, Outcome, Workload, entry};
-use render::ownership::{is_labelled, is_operators, maker, taken_over_by};
+use render::ownership::{is_labelled, is_marked, is_operators, maker, taken_over_by};
 use render::{Key, Kind, Manifests, Object, ValidatedStack};
 use serde_json::Value;
 
 use crate::api::{Api, Error};
 use crate::memory::{Found, Memory, Record, Verdict};
 use crate::metrics::Metrics;
+use crate::release::{Release, Released, release_one};
 use crate::watch::{Caches, Seen};
 use tokio::time::Instant;
 
@@ -25,6 +26,10 @@ pub(crate) struct Applier<'a> {
     pub(crate) metrics: &'a Metrics,
     pub(crate) inventory: &'a [InventoryEntry],
     pub(crate) validated: &'a ValidatedStack,
+    /// The UID of the stack.
+    pub(crate) stack: &'a str,
+    /// What is remembered of objects that are their users'.
+    pub(crate) released: &'a mut Memory,
     /// What was done, for events.
     pub(crate) deeds: Vec<Deed>,
 }
@@ -34,6 +39,7 @@ pub(crate) enum Deed {
     Made(Key),
     Changed(Key),
     Repaired(Key, String),
+    Released(Released),
 }
 
 impl Deed {
@@ -41,7 +47,7 @@ impl Deed {
     pub(crate) fn made(&self) -> Option<&Key> {
         match self {
             Self::Made(key) => Some(key),
-            Self::Changed(_) | Self::Repaired(..) => None,
+            Self::Changed(_) | Self::Repaired(..) | Self::Released(_) => None,
         }
     }
 
@@ -49,7 +55,7 @@ impl Deed {
     pub(crate) fn changed(&self) -> Option<&Key> {
         match self {
             Self::Changed(key) => Some(key),
-            Self::Made(_) | Self::Repaired(..) => None,
+            Self::Made(_) | Self::Repaired(..) | Self::Released(_) => None,
         }
     }
 }
@@ -159,14 +165,18 @@ impl Applier<'_> {
             return Ok((Outcome::Waiting("it is being deleted, and will be made anew".to_owned()), None));
         }
         if !self.is_ours(object, key, &live) {
-            record.is_of_another(&live, Instant::now());
-            return Ok((self.foreign(object, record, &live, taken.is_some()).await?, None));
+            let outcome = self.foreign(object, record, &live, taken.is_some()).await?;
+            return Ok((outcome, None));
         }
         let seen = json_of(&live);
         let drift = drift(&desired, &seen, key.kind.extent()).without(&record.rewritten, &seen);
         if drift.is_none() {
             record.settled();
             return Ok((Outcome::AsRendered, Some(live)));
+        }
+        let is_taken_over = object.imported_from().is_some() && record.is_achieved();
+        if is_taken_over && is_field_removed(&drift, &seen) {
+            return Ok((self.foreign(object, record, &live, taken.is_some()).await?, None));
         }
         if self.validated.is_frozen(key) {
             let why = "stays as it is until the error in what it is made of is corrected".to_owned();
@@ -192,7 +202,13 @@ impl Applier<'_> {
                         it (who does is in the audit log of the API server only)";
             return Ok((Outcome::Contested(text.to_owned()), None));
         }
-        let made = self.api.apply(key, desired, true).await?;
+        // Without force: what a user has just made under this name keeps its values.
+        let made = match self.api.apply(key, desired, false).await {
+            Err(error) if error.is_outdated() => {
+                return Ok((Outcome::Waiting("somebody has just made it".to_owned()), None));
+            }
+            result => result?,
+        };
         self.deeds.push(Deed::Made(key.clone()));
         record.rewritten = rewritten(desired, &json_of(&made));
         record.wrote(made.clone());
@@ -225,20 +241,25 @@ impl Applier<'_> {
         }
         tracing::info!(object = %key, fields, by = culprits, "differs from what is rendered");
         let patched = !drift.foreign.is_empty();
+        let mut version = live.resource_version();
         if patched {
             // One change brings everything right, what an apply would leave included; the apply that follows
             // changes nothing more but makes the fields ours again.
             match self.api.change(key, &seen, &mended(desired, &seen)).await {
-                // It counts also if the apply fails.
-                Ok(_) if tampered => record.repaired(Instant::now()),
-                Ok(_) => record.brought_about(),
-                Err(error) if error.is_outdated() => {
-                    return Ok((Outcome::Waiting("it is changing right now".to_owned()), Some(live.clone())));
-                }
+                Ok(patched) => version = patched.resource_version(),
+                Err(error) if error.is_outdated() => return Ok(changing(live)),
                 Err(error) => return Err(error),
             }
+            // It counts also if the apply fails.
+            if tampered { record.repaired(Instant::now()) } else { record.brought_about() }
         }
-        let written = self.api.apply(key, desired, true).await?;
+        // Nobody's edit that came in between is overwritten.
+        let mut body = desired.clone();
+        body["metadata"]["resourceVersion"] = version.into();
+        let written = match self.api.apply(key, &body, true).await {
+            Err(error) if error.is_outdated() => return Ok(changing(live)),
+            result => result?,
+        };
         record.rewritten = rewritten(desired, &json_of(&written));
         let changed = written.resource_version() != live.resource_version();
         record.wrote(written.clone());
@@ -298,8 +319,22 @@ impl Applier<'_> {
         live: &DynamicObject,
         blocks: bool,
     ) -> Result<Outcome> {
-        let key = object.key();
+        let (key, now) = (object.key(), Instant::now());
         let is_of_import = object.imported_from().is_some();
+        let (seen, mut unmarked) = (json_of(live), None);
+        if is_of_import && is_marked(&seen, self.stack) {
+            let by = maker(&seen).to_owned();
+            let marks = self.released.entry(key.clone()).or_default();
+            match release_one(self.api, &key, &seen, (self.stack, &by), marks, now).await? {
+                Release::Done(written) => {
+                    unmarked = Some(written);
+                    self.deeds.push(Deed::Released(Released { key: key.clone(), by }));
+                }
+                Release::Outdated => return Ok(changing(live).0),
+                Release::Refused(outcome) => return Ok(outcome),
+            }
+        }
+        record.is_of_another(unmarked.as_deref().unwrap_or(live), now);
         if is_of_import && (key.kind == Kind::IpAddressPool || !blocks) {
             let text = format!(
                 "is managed by {} and is its user's: what the old configuration says of it has no effect any more; \
@@ -360,6 +395,11 @@ fn waits_for_controller(key: &Key, desired: &Value, live: &Value, controller: Op
     key.kind == Kind::DaemonSet
         && desired.pointer(image) != live.pointer(image)
         && controller.is_some_and(|controller| !controller.is_rolled_out(true) || controller.ready == 0)
+}
+
+/// What is said of an object that has changed since it was seen: the next reconciliation goes by what it is then.
+fn changing(live: &DynamicObject) -> (Outcome, Option<DynamicObject>) {
+    (Outcome::Waiting("it is changing right now".to_owned()), Some(live.clone()))
 }
 
 /// Who changed the object, as far as the managed fields tell.

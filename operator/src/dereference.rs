@@ -104,9 +104,9 @@ async fn legacy(caches: &mut Caches, namespace: &str, from: &LegacyConfigMap) ->
         ..Sources::default()
     };
     for pool in caches.address_pools(namespace) {
-        match serde_json::from_value(json_of(&pool)) {
+        match runtime::decode::decode(json_of(&pool)) {
             Ok(decoded) => sources.address_pools.push(Arc::new(decoded)),
-            Err(error) => sources.undecoded.push((pool.name_any(), error.to_string())),
+            Err(error) => sources.undecoded.push((pool.name_any(), error)),
         }
     }
     sources

@@ -31,7 +31,11 @@ struct State {
     mirror: bool,
     /// The definition of the stack is older, and has no place for `status.controller`.
     older: bool,
+    /// What somebody does just before a write, as `PATCH path`.
+    interjections: Vec<(String, Interjection)>,
 }
+
+type Interjection = Box<dyn FnOnce(&Fake) + Send>;
 
 /// The server; clones are the same one.
 #[derive(Clone, Default)]
@@ -109,6 +113,11 @@ impl Fake {
         self.state().refused.insert(call, (code, message.to_owned()));
     }
 
+    /// Somebody does something just before a write, as `PATCH path`, arrives.
+    pub(crate) fn interject(&self, write: String, act: impl FnOnce(&Self) + Send + 'static) {
+        self.state().interjections.push((write, Box::new(act)));
+    }
+
     /// Where each object is.
     pub(crate) fn paths(&self) -> Vec<String> {
         self.state().objects.keys().cloned().collect()
@@ -162,6 +171,11 @@ impl Fake {
         }
         let body: Value = serde_json::from_slice(body).unwrap_or_default();
         let kind = headers.get("content-type").and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        let call = format!("{method} {}", uri.path());
+        let found = self.state().interjections.iter().position(|(write, _)| *write == call);
+        if let Some((_, act)) = found.map(|index| self.state().interjections.remove(index)) {
+            act(self);
+        }
         let result = self.state().act(method, uri.path(), &query, kind, body);
         self.changed.notify_waiters();
         match result {
@@ -235,7 +249,10 @@ impl State {
         let target = path.strip_suffix("/status").unwrap_or(path);
         let live = self.objects.get(target).cloned();
         let object = match kind {
-            "application/apply-patch+yaml" => self.apply(target, live, body),
+            "application/apply-patch+yaml" => {
+                let forced = query.get("force").is_some_and(|force| force == "true");
+                self.apply(target, live, body, forced)?
+            }
             "application/json-patch+json" => {
                 let mut object = live.ok_or((404, "not found".to_owned()))?;
                 let patch: json_patch::Patch = serde_json::from_value(body).unwrap();
@@ -280,7 +297,21 @@ impl State {
         Ok(json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}))
     }
 
-    fn apply(&self, path: &str, live: Option<Value>, mut body: Value) -> Value {
+    fn apply(&self, path: &str, live: Option<Value>, mut body: Value, forced: bool) -> Answer {
+        let (version, conflict) =
+            (body["metadata"]["resourceVersion"].clone(), |text: &str| Err((409, text.to_owned())));
+        if live
+            .as_ref()
+            .is_some_and(|live| !version.is_null() && live["metadata"]["resourceVersion"] != version)
+        {
+            return conflict("the object has been modified");
+        }
+        let others_value = |live: &Value| {
+            live.get("spec").is_some_and(|spec| body.get("spec").is_some_and(|own| own != spec))
+        };
+        if !forced && live.as_ref().is_some_and(others_value) {
+            return conflict("Apply failed with conflicts");
+        }
         let mut object = live.unwrap_or_else(|| new(path));
         let is_status = body.get("status").is_some();
         let mut fields = body.clone();
@@ -313,7 +344,7 @@ impl State {
                 || other["subresource"] != entry["subresource"]
         });
         object["metadata"]["managedFields"] = others.chain([entry.clone()]).collect();
-        object
+        Ok(object)
     }
 
     /// Stores `object`, unless nothing changes.

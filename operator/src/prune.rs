@@ -194,7 +194,7 @@ impl Pruner<'_> {
             if is_operators(&found, false) && taken_over_by(&found).is_none() {
                 continue;
             }
-            let others = self.api.list(&kind.api_resource(), namespace).await?;
+            let others = self.api.list(&kind.api_resource(), Some(namespace)).await?;
             let mut others = others.iter().filter(|other| {
                 other.metadata.deletion_timestamp.is_none()
                     && !other.uid().is_some_and(|uid| leaving.contains_key(uid.as_str()))

@@ -235,6 +235,7 @@ impl Reconciler {
         let wanted: BTreeSet<Key> = rendered.iter().map(Object::key).collect();
         self.memory.retain(|key, _| wanted.contains(key));
         self.pruned.retain(|key, _| !wanted.contains(key));
+        let uid = stack.uid();
         let mut applier = Applier {
             api: &self.api,
             caches: &self.caches,
@@ -242,14 +243,17 @@ impl Reconciler {
             metrics: &self.metrics,
             inventory: &stack.status.inventory,
             validated,
+            stack: &uid,
+            released: &mut self.released,
             deeds: Vec::new(),
         };
         let applied = applier.all(&rendered).await;
         let deeds = applier.deeds;
         self.tell(stack, &deeds);
-        let (mut kept, surplus) = self.surplus(stack, validated, &rendered, &applied).await;
+        let (mut kept, surplus, retained) = self.surplus(stack, validated, &rendered, &applied).await;
+        obstacles.extend(retained);
         let mut pruner =
-            Pruner { api: &self.api, caches: &self.caches, memory: &mut self.pruned, stack: &stack.uid() };
+            Pruner { api: &self.api, caches: &self.caches, memory: &mut self.pruned, stack: &uid };
         let pruned = pruner.all(&surplus).await?;
         kept.extend(pruned.contested);
         obstacles.extend(pruned.obstacles);
@@ -277,14 +281,14 @@ impl Reconciler {
         Ok(obstacles)
     }
 
-    /// What exists and is not rendered: what of it stays, and what is to be removed.
+    /// What exists and is not rendered: what of it stays, what is to be removed, and why what of the latter waits.
     async fn surplus(
         &self,
         stack: &Stack,
         validated: &ValidatedStack,
         rendered: &[Object],
         applied: &Manifests<Applied>,
-    ) -> (Vec<InventoryEntry>, Vec<Made>) {
+    ) -> (Vec<InventoryEntry>, Vec<Made>, Vec<Obstacle>) {
         let inventory = &stack.status.inventory;
         let Inventory { made, unread } = made(&self.api, &self.caches, &stack.uid(), inventory).await;
         let wanted: BTreeSet<Key> = rendered.iter().map(Object::key).collect();
@@ -298,7 +302,10 @@ impl Reconciler {
         let (waiting, surplus): (Vec<Made>, Vec<Made>) =
             surplus.into_iter().partition(|made| retained.contains_key(&made.key));
         let kept = kept.iter().chain(&waiting).map(|made| health::entry(&made.key, &made.uid));
-        (kept.chain(unread.into_iter().map(|(entry, _)| entry)).collect(), surplus)
+        let kept = kept.chain(unread.into_iter().map(|(entry, _)| entry)).collect();
+        let obstacle =
+            |(key, why): (Key, String)| Obstacle { about: key.to_string(), outcome: Outcome::Retained(why) };
+        (kept, surplus, retained.into_iter().map(obstacle).collect())
     }
 
     /// A spec that is invalid, or that cannot be brought about, changes nothing but the status.
@@ -327,15 +334,24 @@ impl Reconciler {
         let now = Instant::now();
         let definitions = self.definitions.problems(&self.api, now).await;
         let states = self.caches.states(&namespace);
-        let states: Vec<ConfigurationState> =
-            states.iter().filter_map(|state| serde_json::from_value(json_of(state)).ok()).collect();
+        let (mut decoded, mut undecoded) = (Vec::<ConfigurationState>::new(), Vec::new());
+        for state in states {
+            match runtime::decode::decode(json_of(&state)) {
+                Ok(state) => decoded.push(state),
+                Err(why) => {
+                    undecoded
+                        .push(format!("ConfigurationState {} cannot be decoded: {why}", state.name_any()));
+                }
+            }
+        }
         let observed = Observed {
             generation: stack.object.metadata.generation,
             version: env!("CARGO_PKG_VERSION"),
             faults: parts.faults,
             doubts: parts.validated.map_or(&[], ValidatedStack::doubts),
             spoiled: parts.validated.is_some_and(ValidatedStack::is_spoiled),
-            states: &states,
+            states: &decoded,
+            undecoded: &undecoded,
             definitions: &definitions,
             obstacles: parts.obstacles,
             applied: parts.applied,

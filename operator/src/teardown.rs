@@ -18,7 +18,7 @@ use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
 use kube::ResourceExt as _;
 use kube::api::DynamicObject;
 use kube::core::ApiResource;
-use render::ownership::{is_imported, is_operators, taken_over_by};
+use render::ownership::{is_imported, is_labelled, is_operators, taken_over_by};
 use render::{Key, Kind};
 use serde_json::Map;
 
@@ -26,6 +26,7 @@ use crate::api::{Api, Error, Precondition};
 use crate::apply::json_of;
 use crate::guest::{namespace_labels, owned_labels};
 use crate::prune::{Inventory, Made, made};
+use crate::release::release_unlabelled;
 use crate::stack::Stack;
 use crate::watch::{Caches, Seen};
 use tokio::time::Instant;
@@ -78,6 +79,9 @@ pub(crate) async fn step(
     remaining.extend(remove(api, &made.iter().collect::<Vec<_>>()).await?);
     remaining.extend(unreleased.iter().cloned());
     remaining.extend(unread.iter().map(|(entry, why)| format!("{} {} ({why})", entry.kind, entry.name)));
+    if remaining.is_empty() || is_over {
+        remaining.extend(release_unlabelled(api, &stack.uid()).await?);
+    }
     if !remaining.is_empty() && !is_over {
         return Ok(Progress::Waiting(format!("removes {}", remaining.join(", "))));
     }
@@ -117,7 +121,12 @@ async fn leave_namespace(
     inventory: &[InventoryEntry],
 ) -> Result<Option<String>, Error> {
     let key = Key { kind: Kind::Namespace, namespace: None, name: name.to_owned() };
-    let Seen::There(live) = caches.get(&key) else { return Ok(None) };
+    let live = match caches.get(&key) {
+        Seen::There(live) => Some((*live).clone()),
+        // Its mirror may not be filled yet.
+        Seen::NotThere => api.get(&key).await?,
+    };
+    let Some(live) = live else { return Ok(None) };
     if live.metadata.deletion_timestamp.is_some() {
         return Ok(None);
     }
@@ -127,15 +136,20 @@ async fn leave_namespace(
         }
         return Ok(None);
     }
-    let ours = |object: &DynamicObject| {
+    let ours = |resource: &ApiResource, object: &DynamicObject| {
         let (live, listed) =
             (json_of(object), inventory.iter().any(|entry| object.uid().as_ref() == Some(&entry.uid)));
-        listed && is_operators(&live, listed) && !(is_imported(&live) && taken_over_by(&live).is_some())
+        let kind = Kind::find(&resource.api_version, &resource.kind);
+        let is_users = kind.is_some_and(Kind::is_configuration) && !is_labelled(&live)
+            || is_imported(&live) && taken_over_by(&live).is_some();
+        listed && is_operators(&live, listed) && !is_users
     };
     for resource in contents() {
-        let objects = api.list(&resource, name).await?;
+        let objects = api.list(&resource, Some(name)).await?;
         let foreign = objects.iter().find(|object| {
-            !ours(object) && !comes_by_itself(&resource, &object.name_any()) && !goes_with_ours(object)
+            !ours(&resource, object)
+                && !comes_by_itself(&resource, &object.name_any())
+                && !goes_with_ours(object)
         });
         if let Some(foreign) = foreign {
             return Ok(Some(format!("namespace {name}: {} {} is in it", resource.kind, foreign.name_any())));

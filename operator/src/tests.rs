@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 mod degraded;
 mod two_writers;
+mod users;
 
 use crate::api::Api;
 use crate::fake::{CONFIG_MAP, Fake, SPEAKER, STACK, path, policy_path};
@@ -68,6 +69,17 @@ impl Rig {
             }
         }
         panic!("it never comes to rest");
+    }
+
+    /// Somebody deletes the stack.
+    async fn delete_stack(&mut self) {
+        self.fake.edit(STACK, &Value::Null, |stack| {
+            stack["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        });
+        for _ in 0..5 {
+            self.reconciler.reconcile().await;
+            let _ = tokio::time::timeout(Duration::from_secs(1), self.changed.notified()).await;
+        }
     }
 
     fn condition(&self, type_: &str) -> String {
@@ -179,13 +191,7 @@ async fn requirement_2_what_a_user_takes_over_outlives_the_stack() {
     let mut rig = imported().await;
     let pool = path("ipaddresspools", "default");
     rig.client_side_apply(&pool, &spec_of(&rig, &pool));
-    rig.fake.edit(STACK, &Value::Null, |stack| {
-        stack["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
-    });
-    for _ in 0..5 {
-        rig.reconciler.reconcile().await;
-        let _ = tokio::time::timeout(Duration::from_secs(1), rig.changed.notified()).await;
-    }
+    rig.delete_stack().await;
     assert_eq!(rig.fake.names("ipaddresspools"), ["default"]);
     assert!(!rig.is_marked(&pool));
 }

@@ -48,11 +48,19 @@ impl<'de, K: DeserializeOwned, const WHOLE: bool> Deserialize<'de> for Lenient<K
             status: object.get("status").cloned().unwrap_or_default(),
             reason: String::new(),
         };
-        Ok(Self(serde_path_to_error::deserialize(Value::Object(object)).map_err(|error| {
-            let reason = describe(&error.path().to_string(), &error.inner().to_string());
-            Box::new(Undecoded { reason, ..undecoded })
-        })))
+        let decoded = decode(Value::Object(object));
+        Ok(Self(decoded.map_err(|reason| Box::new(Undecoded { reason, ..undecoded }))))
     }
+}
+
+/// Decodes one object.
+///
+/// # Errors
+///
+/// Which field does not fit, and why, without values of the object: they may be secret.
+pub fn decode<T: DeserializeOwned>(object: Value) -> Result<T, String> {
+    serde_path_to_error::deserialize(object)
+        .map_err(|error| describe(&error.path().to_string(), &error.inner().to_string()))
 }
 
 /// A JSON object, and the objects within `metadata`, without the entries that nobody reads.
@@ -114,16 +122,24 @@ pub fn reference<K: Resource>(metadata: &ObjectMeta, dynamic: K::DynamicType) ->
 
 /// The path and the message, without the value that serde quotes in it.
 fn describe(path: &str, message: &str) -> String {
-    let mut message = message.to_owned();
-    for what in ["invalid type: ", "invalid value: "] {
+    // These have names of fields and types, and numbers of items.
+    let harmless =
+        ["missing field ", "unknown field ", "duplicate field ", "invalid length ", "data did not match "];
+    let expected = |what: &str| message.strip_prefix(what)?.rsplit_once(", expected ");
+    let typed =
+        ["invalid type: ", "invalid value: "].into_iter().find_map(|what| Some((what, expected(what)?)));
+    let message = if let Some((what, (found, expected))) = typed {
         // What was found begins with its type and goes on with the value in quotes.
-        if let Some(found) = message.strip_prefix(what)
-            && let Some((found, expected)) = found.rsplit_once(", expected ")
-        {
-            let kind = found.split(['`', '"', '\'']).next().unwrap_or_default().trim_end();
-            message = format!("{what}{kind}, expected {expected}");
-        }
-    }
+        let kind = found.split(['`', '"', '\'']).next().unwrap_or_default().trim_end();
+        format!("{what}{kind}, expected {expected}")
+    } else if let Some((_, expected)) = expected("unknown variant ") {
+        format!("unknown variant, expected {expected}")
+    } else if harmless.iter().any(|beginning| message.starts_with(beginning)) {
+        message.to_owned()
+    } else {
+        // A type says in its own words what is wrong, and may quote the value.
+        "is not a valid value".to_owned()
+    };
     if path == "." { message } else { format!("{path}: {message}") }
 }
 
@@ -217,6 +233,30 @@ mod tests {
         let quoted = r#"invalid value: string "a, expected b, `c`", expected a port"#;
         assert_eq!(describe(".", quoted), "invalid value: string, expected a port");
         assert_eq!(describe("status", "missing field `x`"), "status: missing field `x`");
+    }
+
+    #[test]
+    fn requirement_6_a_value_that_a_type_quotes_in_its_own_words_is_not_repeated() {
+        #[derive(Debug, Deserialize)]
+        #[serde(rename_all = "lowercase")]
+        enum Protocol {
+            Layer2,
+        }
+        #[derive(Debug)]
+        struct Checked;
+        impl<'de> Deserialize<'de> for Checked {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                Err(serde::de::Error::custom(format!("{text} is too short")))
+            }
+        }
+        let reason = decode::<Protocol>(json!("s3cret`, expected `x")).unwrap_err();
+        assert_eq!(reason, "unknown variant, expected `layer2`");
+        assert!(matches!(decode(json!("layer2")), Ok(Protocol::Layer2)));
+        assert_eq!(decode::<Checked>(json!("s3cret")).unwrap_err(), "is not a valid value");
+        let time = json!({"creationTimestamp": "s3cret"});
+        let reason = decode::<ObjectMeta>(time).unwrap_err();
+        assert!(reason.starts_with("creationTimestamp: ") && !reason.contains("s3cret"), "{reason}");
     }
 
     #[test]

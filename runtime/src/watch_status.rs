@@ -1,6 +1,6 @@
 //! How the watches of a process do: which of them fail, and which objects they cannot decode.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -82,6 +82,13 @@ impl WatchStatus {
         lines.sort();
         lines.dedup();
         lines
+    }
+
+    /// The names of the objects of `kind` that cannot be decoded.
+    pub fn undecodable_of(&self, kind: &str) -> BTreeSet<String> {
+        let watches = self.watches.borrow();
+        let of_kind = watches.iter().filter(|watch| watch.kind == kind);
+        of_kind.flat_map(|watch| watch.undecodable.keys().map(|object| object.name.clone())).collect()
     }
 
     /// Adds metrics of all watches to `registry`.

@@ -72,6 +72,9 @@ pub struct Allocator {
     /// Since the queue was last served.
     freed: BTreeSet<Freed>,
     changed: BTreeSet<ServiceRef>,
+    /// How often it was decided what a Service shall have.
+    #[cfg(test)]
+    decisions: u32,
 }
 
 /// What is known of one Service.
@@ -169,11 +172,8 @@ impl Allocator {
             self.set_addresses(&service, Some(kept), Some(adoptee.current));
             adopted.push((adoptee.waiting_since.unwrap_or(now), service));
         }
-        // Those that have something first: what they keep must not be given away.
-        adopted.sort_by_key(|(since, service)| {
-            let holds = self.services.get(service).is_some_and(|entry| !entry.desired.is_empty());
-            (!holds, *since)
-        });
+        // What each keeps is claimed by now, so who has a part of what it asks for passes nobody that waits longer.
+        adopted.sort_by_key(|(since, _)| *since);
         self.resolve_each(adopted.into_iter().map(|(_, service)| service).collect(), now);
         self.serve(now);
     }
@@ -360,6 +360,8 @@ impl Allocator {
 
     /// Decides anew what `service` shall have.
     fn resolve(&mut self, service: &ServiceRef, now: Timestamp) {
+        #[cfg(test)]
+        self.count_decision();
         let Some(entry) = self.services.get(service) else { return };
         let Some(request) = entry.request.clone() else { return };
         let desired = entry.desired.clone();
@@ -396,6 +398,16 @@ impl Allocator {
             entry.refusal = None;
             entry.since.get_or_insert(now);
         }
+    }
+}
+
+#[cfg(test)]
+impl Allocator {
+    /// Fails rather than decide for ever, so that the history that led there is printed.
+    fn count_decision(&mut self) {
+        const MOST: u32 = 100_000;
+        self.decisions += 1;
+        assert!(self.decisions <= MOST, "more than {MOST} decisions: a loop without end");
     }
 }
 

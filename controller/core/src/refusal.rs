@@ -200,6 +200,13 @@ impl fmt::Display for Named<'_> {
     }
 }
 
+impl Refusal {
+    /// Whether a pool that is created together with the Service ends it.
+    pub fn lacks_pool(&self) -> bool {
+        matches!(self, Self::NoPools | Self::UnknownPool(_) | Self::OutsideEveryPool(_))
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crds::IPAddressPool;
 use ipam::Occupant;
@@ -15,6 +16,11 @@ use super::policies::Policies;
 use super::{Check, LIST_RETRY, Term};
 use crate::service;
 use crate::watches::{Conflict, Watches};
+use tokio::time::Instant;
+
+/// For so long an edit of a pool waits for what restricts it, of an API server that answers: a kind that may not be listed any
+/// more must not keep every later configuration from being put in force.
+const CATCH_UP_PATIENCE: Duration = Duration::from_secs(60);
 
 /// What outlives a term, and is kept by a replica that stands by too: what was valid, and what was deleted a moment ago.
 #[derive(Debug, Default)]
@@ -64,15 +70,39 @@ impl Term<'_> {
         }
     }
 
+    /// Judges the configuration anew if another set of pools cannot be decoded. (No event of a store tells of such a pool.)
+    pub(super) fn reconfigure_undecodable(&mut self) {
+        if self.owner.watches.undecodable_pools() != self.undecodable_pools {
+            self.reconfigure();
+        }
+    }
+
     fn catch_up(&self) -> Check {
         let (watches, client): (Watches, _) = (self.owner.watches.clone(), self.owner.client.clone());
         Box::pin(async move {
-            while let Err(error) = watches.catch_up(&client).await {
-                tracing::warn!(
-                    %error,
-                    "a pool was edited, and the API cannot be asked what restricts it: nothing is assigned from it yet"
-                );
-                tokio::time::sleep(LIST_RETRY).await;
+            let mut deadline = Instant::now() + CATCH_UP_PATIENCE;
+            loop {
+                match tokio::time::timeout_at(deadline, watches.catch_up(&client)).await {
+                    Ok(Ok(())) => return,
+                    Ok(Err(error)) => {
+                        tracing::warn!(
+                            %error,
+                            "a pool was edited, and the API cannot be asked what restricts it: nothing is assigned from it yet"
+                        );
+                        if !error.concerns_one_object() {
+                            // While the API server is away nothing could be written either.
+                            deadline = Instant::now() + CATCH_UP_PATIENCE;
+                        }
+                        tokio::time::sleep(LIST_RETRY).await;
+                    }
+                    Err(_) => {
+                        tracing::error!(
+                            "a pool was edited, and what restricts it cannot be had: the pool is put in force with the \
+                             policies, conflicts and namespaces that are known"
+                        );
+                        return;
+                    }
+                }
             }
         })
     }
@@ -85,7 +115,9 @@ impl Term<'_> {
     fn configure_with(&mut self, objects: Objects) {
         let now = Timestamp::now();
         self.objects = objects;
-        let (configuration, findings) = self.owner.judge().configure(&self.objects, now);
+        let (mut configuration, findings) = self.owner.judge().configure(&self.objects, now);
+        self.undecodable_pools = self.owner.watches.undecodable_pools();
+        configuration.leave_out_unreadable(&self.undecodable_pools);
         for finding in findings.iter().filter(|finding| !self.findings.contains(finding)) {
             tracing::warn!(object = %finding.object, %finding, "configuration");
             let rules::ObjectRef { kind, namespace, name } = &finding.object;

@@ -16,13 +16,13 @@ use runtime::decode::{Lenient, Undecoded};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::Term;
 use super::writes::Ended;
+use super::{POOL_PATIENCE, Term};
 use crate::contention::Verdict;
 use crate::dirty::Marks;
 use crate::list;
 use crate::other_writer;
-use crate::service::{self, Plan, Remarks, has_leftovers, is_ours, plan, version};
+use crate::service::{self, Note, Plan, Remarks, has_leftovers, is_ours, plan, version};
 
 /// What a list of all Services is needed for: adoption keeps much less than the objects.
 #[derive(Default)]
@@ -212,7 +212,7 @@ impl Term<'_> {
         let Some(normal) = plan(&service, outcome, &remarks, now) else {
             if let Some(done) = self.writes.done_after_all(key, &service) {
                 self.contention.wrote(key, done.target.clone(), Instant::now());
-                Self::tell(&self.owner.events, &service.object_ref(&()), done.notes);
+                self.tell_of_write(key, &service, done.notes);
             }
             self.writes.settled(key);
             return;
@@ -270,7 +270,7 @@ impl Term<'_> {
             Ended::Written { key, service, plan } => {
                 let Plan { target, notes, .. } = *plan;
                 self.contention.wrote(&key, target, Instant::now());
-                Self::tell(&self.owner.events, &service.object_ref(&()), notes);
+                self.tell_of_write(&key, &service, notes);
                 let stored = service::stored(&service);
                 self.known.learn(*service);
                 self.allocator.stored(&key, &stored, now);
@@ -299,6 +299,31 @@ impl Term<'_> {
         }
     }
 
+    /// Sends the events of a write that was done; what may be premature waits.
+    fn tell_of_write(&mut self, key: &ServiceKey, service: &Service, mut notes: Vec<Note>) {
+        let all = notes.len();
+        notes.retain(|note| !note.premature);
+        if notes.len() < all {
+            self.premature.insert((Instant::now() + POOL_PATIENCE, key.clone()));
+        }
+        Self::tell(&self.owner.events, &service.object_ref(&()), notes);
+    }
+
+    /// Sends the events that waited and are still right.
+    pub(super) fn tell_premature(&mut self, now: Instant) {
+        while self.premature.first().is_some_and(|(at, _)| *at <= now) {
+            let Some((_, key)) = self.premature.pop_first() else { return };
+            let Some(service) = self.known.get(&key) else { continue };
+            let note = self.reminder(&key, &service).filter(|note| note.premature);
+            Self::tell(&self.owner.events, &service.object_ref(&()), note.into_iter().collect());
+        }
+    }
+
+    /// Why the Service does not have what it asks for, if so.
+    fn reminder(&self, key: &ServiceKey, service: &Service) -> Option<Note> {
+        service::reminder(service, self.allocator.outcome(key)?, self.is_foreign(service))
+    }
+
     /// Reports on the Service that another writer insists on its status.
     fn contest(&mut self, key: &ServiceKey, manager: Option<&str>) {
         let Some(service) = self.known.get(key) else { return };
@@ -313,9 +338,8 @@ impl Term<'_> {
     pub(super) fn remind(&mut self) {
         for key in self.allocator.services() {
             let contested = self.contested.get(key).map(|text| service::contested_note(text));
-            let outcome = || self.allocator.outcome(key);
-            let note = contested.or_else(|| outcome().and_then(service::reminder));
-            if let (Some(note), Some(service)) = (note, self.known.get(key)) {
+            let Some(service) = self.known.get(key) else { continue };
+            if let Some(note) = contested.or_else(|| self.reminder(key, &service)) {
                 Self::tell(&self.owner.events, &service.object_ref(&()), vec![note]);
             }
         }

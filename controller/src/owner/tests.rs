@@ -14,6 +14,7 @@ use crate::fixtures;
 use crate::watches::by_hand::{Writers, watches};
 
 mod api;
+mod events;
 mod isolation;
 mod promises;
 

@@ -51,6 +51,25 @@ pub fn rewritten(desired: &Value, answer: &Value) -> BTreeMap<String, Value> {
         .collect()
 }
 
+/// Whether another client has removed a field of the `spec` that the operator applied: `live` lacks it, and so do the
+/// operator's managed fields. That is all the trace such an edit leaves. (What the API server prunes stays among the
+/// managed fields.)
+pub fn is_field_removed(drift: &Drift, live: &Value) -> bool {
+    let ownership = Ownership::of(live);
+    let is_managed = |at: &str| {
+        let path: Path = at.split('/').skip(1).map(|token| Step::Field(unescaped(token))).collect();
+        ownership.is_ours(&path)
+    };
+    let is_missing = |at: &str| live.pointer(at).is_none_or(Value::is_null);
+    let mut of_spec = drift.differs.iter().filter(|at| at.starts_with("/spec/"));
+    !ownership.ours.is_empty() && of_spec.any(|at| is_missing(at) && !is_managed(at))
+}
+
+/// A token of a JSON pointer (RFC 6901) as the name of a field.
+fn unescaped(token: &str) -> String {
+    token.replace("~1", "/").replace("~0", "~")
+}
+
 /// Compares `live` with `desired`.
 pub fn drift(desired: &Value, live: &Value, extent: Extent) -> Drift {
     let mut differs = Vec::new();

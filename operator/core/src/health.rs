@@ -92,6 +92,8 @@ pub struct Observed<'a> {
     pub spoiled: bool,
     /// What controller and speakers say of the configuration.
     pub states: &'a [ConfigurationState],
+    /// Which of these cannot be decoded, and why.
+    pub undecoded: &'a [String],
     /// Definitions that are missing or older than the operator.
     pub definitions: &'a [String],
     /// What became of each object.
@@ -206,6 +208,12 @@ impl Summary<'_> {
         if let Some(waiting) = waiting {
             return say(true, "Waiting", waiting);
         }
+        let retained = |obstacle: &Obstacle| matches!(obstacle.outcome, Outcome::Retained(_));
+        if let Some(Obstacle { about, outcome }) =
+            self.observed.obstacles.iter().find(|other| retained(other))
+        {
+            return say(true, "Waiting", format!("{about} {}", outcome.text()));
+        }
         if let Some(entry) = self.observed.leaving.first() {
             return say(true, "Removing", format!("{} {} is being removed", entry.kind, entry.name));
         }
@@ -318,7 +326,8 @@ impl Summary<'_> {
             Outcome::Retained(why) => Some(format!("{}: {why}", applied.key)),
             _ => None,
         });
-        self.observed.doubts.iter().map(ToString::to_string).chain(retained).collect()
+        let undecoded = self.observed.undecoded.iter().cloned();
+        self.observed.doubts.iter().map(ToString::to_string).chain(retained).chain(undecoded).collect()
     }
 
     /// `doubts`, and what is kept although the configuration does not have it.

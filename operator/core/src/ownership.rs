@@ -2,7 +2,8 @@
 //! and it stays when somebody else takes the object over.
 //!
 //! An imported object is the user's as soon as anybody but the operator manages its content: by an apply of either
-//! kind, or by an edit. From then on it is neither kept in step with its source nor removed with it.
+//! kind, or by an edit. From then on it is neither kept in step with its source nor removed with it. (An edit that only
+//! removes a field is recognized by [`crate::drift::is_field_removed`].)
 
 use std::collections::BTreeSet;
 
@@ -67,6 +68,18 @@ pub fn last_writer(live: &Value) -> String {
         return "something that the managed fields do not name".to_owned();
     }
     names.into_iter().collect::<Vec<_>>().join(", ")
+}
+
+/// Whether `live` carries anything that [`released`] takes out.
+pub fn is_marked(live: &Value, stack: &str) -> bool {
+    released(live, stack) != *live
+}
+
+/// Whether the stack with the UID `stack` is an owner of `live`, so that garbage collection removes it with the stack.
+pub fn is_owned_by(live: &Value, stack: &str) -> bool {
+    live["metadata"]["ownerReferences"]
+        .as_array()
+        .is_some_and(|owners| owners.iter().any(|owner| owner["uid"] == stack))
 }
 
 /// `live` without any mark of the operator: its labels, the stack with the UID `stack` as owner, and its managed fields.
@@ -183,6 +196,7 @@ mod tests {
     fn what_is_released_carries_no_mark_of_ours_and_everything_of_others() {
         let theirs = takeovers().remove(0);
         let released = released(&pool(json!([ours(), theirs])), "stack");
+        assert!(!is_marked(&released, "stack") && !is_owned_by(&released, "stack"));
         assert_eq!(released["metadata"]["labels"], json!({"mine": "x"}));
         assert_eq!(released["metadata"]["ownerReferences"], json!([{"uid": "other"}]));
         assert_eq!(released["metadata"]["managedFields"], json!([theirs]));

@@ -22,9 +22,13 @@ impl Reconciler {
             self.events.normal(&reference, "Apply", "Updated", format!("updated {changed}"));
         }
         for deed in deeds {
-            if let Deed::Repaired(key, by) = deed {
-                let note = format!("{key} was changed by {by}, and is as the stack wants it again");
-                self.events.warning(&reference, "Repair", "Repaired", note);
+            match deed {
+                Deed::Made(_) | Deed::Changed(_) => {}
+                Deed::Repaired(key, by) => {
+                    let note = format!("{key} was changed by {by}, and is as the stack wants it again");
+                    self.events.warning(&reference, "Repair", "Repaired", note);
+                }
+                Deed::Released(released) => self.report_released(stack, std::slice::from_ref(released)),
             }
         }
     }

@@ -65,3 +65,41 @@ async fn requirement_6_who_cannot_list_stacks_does_not_campaign_and_its_watch_is
     able.await;
     assert!(watches.borrow().iter().all(|watch| watch.failure.is_none()));
 }
+
+#[tokio::test(start_paused = true)]
+async fn requirement_6_a_configuration_state_that_cannot_be_decoded_is_reported_by_name() {
+    let mut rig = Rig::new(json!({})).await;
+    rig.fake.edit(&path("configurationstates", "speaker-a"), &Value::Null, |state| {
+        state["status"] = json!({"conditions": "s3cret"});
+    });
+    rig.settle().await;
+    let valid = rig.condition("ConfigurationValid");
+    assert!(valid.starts_with("True Warnings: "), "{valid}");
+    assert!(valid.contains("ConfigurationState speaker-a cannot be decoded: status.conditions"), "{valid}");
+    assert!(!valid.contains("s3cret"), "{valid}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn requirement_5_why_an_object_that_is_no_longer_wanted_stays_is_reported() {
+    let mut rig = Rig::new(inline(&json!([{"name": "old", "addresses": ["10.0.0.0/24"]}]))).await;
+    rig.fake.refuse(format!("PATCH {}", path("ipaddresspools", "new")), 403, "a policy forbids it");
+    respec(&mut rig, inline(&json!([{"name": "new", "addresses": ["10.0.0.0/24"]}]))).await;
+    assert_eq!(rig.fake.names("ipaddresspools"), ["old"]);
+    let progressing = rig.condition("Progressing");
+    assert!(
+        progressing.contains("IPAddressPool old stays until IPAddressPool new has taken its place"),
+        "{progressing}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn requirement_9_a_namespace_whose_mirror_is_not_filled_goes_with_the_stack() {
+    let rig = Rig::new(json!({})).await;
+    assert!(rig.fake.get(NAMESPACE).is_some());
+    let fake = rig.fake.clone();
+    drop(rig);
+    fake.refuse("GET /api/v1/namespaces".to_owned(), 503, "not now");
+    let mut rig = Rig::on(fake).await;
+    rig.delete_stack().await;
+    assert_eq!(rig.fake.get(NAMESPACE), None);
+}

@@ -166,6 +166,14 @@ impl Configuration {
         ranges.iter().flat_map(|range| range.without_all(taken())).collect()
     }
 
+    /// Leaves out pools that exist and of which nothing can be read but their names: what Services have of one stays. A
+    /// pool of which an earlier version is known is not affected.
+    pub fn leave_out_unreadable(&mut self, pools: &BTreeSet<String>) {
+        for name in pools.iter().filter(|name| !self.pools.contains_key(*name)) {
+            self.left_out.entry(name.clone()).or_default();
+        }
+    }
+
     /// Takes the account of rejected pools from `other`.
     pub(crate) fn keep_rejected(&mut self, other: &Self) {
         self.left_out.clone_from(&other.left_out);

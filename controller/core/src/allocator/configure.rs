@@ -87,19 +87,13 @@ impl Allocator {
         for service in &services {
             self.begin_to_decide(service);
         }
-        let has = |service: &ServiceRef| self.services.get(service).is_some_and(|e| !e.desired.is_empty());
-        let (have, lack): (Vec<ServiceRef>, Vec<ServiceRef>) = services.into_iter().partition(has);
-        for services in [have, lack] {
-            for service in services {
-                self.resolve(&service, now);
-                self.decided(&service);
-            }
-            // Who could not join another before it was known to stay moves before anybody joins it where it leaves.
-            self.serve(now);
+        for service in services {
+            self.resolve(&service, now);
+            self.decided(&service);
         }
     }
 
-    /// The Services that `which` accepts: who has something first, then who waits, longest first.
+    /// The Services that `which` accepts: who waits for nothing first, then who does, longest first.
     fn order(&self, which: impl Fn(&ServiceRef) -> bool) -> Vec<ServiceRef> {
         let mut order: Vec<_> = self
             .services
@@ -107,7 +101,7 @@ impl Allocator {
             .filter(|(service, _)| which(service))
             .map(|(service, entry)| {
                 let age = entry.request.as_ref().map(|request| request.age.clone());
-                (entry.desired.is_empty(), entry.since, age, Arc::clone(service))
+                (entry.since, age, Arc::clone(service))
             })
             .collect();
         order.sort();

@@ -38,6 +38,13 @@ struct Object {
 /// Writes by the version that they were made for.
 type Writes = BTreeMap<ServiceKey, (u64, Vec<IpAddr>)>;
 
+/// A controller that another has taken over from, and that lives on with what it knew then.
+struct Older {
+    allocator: Allocator,
+    /// The version of each object as it has seen it.
+    seen: BTreeMap<ServiceKey, u64>,
+}
+
 #[derive(Default)]
 struct World {
     version: u64,
@@ -50,6 +57,9 @@ struct World {
     last_valid: rules::LastValid,
     objects: BTreeMap<ServiceKey, Object>,
     allocator: Allocator,
+    older: Option<Older>,
+    /// What the older controller has written and the present one has not seen.
+    unseen: BTreeSet<ServiceKey>,
     configuration: Arc<Configuration>,
     quarantine: BTreeMap<IpAddr, Occupant>,
     /// The one namespace that is not known, if any.
@@ -151,8 +161,25 @@ impl World {
         self.allocator.set_namespaces(known.map(str::to_owned).collect(), at(self.now));
     }
 
+    /// The older controller writes what it decides for `service`, if the object is still the one that it has seen.
+    fn write_of_older(&mut self, service: &ServiceKey) {
+        let (Some(older), Some(object)) = (&mut self.older, self.objects.get_mut(service)) else { return };
+        older.allocator.poll(at(self.now));
+        let Some(outcome) = older.allocator.outcome(service) else { return };
+        let (addresses, pool) = (outcome.addresses.to_vec(), outcome.pool.map(str::to_owned));
+        if older.seen.get(service) != Some(&object.version) || addresses == object.stored {
+            return;
+        }
+        self.version += 1;
+        (object.stored, object.pool, object.version) = (addresses.clone(), pool, self.version);
+        older.seen.insert(service.clone(), self.version);
+        older.allocator.stored(service, &addresses, at(self.now));
+        self.unseen.insert(service.clone());
+    }
+
     /// The controller looks at the object, as after an event of the watch.
     fn look(&mut self, service: &ServiceKey) {
+        self.unseen.remove(service);
         let Some(object) = self.objects.get(service).cloned() else {
             self.unsettled.remove(service);
             return self.allocator.forget(service, at(self.now));
@@ -170,6 +197,7 @@ impl World {
         // A new controller does not know since when an address is in no pool.
         self.homeless.clear();
         self.unsettled.clear();
+        self.unseen.clear();
         self.last_valid = rules::LastValid::default();
         self.configure();
         self.allocator = Allocator::new();
@@ -246,6 +274,15 @@ impl World {
                     self.look(&key(*service));
                 }
             }
+            // What the write was made for is outdated, which its answer shows.
+            Step::Write(service)
+            | Step::WriteUnheard(service)
+            | Step::WriteLost(service)
+            | Step::Begin(service)
+                if self.unseen.contains(&key(*service)) =>
+            {
+                self.look(&key(*service));
+            }
             Step::Write(service) | Step::WriteUnheard(service) | Step::WriteLost(service) => {
                 let (service, desired) = (key(*service), self.desired(&key(*service)));
                 if !self.objects.contains_key(&service) {
@@ -294,8 +331,12 @@ impl World {
                 }
                 // No write outlasts the Lease under which it was begun.
                 self.under_way.clear();
+                let seen = self.objects.iter().map(|(service, object)| (service.clone(), object.version));
+                self.older =
+                    Some(Older { seen: seen.collect(), allocator: std::mem::take(&mut self.allocator) });
                 self.restart();
             }
+            Step::Older(service) => self.write_of_older(&key(*service)),
             Step::Configure(pools, policies) => {
                 self.choice = (*pools, *policies);
                 self.configure();
@@ -331,6 +372,7 @@ impl World {
     /// Sees everything as it is, and writes everything until nothing changes.
     fn settle(&mut self) -> Result<(), TestCaseError> {
         self.set_namespaces(None);
+        self.older = None;
         self.under_way.clear();
         self.unsettled.clear();
         for service in self.objects.keys().cloned().collect::<Vec<_>>() {

@@ -1,5 +1,8 @@
 //! What is wrong with one object or one kind holds up no other.
 
+use crds::annotations::IP_ALLOCATED_FROM_POOL;
+use kube::ResourceExt as _;
+
 use super::api::{Answer, Server};
 use super::promises::{begin, over};
 use super::*;
@@ -8,7 +11,12 @@ use super::*;
 async fn a_minute(server: &Server) -> Readiness {
     let mut lan = json!(pool("10.0.0.1-10.0.0.3"));
     lan["metadata"]["resourceVersion"] = json!("6");
-    server.set_list("ipaddresspools", vec![lan]);
+    a_minute_with(server, vec![lan]).await
+}
+
+/// The same with these pools.
+async fn a_minute_with(server: &Server, pools: Vec<Value>) -> Readiness {
+    server.set_list("ipaddresspools", pools);
     server.set_list("namespaces", vec![json!(namespace("shop"))]);
     let (client, shutdown, mut tasks) = (server.client(), CancellationToken::new(), Tasks::new());
     let watches = Watches::start(&mut tasks, &client, "metallb-system", &shutdown);
@@ -71,6 +79,21 @@ async fn requirement_6_objects_that_cannot_be_decoded_are_left_out_one_by_one_an
     term.configure();
     term.adopt(listed);
     assert_eq!(has(&term, "shop", "web"), Some(vec!["10.0.0.2".into()]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn requirement_1_a_pool_that_a_new_controller_cannot_decode_takes_nothing_from_whom_it_serves() {
+    let mut web = service("shop", "web", None, &["10.7.0.1"]);
+    web.annotations_mut().insert(IP_ALLOCATED_FROM_POOL.to_owned(), "odd".to_owned());
+    let (server, _changes) = Server::new(&[web]);
+    let odd = json!({"metadata": {"name": "odd", "namespace": "metallb-system", "resourceVersion": "9"},
+        "spec": {"addresses": "10.7.0.1/32"}});
+    let mut lan = json!(pool("10.0.0.1-10.0.0.3"));
+    lan["metadata"]["resourceVersion"] = json!("6");
+    a_minute_with(&server, vec![lan, odd]).await;
+    let stored = server.service("web");
+    assert_eq!(stored["status"]["loadBalancer"]["ingress"], json!([{"ip": "10.7.0.1"}]), "{stored}");
+    assert_eq!(server.writes(), 0, "{:?}", server.events());
 }
 
 /// More than are written at once.

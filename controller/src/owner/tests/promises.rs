@@ -5,6 +5,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::api::{Answer, Server, many_services};
 use super::*;
+use crate::service::CONTESTED;
 
 /// The owner over `server`, whose changes of Services reach the store like by a watch.
 pub(super) fn over(server: &Server, mut changes: UnboundedReceiver<Value>) -> (Owner, Writers) {
@@ -68,6 +69,30 @@ async fn requirement_3_a_service_whose_status_another_writer_insists_on_is_left_
     }
     let told = server.events();
     assert!(told.iter().any(|(reason, note)| reason == CONTESTED && note.contains("k3s")), "{told:?}");
+}
+
+/// Another allocator over the same pools: whatever is written, it writes the next address of them.
+fn insists_on_another_of_ours(object: &mut Value) -> Answer {
+    let ours = object.clone();
+    let ip =
+        object.pointer("/status/loadBalancer/ingress/0/ip").and_then(Value::as_str).unwrap_or("10.0.0.0");
+    let last: u8 = ip.rsplit_once('.').unwrap().1.parse().unwrap();
+    insists(object);
+    object["status"]["loadBalancer"]["ingress"] = json!([{"ip": format!("10.0.0.{}", last % 3 + 1)}]);
+    Answer::Done(ours)
+}
+
+#[tokio::test(start_paused = true)]
+async fn requirement_3_who_stores_another_address_of_our_pools_again_and_again_is_left_alone_too() {
+    for asks in [json!({}), json!({"metallb.io/loadBalancerIPs": "10.0.0.1"})] {
+        let mut web = json!(service("shop", "web", None, &[]));
+        web["metadata"]["annotations"] = asks;
+        let web: Service = serde_json::from_value(web).unwrap();
+        let (server, changes) = Server::new(std::slice::from_ref(&web));
+        server.on_write(insists_on_another_of_ours);
+        a_day(&server, changes, web, &["10.0.0.1-10.0.0.3"]).await;
+        assert!((2..=30).contains(&server.writes()), "{} writes in a day", server.writes());
+    }
 }
 
 #[tokio::test(start_paused = true)]

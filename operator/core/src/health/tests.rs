@@ -30,6 +30,7 @@ fn observed<'a>(
         doubts: &[],
         spoiled: false,
         states: &[],
+        undecoded: &[],
         kept: &[],
         definitions: &[],
         applied,

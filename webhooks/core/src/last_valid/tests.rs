@@ -187,3 +187,20 @@ fn a_policy_and_its_pool_that_are_invalid_at_once_both_keep_their_last_valid_ver
         "the pool has been corrected"
     );
 }
+
+#[test]
+fn requirement_1_the_readable_reservations_of_a_policy_with_an_error_hold_for_a_process_that_has_just_started()
+ {
+    let quota = json!([{"maxAddresses": 1}, {"maxAddresses": -1}]);
+    let reserved = json!([{"addresses": "10.0.0.1x"}, {"addresses": "10.0.0.2"}]);
+    let policy = json!({"pool": "lan", "reserved": reserved, "quotas": quota});
+    let objects = Objects {
+        pool_policies: vec![object("PoolPolicy", "p", 0, &policy)],
+        ..pools(&[("lan", 0, &["10.0.0.0/24"])])
+    };
+    let (configuration, findings) = LastValid::default().configure(&objects);
+    let lan = &configuration.pools["lan"];
+    assert!(lan.keeps_back("10.0.0.2".parse().unwrap()) && !lan.keeps_back("10.0.0.1".parse().unwrap()));
+    assert_eq!(lan.quota("shop"), Some(1));
+    assert_eq!(findings.iter().filter(|finding| finding.severity == Severity::Error).count(), 2);
+}

@@ -42,7 +42,8 @@ impl World {
         Ok(())
     }
 
-    /// Nothing is given newly that the API still stores for somebody who may not share it.
+    /// Nothing is given newly that the API still stores for somebody who may not share it, but for what a controller has
+    /// stored that did not notice the loss of its Lease.
     pub(super) fn check_grants(
         &self,
         before: &BTreeMap<ServiceKey, Vec<IpAddr>>,
@@ -61,7 +62,8 @@ impl World {
                 let left_out =
                     self.configuration.left_out.values().flatten().any(|range| range.contains(*ip));
                 prop_assert!(left_out || self.configuration.pool_of(*ip).is_some(), "{ip} is in no pool");
-                for (other, held) in self.objects.iter().filter(|(other, _)| *other != service) {
+                let is_seen = |other: &ServiceKey| other != service && !self.unseen.contains(other);
+                for (other, held) in self.objects.iter().filter(|(other, _)| is_seen(other)) {
                     let clash = no_sharing(&held.sharing, &request.sharing);
                     prop_assert!(
                         clash.is_none() || !held.stored.contains(ip),
@@ -153,13 +155,8 @@ impl World {
     /// Only looks at those for whom that is plain to see: who waits asks for any address of one family.
     pub(super) fn check_order(&self, before: &Before) -> Result<(), TestCaseError> {
         let place = |service: &ServiceKey| before.waiting.iter().position(|other| other == service);
-        // Who has something already is completed first.
-        let had_none = |service: &ServiceKey| {
-            before.desired.get(service).is_none_or(Vec::is_empty)
-                && self.objects.get(service).is_none_or(|object| object.stored.is_empty())
-        };
         for (service, ip) in self.granted(&before.desired) {
-            let Some(of_service) = place(&service).filter(|_| had_none(&service)) else { continue };
+            let Some(of_service) = place(&service) else { continue };
             if before.pledged.contains(&ip) || self.allocator.holders(ip).len() != 1 {
                 continue;
             }

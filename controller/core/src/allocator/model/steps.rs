@@ -35,6 +35,8 @@ pub(super) enum Step {
     Wait(u8),
     /// Another controller takes over: which of the writes under way are carried out before it begins.
     TakeOver(u8),
+    /// The one before, which has not heard of that nor of anything since, writes what it still decides.
+    Older(u8),
 }
 
 /// Services come and go, and want little else than what others want too.
@@ -64,5 +66,6 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
         1 => (0..3_u8).prop_map(Step::Namespaces),
         2 => (0..8_u8).prop_map(Step::Wait),
         2 => any::<u8>().prop_map(Step::TakeOver),
+        3 => (0..SERVICES).prop_map(Step::Older),
     ]
 }

@@ -120,3 +120,15 @@ fn a_service_that_shares_exchanges_one_of_its_addresses_with_another_that_is_res
     write_all(&mut a, 10);
     assert_eq!(has(&a, "shares"), ["10.0.0.2", "fc00::1"]);
 }
+
+/// What the histories of the model rely on: their input is printed when one fails, not when it hangs.
+#[test]
+#[should_panic(expected = "a loop without end")]
+fn decisions_without_end_fail_instead_of_hanging() {
+    let mut a = allocator(&[("lan", addresses(&["10.0.0.1/32"]))]);
+    settle(&mut a, "web", plain(1), 1);
+    let web = a.services.keys().next().cloned().unwrap();
+    loop {
+        a.resolve(&web, at(2));
+    }
+}

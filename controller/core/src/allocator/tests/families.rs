@@ -43,3 +43,29 @@ fn the_users_order_of_addresses_stays() {
     assert_eq!(settle(&mut a, "a", asks.clone(), 1), ["fc00::7", "10.0.0.7"]);
     assert_eq!(settle(&mut a, "a", asks, 2), ["fc00::7", "10.0.0.7"]);
 }
+
+#[test]
+fn requirement_9_who_has_one_family_passes_nobody_that_waits_longer_for_the_other() {
+    let (half, waits) =
+        (dual(1, "PreferDualStack"), request(2, &json!({}), &json!({"clusterIPs": ["fd00::1"]})));
+    let both = [("p", addresses(&["10.0.0.0/24", "fc00::/128"]))];
+    let adoptee = |name: &str, request: &Request, current: &[&str], since: i64| Adoptee {
+        service: key(name),
+        request: request.clone(),
+        current: ips(current),
+        pool: None,
+        waiting_since: Some(at(since)),
+    };
+    let mut adopted = allocator(&both);
+    adopted.adopt(vec![adoptee("half", &half, &["10.0.0.0"], 5), adoptee("waits", &waits, &[], 3)], at(6));
+    let mut configured = allocator(&[("p", addresses(&["10.0.0.0/24"]))]);
+    settle(&mut configured, "waits", waits, 3);
+    settle(&mut configured, "half", half, 5);
+    configured.set_configuration(configuration(&both), at(6));
+    for a in [adopted, configured] {
+        assert_eq!(
+            (has(&a, "waits"), has(&a, "half")),
+            (vec!["fc00::".to_owned()], vec!["10.0.0.0".to_owned()])
+        );
+    }
+}
