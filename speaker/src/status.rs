@@ -5,6 +5,7 @@ mod announcements;
 mod assignments;
 mod conflicts;
 pub(crate) mod last_announced;
+mod link_reports;
 pub(crate) mod state;
 mod unannounced;
 
@@ -28,6 +29,7 @@ use crate::metrics::Metrics;
 use crate::watches::Stores;
 use announcements::Announcements;
 use conflicts::Conflicts;
+use link_reports::LinkReports;
 use state::State;
 
 /// How long after a failed write to try again.
@@ -62,6 +64,7 @@ pub(crate) struct Writer {
     announcements: Announcements,
     conflicts: Conflicts,
     state: State,
+    link_reports: LinkReports,
     metrics: Metrics,
 }
 
@@ -80,6 +83,7 @@ impl Writer {
             ),
             conflicts: Conflicts::new(client(), &namespace, me.clone(), stores.clone()),
             state: State::new(client(), &namespace, me.clone(), stores.clone(), beacon_port),
+            link_reports: LinkReports::default(),
             stores,
             metrics,
         }
@@ -133,7 +137,8 @@ impl Writer {
 
     /// How long what was written holds if nothing changes. What became due while it was written counts too.
     fn pause(&self, begun: Instant) -> Duration {
-        let next = self.announcements.next(begun).into_iter().chain(self.conflicts.next()).min();
+        let next = [self.announcements.next(begun), self.conflicts.next(), self.link_reports.due()];
+        let next = next.into_iter().flatten().min();
         next.map_or(TIDY, |at| at.saturating_duration_since(Instant::now())).min(TIDY)
     }
 
@@ -143,7 +148,8 @@ impl Writer {
         let owner = owner.as_ref();
         let Known { links, other_addresses, findings } = known;
         let last_announced = self.announcements.report(now, published).encode();
-        let node = state::Node { links, other_addresses, last_announced };
+        let (reported, other_addresses) = self.link_reports.report(now, links, other_addresses);
+        let node = state::Node { links: reported, other_addresses, last_announced };
         // The few before the many: while thousands are written, who owns what may change.
         let conflicts = self.conflicts.write(now, published, links, owner).await;
         // Before the objects go that it remembers. Before it is known what an earlier process has remembered, a write

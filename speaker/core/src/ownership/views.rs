@@ -117,8 +117,8 @@ impl Ownership {
     /// the old one has the new one too.
     fn inherit(&mut self, now: Instant, group: &Group, group_before: impl Fn(IpAddr) -> Option<GroupId>) {
         let before = group.addresses.keys().filter_map(group_before);
-        let Some(epoch) = before.filter_map(|old| self.mine.get(&old).copied()).max() else { return };
-        if group.admits(&self.settings.me) {
+        // Also where this node must give it away: it answers until somebody has taken it.
+        if let Some(epoch) = before.filter_map(|old| self.mine.get(&old).copied()).max() {
             self.apply(now, group.id, Event::Invited { epoch });
         }
     }

@@ -394,6 +394,23 @@ fn requirement_2_an_owner_that_must_go_waits_a_second_at_most_for_what_it_asks_a
 }
 
 #[test]
+fn requirement_4_a_group_that_must_go_is_answered_for_until_it_is_taken_also_if_its_lowest_address_changes() {
+    let nodes = [0, 1];
+    let mut desk = Desk::new(view(&nodes, &nodes, &[(group(2), Some((0, 1)))], BALANCED));
+    desk.live(&[(1, 0)], Duration::from_secs(2));
+    desk.own_all();
+    // A lower address comes, and node 0 is no candidate any more.
+    let mut after = view(&nodes, &nodes, &[], BALANCED);
+    let mut two = single(group(1), equal_candidates(1..2), Some((0, 1)));
+    two.addresses = [(group(1), Scope::All), (group(2), Scope::All)].into();
+    after.groups.insert(group(1), Arc::new(two));
+    let mut sent = offers(&desk.feed(Input::View(Arc::new(after))));
+    sent += offers(&desk.live(&[(1, 0)], Duration::from_secs(2)));
+    assert!(desk.owns(group(1)), "nobody has taken it yet");
+    assert!(sent > 0, "it is handed over");
+}
+
+#[test]
 fn requirement_2_the_last_owner_goes_first_only_if_no_other_candidate_alone_is_on_the_subnet() {
     for (last, remote, asked) in [(0, 0, 0), (0, 1, 1), (1, 1, 1), (1, 0, 0)] {
         let mut desk = Desk::new(on_two_subnets(last, remote));
