@@ -259,12 +259,14 @@ impl Allocator {
 
     /// Lets graces end that are over.
     pub fn poll(&mut self, now: Timestamp) {
-        while let Some((deadline, service)) = self.graces.first().cloned() {
-            if deadline > now {
-                break;
+        let mut due = BTreeSet::new();
+        while self.graces.first().is_some_and(|(deadline, _)| *deadline <= now) {
+            due.extend(self.graces.pop_first().map(|(_, service)| service));
+        }
+        if !due.is_empty() {
+            for service in self.order(|service| due.contains(service)) {
+                self.resolve(&service, now);
             }
-            self.graces.pop_first();
-            self.resolve(&service, now);
         }
         self.serve(now);
     }

@@ -94,7 +94,7 @@ impl Allocator {
     }
 
     /// The Services that `which` accepts: who waits for nothing first, then who does, longest first.
-    fn order(&self, which: impl Fn(&ServiceRef) -> bool) -> Vec<ServiceRef> {
+    pub(super) fn order(&self, which: impl Fn(&ServiceRef) -> bool) -> Vec<ServiceRef> {
         let mut order: Vec<_> = self
             .services
             .iter()

@@ -1,7 +1,6 @@
 //! Carrying out a choice, and serving who waits.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -65,32 +64,38 @@ impl Allocator {
         }
     }
 
-    /// Gives what became free to who waits longest and fits, until nothing more fits.
+    /// Gives what became free to who waits longest and fits, until nothing more fits. What one leaves that is served goes to
+    /// the longest-waiting again, not only to those that were looked at so far.
     pub(super) fn serve(&mut self, now: Timestamp) {
-        while !self.freed.is_empty() {
-            let freed = std::mem::take(&mut self.freed);
-            for freed in &freed {
-                if let Freed::Address(ip) = freed
-                    && let Some(heir) = self.pledges.get(ip).cloned()
-                    && self.is_left_to(*ip, &heir)
-                {
-                    self.pledges.remove(ip);
-                    self.renew_joinable(*ip);
-                    self.resolve(&heir, now);
-                }
+        let mut first: BTreeSet<(Place, Arc<Class>)> = BTreeSet::new();
+        loop {
+            while !self.freed.is_empty() {
+                let freed = std::mem::take(&mut self.freed);
+                self.serve_heirs(&freed, now);
+                first.extend(self.waiting.touched(&freed));
             }
-            let touched = self.waiting.touched(&freed);
-            let mut first: BinaryHeap<Reverse<(Place, Arc<Class>)>> =
-                touched.into_iter().map(Reverse).collect();
-            while let Some(Reverse((place, class))) = first.pop() {
-                if self.waiting.first(&class) != Some(&place) {
-                    continue;
-                }
-                self.resolve(&place.service, now);
-                // Served, or at least no longer waiting for the same: the next of its class may fit too.
-                if let Some(next) = self.waiting.first(&class).filter(|next| **next != place) {
-                    first.push(Reverse((next.clone(), class)));
-                }
+            let Some((place, class)) = first.pop_first() else { return };
+            if self.waiting.first(&class) != Some(&place) {
+                continue;
+            }
+            self.resolve(&place.service, now);
+            // Served, or at least no longer waiting for the same: the next of its class may fit too.
+            if let Some(next) = self.waiting.first(&class).filter(|next| **next != place) {
+                first.insert((next.clone(), class));
+            }
+        }
+    }
+
+    /// Gives those of `freed` that are pledged to their heirs.
+    fn serve_heirs(&mut self, freed: &BTreeSet<Freed>, now: Timestamp) {
+        for freed in freed {
+            if let Freed::Address(ip) = freed
+                && let Some(heir) = self.pledges.get(ip).cloned()
+                && self.is_left_to(*ip, &heir)
+            {
+                self.pledges.remove(ip);
+                self.renew_joinable(*ip);
+                self.resolve(&heir, now);
             }
         }
     }
