@@ -37,7 +37,9 @@ pub(crate) fn policies_that_change_one_after_the_other(bed: &Bed) {
         for name in ["plain", "tls"] {
             assert_eq!(bed.address("default", name), ADDRESS, "{name}");
         }
-        serves_a_new_client(bed, ADDRESS, REPLACED)
+        serves_a_new_client(bed, ADDRESS, REPLACED);
+        // kube-proxy may know of one of the two Services a second before the other.
+        bed.served(&format!("http://{ADDRESS}:443/"), REPLACED)
     };
     both_share();
     for (from, to) in [("Cluster", "Local"), ("Local", "Cluster")] {
