@@ -1,8 +1,9 @@
 //! Every call of the operator: bounded in time, and written only while this process leads.
 
-use crds::names::{OPERATOR, STACK};
+use crds::names::{MANAGERS, OPERATOR, STACK};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{Event, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{
     Api as KubeApi, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Preconditions,
@@ -258,8 +259,8 @@ impl Api {
         }
     }
 
-    /// Asks for the deletion of all of a resource in `namespace`, but for what goes with its owner. Returns those that
-    /// could not be deleted, each with the reason.
+    /// Asks for the deletion of all of a resource in `namespace` that our processes have written, but for what goes with its
+    /// owner. Returns those that could not be deleted, each with the reason.
     pub(crate) async fn delete_unowned(
         &self,
         resource: &ApiResource,
@@ -267,7 +268,13 @@ impl Api {
     ) -> Result<Vec<String>, Error> {
         let mut left = Vec::new();
         let objects = self.list(resource, Some(namespace)).await?;
-        for object in objects.iter().filter(|object| object.owner_references().is_empty()) {
+        let is_unowned = |object: &&DynamicObject| {
+            let written = |entry: &ManagedFieldsEntry| {
+                entry.manager.as_deref().is_some_and(|manager| manager.starts_with(MANAGERS))
+            };
+            object.owner_references().is_empty() && object.managed_fields().iter().any(written)
+        };
+        for object in objects.iter().filter(is_unowned) {
             self.may_write()?;
             let (api, name) = (self.of(resource, Some(namespace)), object.name_any());
             match bounded(api.delete(&name, &DeleteParams::default())).await {

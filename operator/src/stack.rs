@@ -30,12 +30,12 @@ impl Stack {
     pub(crate) fn read(object: DynamicObject) -> Self {
         let status = serde_json::from_value(object.data["status"].clone()).unwrap_or_default();
         let spec = object.data.get("spec").cloned().unwrap_or_else(|| serde_json::json!({}));
-        let spec = serde_json::from_value::<LoadBalancerStackSpec>(spec)
+        let spec = runtime::decode::decode::<LoadBalancerStackSpec>(spec)
             .map(|spec| LoadBalancerStack { metadata: object.metadata.clone(), spec, status: None })
-            .map_err(|error| Fault {
+            .map_err(|reason| Fault {
                 field: "spec".to_owned(),
                 value: String::new(),
-                problem: format!("cannot be understood: {error}"),
+                problem: format!("cannot be understood: {reason}"),
                 remedy: "apply the CustomResourceDefinitions of this version, then correct the field"
                     .to_owned(),
             });

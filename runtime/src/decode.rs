@@ -14,7 +14,7 @@ use kube::api::{Api, ObjectMeta};
 use kube::core::DynamicResourceScope;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Client, Resource};
-use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeOwned, DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
@@ -42,7 +42,7 @@ pub struct Undecoded {
 impl<'de, K: DeserializeOwned, const WHOLE: bool> Deserialize<'de> for Lenient<K, WHOLE> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let object =
-            if WHOLE { Map::deserialize(deserializer)? } else { Sparse::deserialize(deserializer)?.0 };
+            if WHOLE { Map::deserialize(deserializer)? } else { Part::Object.deserialize(deserializer)? };
         let undecoded = Undecoded {
             metadata: identity(&object),
             status: object.get("status").cloned().unwrap_or_default(),
@@ -63,40 +63,66 @@ pub fn decode<T: DeserializeOwned>(object: Value) -> Result<T, String> {
         .map_err(|error| describe(&error.path().to_string(), &error.inner().to_string()))
 }
 
-/// A JSON object, and the objects within `metadata`, without the entries that nobody reads.
-struct Sparse(Map<String, Value>);
+/// An object of the API without what nobody reads. Where that is counts, not what it is called: an annotation or label may
+/// have any name.
+#[derive(Clone, Copy)]
+enum Part {
+    Object,
+    Metadata,
+    Annotations,
+}
 
-impl<'de> Deserialize<'de> for Sparse {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Entries;
-        impl<'de> Visitor<'de> for Entries {
-            type Value = Sparse;
+impl Part {
+    /// Whether nobody reads the entry.
+    fn drops(self, key: &str) -> bool {
+        match self {
+            Self::Object => false,
+            Self::Metadata => key == MANAGED_FIELDS,
+            Self::Annotations => key == LAST_APPLIED,
+        }
+    }
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JSON object")
-            }
+    /// What the entry is, if something in it is not read.
+    fn entry(self, key: &str) -> Option<Self> {
+        match (self, key) {
+            (Self::Object, "metadata") => Some(Self::Metadata),
+            (Self::Metadata, "annotations") => Some(Self::Annotations),
+            _ => None,
+        }
+    }
+}
 
-            fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Sparse, A::Error> {
-                let mut object = Map::new();
-                while let Some(key) = entries.next_key::<String>()? {
-                    match key.as_str() {
-                        MANAGED_FIELDS | LAST_APPLIED => {
-                            entries.next_value::<IgnoredAny>()?;
-                        }
-                        "metadata" | "annotations" => {
-                            let nested = entries.next_value::<Option<Sparse>>()?;
-                            object.insert(key, nested.map_or(Value::Null, |Sparse(nested)| nested.into()));
-                        }
-                        _ => {
-                            let value = entries.next_value()?;
-                            object.insert(key, value);
-                        }
-                    }
-                }
-                Ok(Sparse(object))
+impl<'de> DeserializeSeed<'de> for Part {
+    type Value = Map<String, Value>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Part {
+    type Value = Map<String, Value>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(Map::new())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
+        let mut object = Map::new();
+        while let Some(key) = entries.next_key::<String>()? {
+            if self.drops(&key) {
+                entries.next_value::<IgnoredAny>()?;
+            } else if let Some(part) = self.entry(&key) {
+                object.insert(key, entries.next_value_seed(part)?.into());
+            } else {
+                object.insert(key, entries.next_value()?);
             }
         }
-        deserializer.deserialize_map(Entries)
+        Ok(object)
     }
 }
 
@@ -270,5 +296,18 @@ mod tests {
         assert_eq!(service.metadata.managed_fields, None);
         assert_eq!(service.annotations().keys().collect::<Vec<_>>(), ["kept"]);
         assert_eq!(service.labels().keys().collect::<Vec<_>>(), ["managed", "metadata"]);
+    }
+
+    #[test]
+    fn requirement_6_annotations_and_labels_of_any_name_hide_no_object() {
+        for name in ["metadata", "annotations", MANAGED_FIELDS] {
+            let metadata = json!({"name": "a", "annotations": {name: "x"}, "labels": {name: "x"}});
+            let spec = json!({"selector": {name: "x"}});
+            let service = list(json!([{"metadata": metadata, "spec": spec}])).remove(0).0.unwrap();
+            assert_eq!(service.annotations().get(name).map(String::as_str), Some("x"));
+            assert_eq!(service.labels().get(name).map(String::as_str), Some("x"));
+            assert_eq!(service.spec.unwrap().selector.unwrap().get(name).map(String::as_str), Some("x"));
+        }
+        assert!(list(json!([{"metadata": {"name": "a", "annotations": null}}])).remove(0).0.is_ok());
     }
 }

@@ -165,7 +165,7 @@ pub struct Ownership {
     settling: Option<Instant>,
     gathering: Option<Instant>,
     settled: bool,
-    /// Until then: all ready speakers with lower ids have been heard.
+    /// All ready speakers with lower ids have been heard.
     awaited: NodeId,
     leaving: bool,
     /// When the driver had to call at the latest.
@@ -243,8 +243,10 @@ impl Ownership {
         match input {
             Input::View(view) => self.set_view(now, view),
             Input::Macs(macs) => {
-                self.macs = macs;
-                self.greet_all();
+                // Links change without that too, and as often as somebody on them likes.
+                if std::mem::replace(&mut self.macs, macs) != self.macs {
+                    self.greet_all();
+                }
                 self.ask_on_new_links(now);
             }
             Input::Keys(keys) => {

@@ -86,8 +86,14 @@ impl Ownership {
             },
             Phase::Refused => self.wait(now, id),
             Phase::Asking { cause, epoch } => self.go_on_asking(now, id, group, cause, epoch),
-            Phase::Owning { epoch } => self.keep(now, id, group, epoch),
-            Phase::Leaving { epoch, to } => self.leave(now, id, group, epoch, to),
+            Phase::Owning { epoch } => {
+                self.note_stranded(now, id, group);
+                self.keep(now, id, group, epoch)
+            }
+            Phase::Leaving { epoch, to } => {
+                self.note_stranded(now, id, group);
+                self.leave(now, id, group, epoch, to)
+            }
         }
     }
 
@@ -166,6 +172,11 @@ impl Ownership {
         if must_go {
             // Rather one that has just refused than a gap.
             let successor = successor.map(|s| s.id).filter(|_| !self.withholds(group));
+            if successor.is_none()
+                && let Some(again) = self.awaits_successor(now, group)
+            {
+                return Next::Wait(Some(again));
+            }
             return Next::Event(Event::Unwanted { successor });
         }
         let regrouped = self.groups.get(&id).and_then(|state| state.regrouped);
@@ -192,6 +203,33 @@ impl Ownership {
         } else {
             Next::Wait(self.reconsidered(now, id))
         }
+    }
+
+    /// Notes since when this node must give a group away that nobody can be asked to take.
+    fn note_stranded(&mut self, now: Instant, id: GroupId, group: Option<&Group>) {
+        let stranded =
+            group.is_some_and(|group| !self.may_own(group) && self.successor(now, group).is_none());
+        if let Some(state) = self.groups.get_mut(&id) {
+            state.stranded_since = stranded.then(|| state.stranded_since.unwrap_or(now));
+        }
+    }
+
+    /// When to see again whether a group that must go can be handed over, if somebody may take it soon: a candidate that is
+    /// heard and was only stopped, or is ready and was not heard yet. That takes no longer than a handover.
+    fn awaits_successor(&self, now: Instant, group: &Group) -> Option<Instant> {
+        let since = self.groups.get(&group.id)?.stranded_since?;
+        let until = since.checked_add(OFFERS).filter(|until| now < *until)?;
+        let recovers = |id: NodeId| {
+            group.candidates.get(id).is_some()
+                && self.peers.get(&id).is_some_and(|peer| peer.flags.stalled && !peer.flags.leaving)
+        };
+        let ready = |node| self.view.speakers.get(node).is_some_and(|speaker| speaker.ready);
+        let starts =
+            |id: NodeId, node| id != self.me && self.liveness(now, id) == Liveness::Unheard && ready(node);
+        let mut first = group.candidates.iter().take(WATCHERS + 1);
+        let soon = self.alive.ids().any(recovers) || first.any(|first| starts(first.id, &first.node));
+        let again = now.checked_add(self.settings.interval)?;
+        (soon && !self.withholds(group)).then_some(again.min(until))
     }
 
     /// A wait while the link is asked about addresses that came to the group: who is handed a group does not ask. An

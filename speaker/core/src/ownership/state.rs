@@ -50,6 +50,8 @@ pub(super) struct State {
     pub(super) came: Option<Came>,
     /// When its addresses last changed: to others they may not have changed yet.
     pub(super) regrouped: Option<Instant>,
+    /// Since when this node must give it away, and nobody can be asked to take it at the moment.
+    pub(super) stranded_since: Option<Instant>,
     /// Since when it is left to a speaker that answers for an address of it without a claim to it; until this node
     /// owns it or another is heard that does.
     pub(super) left_since: Option<Instant>,

@@ -2,6 +2,7 @@
 
 use super::super::*;
 mod desk;
+mod stranded;
 
 use super::super::probing::LEFT_TO_OTHERS;
 use super::fixture::{equal_candidates, many, single, view};

@@ -20,6 +20,8 @@ pub(super) fn frame_of(node: usize, address: IpAddr) -> Sighting {
 pub(super) struct Desk {
     pub(super) speaker: Ownership,
     pub(super) now: Instant,
+    /// What its peers say of themselves.
+    pub(super) flags: Flags,
     sequence: u64,
     /// The token that it has sent last to an address.
     tokens: BTreeMap<IpAddr, u64>,
@@ -30,6 +32,7 @@ impl Desk {
         let mut desk = Self {
             speaker: Ownership::new(settings(0, Detection::Enforce, 77)),
             now: Instant::now(),
+            flags: Flags { wanted: true, ..Flags::default() },
             sequence: 0,
             tokens: BTreeMap::new(),
         };
@@ -72,7 +75,7 @@ impl Desk {
             session: 5,
             echo,
             sequence: self.sequence,
-            flags: Flags { wanted: true, ..Flags::default() },
+            flags: self.flags,
             body,
         };
         self.feed(Input::Message(address(node), message))
