@@ -49,7 +49,7 @@ fn requirement_4_an_owner_that_must_go_answers_while_a_ready_successor_is_not_he
 
 #[test]
 fn requirement_4_an_owner_that_must_go_waits_for_no_speaker_that_stops() {
-    let leaving = Flags { wanted: true, stalled: true, leaving: true, ..Flags::default() };
+    let leaving = Flags { wanted: true, stalled: true, leaving: true };
     assert!(!must_go(Some(leaving)).owns(group(1)));
 }
 
