@@ -1,7 +1,7 @@
 //! Which events users see, and when; and that no configuration waits for ever.
 
 use super::api::Server;
-use super::promises::over;
+use super::promises::{over, with_an_entry_of_another};
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -55,14 +55,7 @@ async fn requirement_5_a_pool_that_is_created_together_with_a_service_is_not_rep
 
 #[tokio::test(start_paused = true)]
 async fn requirement_5_an_event_says_that_an_entry_of_another_load_balancer_stays() {
-    let web = service("shop", "web", None, &["172.30.0.150"]);
-    let (server, changes) = Server::new(std::slice::from_ref(&web));
-    let (owner, _writers) = over(&server, changes);
-    let mut term = Term::new(&owner, &Unsettled::default());
-    term.configure();
-    term.known.learn(web);
-    term.look_at(&ServiceKey::new("shop", "web"));
-    let _ = tokio::time::timeout(60 * SECOND, term.run()).await;
+    let server = with_an_entry_of_another(60 * SECOND).await;
     let events = server.events();
     let of_entry = |(reason, text): &&(String, String)| {
         reason == "AllocationFailed" && text.contains("172.30.0.150") && text.contains("loadBalancerClass")

@@ -109,8 +109,8 @@ async fn who_writes_the_whole_status_again_and_again_is_left_alone_too() {
     assert!(server.writes() <= 30, "{} writes in a day", server.writes());
 }
 
-#[tokio::test(start_paused = true)]
-async fn an_entry_of_another_load_balancer_is_never_taken_away_while_no_pool_has_anything_for_the_service() {
+/// A controller without pools runs for a while over a Service with the entry of another load balancer.
+pub(super) async fn with_an_entry_of_another(time: Duration) -> Server {
     let web = service("shop", "web", None, &["172.30.0.150"]);
     let (server, changes) = Server::new(std::slice::from_ref(&web));
     let (owner, _writers) = over(&server, changes);
@@ -118,7 +118,13 @@ async fn an_entry_of_another_load_balancer_is_never_taken_away_while_no_pool_has
     term.configure();
     term.known.learn(web);
     term.look_at(&ServiceKey::new("shop", "web"));
-    let _ = tokio::time::timeout(DAY, term.run()).await;
+    let _ = tokio::time::timeout(time, term.run()).await;
+    server
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_of_another_load_balancer_is_never_taken_away_while_no_pool_has_anything_for_the_service() {
+    let server = with_an_entry_of_another(DAY).await;
     let stored = server.service("web");
     assert_eq!(stored["status"]["loadBalancer"]["ingress"][0]["ip"], "172.30.0.150");
     assert_eq!(server.writes(), 1, "the condition, once");

@@ -11,6 +11,7 @@ use super::world::{INTERVAL, World, group, name};
 use crate::beacon::{Body, Message};
 use crate::link::Scope;
 use crate::placement::Placement;
+use crate::view::{Candidate, Group};
 use desk::{Desk, frame_of, higher};
 
 const BALANCED: Placement = Placement::Balanced;
@@ -345,14 +346,18 @@ fn on_two_subnets(last: usize, remote: usize) -> View {
     view
 }
 
+/// The first group, with the address of the second one too.
+fn two_addresses(candidates: Vec<Candidate>, last: (usize, u64)) -> Group {
+    let addresses = [(group(1), Scope::All), (group(2), Scope::All)].into();
+    Group { addresses, ..single(group(1), candidates, Some(last)) }
+}
+
 /// In the late view of a successor an address may be in the group still that is in another one by now.
 #[test]
 fn a_group_whose_addresses_have_just_changed_is_handed_over_a_second_later_unless_it_must_go() {
     for must_go in [false, true] {
         let mut before = on_two_subnets(0, 1);
-        let mut two = single(group(1), equal_candidates(0..2), Some((0, 9)));
-        two.addresses = [(group(1), Scope::All), (group(2), Scope::All)].into();
-        before.groups.insert(group(1), Arc::new(two));
+        before.groups.insert(group(1), Arc::new(two_addresses(equal_candidates(0..2), (0, 9))));
         let mut desk = Desk::new(before);
         desk.live(&[(1, 0)], Duration::from_millis(1_500));
         desk.own_all();
@@ -381,9 +386,7 @@ fn requirement_2_an_owner_that_must_go_waits_a_second_at_most_for_what_it_asks_a
         desk.own_all();
         // A second address comes, which this node has no link for: it is no candidate any more.
         let mut after = view(&nodes, &nodes, &[], BALANCED);
-        let mut two = single(group(1), equal_candidates(1..2), Some((0, 1)));
-        two.addresses = [(group(1), Scope::All), (group(2), Scope::All)].into();
-        after.groups.insert(group(1), Arc::new(two));
+        after.groups.insert(group(1), Arc::new(two_addresses(equal_candidates(1..2), (0, 1))));
         let mut soon = offers(&desk.feed(Input::View(Arc::new(after))));
         if unaskable {
             soon += offers(&desk.feed(Input::Unasked(group(2))));
@@ -402,9 +405,7 @@ fn requirement_4_a_group_that_must_go_is_answered_for_until_it_is_taken_also_if_
     desk.own_all();
     // A lower address comes, and node 0 is no candidate any more.
     let mut after = view(&nodes, &nodes, &[], BALANCED);
-    let mut two = single(group(1), equal_candidates(1..2), Some((0, 1)));
-    two.addresses = [(group(1), Scope::All), (group(2), Scope::All)].into();
-    after.groups.insert(group(1), Arc::new(two));
+    after.groups.insert(group(1), Arc::new(two_addresses(equal_candidates(1..2), (0, 1))));
     let mut sent = offers(&desk.feed(Input::View(Arc::new(after))));
     sent += offers(&desk.live(&[(1, 0)], Duration::from_secs(2)));
     assert!(desk.owns(group(1)), "nobody has taken it yet");
