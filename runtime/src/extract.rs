@@ -73,6 +73,17 @@ impl<F> Mirror<F> {
     }
 }
 
+impl<F: Resource<DynamicType = ()>> Mirror<F> {
+    /// Takes objects that an earlier process has known, to be called before the first list can be in: what that list
+    /// has and cannot be decoded stays as it was. All others are as the list has them.
+    pub fn recall(&self, objects: &[Arc<F>]) {
+        let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
+        if !self.is_listed() {
+            kept.extend(objects.iter().map(|object| (key(&**object), Arc::clone(object))));
+        }
+    }
+}
+
 /// Watches `api` by a task of `tasks`, keeps what `of` makes of each object (none: nothing is kept), and calls `changed`
 /// whenever what is kept has become something else and, if that is about one object, `matters` says of what was kept
 /// before and what is kept now that somebody has to know.
@@ -297,5 +308,19 @@ mod tests {
         let (writer, facts) = Writer::<()>::new();
         drop(writer);
         assert_eq!(facts.ready().await, Err(Ended));
+    }
+
+    #[test]
+    fn requirement_1_what_an_earlier_process_has_known_stays_where_the_first_list_cannot_be_decoded() {
+        let (mut writer, mirror) = Writer::new();
+        mirror.recall(&["a", "b", "gone"].map(|name| Arc::new(node(name, &["known"]).0.unwrap())));
+        let keep = |object: Node| Some(object);
+        writer.take(Init, keep, always);
+        writer.take(InitApply(undecodable("a")), keep, always);
+        writer.take(InitApply(node("b", &["new"])), keep, always);
+        writer.take(InitApply(undecodable("c")), keep, always);
+        writer.take(InitDone, keep, always);
+        let kept: Vec<Node> = mirror.all().iter().map(|node| (**node).clone()).collect();
+        assert_eq!(kept, [node("a", &["known"]).0.unwrap(), node("b", &["new"]).0.unwrap()]);
     }
 }

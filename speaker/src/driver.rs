@@ -33,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::log_limit::limited;
 use crate::metrics::{Metrics, PerAddress};
+use crate::priority;
 use beacons::{Beacons, Heard};
 use clocks::Clocks;
 pub(crate) use ports::Closed;
@@ -108,6 +109,9 @@ impl Driver {
         std::thread::Builder::new()
             .name("driver".into())
             .spawn(move || {
+                if let Err(error) = priority::lower_others() {
+                    tracing::warn!(%error, "cannot lower the priority of all threads but the driver's");
+                }
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
                 let result = runtime.map_err(Error::Start).and_then(|runtime| {
                     tokio::task::LocalSet::new().block_on(&runtime, async { State::new(self)?.run().await })
@@ -277,6 +281,7 @@ impl State {
             (before, now) => before.is_some() != now.is_some(),
         };
         self.changed.extend(self.announced.groups().filter(changed));
+        self.withdraw_lost(now);
         self.carry_out(now);
     }
 
@@ -352,6 +357,7 @@ impl State {
                 }
                 self.announce(now, [id].into());
             }
+            ownership::Output::Update(id) => self.announce(now, [id].into()),
             ownership::Output::Withdraw(id) => {
                 let changes = self.announced.end(id);
                 self.tell_changes(now, changes);
@@ -369,6 +375,15 @@ impl State {
         };
         let wanted = ids.into_iter().map(wanted).collect();
         let changes = self.announced.align(wanted);
+        self.tell_changes(now, changes);
+    }
+
+    /// Withdraws what no owned group has any more. What else differs comes after everything that is decided already; frames
+    /// may come before that.
+    fn withdraw_lost(&mut self, now: Instant) {
+        let ownership = &self.ownership;
+        let withdraw = |id: &GroupId| self.announced.retain(*id, |address| ownership.announces(address));
+        let changes: Vec<Change> = self.changed.iter().flat_map(withdraw).collect();
         self.tell_changes(now, changes);
     }
 

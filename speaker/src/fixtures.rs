@@ -22,6 +22,7 @@ pub(crate) fn group(candidates: &[&str]) -> Group {
         services: Box::default(),
         candidates: Candidates::ranked(id, candidates.iter().map(candidate).collect()),
         idle: None,
+        retainable: false,
         last: None,
     }
 }
@@ -32,6 +33,6 @@ pub(crate) fn view() -> View {
     let mut view = View::default();
     view.groups.insert(address(), Arc::new(group(&["a"])));
     view.placed.insert(address(), me.clone());
-    view.speakers.insert(me, Speaker { address: None, ready: true, generation: 1 });
+    view.speakers.insert(me, Speaker { address: None, ready: true, running: true, generation: 1 });
     view
 }

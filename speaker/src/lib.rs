@@ -18,6 +18,7 @@ mod log_limit;
 mod metrics;
 mod pace;
 mod packet;
+mod priority;
 mod snapshot;
 mod status;
 mod watches;
@@ -80,7 +81,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         pod: args.pod_name.clone(),
         class: args.class(),
     };
-    let stores = Stores::start(&mut tasks, &client, viewer, &changed, &shutdown);
+    let snapshot = Snapshot::read(&args.state_dir);
+    let before = snapshot.as_ref().map(Snapshot::known);
+    let stores = Stores::start(&mut tasks, &client, viewer, before, &changed, &shutdown);
     let (closed, sockets) = watch::channel(Closed::new());
     let usable = links::usable(&mut tasks, links.clone(), sockets, shutdown.clone());
     let (views, mut view) = watch::channel(None);
@@ -88,7 +91,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let keep = watches::keep_view(
         stores.clone(),
         settings,
-        Snapshot::read(&args.state_dir),
+        snapshot,
         usable.clone(),
         Outlet { views, findings },
         changed,

@@ -71,6 +71,11 @@ impl Snapshot {
         }
     }
 
+    /// The objects.
+    pub(crate) fn known(&self) -> &Known {
+        &self.known
+    }
+
     /// The last valid versions of configuration objects.
     pub(crate) fn last_valid(&self) -> LastValid {
         self.known.last_valid.clone()

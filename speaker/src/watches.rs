@@ -33,6 +33,9 @@ use crate::status;
 /// How long after its start a speaker waits for the API server, if it knows what was before.
 const API_PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long a speaker waits at its start for what other speakers report of their nodes.
+const STATES_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Whose eyes these are, as far as it decides what is kept.
 pub(crate) struct Viewer {
     /// Where the stack is.
@@ -86,11 +89,13 @@ pub(crate) struct SpeakerState {
 }
 
 impl Stores {
-    /// Starts the watches. `changed` is notified of everything that could matter.
+    /// Starts the watches; `before` is what an earlier process has known. `changed` is notified of everything that could
+    /// matter.
     pub(crate) fn start(
         tasks: &mut Tasks,
         client: &Client,
         viewer: Viewer,
+        before: Option<&Known>,
         changed: &Arc<Notify>,
         shutdown: &CancellationToken,
     ) -> Self {
@@ -121,7 +126,7 @@ impl Stores {
             concerns(before, now, |service| known.contains(&service.to_string()))
         };
         let namespaced = || client.clone();
-        Self {
+        let stores = Self {
             services,
             slices: start.watch(Api::all(client.clone()), of_services, SliceFacts::of, ours),
             nodes: start.watch(Api::all(client.clone()), all(), NodeFacts::of, always),
@@ -152,7 +157,12 @@ impl Stores {
             ),
             conflicts,
             last_valid: Arc::default(),
+        };
+        if let Some(before) = before {
+            stores.pools.recall(&before.pools);
+            stores.l2_advertisements.recall(&before.l2_advertisements);
         }
+        stores
     }
 
     /// Waits for the first lists.
@@ -163,7 +173,12 @@ impl Stores {
         self.pods.ready().await?;
         self.pools.ready().await?;
         self.l2_advertisements.ready().await?;
-        self.statuses.ready().await
+        self.statuses.ready().await?;
+        // They say which nodes are on the subnet of an address. Without them it is announced all the same.
+        match tokio::time::timeout(STATES_PATIENCE, self.states.ready()).await {
+            Ok(Err(Ended)) => Err(Ended),
+            Ok(Ok(())) | Err(_) => Ok(()),
+        }
     }
 
     /// The object of this node.
@@ -324,21 +339,20 @@ pub(crate) async fn keep_view(
             changed
         });
         let pause = pace.spent(begun, Instant::now());
-        let gathered = async {
-            changed.notified().await;
-            tokio::time::sleep(pause).await;
-        };
-        let next = async {
-            tokio::select! {
-                () = gathered => {}
-                // What this node can announce is acted on at once.
-                result = links.changed() => if result.is_err() { std::future::pending().await },
-            }
-        };
-        if shutdown.run_until_cancelled(next).await.is_none() {
+        if shutdown.run_until_cancelled(next_change(&changed, &mut links, pause)).await.is_none() {
             return Ok(());
         }
     }
+}
+
+/// Waits for a change, and gathers those that come in a `pause` after it. That of a link waits as long as others: anybody on
+/// it can make one by a router advertisement.
+async fn next_change(changed: &Notify, links: &mut watch::Receiver<Vec<Link>>, pause: Duration) {
+    tokio::select! {
+        () = changed.notified() => {}
+        Ok(()) = links.changed() => {}
+    }
+    tokio::time::sleep(pause).await;
 }
 
 /// Every change matters.
@@ -422,6 +436,22 @@ fn speaker_state(object: ConfigurationState, me: &NodeName) -> SpeakerState {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn requirement_6_links_that_change_without_end_make_no_more_views_than_objects_that_do() {
+        let (links, mut receiver) = watch::channel(Vec::new());
+        let changed = Notify::new();
+        let (begun, pause) = (tokio::time::Instant::now(), Duration::from_secs(3));
+        for change in 1..=5 {
+            links.send_replace(Vec::new());
+            if change % 2 == 0 {
+                changed.notify_one();
+            }
+            next_change(&changed, &mut receiver, pause).await;
+            receiver.mark_unchanged();
+            assert_eq!(begun.elapsed(), pause * change);
+        }
+    }
 
     #[test]
     fn a_slice_that_leaves_one_service_and_comes_to_another_concerns_both() {

@@ -99,6 +99,9 @@ pub struct PodFacts {
     pub address: Option<IpAddr>,
     /// It is ready, and is not being deleted.
     pub ready: bool,
+    /// Its process runs, as far as the kubelet has reported.
+    #[serde(default)]
+    pub running: bool,
     /// Generation of the template that it was made from.
     pub generation: u64,
 }
@@ -204,10 +207,13 @@ impl PodFacts {
         let conditions = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
         let ready = conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
         let generation = label(&pod.metadata, "pod-template-generation");
+        let containers = status.and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
+        let mut states = containers.iter().filter_map(|container| container.state.as_ref());
         Some(Self {
             node: pod.spec.as_ref()?.node_name.as_deref()?.into(),
             address: status.and_then(|status| status.pod_ip.as_deref()).and_then(|ip| ip.parse().ok()),
             ready: ready && pod.metadata.deletion_timestamp.is_none(),
+            running: states.all(|state| state.running.is_some()),
             generation: generation.and_then(|text| text.parse().ok()).unwrap_or(0),
         })
     }

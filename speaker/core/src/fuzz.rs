@@ -180,7 +180,7 @@ fn address(number: usize) -> IpAddr {
 /// Two groups that everybody may have, the first of them placed here.
 fn view() -> View {
     let speaker = |(number, name): (usize, &str)| {
-        (name.into(), Speaker { address: Some(address(number)), ready: true, generation: 1 })
+        (name.into(), Speaker { address: Some(address(number)), ready: true, running: true, generation: 1 })
     };
     let group = |text: &str| {
         let id: IpAddr = text.parse().ok()?;
@@ -192,6 +192,7 @@ fn view() -> View {
             services: Box::default(),
             candidates: Candidates::ranked(id, all.collect()),
             idle: None,
+            retainable: false,
             last: None,
         };
         Some((id, Arc::new(group)))

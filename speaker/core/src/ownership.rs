@@ -171,7 +171,7 @@ pub struct Ownership {
     /// When the driver had to call at the latest.
     promised: Option<Instant>,
     outputs: VecDeque<Output>,
-    /// How many of them are withdrawals.
+    /// How many of them may end the announcement of an address.
     withdrawals: usize,
     counts: Counts,
     /// Decisions about groups so far.
@@ -273,13 +273,13 @@ impl Ownership {
     /// What is to be done next.
     pub fn poll_output(&mut self) -> Option<Output> {
         let output = self.outputs.pop_front();
-        if let Some(Output::Withdraw(_)) = output {
+        if let Some(Output::Withdraw(_) | Output::Update(_)) = output {
             self.withdrawals = self.withdrawals.saturating_sub(1);
         }
         output
     }
 
-    /// Whether [`Self::poll_output`] still has groups that are not to be answered for any more.
+    /// Whether [`Self::poll_output`] still has groups or addresses that may not be answered for any more.
     pub fn has_withdrawals(&self) -> bool {
         self.withdrawals > 0
     }
@@ -319,6 +319,11 @@ impl Ownership {
     /// before that is known.
     pub fn is_announced(&self, address: IpAddr) -> bool {
         !self.added.contains_key(&address) && !self.is_withheld(address) && !self.is_held(address)
+    }
+
+    /// Whether this node owns the group that has the address now, and announces the address.
+    pub fn announces(&self, address: IpAddr) -> bool {
+        self.group_of(address).is_some_and(|id| self.mine.contains_key(&id)) && self.is_announced(address)
     }
 
     /// How often what it owns, and what it reports of conflicts, has changed so far.

@@ -77,6 +77,8 @@ pub struct Speaker {
     pub address: Option<IpAddr>,
     /// Whether its pod is ready.
     pub ready: bool,
+    /// Whether its process may run, and announce what it owns, as far as the API says.
+    pub running: bool,
     /// Generation of its pod's template: during a rolling upgrade, who has been upgraded already.
     pub generation: u64,
 }
@@ -97,6 +99,9 @@ pub struct Group {
     pub candidates: Candidates,
     /// Why nobody may announce it.
     pub idle: Option<Idle>,
+    /// Nobody may own it, and this node may go on announcing it if it owns it already: only the state of the node or of its
+    /// speaker's pod keeps this node from being a candidate, and no other node can take over.
+    pub retainable: bool,
     /// Who owned it last, and in which epoch, as far as its Services' statuses tell.
     pub last: Option<(NodeName, u64)>,
 }

@@ -6,9 +6,10 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use announce::EthernetAddress;
 use announce::beacon::NodeId;
+use announce::link::Scope;
 use announce::ownership::Detection;
 use announce::responder::Sighting;
-use announce::view::{Group, Speaker};
+use announce::view::{Group, Holder, Speaker};
 
 use super::*;
 use crate::fixtures::{address, group, view};
@@ -171,7 +172,10 @@ async fn requirement_6_a_flood_of_frames_from_a_candidate_that_is_not_heard_asks
         let mac = [2, 0, 0, 0, 0, 0x0b];
         let mut view = view();
         view.groups.insert(address(), Arc::new(group(&["a", &other])));
-        view.speakers.insert(other.as_str().into(), Speaker { address: None, ready: true, generation: 1 });
+        view.speakers.insert(
+            other.as_str().into(),
+            Speaker { address: None, ready: true, running: true, generation: 1 },
+        );
         view.macs.insert(mac, NodeId::of(&other));
         bench.set_view(view);
         (bench.count, bench.probes) = (0, 0);
@@ -236,6 +240,15 @@ async fn a_claim_that_was_lost_before_its_announcement_was_carried_out_is_not_an
     .await;
 }
 
+/// Groups that the link has to be asked about.
+fn new_groups() -> impl Iterator<Item = (IpAddr, Arc<Group>)> {
+    (1..=100).map(|last| {
+        let id = IpAddr::from([9, 0, 0, last]);
+        let addresses = [(id, Scope::All)].into();
+        (id, Arc::new(Group { id, hashed: id, addresses, ..group(&["a"]) }))
+    })
+}
+
 #[tokio::test]
 async fn requirement_7_a_turn_that_is_over_has_withdrawn_what_is_not_owned_any_more() {
     locally(async {
@@ -243,17 +256,45 @@ async fn requirement_7_a_turn_that_is_over_has_withdrawn_what_is_not_owned_any_m
         // One group is gone, and others that come before it are new: the link is asked about those first.
         let mut view = view();
         view.groups.clear();
-        for last in 1..=100 {
-            let id = IpAddr::from([9, 0, 0, last]);
-            let addresses = [(id, announce::link::Scope::All)].into();
-            view.groups.insert(id, Arc::new(Group { id, hashed: id, addresses, ..group(&["a"]) }));
-        }
+        view.groups.extend(new_groups());
         bench.state.ownership.handle(bench.now, ownership::Input::View(Arc::new(view)));
         assert!(bench.state.ownership.has_withdrawals());
         let long_ago = Instant::now().checked_sub(Duration::from_secs(1)).unwrap();
         bench.state.carry_out(long_ago);
         assert!(bench.state.behind, "there is more to do than a turn may take");
         assert_eq!(bench.state.announced.groups().count(), 0);
+    })
+    .await;
+}
+
+/// A view of one group with these addresses.
+fn with_addresses(addresses: &[IpAddr]) -> View {
+    let addresses = addresses.iter().map(|ip| (*ip, Scope::All)).collect();
+    let mut view = view();
+    view.groups.insert(address(), Arc::new(Group { addresses, ..group(&["a"]) }));
+    view
+}
+
+#[tokio::test]
+async fn requirement_7_what_leaves_a_group_that_stays_is_withdrawn_before_the_next_frame() {
+    locally(async {
+        let second: IpAddr = "192.0.2.77".parse().unwrap();
+        let without = with_addresses(&[address()]);
+        let mut held = with_addresses(&[address(), second]);
+        held.held.insert(second, Holder { node: "b".into(), interface: None, mac: None });
+        for mut after in [held, without] {
+            let mut bench = Bench::new();
+            bench.set_view(with_addresses(&[address(), second]));
+            for _ in 0..5_000 {
+                bench.pass();
+            }
+            assert_eq!(bench.state.announced.addresses(address()), [address(), second]);
+            after.groups.extend(new_groups());
+            bench.state.driver.views = watch::channel(Some(Arc::new(after))).1;
+            bench.state.view_changed(Instant::now().checked_sub(Duration::from_secs(1)).unwrap());
+            assert!(bench.state.behind, "there is more to do than a turn may take");
+            assert_eq!(bench.state.announced.addresses(address()), [address()]);
+        }
     })
     .await;
 }

@@ -65,6 +65,15 @@ impl Told {
         changes
     }
 
+    /// This group goes on with those of its addresses that are to be kept.
+    pub(super) fn retain(&mut self, id: GroupId, keep: impl Fn(IpAddr) -> bool) -> Vec<Change> {
+        let Some(told) = self.groups.get_mut(&id) else { return Vec::new() };
+        let kept = told.only(keep);
+        let left: Vec<IpAddr> = told.keys().filter(|address| !kept.contains(*address)).collect();
+        *told = kept;
+        left.into_iter().filter_map(|address| self.release(address)).collect()
+    }
+
     /// This group is announced no more.
     pub(super) fn end(&mut self, id: GroupId) -> Vec<Change> {
         let addresses = self.groups.remove(&id).unwrap_or_default();

@@ -1,7 +1,7 @@
 //! A `ServiceL2Status` per Service and owner, an event when the owner changes, a metric.
 
 use std::cell::LazyCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -169,10 +169,12 @@ impl Announcements {
         uid: &impl Fn(&ServiceKey) -> &'a str,
     ) {
         let spokesman = spokesman(published);
+        let statuses = LazyCell::new(|| self.stores.statuses.all());
+        let announced = LazyCell::new(|| announced(&statuses, published));
         let mut unannounced = BTreeMap::new();
         for group in published.view.groups.values() {
             let (Some(why), Some(message)) = (group.idle, published.view.why_idle(group)) else { continue };
-            for service in &group.services {
+            for service in group.services.iter().filter(|service| !announced.contains(&***service)) {
                 let mut state = Unannounced::go_on(self.unannounced.get(service), now, why);
                 if state.is_news(now) && spokesman.is_some() {
                     state.told = true;
@@ -372,6 +374,13 @@ fn sort<'a>(
         }
     }
     (mine, stale)
+}
+
+/// The Services that some node announces, as its speaker has reported: one that is not ready goes on with what no other node
+/// can announce.
+fn announced<'a>(statuses: &'a [Arc<StatusFacts>], published: &Published) -> HashSet<&'a ServiceKey> {
+    let runs = |node: &str| published.view.speakers.get(node).is_some_and(|speaker| speaker.running);
+    statuses.iter().filter(|status| runs(&status.node)).map(|status| &status.service).collect()
 }
 
 /// All Services that have addresses.

@@ -59,7 +59,8 @@ impl LastAnnounced {
         self.void.clear();
         let services = groups_by_service(&published.view);
         let speaks_for_all = speaks_for_all(published, me);
-        let is_gone = |node: &str| published.view.speakers.get(node).is_none_or(|speaker| !speaker.ready);
+        // One that is not ready may announce what no other node can.
+        let is_gone = |node: &str| published.view.speakers.get(node).is_none_or(|speaker| !speaker.running);
         let mut before = std::mem::take(&mut self.void_since);
         for status in statuses.iter().filter(|_| published.settled) {
             let Some(group) = services.get(&status.service) else { continue };
@@ -187,12 +188,14 @@ mod tests {
             services: [Arc::new(service())].into(),
             candidates: Candidates::default(),
             idle: idle.then_some(Idle::NoCandidate),
+            retainable: false,
             last: None,
         };
         let mut view = View::default();
         view.groups.insert(id, Arc::new(group));
         for (node, ready) in [("node1", true), ("node2", false)] {
-            view.speakers.insert(node.into(), Speaker { address: None, ready, generation: 1 });
+            view.speakers
+                .insert(node.into(), Speaker { address: None, ready, running: ready, generation: 1 });
         }
         Published { settled: true, view: Arc::new(view), ..Published::default() }
     }
@@ -212,6 +215,19 @@ mod tests {
         assert_eq!(record.epoch("node2", &service()), None, "an earlier claim");
         update(&mut record, start + IDLE_FOR, &published(true), &[]);
         assert_eq!(record.epoch("node1", &service()), Some(7));
+    }
+
+    #[test]
+    fn requirement_8_the_status_of_a_node_whose_speaker_is_not_ready_and_runs_is_left_to_it() {
+        let mut last = LastAnnounced::default();
+        let mut published = published(true);
+        let view = Arc::make_mut(&mut published.view);
+        view.speakers.get_mut("node2").unwrap().running = true;
+        let (now, statuses) = (Instant::now(), [status("node2", 4)]);
+        for now in [now, now + IDLE_FOR * 2] {
+            last.update(now, &published, &"node1".into(), |_| false, &statuses);
+            assert!(!last.is_void(&statuses[0]));
+        }
     }
 
     #[test]

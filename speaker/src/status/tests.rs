@@ -67,7 +67,7 @@ fn merged(mut body: Value) -> Value {
 
 fn stores(tasks: &mut Tasks, client: &Client, shutdown: &CancellationToken) -> Stores {
     let viewer = Viewer { namespace: "lb".into(), node: "a".into(), pod: None, class: None };
-    Stores::start(tasks, client, viewer, &Arc::new(Notify::new()), shutdown)
+    Stores::start(tasks, client, viewer, None, &Arc::new(Notify::new()), shutdown)
 }
 
 fn seen(mac: [u8; 6]) -> Sighting {

@@ -81,8 +81,14 @@ fn a_pod_that_is_being_deleted_is_not_ready_and_one_without_a_node_is_none() {
     assert_eq!(facts.address, Some("192.168.0.1".parse().unwrap()));
     let leaving =
         pod(json!({"metadata": {"name": "x", "deletionTimestamp": "2026-01-01T00:00:00Z"}})).unwrap();
-    assert!(!leaving.ready);
+    assert!(!leaving.ready && leaving.running);
     assert_eq!(pod(json!({"spec": {"containers": []}})), None);
+    for (state, running) in [("running", true), ("waiting", false), ("terminated", false)] {
+        let state = json!({state: if running { json!({}) } else { json!({"exitCode": 1}) }});
+        let container = json!({"name": "speaker", "state": state, "ready": false, "restartCount": 1, "image": "", "imageID": ""});
+        let pod = pod(json!({"status": {"containerStatuses": [container]}})).unwrap();
+        assert_eq!((pod.ready, pod.running), (false, running), "{state}");
+    }
 }
 
 #[test]

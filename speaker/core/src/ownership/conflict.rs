@@ -30,8 +30,10 @@ const LAST_SEEN_STEP: Duration = Duration::from_secs(60);
 /// For how long it is known of an address that a foreign host is gone: whoever has reported it has removed
 /// the report by then.
 pub(super) const OVER: Duration = Duration::from_secs(3_600);
-/// Addresses for which a kernel answers: a few are enough to know the nodes, and each is probed again every minute.
-const KERNELS: usize = 16;
+/// Addresses of one node for which its kernel answers: more say nothing new, and each is probed again every minute.
+const KERNELS_OF_NODE: usize = 2;
+/// The same of all nodes.
+const KERNELS: usize = 128;
 /// How many answers of a node that is no candidate are taken for those of an owner that is about to hand over, which takes
 /// no longer than three seconds: each answer is followed by a pause of a second or more.
 pub(super) const BYSTANDERS: u8 = 3;
@@ -233,7 +235,9 @@ impl Ownership {
 
     /// A node without a claim answers for an address: it is probed whether that lasts.
     pub(super) fn suspect_kernel(&mut self, now: Instant, address: IpAddr, node: NodeId) {
-        if self.kernels.len() < KERNELS && !self.kernels.contains_key(&address) {
+        let of_node = self.kernels.values().filter(|kernel| kernel.node == node).count();
+        let is_full = of_node >= KERNELS_OF_NODE || self.kernels.len() >= KERNELS;
+        if !is_full && !self.kernels.contains_key(&address) {
             let next = now.checked_add(REPROBE).unwrap_or(now);
             self.reprobe_by(Some(next));
             self.kernels.insert(address, KernelAnswer { node, confirmed: false, next });

@@ -78,7 +78,7 @@ impl Ownership {
         let Some(state) = self.groups.get(&id) else { return Next::Wait(None) };
         let phase = state.phase;
         let group = self.view.groups.get(&id).cloned();
-        let group = group.as_deref().filter(|group| !group.candidates.is_empty());
+        let group = group.as_deref().filter(|group| !group.candidates.is_empty() || group.retainable);
         match phase {
             Phase::Idle => match group {
                 Some(group) => self.turn(now, group),
@@ -133,6 +133,11 @@ impl Ownership {
         !self.leaving && group.admits(&self.settings.me)
     }
 
+    /// Whether this node may go on owning the group, since nobody else can.
+    fn may_retain(&self, group: &Group) -> bool {
+        !self.leaving && group.retainable
+    }
+
     fn go_on_asking(
         &self,
         now: Instant,
@@ -142,7 +147,8 @@ impl Ownership {
         epoch: u64,
     ) -> Next {
         let Some(group) = group else { return Next::Event(Event::Gone) };
-        if !self.may_own(group) {
+        let retains = cause == Cause::Recheck && self.may_retain(group);
+        if !self.may_own(group) && !retains {
             return Next::Event(Event::Unwanted { successor: None });
         }
         let claim = self.best_claim(id);
@@ -162,6 +168,9 @@ impl Ownership {
             return Next::Event(Event::Outbid);
         }
         let Some(group) = group else { return Next::Event(Event::Gone) };
+        if self.may_retain(group) {
+            return Next::Wait(None);
+        }
         let successor = self.successor(now, group);
         let must_go = !self.may_own(group);
         if successor.is_some()

@@ -80,8 +80,11 @@ pub enum Output {
     Probe(IpAddr, Scope, Plan),
     /// Ask no more.
     CancelProbe(IpAddr),
-    /// Answer for the group's addresses that [`Ownership::is_announced`], and announce them. May be repeated.
+    /// This node owns the group from now on: answer for those of its addresses that [`Ownership::is_announced`], and announce
+    /// them.
     Announce(GroupId),
+    /// Other addresses of an owned group than before may be announced: see [`Ownership::is_announced`].
+    Update(GroupId),
     /// Answer for the group's addresses no more.
     Withdraw(GroupId),
     /// Say once more that an address is ours.

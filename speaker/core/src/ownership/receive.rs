@@ -109,8 +109,10 @@ impl Ownership {
         peer.introduced = sequence;
         peer.keys = keys;
         let before = std::mem::replace(&mut peer.macs, macs.into_iter().collect::<BTreeSet<_>>());
-        self.directory.replace_macs(id, &before, &peer.macs, (&self.view, &self.macs));
-        self.recognise(now);
+        if before != peer.macs {
+            self.directory.replace_macs(id, &before, &peer.macs, (&self.view, &self.macs));
+            self.recognise(now);
+        }
     }
 
     /// Asks for all claims if what is known of them does not add up.

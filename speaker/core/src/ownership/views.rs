@@ -86,7 +86,11 @@ impl Ownership {
         if let Some((_, epoch)) = &group.last {
             state.highest = state.highest.max(remembered(*epoch));
         }
-        if old.is_some_and(|old| old.addresses != group.addresses) {
+        let regrouped = match old {
+            Some(old) => old.addresses != group.addresses,
+            None => group.addresses.keys().any(|address| group_before(address).is_some()),
+        };
+        if regrouped {
             state.regrouped = Some(now);
         }
         if state.lives.as_ref().is_some_and(|node| !group.admits(node)) {

@@ -139,7 +139,8 @@ impl Ownership {
     /// What is announced of the group of an address has changed, if it is ours.
     pub(super) fn announce_again(&mut self, address: IpAddr) {
         if let Some(id) = self.group_of(address).filter(|id| self.mine.contains_key(id)) {
-            self.outputs.push_back(Output::Announce(id));
+            self.withdrawals += 1;
+            self.outputs.push_back(Output::Update(id));
             self.dirty.insert(id);
         }
     }

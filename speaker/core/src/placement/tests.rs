@@ -50,6 +50,7 @@ fn groups(count: u32, nodes: &[&str]) -> BTreeMap<GroupId, Arc<Group>> {
             services: Box::default(),
             candidates: Candidates::ranked(id, candidates(nodes)),
             idle: None,
+            retainable: false,
             last: None,
         };
         (id, Arc::new(group))

@@ -85,6 +85,8 @@ struct Nodes {
     macs: BTreeMap<[u8; 6], NodeId>,
     label_ignored: bool,
     eligible: Vec<Eligible>,
+    /// See [`candidates::unready`].
+    unready: Option<Eligible>,
     /// The labels of this node. Whether it may own a group is another question: an owner that has to hand a group over
     /// answers for it until its successor has claimed it.
     own_labels: Option<BTreeMap<String, String>>,
@@ -230,7 +232,12 @@ impl Kept {
             advertised: &self.advertised,
             sets: &mut self.sets,
             classes: &mut self.classes,
-            nominator: Nominator::new(&self.nodes.eligible, &self.advertised, settings.placement),
+            nominator: Nominator::new(
+                &self.nodes.eligible,
+                self.nodes.unready.as_ref(),
+                &self.advertised,
+                settings.placement,
+            ),
         };
         let changed = |id: &GroupId| all || changes.groups.binary_search(id).is_ok();
         for (id, cell) in self.partition.cells.iter_mut().filter(|(id, _)| changed(id)) {
@@ -278,7 +285,13 @@ fn candidates_differ(a: &BTreeMap<GroupId, Arc<Group>>, b: &BTreeMap<GroupId, Ar
 
 impl Nodes {
     fn of(settings: &Settings, facts: &Facts) -> Self {
-        let speakers = speakers(&facts.pods);
+        let mut speakers = speakers(&facts.pods);
+        for node in facts.nodes.iter().filter(|node| !node.usable) {
+            if let Some(speaker) = speakers.get_mut(&node.name) {
+                // Nobody reports its end when the node is lost.
+                speaker.running = false;
+            }
+        }
         let label_ignored =
             settings.exclude_label == ExcludeLabel::Auto && candidates::all_excluded(facts, &speakers);
         let honour = settings.exclude_label != ExcludeLabel::Ignore && !label_ignored;
@@ -287,6 +300,7 @@ impl Nodes {
             macs: macs(settings, facts, &speakers),
             label_ignored,
             eligible: candidates::eligible(settings, facts, &speakers, honour),
+            unready: candidates::unready(settings, facts, &speakers, honour),
             own_labels: mine.map(|node| node.labels.clone()),
             speakers,
         }
@@ -321,8 +335,8 @@ fn speakers(pods: &[Arc<PodFacts>]) -> BTreeMap<NodeName, Speaker> {
             .get(&pod.node)
             .is_none_or(|other| (pod.ready, pod.generation) > (other.ready, other.generation));
         if better {
-            let PodFacts { address, ready, generation, .. } = **pod;
-            speakers.insert(pod.node.clone(), Speaker { address, ready, generation });
+            let PodFacts { node: _, address, ready, running, generation } = **pod;
+            speakers.insert(pod.node.clone(), Speaker { address, ready, running, generation });
         }
     }
     speakers
@@ -364,9 +378,11 @@ impl Builder<'_> {
         let first = cell.parts.first().and_then(|part| part.service.addresses.first());
         let hashed = first.copied().unwrap_or(id);
         let known = before.map(|group| &group.candidates);
-        let (candidates, idle, detail) = match self.classes.nominate(cell, &mut self.nominator, self.sets) {
+        let nominated = self.classes.nominate(cell, &mut self.nominator, self.sets);
+        let retainable = nominated.as_ref().is_err_and(|nobody| nobody.retainable);
+        let (candidates, idle, detail) = match nominated {
             Ok(set) => (self.sets.ranked(&set, hashed, known), None, None),
-            Err(Nobody { idle, detail }) => {
+            Err(Nobody { idle, detail, retainable: _ }) => {
                 let none = known.filter(|candidates| candidates.is_empty());
                 (none.cloned().unwrap_or_default(), Some(idle), detail)
             }
@@ -378,14 +394,15 @@ impl Builder<'_> {
         // Equal sets of candidates are held once, so there is no need to compare those that are not the same.
         let same = |before: &&Arc<Group>| {
             before.candidates.set() == candidates.set()
-                && (before.hashed, before.idle, &before.last) == (hashed, idle, &last)
+                && (before.hashed, before.idle, before.retainable) == (hashed, idle, retainable)
+                && before.last == last
                 && before.addresses == addresses
                 && before.candidates == candidates
                 && before.services.iter().eq(services())
         };
         let group = before.filter(same).cloned().unwrap_or_else(|| {
             let services = services().cloned().collect();
-            Arc::new(Group { id, hashed, addresses, services, candidates, idle, last })
+            Arc::new(Group { id, hashed, addresses, services, candidates, idle, retainable, last })
         });
         (group, detail)
     }

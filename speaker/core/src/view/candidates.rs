@@ -23,6 +23,12 @@ pub(super) struct Eligible {
 }
 
 impl Eligible {
+    fn new(settings: &Settings, facts: &Facts, node: &Arc<NodeFacts>) -> Self {
+        let published = facts.links.get(&node.name).cloned();
+        let own = facts.own_links.clone().filter(|_| node.name == settings.me);
+        Self { id: NodeId::of(&node.name), facts: Arc::clone(node), published, own }
+    }
+
     fn links(&self) -> Option<&[LinkFacts]> {
         self.own.as_deref().or(self.published.as_deref())
     }
@@ -85,14 +91,23 @@ pub(super) fn eligible(
         .iter()
         .filter(|node| speakers.get(&node.name).is_some_and(|speaker| speaker.ready))
         .filter(|node| node.usable && !(honour_label && node.is_excluded()))
-        .map(|node| {
-            let published = facts.links.get(&node.name).cloned();
-            let own = facts.own_links.clone().filter(|_| node.name == settings.me);
-            Eligible { id: NodeId::of(&node.name), facts: Arc::clone(node), published, own }
-        })
+        .map(|node| Eligible::new(settings, facts, node))
         .collect();
     eligible.sort_by(|a, b| a.facts.name.cmp(&b.facts.name));
     eligible
+}
+
+/// This node, if only its own state or that of its speaker's pod keeps it from being eligible.
+pub(super) fn unready(
+    settings: &Settings,
+    facts: &Facts,
+    speakers: &BTreeMap<NodeName, Speaker>,
+    honour_label: bool,
+) -> Option<Eligible> {
+    let mine = facts.nodes.iter().find(|node| node.name == settings.me)?;
+    let ready = mine.usable && speakers.get(&mine.name).is_some_and(|speaker| speaker.ready);
+    let excluded = honour_label && mine.is_excluded();
+    (!ready && !excluded).then(|| Eligible::new(settings, facts, mine))
 }
 
 /// The links that `advertisements` cover on a node: none if none of them covers it.

@@ -23,6 +23,8 @@ pub(super) type ClassId = usize;
 pub(super) struct Nobody {
     pub(super) idle: Idle,
     pub(super) detail: Option<Arc<str>>,
+    /// See [`Group::retainable`](super::Group::retainable).
+    pub(super) retainable: bool,
 }
 
 /// What decides which nodes may own a group, and in which tier each is.
@@ -91,10 +93,10 @@ impl Classes {
         if let Some(Some(known)) = self.nominated.get(cell.class) {
             return known.clone();
         }
-        let result = nominator.nodes(&cell.parts).map(|nodes| {
-            let candidates = nominator.candidates(&nodes, &cell.parts);
-            sets.of_nodes(candidates)
-        });
+        let result = match nominator.nodes(&cell.parts) {
+            Ok(nodes) => Ok(sets.of_nodes(nominator.candidates(&nodes, &cell.parts))),
+            Err(nobody) => Err(Nobody { retainable: nominator.may_retain(&cell.parts), ..nobody }),
+        };
         if let Some(nominated) = self.nominated.get_mut(cell.class) {
             *nominated = Some(result.clone());
         }
@@ -114,14 +116,30 @@ fn addresses_of(parts: &[Part]) -> Vec<IpAddr> {
 /// Works out which nodes may own a group.
 pub(super) struct Nominator<'a> {
     eligible: &'a [Eligible],
+    /// See [`candidates::unready`].
+    unready: Option<&'a Eligible>,
     advertised: &'a Advertised,
     placement: Placement,
     scopes: HashMap<(SetId, usize), Option<Arc<Scope>>>,
 }
 
 impl<'a> Nominator<'a> {
-    pub(super) fn new(eligible: &'a [Eligible], advertised: &'a Advertised, placement: Placement) -> Self {
-        Self { eligible, advertised, placement, scopes: HashMap::new() }
+    pub(super) fn new(
+        eligible: &'a [Eligible],
+        unready: Option<&'a Eligible>,
+        advertised: &'a Advertised,
+        placement: Placement,
+    ) -> Self {
+        Self { eligible, unready, advertised, placement, scopes: HashMap::new() }
+    }
+
+    /// Whether this node could own the group if it and its speaker's pod were ready.
+    fn may_retain(&self, parts: &[Part]) -> bool {
+        self.unready.is_some_and(|unready| {
+            Self::new(std::slice::from_ref(unready), None, self.advertised, self.placement)
+                .nodes(parts)
+                .is_ok()
+        })
     }
 
     /// The nodes, by their places among the eligible ones.
@@ -180,6 +198,7 @@ impl<'a> Nominator<'a> {
         let mut left = some_of(nodes, || Nobody {
             idle: Idle::NoLocalEndpoint,
             detail: on.and_then(|on| listed("its endpoints are on", on.iter().map(|name| &**name))),
+            retainable: false,
         })?;
         left.retain(|node| self.scope(set, *node).is_some());
         let mut left = some_of(left, || Idle::NoMatchingNode.into())?;
@@ -194,7 +213,7 @@ impl<'a> Nominator<'a> {
         some_of(left, || {
             let family = if addresses.iter().any(IpAddr::is_ipv6) { Idle::NoIpv6 } else { Idle::NoIpv4 };
             let names = with_link.iter().map(|node| &*eligible[*node].facts.name);
-            Nobody { idle: family, detail: listed("considered:", names) }
+            Nobody { idle: family, detail: listed("considered:", names), retainable: false }
         })
     }
 
@@ -208,7 +227,7 @@ impl<'a> Nominator<'a> {
             [] => "considered:".to_owned(),
             _ => format!("{} is missing or down on", interfaces.join(", ")),
         };
-        Nobody { idle: Idle::NoInterface, detail: listed(&what, names) }
+        Nobody { idle: Idle::NoInterface, detail: listed(&what, names), retainable: false }
     }
 
     /// The links of a node that a set of advertisements covers.
@@ -246,7 +265,7 @@ impl<'a> Nominator<'a> {
 
 impl From<Idle> for Nobody {
     fn from(idle: Idle) -> Self {
-        Self { idle, detail: None }
+        Self { idle, detail: None, retainable: false }
     }
 }
 

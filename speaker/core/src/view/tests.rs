@@ -469,7 +469,13 @@ fn speakers_are_known_by_address_readiness_and_generation() {
 fn of_two_speaker_pods_on_a_node_the_ready_one_counts_else_the_newer() {
     let with = |more: &[(bool, u64)]| {
         let pod = |(ready, generation): &(bool, u64)| {
-            Arc::new(PodFacts { node: "a".into(), address: None, ready: *ready, generation: *generation })
+            Arc::new(PodFacts {
+                node: "a".into(),
+                address: None,
+                ready: *ready,
+                running: true,
+                generation: *generation,
+            })
         };
         let mut facts = with_service().facts();
         facts.pods = more.iter().map(pod).collect();

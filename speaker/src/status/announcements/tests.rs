@@ -33,6 +33,22 @@ fn requirement_8_a_service_whose_addresses_are_all_withheld_is_not_reported_as_a
     assert!(wanted(&published).is_empty());
 }
 
+#[test]
+fn requirement_8_a_service_whose_only_candidate_is_not_ready_is_announced_as_long_as_its_speaker_runs() {
+    let status = |node: &str| {
+        let (name, service) = (node.into(), service(node));
+        Arc::new(StatusFacts { name, service, node: node.into(), epoch: 1, interfaces: None })
+    };
+    let mut view = announce::view::View::default();
+    for (node, running) in [("node1", true), ("node2", false)] {
+        let speaker = announce::view::Speaker { address: None, ready: false, running, generation: 1 };
+        view.speakers.insert(node.into(), speaker);
+    }
+    let published = Published { view: Arc::new(view), ..Published::default() };
+    let statuses = ["node1", "node2", "node3"].map(status);
+    assert_eq!(announced(&statuses, &published), [&service("node1")].into());
+}
+
 fn service(name: &str) -> ServiceKey {
     ServiceKey { namespace: "default".into(), name: name.into() }
 }

@@ -101,6 +101,8 @@ fn on_rig(test: fn(&mut Rig)) -> Result<(), Failed> {
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(rig)));
     result.map_err(|panic| {
         eprintln!("{}", rig.logs());
+        // Whatever it left behind is no matter of the next test.
+        *shared = None;
         let text = panic.downcast_ref::<String>().cloned();
         text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
             .unwrap_or_default()

@@ -37,12 +37,13 @@ pub(super) fn single(id: GroupId, candidates: Vec<Candidate>, last: Last) -> Gro
         services: Box::default(),
         candidates: Candidates::ranked(id, candidates),
         idle: None,
+        retainable: false,
         last: last.map(|(node, epoch)| (name(node), epoch)),
     }
 }
 
 pub(super) fn speaker(node: usize, ready: bool, generation: u64) -> (NodeName, Speaker) {
-    (name(node), Speaker { address: Some(address(node)), ready, generation })
+    (name(node), Speaker { address: Some(address(node)), ready, running: true, generation })
 }
 
 /// A view with `nodes`, of which those that are `ready` are candidates for all `groups`.

@@ -2,6 +2,8 @@
 
 use super::super::*;
 mod desk;
+mod kernels;
+mod regrouped;
 mod stranded;
 
 use super::super::probing::LEFT_TO_OTHERS;

@@ -414,7 +414,8 @@ impl World {
     }
 
     fn carry_out(&mut self, node: usize, output: Output) {
-        if matches!(output, Output::Announce(_) | Output::Withdraw(_) | Output::Probe(..)) {
+        if matches!(output, Output::Announce(_) | Output::Update(_) | Output::Withdraw(_) | Output::Probe(..))
+        {
             self.note(format!("node{node} {output:?}"));
         }
         match output {
@@ -426,7 +427,7 @@ impl World {
                 self.schedule(plan.wait / 2, Happening::Probed { node, life, address, round: 0, plan });
             }
             Output::CancelProbe(address) => drop(self.nodes[node].probing.remove(&address)),
-            Output::Announce(id) => {
+            Output::Announce(id) | Output::Update(id) => {
                 self.nodes[node].probing.remove(&id);
                 let announced = self.speaker(node).is_announced(id);
                 if !announced && self.nodes[node].announced.remove(&id) {

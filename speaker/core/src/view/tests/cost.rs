@@ -19,7 +19,7 @@ pub(super) fn endpoints(n: u32, on: impl IntoIterator<Item = u32>) -> Arc<SliceF
 }
 
 pub(super) fn pod(n: u32, ready: bool) -> Arc<PodFacts> {
-    Arc::new(PodFacts { node: node_name(n), address: None, ready, generation: 1 })
+    Arc::new(PodFacts { node: node_name(n), address: None, ready, running: true, generation: 1 })
 }
 
 pub(super) fn node(n: u32, label: &str) -> Arc<NodeFacts> {

@@ -222,3 +222,57 @@ fn an_owner_that_has_to_hand_over_keeps_its_links_until_then() {
     let after = cluster.view_after(Some(&before));
     assert_eq!((names(&after), scope(&after)), (vec!["b".to_owned()], Scope::All));
 }
+
+/// Of the only group: who may own it, and whether this node may go on if it does already.
+fn who(cluster: &Cluster) -> (usize, bool) {
+    let view = cluster.view();
+    let group = view.groups.values().next().unwrap();
+    (group.candidates.iter().count(), group.retainable)
+}
+
+#[test]
+fn requirement_4_an_owner_that_is_not_ready_may_go_on_where_no_other_node_can_announce() {
+    let unavailable = json!({"status": {"conditions": [{"type": "NetworkUnavailable", "status": "True"}]}});
+    for policy in ["Cluster", "Local"] {
+        let mut cluster = Cluster::new();
+        cluster.service("web", &["10.0.0.5"], &["a"], &json!({"spec": {"externalTrafficPolicy": policy}}));
+        cluster.pod("a", false);
+        let others = if policy == "Local" { 0 } else { 2 };
+        assert_eq!(who(&cluster), (others, others == 0), "{policy}");
+        cluster.pod("b", false);
+        cluster.pod("c", false);
+        assert_eq!(who(&cluster), (0, true), "{policy}: no speaker is ready");
+        cluster.objects.pods.clear();
+        assert_eq!(who(&cluster), (0, true), "{policy}: nor is there a pod");
+        cluster.node("a", &unavailable);
+        assert_eq!(who(&cluster), (0, true), "{policy}: nor has the node a network, as it seems");
+    }
+}
+
+#[test]
+fn requirement_8_a_speaker_that_is_not_ready_may_run_and_one_on_a_lost_node_is_taken_for_ended() {
+    let mut cluster = Cluster::new();
+    cluster.pod("a", false);
+    let runs = |cluster: &Cluster| cluster.view().speakers["a"].running;
+    assert!(runs(&cluster));
+    cluster.node("a", &json!({"status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}}));
+    assert!(!runs(&cluster));
+}
+
+#[test]
+fn an_owner_that_is_not_to_announce_may_not_go_on_because_it_is_not_ready() {
+    let label = |value: &str| json!({"metadata": {"labels": {"node.kubernetes.io/exclude-from-external-load-balancers": value}}});
+    let mut cluster = Cluster::new();
+    cluster.service("web", &["10.0.0.5"], &["b"], &json!({"spec": {"externalTrafficPolicy": "Local"}}));
+    cluster.pod("a", false);
+    cluster.pod("b", false);
+    assert_eq!(who(&cluster), (0, false), "it has no endpoint");
+    cluster.service("web", &["10.0.0.5"], &[], &json!({}));
+    assert_eq!(who(&cluster), (0, false), "nobody has");
+    cluster.service("web", &["10.0.0.5"], &["a"], &json!({}));
+    cluster.pod("c", false);
+    assert_eq!(who(&cluster), (0, true));
+    cluster.settings.exclude_label = ExcludeLabel::Honour;
+    cluster.node("a", &label("true"));
+    assert_eq!(who(&cluster), (0, false), "the label says so");
+}

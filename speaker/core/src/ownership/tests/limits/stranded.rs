@@ -53,6 +53,46 @@ fn requirement_4_an_owner_that_must_go_waits_for_no_speaker_that_stops() {
     assert!(!must_go(Some(leaving)).owns(group(1)));
 }
 
+/// Node 0 owns a group for which nobody is a candidate any more, since node 0 itself is not ready.
+fn not_ready(retainable: bool) -> (Desk, View) {
+    let nodes = [0, 1];
+    let mut desk = Desk::new(view(&nodes, &nodes, &[(group(1), Some((0, 1)))], BALANCED));
+    desk.live(&[(1, 0)], Duration::from_secs(2));
+    desk.own_all();
+    let mut after = view(&nodes, &[1], &[], BALANCED);
+    let nobody = single(group(1), Vec::new(), Some((0, 1)));
+    after.groups.insert(group(1), Arc::new(Group { retainable, ..nobody }));
+    desk.feed(Input::View(Arc::new(after.clone())));
+    desk.live(&[(1, 0)], Duration::from_secs(10));
+    (desk, after)
+}
+
+#[test]
+fn requirement_4_an_owner_that_is_not_ready_answers_as_long_as_no_other_node_can_announce_the_group() {
+    let (mut desk, mut after) = not_ready(true);
+    assert!(desk.owns(group(1)));
+    let other = single(group(1), equal_candidates(1..2), Some((0, 1)));
+    after.groups.insert(group(1), Arc::new(other));
+    desk.feed(Input::View(Arc::new(after)));
+    assert!(offers(&desk.live(&[(1, 0)], INTERVAL * 3)) > 0, "then it is handed over");
+    assert!(!not_ready(false).0.owns(group(1)), "nobody is to announce it");
+}
+
+#[test]
+fn requirement_4_an_owner_that_is_not_ready_and_was_stopped_answers_again_once_nobody_else_does() {
+    let (mut desk, _) = not_ready(true);
+    assert!(desk.feed(Input::Suspended).contains(&Output::Withdraw(group(1))));
+    desk.live(&[(1, 0)], INTERVAL * 3);
+    desk.feed(Input::Unanswered(group(1)));
+    assert!(desk.owns(group(1)));
+}
+
+#[test]
+fn an_owner_that_is_not_ready_and_stops_withdraws_what_nobody_can_take() {
+    let (mut desk, _) = not_ready(true);
+    assert!(desk.feed(Input::Shutdown).contains(&Output::Withdraw(group(1))));
+}
+
 #[test]
 fn requirement_6_links_that_change_while_their_hardware_addresses_stay_are_told_to_no_peer() {
     let nodes: Vec<usize> = (0..50).collect();

@@ -228,7 +228,7 @@ impl Api {
         let pod = |(n, ready): (&usize, &bool)| {
             let moved = self.listed.get(n).copied().unwrap_or_default();
             let address = Some(host(*n, moved));
-            Arc::new(PodFacts { node: name(*n), address, ready: *ready, generation: 1 })
+            Arc::new(PodFacts { node: name(*n), address, ready: *ready, running: true, generation: 1 })
         };
         let status = |((s, n), epoch): (&(u8, usize), &u64)| {
             Arc::new(StatusFacts {

@@ -293,6 +293,10 @@ impl Model {
                 self.align(node, &[id]);
                 self.schedule_write(node);
             }
+            Output::Update(id) => {
+                self.align(node, &[id]);
+                self.schedule_write(node);
+            }
             Output::Withdraw(id) => {
                 self.note(format!("node{node} withdraws {id}"));
                 self.nodes[node].announced.remove(&id);

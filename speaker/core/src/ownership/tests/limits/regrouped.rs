@@ -1,0 +1,46 @@
+//! A group whose addresses have just changed: in the view of another speaker they may be in other groups still.
+
+use super::*;
+use crate::beacon::Stake;
+
+/// What node 0 does when node 1 hands it the first group, this long after it has learned of `after`.
+fn offered(before: View, after: View, later: Duration) -> bool {
+    let mut desk = Desk::new(before);
+    desk.live(&[(1, 0)], Duration::from_secs(2));
+    desk.feed(Input::View(Arc::new(after)));
+    desk.live(&[(1, 0)], later);
+    assert!(!desk.owns(group(1)));
+    desk.hear(1, Body::Leave(vec![Stake { group: group(1), epoch: 5 }]));
+    desk.owns(group(1))
+}
+
+fn views() -> (View, View) {
+    let last = (1, 9);
+    let mut one = view(&[0, 1], &[0, 1], &[(group(1), Some(last))], BALANCED);
+    let mut two = one.clone();
+    two.groups.insert(group(1), Arc::new(two_addresses(equal_candidates(0..2), last)));
+    for view in [&mut one, &mut two] {
+        // It is left to node 1 until that hands it over.
+        view.placed = [(group(1), name(1))].into();
+    }
+    (one, two)
+}
+
+#[test]
+fn requirement_9_a_group_that_has_just_got_an_address_is_not_taken_from_its_owner_for_a_second() {
+    let (one, two) = views();
+    assert!(!offered(one.clone(), two.clone(), INTERVAL));
+    assert!(offered(one, two.clone(), Duration::from_millis(1_200)), "then it is");
+    assert!(offered(two.clone(), two, INTERVAL), "where nothing has changed it is at once");
+}
+
+#[test]
+fn requirement_9_a_new_group_with_an_address_of_another_one_is_not_taken_from_its_owner_for_a_second() {
+    let (one, two) = views();
+    // The second address alone was a group before; with the first one the group has another name.
+    let mut before = view(&[0, 1], &[0, 1], &[(group(2), Some((1, 9)))], BALANCED);
+    before.placed = [(group(2), name(1))].into();
+    assert!(!offered(before.clone(), two, INTERVAL));
+    before.groups.clear();
+    assert!(offered(before, one, INTERVAL), "one that is new altogether is taken at once");
+}
