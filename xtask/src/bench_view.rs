@@ -136,7 +136,7 @@ fn name(node: u32) -> NodeName {
 }
 
 fn pod(n: u32) -> Arc<PodFacts> {
-    Arc::new(PodFacts { node: name(n), address: None, ready: true, generation: 1 })
+    Arc::new(PodFacts { node: name(n), address: None, ready: true, running: true, generation: 1 })
 }
 
 /// As a cluster would be: each Service has endpoints on three nodes, every tenth with `externalTrafficPolicy: Local`, and
