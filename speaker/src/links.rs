@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use announce::EthernetAddress;
 use announce::link::{Link, LinkIndex};
@@ -18,10 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::driver::Closed;
 use crate::log_limit::{first_few, limited};
+use crate::pace::{Pace, SETTLE};
 use crate::packet::Protocol;
-
-/// One event seldom comes alone; this long after the first, the links are listed again.
-const SETTLE: Duration = Duration::from_millis(5);
 
 /// After this time the kernel is asked again for links that it did not list.
 const RETRY: Duration = Duration::from_secs(1);
@@ -65,14 +63,19 @@ pub(crate) async fn start(
     let (other_sender, other_receiver) = watch::channel(others);
     log(&[], &receiver.borrow());
     tasks.spawn("links", async move {
+        let mut pace = Pace::new(Instant::now());
+        let mut pause = SETTLE;
         while let Some(event) = shutdown.run_until_cancelled(events.next()).await {
             if event.is_none() {
                 // The connection's task may have heard of the shutdown first.
                 return if shutdown.is_cancelled() { Ok(()) } else { Err(Error::Ended) };
             }
-            tokio::time::sleep(SETTLE).await;
+            // One event seldom comes alone, and anybody on a link can cause events without end.
+            tokio::time::sleep(pause).await;
             while events.try_recv().is_ok() {}
+            let begun = Instant::now();
             let listed = list_with_retries(&handle, &excluded, &shutdown).await;
+            pause = pace.spent(begun, Instant::now());
             let Some((links, others)) = listed else { return Ok(()) };
             other_sender.send_if_modified(|known| {
                 let changed = *known != others;

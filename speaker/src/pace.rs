@@ -1,16 +1,16 @@
-//! How often the view is made anew.
+//! How often the view is made anew, and the links are listed again.
 
 use std::time::{Duration, Instant};
 
-/// Changes come in bursts; this long after the first the view is made anew.
-const SETTLE: Duration = Duration::from_millis(5);
-/// One part in so many of a processor goes into making views, in the long run.
+/// Changes come in bursts; this long after the first they are acted on.
+pub(crate) const SETTLE: Duration = Duration::from_millis(5);
+/// One part in so many of a processor goes into that, in the long run.
 const SHARE: u32 = 3;
 /// What may be spent at once after a time without changes.
 const BURST: Duration = Duration::from_millis(400);
 
 /// Lets a change through at once, and slows down only where changes come without end: then a third of a processor goes
-/// into views.
+/// into the work that they cause.
 #[derive(Debug)]
 pub(crate) struct Pace {
     /// When all that was spent has been made up for.
@@ -22,7 +22,7 @@ impl Pace {
         Self { even: now }
     }
 
-    /// How long to gather changes, after a view was made from `begun` until `now`.
+    /// How long to gather changes, after those before were acted on from `begun` until `now`.
     pub(crate) fn spent(&mut self, begun: Instant, now: Instant) -> Duration {
         self.even = self.even.max(begun) + (now - begun) * SHARE;
         let debt = self.even.saturating_duration_since(now);
