@@ -8,7 +8,7 @@ use crds::annotations::LINKS;
 use crds::names::LABEL_NODE_NAME;
 use crds::{
     AddressConflict, AddressConflictSpec, BFDProfile, BGPAdvertisement, BGPPeer, Community,
-    ConfigurationState, IPAddressPool, L2Advertisement, PoolPolicy,
+    ConfigurationState, IPAddressPool, L2Advertisement, PoolPolicy, SpeakerState,
 };
 use ipam::Occupant;
 use k8s_openapi::api::core::v1::{Namespace, Node, Service};
@@ -81,25 +81,36 @@ fn held_address(spec: &AddressConflictSpec) -> Option<NodeAddresses> {
     Some(NodeAddresses { node: spec.node.clone(), addresses: vec![address] })
 }
 
-/// A link of a node, as its speaker tells of it.
+/// A link of a node, as the speaker of an earlier release reports it.
 #[derive(Deserialize)]
 struct LinkEntry {
     #[serde(default)]
     subnets: Vec<String>,
 }
 
-/// The addresses on the links of the node that `state` is about. One with the longest prefix is no node's own: load
-/// balancers and kube-proxy's IPVS put the addresses of Services on links like that.
+/// The addresses on the interfaces of the node that `state` is about.
+pub(crate) fn interface_addresses(state: SpeakerState) -> Option<NodeAddresses> {
+    let status = state.status?;
+    let subnets = status.interfaces.iter().flat_map(|interface| &interface.subnets);
+    Some(NodeAddresses { addresses: own_addresses(subnets), node: status.node })
+}
+
+/// The same, as the speaker of an earlier release reports it.
 fn link_addresses(state: &ConfigurationState) -> Option<NodeAddresses> {
     let node = state.labels().get(LABEL_NODE_NAME)?.clone();
     let links: Vec<LinkEntry> = serde_json::from_str(state.annotations().get(LINKS)?).ok()?;
+    Some(NodeAddresses { node, addresses: own_addresses(links.iter().flat_map(|link| &link.subnets)) })
+}
+
+/// The addresses of `subnets` that are a node's own. One with the longest prefix is not: load balancers and kube-proxy's IPVS
+/// put the addresses of Services on interfaces like that.
+fn own_addresses<'a>(subnets: impl Iterator<Item = &'a String>) -> Vec<IpAddr> {
     let own = |subnet: &String| {
         let (ip, length) = subnet.split_once('/')?;
         let (ip, length): (IpAddr, u8) = (ip.parse().ok()?, length.parse().ok()?);
         (length < if ip.is_ipv4() { 32 } else { 128 }).then_some(ip.to_canonical())
     };
-    let addresses = links.iter().flat_map(|link| &link.subnets).filter_map(own).collect();
-    Some(NodeAddresses { node, addresses })
+    subnets.filter_map(own).collect()
 }
 
 /// Stores of everything that the controller reads, and the marks of what changed in them.
@@ -117,6 +128,8 @@ pub(crate) struct Watches {
     pool_policies: Store<PoolPolicy>,
     conflicts: Store<AddressConflict>,
     states: Store<ConfigurationState>,
+    /// The addresses on the interfaces of nodes, as their speakers report them.
+    interfaces: Mirror<NodeAddresses>,
     namespaces: Store<Namespace>,
     nodes: Mirror<NodeAddresses>,
     /// How the watches do.
@@ -180,6 +193,16 @@ impl Watches {
             |_, _| true,
             move || mark.configuration(),
         );
+        let mark = dirty.clone();
+        let interfaces = extract(
+            tasks,
+            Api::namespaced(client.clone(), namespace),
+            config().page_size(PAGE),
+            shutdown.clone(),
+            interface_addresses,
+            |_, _| true,
+            move || mark.configuration(),
+        );
         let mut starter = Starter { tasks, client, namespace, shutdown, dirty: &dirty };
         Self {
             namespace: namespace.to_owned(),
@@ -193,6 +216,7 @@ impl Watches {
             pool_policies: starter.start(),
             conflicts: starter.start(),
             states: starter.start(),
+            interfaces,
             namespaces,
             nodes,
             status: starter.tasks.watches().clone(),
@@ -219,6 +243,7 @@ impl Watches {
         let _ = ready(&self.bfd_profiles).await;
         let _ = ready(&self.communities).await;
         let _ = ready(&self.states).await;
+        let _ = self.interfaces.ready().await;
     }
 
     /// Waits until the addresses of the nodes are known.
@@ -274,8 +299,9 @@ impl Watches {
         let held = conflicts.iter().filter_map(|conflict| held_address(&conflict.spec));
         let of_links = self.states.state();
         let of_links = of_links.iter().filter_map(|state| link_addresses(state));
-        let of_nodes = self.nodes.all();
-        let all = held.chain(of_links).chain(of_nodes.iter().map(|node| (**node).clone()));
+        let (of_interfaces, of_nodes) = (self.interfaces.all(), self.nodes.all());
+        let reported = of_interfaces.iter().chain(&of_nodes).map(|node| (**node).clone());
+        let all = held.chain(of_links).chain(reported);
         all.flat_map(|NodeAddresses { node, addresses }| {
             addresses.into_iter().map(move |ip| (ip, node.clone()))
         })
@@ -341,6 +367,12 @@ pub(crate) mod by_hand {
             });
             Self { nodes: Mirror::fixed(facts.collect()), ..self }
         }
+
+        /// With what these `SpeakerState`s report.
+        pub(crate) fn with_speaker_states(self, states: Vec<SpeakerState>) -> Self {
+            let interfaces = states.into_iter().filter_map(interface_addresses).collect();
+            Self { interfaces: Mirror::fixed(interfaces), ..self }
+        }
     }
 
     pub(crate) fn watches(namespace: &str) -> (Watches, Writers) {
@@ -364,6 +396,7 @@ pub(crate) mod by_hand {
             conflicts,
             states,
             namespaces,
+            interfaces: Mirror::fixed(Vec::new()),
             nodes: Mirror::fixed(Vec::new()),
             status: WatchStatus::default(),
         };

@@ -17,15 +17,16 @@ pub const ALLOW_SHARED_IP: &str = "allow-shared-ip";
 pub const IP_ALLOCATED_FROM_POOL: &str = "metallb.io/ip-allocated-from-pool";
 /// On a `ServiceL2Status`: in which epoch its node took the address; survives the node and its speakers.
 pub const EPOCH: &str = "lbstack.dev/epoch";
-/// On a speaker's `ConfigurationState` and on a `ServiceL2Status`: the name of the node. A label cannot hold a name of
+/// On a `ServiceL2Status`, and on a speaker's `ConfigurationState` of an earlier release: the name of the node. A label cannot hold a name of
 /// more than 63 characters.
 pub const NODE: &str = "lbstack.dev/node";
-/// On a speaker's `ConfigurationState`: what it knows of its node's links, as JSON.
+/// On a speaker's `ConfigurationState` of an earlier release: the links of its node, as JSON. Today a
+/// [`SpeakerState`](crate::SpeakerState) has them.
 pub const LINKS: &str = "lbstack.dev/links";
-/// On a speaker's `ConfigurationState`: the addresses of pools and Services that its node has on interfaces that are not
+/// On a speaker's `ConfigurationState` of an earlier release: the addresses of pools and Services that its node has on interfaces that are not
 /// announced on, as JSON.
 pub const OTHER_ADDRESSES: &str = "lbstack.dev/other-addresses";
-/// On a speaker's `ConfigurationState`: Services that no node announces, by the node that announced them last, with the
+/// On a speaker's `ConfigurationState` of an earlier release: Services that no node announces, by the node that announced them last, with the
 /// epoch of its claim, as JSON. They return to that node.
 pub const LAST_ANNOUNCED: &str = "lbstack.dev/last-announced";
 

@@ -30,6 +30,7 @@ mod selector;
 mod service_bgp_status;
 mod service_key;
 mod service_l2_status;
+mod speaker_state;
 mod stack;
 mod versions;
 
@@ -53,6 +54,9 @@ pub use service_bgp_status::{ServiceBGPStatus, ServiceBGPStatusSpec, ServiceBGPS
 pub use service_key::ServiceKey;
 pub use service_l2_status::{
     AnnouncingInterface, ServiceL2Status, ServiceL2StatusSpec, ServiceL2StatusStatus,
+};
+pub use speaker_state::{
+    InterfaceAddress, SpeakerInterface, SpeakerState, SpeakerStateSpec, SpeakerStateStatus, UnheardPeer,
 };
 pub use stack::{
     ADMIN_PORT, AddressPool, BeaconSettings, ComponentStatus, ConflictDetection, ControllerSettings,
@@ -87,6 +91,7 @@ pub fn all() -> Vec<CustomResourceDefinition> {
         without_required_spec(ConfigurationState::crd()),
         PoolPolicy::crd(),
         AddressConflict::crd(),
+        without_required_spec(SpeakerState::crd()),
     ]
 }
 

@@ -52,12 +52,12 @@ pub const LABEL_SERVICE_NAMESPACE: &str = "metallb.io/service-namespace";
 pub const LABEL_COMPONENT_TYPE: &str = "metallb.io/component-type";
 /// On a speaker's `ConfigurationState`: its node.
 pub const LABEL_NODE_NAME: &str = "metallb.io/node-name";
-/// Type of a condition of a speaker's `ConfigurationState`: True while it cannot hear speakers that live.
+/// Type of a condition of a `SpeakerState`: True while it cannot hear speakers that live.
 pub const CONDITION_BEACONS_BLOCKED: &str = "lbstack.dev/BeaconsBlocked";
-/// Type of a condition of a speaker's `ConfigurationState`: True while every node carries [`LABEL_EXCLUDE_NODE`], which
+/// Type of a condition of a `SpeakerState`: True while every node carries [`LABEL_EXCLUDE_NODE`], which
 /// therefore counts for nothing.
 pub const CONDITION_EXCLUDE_LABEL_IGNORED: &str = "lbstack.dev/ExcludeLabelIgnored";
-/// Type of a condition of a speaker's `ConfigurationState`: True while nodes answer for addresses that their speakers do not
+/// Type of a condition of a `SpeakerState`: True while nodes answer for addresses that their speakers do not
 /// announce, as with kube-proxy in ipvs mode without strictARP.
 pub const CONDITION_KERNELS_ANSWER: &str = "lbstack.dev/KernelsAnswer";
 /// A Node with this label announces nothing (Kubernetes' well-known label).

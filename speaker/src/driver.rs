@@ -142,7 +142,7 @@ struct State {
     behind: bool,
     clocks: Clocks,
     /// What of the ownership machine is published.
-    revisions: (u64, u64),
+    revisions: (u64, u64, u64),
     /// What was published of speakers that are not heard.
     blocked: Vec<(NodeName, ownership::Blocked)>,
     /// When the next publication may be, if something is to be published.
@@ -177,7 +177,7 @@ impl State {
             view_known: false,
             behind: false,
             clocks: Clocks::new(),
-            revisions: (0, 0),
+            revisions: (0, 0, 0),
             blocked: Vec::new(),
             publication: None,
             pause_until: None,

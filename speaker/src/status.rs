@@ -3,10 +3,10 @@
 
 mod announcements;
 mod assignments;
+pub(crate) mod configuration_state;
 mod conflicts;
 pub(crate) mod last_announced;
-mod link_reports;
-pub(crate) mod state;
+pub(crate) mod speaker_state;
 mod unannounced;
 
 use std::collections::BTreeSet;
@@ -16,9 +16,13 @@ use std::time::{Duration, Instant};
 use announce::link::Link;
 use announce::view::NodeName;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::Client;
+use kube::api::DeleteParams;
+use kube::{Api, Client};
 use rules::{Finding, Severity};
+use runtime::client::{CallError, bounded};
 use runtime::events::Events;
+use runtime::extract::Mirror;
+use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -26,11 +30,11 @@ use crate::driver::Published;
 use crate::links::OtherAddresses;
 use crate::log_limit::limited;
 use crate::metrics::Metrics;
-use crate::watches::Stores;
+use crate::watches::{Reported, Stores};
 use announcements::Announcements;
+use configuration_state::ConfigurationStates;
 use conflicts::Conflicts;
-use link_reports::LinkReports;
-use state::State;
+use speaker_state::SpeakerStates;
 
 /// How long after a failed write to try again.
 const RETRY: Duration = Duration::from_secs(5);
@@ -41,6 +45,8 @@ const ROUND_PAUSE: Duration = Duration::from_millis(200);
 /// How long to wait for the objects of other speakers, without which it is not known who announced what last.
 const STATES_PATIENCE: Duration = Duration::from_secs(10);
 const FIELD_MANAGER: &str = "lbstack-speaker";
+/// The longest name that the API takes (RFC 1123 subdomain).
+const LONGEST_NAME: usize = 253;
 
 /// What the writer is made with.
 pub(crate) struct Setup {
@@ -63,8 +69,9 @@ pub(crate) struct Writer {
     stores: Stores,
     announcements: Announcements,
     conflicts: Conflicts,
-    state: State,
-    link_reports: LinkReports,
+    configuration_states: ConfigurationStates,
+    speaker_states: SpeakerStates,
+    me: NodeName,
     metrics: Metrics,
 }
 
@@ -82,8 +89,9 @@ impl Writer {
                 metrics.clone(),
             ),
             conflicts: Conflicts::new(client(), &namespace, me.clone(), stores.clone()),
-            state: State::new(client(), &namespace, me.clone(), stores.clone(), beacon_port),
-            link_reports: LinkReports::default(),
+            configuration_states: ConfigurationStates::new(client(), &namespace, me.clone(), stores.clone()),
+            speaker_states: SpeakerStates::new(client(), &namespace, me.clone(), stores.clone(), beacon_port),
+            me: me.clone(),
             stores,
             metrics,
         }
@@ -104,7 +112,7 @@ impl Writer {
             shutdown.cancelled().await;
             return Ok(());
         }
-        let states = tokio::time::timeout(STATES_PATIENCE, self.stores.states.ready());
+        let states = tokio::time::timeout(STATES_PATIENCE, self.stores.reports_ready());
         if shutdown.run_until_cancelled(states).await.is_none() {
             return Ok(());
         }
@@ -137,30 +145,40 @@ impl Writer {
 
     /// How long what was written holds if nothing changes. What became due while it was written counts too.
     fn pause(&self, begun: Instant) -> Duration {
-        let next = [self.announcements.next(begun), self.conflicts.next(), self.link_reports.due()];
+        let next = [self.announcements.next(begun), self.conflicts.next(), self.speaker_states.next()];
         let next = next.into_iter().flatten().min();
         next.map_or(TIDY, |at| at.saturating_duration_since(Instant::now())).min(TIDY)
     }
 
-    /// Writes all three; one that fails does not keep back the others. True if any failed.
+    /// Writes all kinds; one that fails does not keep back the others. True if any failed.
     async fn write(&mut self, now: Instant, published: &Published, known: &Known) -> bool {
         let owner = self.owner();
         let owner = owner.as_ref();
         let Known { links, other_addresses, findings } = known;
-        let last_announced = self.announcements.report(now, published).encode();
-        let (reported, other_addresses) = self.link_reports.report(now, links, other_addresses);
-        let node = state::Node { links: reported, other_addresses, last_announced };
+        let last_announced = self.announcements.report(now, published).record();
+        let node = speaker_state::Node { links, other_addresses, last_announced };
         // The few before the many: while thousands are written, who owns what may change.
         let conflicts = self.conflicts.write(now, published, links, owner).await;
         // Before the objects go that it remembers. Before it is known what an earlier process has remembered, a write
         // would remove that.
-        let known = self.stores.states.is_listed();
-        let state = if known { self.state.write(published, node, findings, owner).await } else { Ok(()) };
-        let announcements = self.announcements.write(published, owner, known && state.is_ok()).await;
+        let known = self.stores.reports_listed();
+        let state =
+            if known { self.speaker_states.write(now, published, node, owner).await } else { Ok(false) };
+        let recorded = state.as_ref().is_ok_and(|written| *written);
+        // That of an earlier release has in annotations what the new object is to have first.
+        let configuration = if known && (recorded || self.stores.speaker_state().is_some()) {
+            self.configuration_states.write(findings, owner).await
+        } else {
+            Ok(())
+        };
+        let announcements = self.announcements.write(published, owner, recorded).await;
+        let orphans = self.remove_orphans(published).await;
         let results = [
             ("who else has an address", conflicts),
-            ("the state of this speaker", state),
+            ("the SpeakerState of this node", state.map(drop)),
+            ("the ConfigurationState of this speaker", configuration),
             ("who announces what", announcements),
+            ("which nodes are gone", orphans),
         ];
         let mut failed = false;
         for (what, result) in results {
@@ -173,11 +191,38 @@ impl Writer {
         failed
     }
 
+    /// Of all ready speakers the first by name removes what the speakers of nodes have left that are gone.
+    async fn remove_orphans(&self, published: &Published) -> Result<(), CallError> {
+        let Some(nodes) = nodes_to_tidy(published, &self.me, &self.stores) else { return Ok(()) };
+        self.speaker_states.remove_others(&nodes).await?;
+        self.configuration_states.remove_others(&nodes).await
+    }
+
     /// The DaemonSet that our pod belongs to: what it owns outlives the pod, and goes with the stack.
     fn owner(&self) -> Option<OwnerReference> {
         let owner = self.stores.pods.all().iter().find_map(|pod| pod.daemon_set.clone())?;
         Some(OwnerReference { controller: None, block_owner_deletion: None, ..owner })
     }
+}
+
+/// Deletes the objects of all nodes but these.
+async fn remove_all_but<K>(
+    api: &Api<K>,
+    states: &Mirror<Reported<K>>,
+    nodes: &BTreeSet<String>,
+) -> Result<(), CallError>
+where
+    K: Clone + DeserializeOwned + std::fmt::Debug,
+{
+    for state in states.all() {
+        if state.report.node.as_deref().is_some_and(|node| !nodes.contains(node)) {
+            match bounded(api.delete(&state.name, &DeleteParams::default())).await {
+                Err(error) if !error.is_not_found() => return Err(error),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The speaker that does what one has to do for all: of all ready ones the first by name.

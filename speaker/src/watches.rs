@@ -11,6 +11,7 @@ use announce::view::{Maker, NodeName, Settings, View};
 use crds::names::{APP, LABEL_APP, LABEL_COMPONENT, LABEL_COMPONENT_TYPE, SPEAKER};
 use crds::{
     AddressConflict, ConfigurationState, IPAddressPool, L2Advertisement, ResourceExt as _, ServiceKey,
+    SpeakerState,
 };
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -28,7 +29,8 @@ use tokio_util::sync::CancellationToken;
 use crate::links::OtherAddresses;
 use crate::pace::Pace;
 use crate::snapshot::Snapshot;
-use crate::status;
+use crate::status::last_announced::Epochs;
+use crate::status::{configuration_state, speaker_state};
 
 /// How long after its start a speaker waits for the API server, if it knows what was before.
 const API_PATIENCE: Duration = Duration::from_secs(2);
@@ -58,7 +60,8 @@ pub(crate) struct Stores {
     pools: Mirror<IPAddressPool>,
     l2_advertisements: Mirror<L2Advertisement>,
     pub(crate) statuses: Mirror<StatusFacts>,
-    pub(crate) states: Mirror<SpeakerState>,
+    pub(crate) states: Mirror<Reported<SpeakerState>>,
+    pub(crate) configurations: Mirror<Reported<ConfigurationState>>,
     pub(crate) conflicts: Mirror<AddressConflict>,
     last_valid: Arc<Mutex<LastValid>>,
 }
@@ -71,21 +74,28 @@ pub(crate) struct SpeakerPod {
     pub(crate) daemon_set: Option<OwnerReference>,
 }
 
-/// What a speaker tells of itself.
+/// What a speaker reports in an object of kind `K`.
 #[derive(PartialEq)]
-pub(crate) struct SpeakerState {
+pub(crate) struct Reported<K> {
     /// Name of the object.
     pub(crate) name: String,
-    /// The node that it is about.
-    pub(crate) node: Option<String>,
-    /// The links of that node.
-    links: Option<(NodeName, Vec<LinkFacts>)>,
-    /// Its addresses on other links.
-    other_addresses: OtherAddresses,
-    /// Who announced each Service last that nobody announces now, as far as this speaker remembers it.
-    remembered: Vec<Arc<StatusFacts>>,
+    /// What it says.
+    pub(crate) report: NodeReport,
     /// The object, if it is about this node.
-    pub(crate) mine: Option<ConfigurationState>,
+    mine: Option<K>,
+}
+
+/// What a speaker reports of its node.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct NodeReport {
+    /// The node.
+    pub(crate) node: Option<NodeName>,
+    /// Its links.
+    pub(crate) links: Option<Vec<LinkFacts>>,
+    /// Its addresses on other links.
+    pub(crate) other_addresses: OtherAddresses,
+    /// Who announced each Service last that nobody announces now, as far as this speaker knows.
+    pub(crate) last_announced: Epochs,
 }
 
 impl Stores {
@@ -119,7 +129,11 @@ impl Stores {
         let advertisement = |object: L2Advertisement| Some(bare(object));
         let pod = move |object| speaker_pod(object, pod.as_deref());
         let status = move |status| StatusFacts::of(status, &me);
-        let state = move |object| Some(speaker_state(object, &node));
+        let state_name = speaker_state::name(&node);
+        let state = move |object| Some(reported(object, &state_name, speaker_state::report));
+        let configuration_name = configuration_state::name(&node);
+        let configuration =
+            move |object| Some(reported(object, &configuration_name, configuration_state::legacy_report));
         let services: Mirror<ServiceFacts> = start.watch(Api::all(client.clone()), balanced, service, always);
         let known = services.clone();
         let ours = move |before: Option<&SliceFacts>, now: Option<&SliceFacts>| {
@@ -151,9 +165,15 @@ impl Stores {
             ),
             states: start.watch(
                 Api::namespaced(namespaced(), &namespace),
-                of_speakers,
+                all(),
                 state,
-                differ(reported),
+                differ(|state: &Reported<SpeakerState>| state.report.clone()),
+            ),
+            configurations: start.watch(
+                Api::namespaced(namespaced(), &namespace),
+                of_speakers,
+                configuration,
+                differ(|state: &Reported<ConfigurationState>| state.report.clone()),
             ),
             conflicts,
             last_valid: Arc::default(),
@@ -175,33 +195,67 @@ impl Stores {
         self.l2_advertisements.ready().await?;
         self.statuses.ready().await?;
         // They say which nodes are on the subnet of an address. Without them it is announced all the same.
-        match tokio::time::timeout(STATES_PATIENCE, self.states.ready()).await {
+        match tokio::time::timeout(STATES_PATIENCE, self.reports_ready()).await {
             Ok(Err(Ended)) => Err(Ended),
             Ok(Ok(())) | Err(_) => Ok(()),
         }
     }
 
-    /// The object of this node.
-    pub(crate) fn state(&self) -> Option<ConfigurationState> {
+    /// Waits for the first lists of what speakers report of their nodes.
+    pub(crate) async fn reports_ready(&self) -> Result<(), Ended> {
+        self.states.ready().await?;
+        self.configurations.ready().await
+    }
+
+    /// Whether what speakers report of their nodes is known.
+    pub(crate) fn reports_listed(&self) -> bool {
+        self.states.is_listed() && self.configurations.is_listed()
+    }
+
+    /// The `SpeakerState` of this node.
+    pub(crate) fn speaker_state(&self) -> Option<SpeakerState> {
         self.states.all().iter().find_map(|state| state.mine.clone())
+    }
+
+    /// The `ConfigurationState` of this node's speaker.
+    pub(crate) fn configuration_state(&self) -> Option<ConfigurationState> {
+        self.configurations.all().iter().find_map(|state| state.mine.clone())
+    }
+
+    /// What is reported of `node`.
+    pub(crate) fn report(&self, node: &NodeName) -> Option<NodeReport> {
+        self.reports().into_iter().find(|report| report.node.as_ref() == Some(node))
+    }
+
+    /// What speakers report of their nodes, those of earlier releases in annotations.
+    fn reports(&self) -> Vec<NodeReport> {
+        let states: Vec<NodeReport> = self.states.all().iter().map(|state| state.report.clone()).collect();
+        let known: HashSet<NodeName> = states.iter().filter_map(|report| report.node.clone()).collect();
+        let legacy = self.configurations.all();
+        let legacy = legacy.iter().map(|state| &state.report);
+        let legacy = legacy.filter(|report| report.node.as_ref().is_some_and(|node| !known.contains(node)));
+        let legacy: Vec<NodeReport> = legacy.cloned().collect();
+        states.into_iter().chain(legacy).collect()
     }
 
     /// What speakers remember of who announced Services that nobody announces now.
     pub(crate) fn remembered(&self) -> Vec<Arc<StatusFacts>> {
-        self.states.all().iter().flat_map(|state| state.remembered.iter().cloned()).collect()
+        self.reports().iter().flat_map(|report| report.last_announced.statuses()).collect()
     }
 
     /// What there is now.
     pub(crate) fn known(&self) -> Known {
         // Before the states themselves, so that it never says more than these do.
-        let states_listed = self.states.is_listed();
-        let states = self.states.all();
+        let states_listed = self.reports_listed();
+        let reports = self.reports();
         let mut statuses = self.statuses.all();
-        statuses.extend(self.remembered());
-        let other_addresses = states.iter().filter(|state| !state.other_addresses.is_empty());
+        statuses.extend(reports.iter().flat_map(|report| report.last_announced.statuses()));
+        let other_addresses = reports.iter().filter(|report| !report.other_addresses.is_empty());
         let other_addresses = other_addresses
-            .filter_map(|state| Some((state.node.as_deref()?.into(), state.other_addresses.clone())))
+            .filter_map(|report| Some((report.node.clone()?, report.other_addresses.clone())))
             .collect();
+        let links = reports.iter().filter_map(|report| Some((report.node.clone()?, report.links.clone()?)));
+        let links = links.collect();
         Known {
             facts: Facts {
                 services: self.services.all(),
@@ -211,7 +265,7 @@ impl Stores {
                 statuses,
                 states_listed,
                 other_addresses,
-                links: states.iter().filter_map(|state| state.links.clone()).collect(),
+                links,
                 own_links: None,
             },
             pools: self.pools.all(),
@@ -376,12 +430,6 @@ fn concerns(
     [before, now].into_iter().flatten().any(|slice| ours(&slice.service))
 }
 
-/// What a view is made of, of all that a speaker tells of itself.
-fn reported(state: &SpeakerState) -> impl PartialEq + use<> {
-    let SpeakerState { name: _, node, links, other_addresses, remembered, mine: _ } = state;
-    (node.clone(), links.clone(), other_addresses.clone(), remembered.clone())
-}
-
 struct Start<'a> {
     tasks: &'a mut Tasks,
     changed: &'a Arc<Notify>,
@@ -421,16 +469,10 @@ fn speaker_pod(pod: Pod, mine: Option<&str>) -> Option<SpeakerPod> {
     Some(SpeakerPod { facts, daemon_set })
 }
 
-fn speaker_state(object: ConfigurationState, me: &NodeName) -> SpeakerState {
-    let node = status::state::node(&object).map(str::to_owned);
-    SpeakerState {
-        name: object.name_any(),
-        links: status::state::decode(&object),
-        other_addresses: status::state::other_addresses(&object),
-        remembered: status::last_announced::remembered(&object),
-        mine: (object.name_any() == status::state::name(me)).then(|| bare(object)),
-        node,
-    }
+/// What an object reports, and the object itself if it has the name of this node's.
+fn reported<K: Resource + Clone>(object: K, mine: &str, report: impl Fn(&K) -> NodeReport) -> Reported<K> {
+    let (name, report) = (object.name_any(), report(&object));
+    Reported { mine: (name == mine).then(|| bare(object)), name, report }
 }
 
 #[cfg(test)]
@@ -469,15 +511,16 @@ mod tests {
 
     #[test]
     fn a_state_that_is_relabelled_to_another_node_makes_another_view() {
-        let of_node = |node: &str| SpeakerState {
-            name: "speaker-a".into(),
-            node: Some(node.into()),
-            links: None,
-            other_addresses: [("10.0.0.5".parse().unwrap(), "eth1".to_owned())].into(),
-            remembered: Vec::new(),
+        let of_node = |node: &str| Reported::<SpeakerState> {
+            name: "a".into(),
+            report: NodeReport {
+                node: Some(node.into()),
+                other_addresses: [("10.0.0.5".parse().unwrap(), "eth1".to_owned())].into(),
+                ..NodeReport::default()
+            },
             mine: None,
         };
-        let matters = differ(reported);
+        let matters = differ(|state: &Reported<SpeakerState>| state.report.clone());
         assert!(matters(Some(&of_node("a")), Some(&of_node("b"))));
         assert!(!matters(Some(&of_node("a")), Some(&of_node("a"))));
     }

@@ -82,7 +82,7 @@ pub const TABLE: &[Row] = &[
     row(Controller, Namespace, ("metallb.io", &["ipaddresspools/status", "l2advertisements/status", "bgpadvertisements/status", "bgppeers/status", "bfdprofiles/status", "communities/status"], &[]), &["patch"], "tells how full a pool is, and what is wrong with an object"),
     row(Controller, Namespace, ("metallb.io", &["configurationstates"], &[]), &["list", "watch", "create"], "tells whether the configuration could be used: makes the object"),
     row(Controller, Namespace, ("metallb.io", &["configurationstates", "configurationstates/status"], &[CONTROLLER]), &["patch"], "tells whether the configuration could be used"),
-    row(Controller, Namespace, ("lbstack.dev", &["poolpolicies", "addressconflicts"], &[]), LIST_WATCH, "reservations and quotas; addresses that others use are given to nobody"),
+    row(Controller, Namespace, ("lbstack.dev", &["poolpolicies", "addressconflicts", "speakerstates"], &[]), LIST_WATCH, "reservations and quotas; addresses that others or nodes use are given to nobody"),
     row(Controller, Namespace, ("lbstack.dev", &["poolpolicies/status"], &[]), &["patch"], "tells what is wrong with a policy"),
     row(Controller, Namespace, ("coordination.k8s.io", &["leases"], &[]), &["create"], "leader election: makes its Lease"),
     row(Controller, Namespace, ("coordination.k8s.io", &["leases"], &[CONTROLLER_LEASE]), &["get", "update"], "leader election: holds its Lease"),
@@ -95,8 +95,10 @@ pub const TABLE: &[Row] = &[
     row(Speaker, Namespace, ("metallb.io", &["ipaddresspools", "l2advertisements"], &[]), LIST_WATCH, "the configuration"),
     row(Speaker, Namespace, ("metallb.io", &["servicel2statuses"], &[]), &["list", "watch", "create", "patch", "delete"], "tells which node announces a Service"),
     row(Speaker, Namespace, ("metallb.io", &["servicel2statuses/status"], &[]), &["patch"], "tells which node announces a Service"),
-    row(Speaker, Namespace, ("metallb.io", &["configurationstates"], &[]), &["list", "watch", "create", "patch", "delete"], "tells of its node's links, reads those of others, removes what a removed node has left"),
-    row(Speaker, Namespace, ("metallb.io", &["configurationstates/status"], &[]), &["patch"], "tells whether it could use the configuration and which speakers it cannot hear"),
+    row(Speaker, Namespace, ("metallb.io", &["configurationstates"], &[]), &["list", "watch", "create", "patch", "delete"], "reports whether it could use the configuration, removes what the speaker of a removed node has left"),
+    row(Speaker, Namespace, ("metallb.io", &["configurationstates/status"], &[]), &["patch"], "reports whether it could use the configuration"),
+    row(Speaker, Namespace, ("lbstack.dev", &["speakerstates"], &[]), &["list", "watch", "create", "patch", "delete"], "reports the interfaces of its node, reads those of others, removes what a removed node has left"),
+    row(Speaker, Namespace, ("lbstack.dev", &["speakerstates/status"], &[]), &["patch"], "reports the interfaces of its node, and which speakers it hears"),
     row(Speaker, Namespace, ("lbstack.dev", &["addressconflicts"], &[]), &["list", "watch", "create", "patch", "delete"], "tells of strangers that have an address"),
     // The operator: its own resource.
     row(Operator, Cluster, ("lbstack.dev", &["loadbalancerstacks"], &[]), LIST_WATCH, "what the stack shall be"),
@@ -122,6 +124,7 @@ pub const TABLE: &[Row] = &[
     row(Operator, Cluster, ("metallb.io", &["ipaddresspools", "l2advertisements", "bgpadvertisements", "bgppeers", "bfdprofiles", "communities"], &[]), &["get", "list", "watch", "create", "patch", "delete"], "pools given inline in the stack and imported configuration, under names that the user chooses"),
     row(Operator, Cluster, ("metallb.io", &["addresspools"], &[]), LIST_WATCH, "imports the pools of MetalLB v0.11 to v0.13"),
     row(Operator, Cluster, ("", &["configmaps"], &[]), LIST_WATCH, "imports the configuration of MetalLB v0.8 to v0.12, under a name that the user chooses"),
+    row(Operator, Cluster, ("lbstack.dev", &["speakerstates"], &[]), LIST_WATCH, "reports which speakers do not hear each other, and what they see of their nodes"),
     row(Operator, Cluster, ("metallb.io", &["configurationstates"], &[]), LIST_WATCH, "tells what controller and speakers say of the configuration"),
     row(Operator, Cluster, ("metallb.io", &["configurationstates"], &[]), &["delete"], "removes with the stack what the controller has told"),
     row(Operator, Cluster, ("lbstack.dev", &["poolpolicies"], &[]), &["get", "list", "watch", "create", "patch", "delete"], "reservations and quotas of pools given inline"),
@@ -154,6 +157,7 @@ const CRDS: &[&str] = &[
     "poolpolicies.lbstack.dev",
     "servicebgpstatuses.metallb.io",
     "servicel2statuses.metallb.io",
+    "speakerstates.lbstack.dev",
 ];
 
 /// The rules of `process` that hold in `scope`.

@@ -326,9 +326,14 @@ impl Ownership {
         self.group_of(address).is_some_and(|id| self.mine.contains_key(&id)) && self.is_announced(address)
     }
 
-    /// How often what it owns, and what it reports of conflicts, has changed so far.
-    pub fn revisions(&self) -> (u64, u64) {
-        (self.ownerships, self.reports)
+    /// How often what it owns, what it reports of conflicts, and which peers are heard has changed so far.
+    pub fn revisions(&self) -> (u64, u64, u64) {
+        (self.ownerships, self.reports, self.alive.changes())
+    }
+
+    /// The nodes whose speakers are heard.
+    pub fn heard(&self) -> impl Iterator<Item = &NodeName> {
+        self.alive.ids().filter_map(|id| self.directory.names.get(&id))
     }
 
     fn is_withheld(&self, address: IpAddr) -> bool {

@@ -27,6 +27,8 @@ pub(crate) struct Published {
     pub(crate) owned: Arc<BTreeMap<GroupId, u64>>,
     /// What it reports of other hosts with addresses of ours.
     pub(crate) reports: Arc<Reports>,
+    /// The nodes whose speakers are heard.
+    pub(crate) heard: Arc<BTreeSet<NodeName>>,
     /// Speakers that live and are not heard.
     pub(crate) blocked: Vec<(NodeName, String)>,
 }
@@ -78,7 +80,7 @@ impl State {
 
     fn publish(&mut self) {
         let mut published = self.driver.published.borrow().clone();
-        let (ownerships, reports) = self.ownership.revisions();
+        let (ownerships, reports, peers) = self.ownership.revisions();
         if self.revisions.0 != ownerships {
             published.owned = Arc::new(self.ownership.owned().clone());
         }
@@ -90,7 +92,10 @@ impl State {
                 kernels: self.ownership.kernels(),
             });
         }
-        self.revisions = (ownerships, reports);
+        if self.revisions.2 != peers {
+            published.heard = Arc::new(self.ownership.heard().cloned().collect());
+        }
+        self.revisions = (ownerships, reports, peers);
         self.blocked = self.ownership.blocked().collect();
         published.view = Arc::clone(&self.view);
         published.view_known = self.view_known;

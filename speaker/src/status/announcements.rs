@@ -95,13 +95,12 @@ impl Announcements {
     /// announces any more.
     pub(super) fn report(&mut self, now: Instant, published: &Published) -> &LastAnnounced {
         let (statuses, remembered) = (self.stores.statuses.all(), self.stores.remembered());
-        let stored = self.stores.state();
         let services = self.stores.services.all();
         let uids: LazyCell<BTreeMap<&ServiceKey, &str>, _> =
             LazyCell::new(|| services.iter().map(|service| (&*service.key, &*service.uid)).collect());
         let uid = |service: &ServiceKey| uids.get(service).copied().unwrap_or_default();
-        if self.stores.states.is_listed() {
-            self.last.load(stored.as_ref());
+        if self.stores.reports_listed() {
+            self.last.load(self.stores.report(&self.me).map(|report| report.last_announced));
         }
         let claims = Claims::of(&self.me, statuses.iter().chain(&remembered));
         self.report_announced(wanted(published), &claims, &uid);

@@ -1,6 +1,5 @@
 //! Which node announced each Service last that no node announces now. A `ServiceL2Status` says who announces; where
-//! nobody does, it goes, and the node and the epoch of its claim stay in an annotation of a speaker's
-//! `ConfigurationState`. After a power cut, when no pod is ready for minutes, everything is to return to where it was.
+//! nobody does, it goes, and the node and the epoch of its claim stay in a speaker's `SpeakerState`. After a power cut, when no pod is ready for minutes, everything is to return to where it was.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -8,8 +7,7 @@ use std::time::{Duration, Instant};
 
 use announce::facts::StatusFacts;
 use announce::view::{Group, NodeName, View};
-use crds::annotations::LAST_ANNOUNCED;
-use crds::{ConfigurationState, ResourceExt as _, ServiceKey};
+use crds::ServiceKey;
 
 use super::speaks_for_all;
 use crate::driver::Published;
@@ -19,16 +17,60 @@ use crate::driver::Published;
 const IDLE_FOR: Duration = Duration::from_secs(3);
 /// The same where another node is to announce it, which removes the status itself once it does.
 const HANDED_OVER_FOR: Duration = Duration::from_secs(15);
-/// All annotations of an object may have 256 KiB; beyond this size Services may return to other nodes.
-const LONGEST: usize = 128 * 1024;
+/// An object may have a megabyte or two; beyond this size Services may return to other nodes.
+const LONGEST: usize = 512 * 1024;
 
-type Epochs = BTreeMap<ServiceKey, u64>;
+/// By node, the Services that it announced last, with the epochs of its claims.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Epochs(BTreeMap<NodeName, BTreeMap<ServiceKey, u64>>);
+
+impl Epochs {
+    /// Reads what [`Self::format`] has written.
+    pub(crate) fn parse(by_node: BTreeMap<String, BTreeMap<String, i64>>) -> Self {
+        let service = |(service, epoch): (String, i64)| {
+            let (namespace, name) = service.split_once('/')?;
+            Some((ServiceKey::new(namespace, name), u64::try_from(epoch).ok()?))
+        };
+        let of_node = |(node, services): (String, BTreeMap<String, i64>)| {
+            (NodeName::from(node), services.into_iter().filter_map(service).collect())
+        };
+        Self(by_node.into_iter().map(of_node).collect())
+    }
+
+    /// By node and `namespace/name`, as many as there is room for.
+    fn format(&self) -> BTreeMap<String, BTreeMap<String, i64>> {
+        let mut by_node: BTreeMap<String, BTreeMap<String, i64>> = BTreeMap::new();
+        let mut size = 0;
+        for (node, epochs) in &self.0 {
+            for (service, epoch) in epochs {
+                let service = service.to_string();
+                size += service.len() + 32;
+                if size < LONGEST {
+                    let epoch = i64::try_from(*epoch).unwrap_or(i64::MAX);
+                    by_node.entry(node.to_string()).or_default().insert(service, epoch);
+                }
+            }
+        }
+        by_node
+    }
+
+    /// The same as statuses that were never removed: who announced a Service last goes first.
+    pub(crate) fn statuses(&self) -> Vec<Arc<StatusFacts>> {
+        let statuses = self.0.iter().flat_map(|(node, epochs)| {
+            epochs.iter().map(|(service, epoch)| {
+                let (name, node, service) = (Box::default(), node.clone(), service.clone());
+                Arc::new(StatusFacts { name, service, node, epoch: *epoch, interfaces: None })
+            })
+        });
+        statuses.collect()
+    }
+}
 
 /// See the module.
 #[derive(Default)]
 pub(super) struct LastAnnounced {
     /// By node: a speaker also keeps those of nodes whose speakers are gone.
-    record: BTreeMap<NodeName, Epochs>,
+    record: Epochs,
     /// It has been read from the API.
     loaded: bool,
     /// Since when a status says what is not so, by the name of its object.
@@ -40,9 +82,9 @@ pub(super) struct LastAnnounced {
 
 impl LastAnnounced {
     /// Reads what an earlier process of this node has remembered, once.
-    pub(super) fn load(&mut self, stored: Option<&ConfigurationState>) {
+    pub(super) fn load(&mut self, stored: Option<Epochs>) {
         if !std::mem::replace(&mut self.loaded, true) {
-            self.record = stored.map(decode).unwrap_or_default();
+            self.record = stored.unwrap_or_default();
         }
     }
 
@@ -80,7 +122,7 @@ impl LastAnnounced {
                 self.next = Some(self.next.map_or(at, |next| next.min(at)));
             } else {
                 self.void.insert(status.name.clone());
-                let epochs = self.record.entry(status.node.clone()).or_default();
+                let epochs = self.record.0.entry(status.node.clone()).or_default();
                 epochs.insert(status.service.clone(), status.epoch);
             }
         }
@@ -89,13 +131,13 @@ impl LastAnnounced {
             let claim = (status.epoch, &status.node);
             highest.entry(&status.service).and_modify(|known| *known = claim.max(*known)).or_insert(claim);
         }
-        for (node, epochs) in &mut self.record {
+        for (node, epochs) in &mut self.record.0 {
             epochs.retain(|service, epoch| {
                 let superseded = highest.get(service).is_some_and(|claim| *claim > (*epoch, node));
                 services.contains_key(service) && !announced(service) && !superseded
             });
         }
-        self.record.retain(|_, epochs| !epochs.is_empty());
+        self.record.0.retain(|_, epochs| !epochs.is_empty());
     }
 
     /// Whether a status may go: no node announces the Service, and what matters of the past is in the record.
@@ -108,49 +150,15 @@ impl LastAnnounced {
         self.next
     }
 
-    /// The annotation; none if there is nothing to remember.
-    pub(super) fn encode(&self) -> Option<String> {
-        let mut text: BTreeMap<&str, BTreeMap<String, u64>> = BTreeMap::new();
-        let mut size = 0;
-        for (node, epochs) in &self.record {
-            for (service, epoch) in epochs {
-                let service = service.to_string();
-                size += service.len() + 32;
-                if size < LONGEST {
-                    text.entry(node).or_default().insert(service, *epoch);
-                }
-            }
-        }
-        (!text.is_empty()).then(|| serde_json::to_string(&text).unwrap_or_default())
+    /// What is to be remembered.
+    pub(super) fn record(&self) -> BTreeMap<String, BTreeMap<String, i64>> {
+        self.record.format()
     }
 }
 
 fn groups_by_service(view: &View) -> BTreeMap<&ServiceKey, &Group> {
     let groups = view.groups.values();
     groups.flat_map(|group| group.services.iter().map(move |service| (&**service, &**group))).collect()
-}
-
-/// What a speaker remembers in its object, by node; nothing if that cannot be read.
-fn decode(object: &ConfigurationState) -> BTreeMap<NodeName, Epochs> {
-    let text = object.annotations().get(LAST_ANNOUNCED).map(String::as_str).unwrap_or_default();
-    let by_node: BTreeMap<String, BTreeMap<String, u64>> = serde_json::from_str(text).unwrap_or_default();
-    let key = |(service, epoch): (String, u64)| {
-        let (namespace, name) = service.split_once('/')?;
-        Some((ServiceKey::new(namespace, name), epoch))
-    };
-    let epochs = |epochs: BTreeMap<String, u64>| epochs.into_iter().filter_map(key).collect();
-    by_node.into_iter().map(|(node, services)| (node.into(), epochs(services))).collect()
-}
-
-/// The same as statuses that were never removed: who announced a Service last goes first.
-pub(crate) fn remembered(object: &ConfigurationState) -> Vec<Arc<StatusFacts>> {
-    let statuses = decode(object).into_iter().flat_map(|(node, epochs)| {
-        epochs.into_iter().map(move |(service, epoch)| {
-            let (name, node) = (Box::default(), node.clone());
-            Arc::new(StatusFacts { name, service, node, epoch, interfaces: None })
-        })
-    });
-    statuses.collect()
 }
 
 #[cfg(test)]
@@ -165,7 +173,7 @@ mod tests {
     impl LastAnnounced {
         /// In which epoch `node` announced the Service, if it was the last to do so and nobody does now.
         fn epoch(&self, node: &str, service: &ServiceKey) -> Option<u64> {
-            self.record.get(node)?.get(service).copied()
+            self.record.0.get(node)?.get(service).copied()
         }
     }
 
@@ -247,28 +255,29 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_survives_the_annotation_and_ends_once_a_later_claim_is_reported() {
+    fn what_is_remembered_survives_a_restart_and_ends_once_a_later_claim_is_reported() {
         let (start, mut record) = (Instant::now(), LastAnnounced::default());
         for at in [start, start + IDLE_FOR] {
             update(&mut record, at, &published(true), &[status("node1", 7)]);
         }
-        let mut object = ConfigurationState::new("speaker-node1", crds::ConfigurationStateSpec {});
-        object.annotations_mut().insert(LAST_ANNOUNCED.into(), record.encode().unwrap());
-        let facts = remembered(&object);
+        let stored = Epochs::parse(record.record());
+        let facts = stored.statuses();
         assert_eq!((facts.len(), &*facts[0].node, facts[0].epoch), (1, "node1", 7));
         let mut restarted = LastAnnounced::default();
-        restarted.load(Some(&object));
+        restarted.load(Some(stored));
         update(&mut restarted, start, &published(true), &[]);
         assert_eq!(restarted.epoch("node1", &service()), Some(7));
         update(&mut restarted, start, &published(false), &[status("node2", 8)]);
-        assert_eq!(restarted.encode(), None);
+        assert!(restarted.record().is_empty());
     }
 
     #[test]
-    fn what_is_remembered_of_thousands_of_services_fits_into_annotations() {
+    fn what_is_remembered_of_thousands_of_services_fits_into_an_object() {
         let mut record = LastAnnounced::default();
         let epochs = (0..20_000).map(|n| (ServiceKey::new("default", format!("service-{n}")), n));
-        record.record.insert("node1".into(), epochs.collect());
-        assert!(record.encode().unwrap().len() <= LONGEST);
+        record.record.0.insert("node1".into(), epochs.collect());
+        let record = record.record();
+        assert!(record["node1"].len() > 5_000);
+        assert!(serde_json::to_string(&record).unwrap().len() <= LONGEST);
     }
 }

@@ -1,5 +1,6 @@
 //! The writer against an API that counts what is written.
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
 use announce::EthernetAddress;
@@ -21,22 +22,28 @@ type Writes = Arc<Mutex<Vec<(Method, String, Value)>>>;
 
 /// An API with empty lists, where nothing ever changes, and what is written to it.
 fn api() -> (Client, Writes) {
-    api_with(vec![])
+    api_of(vec![])
 }
 
 /// The same with these `AddressConflict`s.
 fn api_with(conflicts: Vec<Value>) -> (Client, Writes) {
+    api_of(vec![("/addressconflicts", conflicts)])
+}
+
+/// The same with these objects, by the ends of the paths of their lists.
+fn api_of(lists: Vec<(&'static str, Vec<Value>)>) -> (Client, Writes) {
     let writes = Writes::default();
     let written = Arc::clone(&writes);
     let answer = move |request: Request<Body>| {
-        let (written, conflicts) = (Arc::clone(&written), conflicts.clone());
+        let (written, lists) = (Arc::clone(&written), lists.clone());
         async move {
             if request.uri().query().is_some_and(|query| query.contains("watch=")) {
                 std::future::pending::<()>().await;
             }
             let (method, path) = (request.method().clone(), request.uri().path().to_owned());
             let body = if method == Method::GET {
-                let items = if path.ends_with("/addressconflicts") { conflicts } else { vec![] };
+                let items = lists.into_iter().find(|(end, _)| path.ends_with(end));
+                let items = items.map(|(_, items)| items).unwrap_or_default();
                 json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": items})
             } else {
                 let bytes = request.into_body().collect_bytes().await.unwrap();
@@ -168,4 +175,68 @@ async fn requirement_6_whatever_is_published_a_round_of_writes_begins_five_times
     assert!((5..=12).contains(&rounds), "{rounds} rounds in 2 s");
     shutdown.cancel();
     run.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn requirement_6_the_state_of_a_speaker_is_written_at_most_once_in_five_seconds_and_the_last_change_too()
+ {
+    let (client, writes) = api();
+    let (mut tasks, shutdown) = (Tasks::new(), CancellationToken::new());
+    let stores = stores(&mut tasks, &client, &shutdown);
+    let mut states = SpeakerStates::new(client, "lb", "a".into(), stores, 7_946);
+    let (begun, others) = (Instant::now(), OtherAddresses::new());
+    let written = || {
+        let writes = writes.lock().unwrap();
+        writes.iter().filter(|(_, path, _)| path.ends_with("/speakerstates/a/status")).count()
+    };
+    let mut put_off = 0;
+    for tenth in 0..200_u32 {
+        let owned = (0..=tenth).map(|n| (IpAddr::V4((0x0a00_0000 + n).into()), 1)).collect();
+        let published = Published { settled: true, owned: Arc::new(owned), ..Published::default() };
+        let node =
+            speaker_state::Node { links: &[], other_addresses: &others, last_announced: Default::default() };
+        let now = begun + Duration::from_millis(100) * tenth;
+        if !states.write(now, &published, node, None).await.unwrap() {
+            put_off += 1;
+            assert!(states.next().is_some_and(|due| due > now && due <= now + Duration::from_secs(5)));
+        }
+    }
+    assert_eq!((written(), put_off), (4, 196), "of 200 changes in 20 s");
+    shutdown.cancel();
+}
+
+#[tokio::test]
+async fn annotations_of_an_earlier_release_are_read_until_the_node_has_a_speaker_state() {
+    let legacy = json!({
+        "apiVersion": "metallb.io/v1beta1", "kind": "ConfigurationState",
+        "metadata": {
+            "name": "speaker-b", "namespace": "lb",
+            "annotations": {
+                "lbstack.dev/node": "b",
+                "lbstack.dev/links": r#"[{"name":"eth0","mac":"02:00:00:00:00:0b","subnets":[],"families":["IPv4"]}]"#,
+                "lbstack.dev/last-announced": r#"{"b":{"default/web":7}}"#,
+            },
+        },
+    });
+    let state = |node: &str| {
+        json!({
+            "apiVersion": "lbstack.dev/v1alpha1", "kind": "SpeakerState",
+            "metadata": {"name": node, "namespace": "lb"},
+            "status": {"node": node, "lastAnnounced": {node: {"default/db": 3}}},
+        })
+    };
+    for (states, expected) in
+        [(vec![state("c")], ["db", "web"]), (vec![state("b"), state("c")], ["db", "db"])]
+    {
+        let (client, _) =
+            api_of(vec![("/speakerstates", states), ("/configurationstates", vec![legacy.clone()])]);
+        let (mut tasks, shutdown) = (Tasks::new(), CancellationToken::new());
+        let stores = stores(&mut tasks, &client, &shutdown);
+        stores.reports_ready().await.unwrap();
+        let mut services: Vec<String> =
+            stores.remembered().iter().map(|status| status.service.name.clone()).collect();
+        services.sort();
+        assert_eq!(services, expected);
+        shutdown.cancel();
+    }
 }

@@ -234,8 +234,13 @@ async fn requirement_4_a_nodes_own_address_is_not_assigned_and_pool_and_services
     let (owner, mut writers) = owner();
     let nodes = [("node1", "10.0.0.1"), ("node2", "10.0.0.2")];
     let owner = Owner { watches: owner.watches.clone().with_nodes(&nodes), ..owner };
-    writers.pools.apply_watcher_event(&Event::Apply(pool("10.0.0.1-10.0.0.4")));
-    // On a link of a node, as its speaker tells; the second is an address of a Service there.
+    writers.pools.apply_watcher_event(&Event::Apply(pool("10.0.0.1-10.0.0.5")));
+    // On an interface of a node, as its speaker reports; the second is an address of a Service there.
+    let state = json!({"metadata": {"name": "node4"}, "status": {"node": "node4", "interfaces": [
+        {"name": "eth1", "mac": "02:00:00:00:00:01", "subnets": ["10.0.0.5/24", "10.0.0.4/32"]}]}});
+    let states = vec![serde_json::from_value(state).unwrap()];
+    let owner = Owner { watches: owner.watches.clone().with_speaker_states(states), ..owner };
+    // The same in the annotation of an earlier release.
     let links =
         json!([{"name": "eth1", "mac": "02:00:00:00:00:01", "subnets": ["10.0.0.3/24", "10.0.0.4/32"]}]);
     let state: crds::ConfigurationState = serde_json::from_value(json!({"metadata": {"name": "speaker-node3",
@@ -257,7 +262,7 @@ async fn requirement_4_a_nodes_own_address_is_not_assigned_and_pool_and_services
     let warning = term.conflict(&["10.0.0.1".parse().unwrap()]).unwrap();
     assert!(warning.0 == "UsedByNode" && warning.1.contains("node1"), "{warning:?}");
     let finding = term.findings.iter().find(|finding| finding.object.name == "lan").unwrap().to_string();
-    assert!(["node1", "node2", "node3"].iter().all(|node| finding.contains(node)), "{finding}");
+    assert!(["node1", "node2", "node3", "node4"].iter().all(|node| finding.contains(node)), "{finding}");
 }
 
 #[tokio::test]

@@ -195,6 +195,8 @@ impl Peer {
 pub(super) struct Heard {
     at: BTreeMap<NodeId, Instant>,
     order: BTreeSet<(Instant, NodeId)>,
+    /// How often one has come or gone.
+    changes: u64,
 }
 
 impl Heard {
@@ -205,13 +207,19 @@ impl Heard {
             self.order.remove(&(before, id));
         }
         self.order.insert((at, id));
+        self.changes += u64::from(before.is_none());
         before.is_none()
     }
 
     pub(super) fn remove(&mut self, id: NodeId) {
         if let Some(at) = self.at.remove(&id) {
             self.order.remove(&(at, id));
+            self.changes += 1;
         }
+    }
+
+    pub(super) fn changes(&self) -> u64 {
+        self.changes
     }
 
     pub(super) fn contains(&self, id: NodeId) -> bool {
