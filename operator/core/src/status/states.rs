@@ -1,4 +1,4 @@
-//! What controller and speakers say of the configuration (`ConfigurationState`), in few words.
+//! Summarizes what controller and speakers report in their `ConfigurationState`s.
 
 use std::collections::BTreeMap;
 
@@ -8,8 +8,8 @@ use crds::names::{CONDITION_KERNELS_ANSWER, LABEL_NODE_NAME};
 use crds::{ConfigurationResult, ConfigurationState, ResourceExt as _};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-/// Every error, once, however many tell of it; the controller's come first.
-pub(crate) fn invalid(states: &[ConfigurationState]) -> Vec<String> {
+/// Every distinct error; the controller's come first.
+pub(crate) fn errors(states: &[ConfigurationState]) -> Vec<String> {
     let mut texts: Vec<String> = Vec::new();
     let mut speakers: Vec<String> = Vec::new();
     for state in states {
@@ -33,36 +33,37 @@ pub(crate) fn invalid(states: &[ConfigurationState]) -> Vec<String> {
     texts
 }
 
-/// Who cannot hear whom, by node.
-pub(crate) fn blocked(states: &[ConfigurationState]) -> Vec<String> {
-    by_node(states, CONDITION_BEACONS_BLOCKED)
+/// Which speakers receive no beacons from which others, by node.
+pub(crate) fn beacons_blocked(states: &[ConfigurationState]) -> Vec<String> {
+    messages_by_node(states, CONDITION_BEACONS_BLOCKED)
 }
 
-/// Which nodes' kernels answer for addresses that their speakers do not announce, by the node that sees it.
+/// Which nodes' kernels answer for addresses that their speakers do not announce, by the node that reports
+/// it.
 pub(crate) fn kernels_answer(states: &[ConfigurationState]) -> Vec<String> {
-    by_node(states, CONDITION_KERNELS_ANSWER)
+    messages_by_node(states, CONDITION_KERNELS_ANSWER)
 }
 
-/// What each node says of a condition that is True.
-fn by_node(states: &[ConfigurationState], type_: &'static str) -> Vec<String> {
-    let by_node: BTreeMap<String, &str> = said(states, type_)
+/// The message of each node for which the condition is True.
+fn messages_by_node(states: &[ConfigurationState], type_: &'static str) -> Vec<String> {
+    let by_node: BTreeMap<String, &str> = conditions_of_type(states, type_)
         .filter(|(_, condition)| condition.status == "True")
         .map(|(state, condition)| (node(state).unwrap_or_else(|| state.name_any()), &*condition.message))
         .collect();
     by_node.into_iter().map(|(node, message)| format!("{node}: {message}")).collect()
 }
 
-/// That the exclude label counts for nothing. All speakers see the same nodes, so the one that spoke last is right: others
-/// may not run any more.
-pub(crate) fn label_ignored(states: &[ConfigurationState]) -> Option<&str> {
-    let last = said(states, CONDITION_EXCLUDE_LABEL_IGNORED)
+/// The message that the exclude label is ignored. All speakers see the same nodes, so the latest report is
+/// right: the others may be from speakers that no longer run.
+pub(crate) fn exclude_label_ignored_message(states: &[ConfigurationState]) -> Option<&str> {
+    let last = conditions_of_type(states, CONDITION_EXCLUDE_LABEL_IGNORED)
         .map(|(_, condition)| condition)
         .max_by_key(|condition| condition.last_transition_time.0)?;
     (last.status == "True").then_some(&last.message)
 }
 
-/// What speakers say of a condition.
-fn said<'a>(
+/// The conditions of type `type_` of all states.
+fn conditions_of_type<'a>(
     states: &'a [ConfigurationState],
     type_: &'static str,
 ) -> impl Iterator<Item = (&'a ConfigurationState, &'a Condition)> {
