@@ -1,4 +1,4 @@
-//! Every call of the operator: bounded in time, and written only while this process leads.
+//! All API calls of the operator. Each has a timeout, and writes are made only while this process leads.
 
 use crds::names::{MANAGERS, OPERATOR, STACK};
 use k8s_openapi::NamespaceResourceScope;
@@ -19,32 +19,33 @@ use serde_json::{Value, json};
 
 use crate::stack::stack_resource;
 
-/// How many pods, or events, a page of a list has.
+/// The page size of lists of pods and events.
 const PAGE: u32 = 500;
 
 /// Why a call was not made, or failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// Another process may lead by now.
-    #[error("this operator leads no more")]
+    /// This process does not lead.
+    #[error("this operator is not the leader")]
     NotLeading,
     /// The call failed.
     #[error(transparent)]
     Call(#[from] CallError),
-    /// What was to be written cannot be put into JSON.
-    #[error("cannot be written as JSON: {0}")]
+    /// The object cannot be serialised.
+    #[error("cannot be serialised as JSON: {0}")]
     Json(#[from] serde_json::Error),
 }
 
 impl Error {
-    /// 404 of an object.
+    /// Whether the object does not exist (404).
     pub(crate) fn is_not_found(&self) -> bool {
         matches!(self, Self::Call(error) if error.is_not_found())
     }
 
-    /// The object has changed since it was read: 409, or 422 where a JSON patch tests that it has not.
-    pub(crate) fn is_outdated(&self) -> bool {
-        /// What the API server says when a `test` fails; other refusals name a field.
+    /// Whether the object has changed since it was read: 409, or 422 if the test operation of a JSON patch
+    /// failed.
+    pub(crate) fn is_conflict(&self) -> bool {
+        /// The API server's message when a `test` operation fails; other 422 responses name a field.
         const TEST_FAILED: &str = "the server rejected our request";
         match self {
             Self::Call(CallError::Kube(kube::Error::Api(status))) => {
@@ -54,10 +55,10 @@ impl Error {
         }
     }
 
-    /// What users read: the API server's own words, and what to do where those do not say it.
+    /// The message for users: that of the API server, with a hint where it is not helpful.
     pub(crate) fn explain(&self) -> String {
         let Self::Call(CallError::Kube(kube::Error::Api(status))) = self else { return self.to_string() };
-        // Where it is an object that does not exist, the answer names it.
+        // If an object does not exist, the response names it; otherwise the kind is not defined.
         let named = status.details.as_ref().is_some_and(|details| !details.name.is_empty());
         if self.is_not_found() && !named {
             return format!("{}: apply the CustomResourceDefinitions of this version", status.message);
@@ -66,7 +67,7 @@ impl Error {
     }
 }
 
-/// What an object must still be for it to be deleted.
+/// The preconditions of a deletion.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Precondition {
     uid: Option<String>,
@@ -74,14 +75,14 @@ pub(crate) struct Precondition {
 }
 
 impl Precondition {
-    /// `live`, and, if `unchanged`, exactly as it was seen.
+    /// The UID of `live` and, if `unchanged`, its resourceVersion.
     pub(crate) fn of(live: &Value, unchanged: bool) -> Self {
         let text = |field: &str| live["metadata"][field].as_str().map(ToOwned::to_owned);
         Self { uid: text("uid"), version: text("resourceVersion").filter(|_| unchanged) }
     }
 }
 
-/// The API, as far as the operator uses it.
+/// The API server, as far as the operator uses it.
 #[derive(Clone)]
 pub(crate) struct Api {
     client: Client,
@@ -95,40 +96,40 @@ impl Api {
 
     /// The object, if it exists. (A kind that is not defined has no objects.)
     pub(crate) async fn get(&self, key: &Key) -> Result<Option<DynamicObject>, Error> {
-        self.look_up(key.kind, key.namespace.as_deref(), &key.name).await
+        self.get_by_name(key.kind, key.namespace.as_deref(), &key.name).await
     }
 
-    async fn look_up(
+    async fn get_by_name(
         &self,
         kind: Kind,
         namespace: Option<&str>,
         name: &str,
     ) -> Result<Option<DynamicObject>, Error> {
-        match bounded(self.of(&kind.api_resource(), namespace).get(name)).await {
+        match bounded(self.dynamic(&kind.api_resource(), namespace).get(name)).await {
             Ok(object) => Ok(Some(object)),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Applies `body` as the operator's part of the object. With `force`, what others own of it becomes ours. A
-    /// resourceVersion in `body` is a precondition.
+    /// Server-side applies `body`. With `force`, fields owned by others are taken over. A resourceVersion in
+    /// `body` is a precondition.
     pub(crate) async fn apply(&self, key: &Key, body: &Value, force: bool) -> Result<DynamicObject, Error> {
         let params = PatchParams { force, ..PatchParams::apply(OPERATOR) };
         self.patch(key, &params, &Patch::Apply(body)).await
     }
 
-    /// Turns `live` into `wanted`, unless somebody has changed it meanwhile.
-    pub(crate) async fn change(
+    /// Changes `live` into `desired` by a JSON patch, which fails if the object has changed meanwhile.
+    pub(crate) async fn json_patch(
         &self,
         key: &Key,
         live: &Value,
-        wanted: &Value,
+        desired: &Value,
     ) -> Result<DynamicObject, Error> {
         let version = &live["metadata"]["resourceVersion"];
         let test = json!([{"op": "test", "path": "/metadata/resourceVersion", "value": version}]);
         let mut operations: json_patch::Patch = serde_json::from_value(test)?;
-        operations.0.extend(json_patch::diff(live, wanted).0);
+        operations.0.extend(json_patch::diff(live, desired).0);
         let params = PatchParams { field_manager: Some(OPERATOR.to_owned()), ..PatchParams::default() };
         self.patch(key, &params, &Patch::<()>::Json(operations)).await
     }
@@ -139,14 +140,15 @@ impl Api {
         params: &PatchParams,
         patch: &Patch<T>,
     ) -> Result<DynamicObject, Error> {
-        self.may_write()?;
-        let api = self.of(&key.kind.api_resource(), key.namespace.as_deref());
+        self.ensure_leading()?;
+        let api = self.dynamic(&key.kind.api_resource(), key.namespace.as_deref());
         Ok(bounded(api.patch(&key.name, params, patch)).await?)
     }
 
-    /// Asks for the deletion of the object that was seen; a workload goes after its pods. True: it is gone already.
+    /// Requests the deletion of an object; workloads with foreground propagation, so that they go after their
+    /// pods. Returns true if the object does not exist any more.
     pub(crate) async fn delete(&self, key: &Key, seen: Option<Precondition>) -> Result<bool, Error> {
-        self.may_write()?;
+        self.ensure_leading()?;
         let params = DeleteParams {
             propagation_policy: Some(if key.kind.is_workload() {
                 PropagationPolicy::Foreground
@@ -157,7 +159,7 @@ impl Api {
                 .map(|Precondition { uid, version }| Preconditions { uid, resource_version: version }),
             ..DeleteParams::default()
         };
-        let api = self.of(&key.kind.api_resource(), key.namespace.as_deref());
+        let api = self.dynamic(&key.kind.api_resource(), key.namespace.as_deref());
         match bounded(api.delete(&key.name, &params)).await {
             Ok(_) => Ok(false),
             Err(error) if error.is_not_found() => Ok(true),
@@ -171,23 +173,24 @@ impl Api {
         stack: &DynamicObject,
         finalizers: &[String],
     ) -> Result<DynamicObject, Error> {
-        self.may_write()?;
+        self.ensure_leading()?;
         let metadata = json!({"finalizers": finalizers, "resourceVersion": stack.resource_version()});
         let patch = Patch::Merge(json!({"metadata": metadata}));
         let params = PatchParams { field_manager: Some(OPERATOR.to_owned()), ..PatchParams::default() };
         Ok(bounded(self.stacks().patch(&stack.name_any(), &params, &patch)).await?)
     }
 
-    /// The stack as it is now, if it exists. Only who leads may ask, since nobody else would do anything about it.
+    /// The current stack, if it exists. Fails if this process does not lead, since it could not act on the
+    /// result.
     pub(crate) async fn stack(&self) -> Result<Option<DynamicObject>, Error> {
-        self.may_write()?;
+        self.ensure_leading()?;
         let only = ListParams::default().fields(&format!("metadata.name={STACK}"));
         Ok(bounded(self.stacks().list(&only)).await?.items.pop())
     }
 
-    /// Stores the status of the stack.
+    /// Applies the status of the stack.
     pub(crate) async fn set_status(&self, name: &str, status: &Value) -> Result<DynamicObject, Error> {
-        self.may_write()?;
+        self.ensure_leading()?;
         let resource = stack_resource();
         let body = json!({"apiVersion": resource.api_version, "kind": resource.kind,
             "metadata": {"name": name}, "status": status});
@@ -195,7 +198,8 @@ impl Api {
         Ok(bounded(self.stacks().patch_status(name, &params, &Patch::Apply(body))).await?)
     }
 
-    /// What `extract` makes of each pod with `labels` in `namespace`. Pods are large, so no more than a page of them is held.
+    /// Applies `extract` to each pod with `labels` in `namespace`, and returns the results. Pods are large,
+    /// so only one page of them is held in memory.
     pub(crate) async fn pods<T>(
         &self,
         namespace: &str,
@@ -204,12 +208,17 @@ impl Api {
     ) -> Result<Vec<T>, Error> {
         let mut extracted = Vec::new();
         let params = ListParams::default().labels(labels);
-        self.each(namespace, params, |pod: Pod| extracted.extend(extract(&pod))).await?;
+        self.for_each(namespace, params, |pod: Pod| extracted.extend(extract(&pod))).await?;
         Ok(extracted)
     }
 
-    /// Hands every object of a list to `take`. No more than a page of them is held.
-    async fn each<K>(&self, namespace: &str, params: ListParams, mut take: impl FnMut(K)) -> Result<(), Error>
+    /// Calls `visit` for every object of a list. Only one page of them is held in memory.
+    async fn for_each<K>(
+        &self,
+        namespace: &str,
+        params: ListParams,
+        mut visit: impl FnMut(K),
+    ) -> Result<(), Error>
     where
         K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>,
         K: Clone + DeserializeOwned + std::fmt::Debug,
@@ -218,7 +227,7 @@ impl Api {
         let mut params = params.limit(PAGE);
         loop {
             let page = bounded(api.list(&params)).await?;
-            page.items.into_iter().for_each(&mut take);
+            page.items.into_iter().for_each(&mut visit);
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => params.continue_token = Some(token),
                 None => return Ok(()),
@@ -226,15 +235,15 @@ impl Api {
         }
     }
 
-    /// What the API server said when a pod of the DaemonSet `name` could not be created, most recently.
-    pub(crate) async fn creation_refused(
+    /// The message of the newest event about a pod of the DaemonSet `name` that could not be created.
+    pub(crate) async fn last_creation_failure(
         &self,
         namespace: &str,
         name: &str,
     ) -> Result<Option<String>, Error> {
         let fields = format!("involvedObject.kind=DaemonSet,involvedObject.name={name},reason=FailedCreate");
         let mut last: Option<(Option<Timestamp>, Option<String>)> = None;
-        self.each(namespace, ListParams::default().fields(&fields), |event: Event| {
+        self.for_each(namespace, ListParams::default().fields(&fields), |event: Event| {
             let at = event.series.and_then(|series| Some(series.last_observed_time?.0));
             let at = at.or(event.last_timestamp.map(|time| time.0)).or(event.event_time.map(|time| time.0));
             let at = at.or(event.metadata.creation_timestamp.map(|time| time.0));
@@ -246,51 +255,51 @@ impl Api {
         Ok(last.and_then(|(_, message)| message))
     }
 
-    /// All of a resource in `namespace`, or in every namespace.
+    /// Lists a resource in `namespace`, or in all namespaces.
     pub(crate) async fn list(
         &self,
         resource: &ApiResource,
         namespace: Option<&str>,
     ) -> Result<Vec<DynamicObject>, Error> {
-        match bounded(self.of(resource, namespace).list(&ListParams::default())).await {
+        match bounded(self.dynamic(resource, namespace).list(&ListParams::default())).await {
             Ok(list) => Ok(list.items),
             Err(error) if error.is_not_found() => Ok(Vec::new()),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Asks for the deletion of all of a resource in `namespace` that our processes have written, but for what goes with its
-    /// owner. Returns those that could not be deleted, each with the reason.
+    /// Requests the deletion of all objects of a resource in `namespace` that our processes wrote and that
+    /// have no owner. Returns those that could not be deleted, with the reason.
     pub(crate) async fn delete_unowned(
         &self,
         resource: &ApiResource,
         namespace: &str,
     ) -> Result<Vec<String>, Error> {
-        let mut left = Vec::new();
+        let mut failures = Vec::new();
         let objects = self.list(resource, Some(namespace)).await?;
         let is_unowned = |object: &&DynamicObject| {
-            let written = |entry: &ManagedFieldsEntry| {
+            let is_ours = |entry: &ManagedFieldsEntry| {
                 entry.manager.as_deref().is_some_and(|manager| manager.starts_with(MANAGERS))
             };
-            object.owner_references().is_empty() && object.managed_fields().iter().any(written)
+            object.owner_references().is_empty() && object.managed_fields().iter().any(is_ours)
         };
         for object in objects.iter().filter(is_unowned) {
-            self.may_write()?;
-            let (api, name) = (self.of(resource, Some(namespace)), object.name_any());
+            self.ensure_leading()?;
+            let (api, name) = (self.dynamic(resource, Some(namespace)), object.name_any());
             match bounded(api.delete(&name, &DeleteParams::default())).await {
                 Err(error) if !error.is_not_found() => {
-                    left.push(format!("{} {name} ({})", resource.kind, Error::from(error).explain()));
+                    failures.push(format!("{} {name} ({})", resource.kind, Error::from(error).explain()));
                 }
                 _ => {}
             }
         }
-        Ok(left)
+        Ok(failures)
     }
 
-    /// A definition of a kind, if it exists.
-    pub(crate) async fn definition(&self, name: &str) -> Result<Option<DynamicObject>, Error> {
+    /// The CustomResourceDefinition `name`, if it exists.
+    pub(crate) async fn crd(&self, name: &str) -> Result<Option<DynamicObject>, Error> {
         let resource = ApiResource::erase::<CustomResourceDefinition>(&());
-        match bounded(self.of(&resource, None).get(name)).await {
+        match bounded(self.dynamic(&resource, None).get(name)).await {
             Ok(object) => Ok(Some(object)),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error.into()),
@@ -298,22 +307,22 @@ impl Api {
     }
 
     fn stacks(&self) -> KubeApi<DynamicObject> {
-        self.of(&stack_resource(), None)
+        self.dynamic(&stack_resource(), None)
     }
 
-    fn of(&self, resource: &ApiResource, namespace: Option<&str>) -> KubeApi<DynamicObject> {
+    fn dynamic(&self, resource: &ApiResource, namespace: Option<&str>) -> KubeApi<DynamicObject> {
         match namespace {
             Some(namespace) => KubeApi::namespaced_with(self.client.clone(), namespace, resource),
             None => KubeApi::all_with(self.client.clone(), resource),
         }
     }
 
-    fn may_write(&self) -> Result<(), Error> {
+    fn ensure_leading(&self) -> Result<(), Error> {
         if self.leadership.is_leading() { Ok(()) } else { Err(Error::NotLeading) }
     }
 }
 
-/// As the API has it.
+/// The CustomResourceDefinition type of the API.
 pub(crate) type CustomResourceDefinition =
     k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 
@@ -324,7 +333,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_kind_that_is_not_defined_is_to_be_defined() {
+    fn only_an_undefined_kind_gets_the_hint_to_apply_definitions() {
         let explained = |status: Value| {
             let status = serde_json::from_value(status).unwrap();
             Error::Call(CallError::Kube(kube::Error::Api(Box::new(status)))).explain()

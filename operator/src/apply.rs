@@ -1,80 +1,81 @@
-//! Brings one object of the cluster to what is rendered, if it is ours, and only if it is not so already.
+//! Applies the rendered objects: each one that the operator owns and that is not in sync.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crds::InventoryEntry;
 use kube::ResourceExt as _;
 use kube::api::DynamicObject;
-use render::drift::{Drift, drift, is_field_removed, mended, rewritten};
-use render::health::{Applied, Outcome, Workload, entry};
-use render::ownership::{is_labelled, is_marked, is_operators, maker, taken_over_by};
+use render::drift::{Drift, drift, is_field_removed, repaired, webhook_changes};
+use render::ownership::{
+    creator, has_managed_by_label, has_ownership_marks, is_created_by_operator, taken_over_by,
+};
+use render::status::{Applied, Outcome, Workload, entry};
 use render::{Key, Kind, Manifests, Object, ValidatedStack};
 use serde_json::Value;
 
 use crate::api::{Api, Error};
-use crate::memory::{Found, Memory, Record, Verdict};
 use crate::metrics::Metrics;
-use crate::release::{Release, Released, release_one};
-use crate::watch::{Caches, Seen};
+use crate::object_state::{Decision, Lookup, ObjectState, ObjectStates};
+use crate::release::{ReleaseOutcome, Released, release_one};
+use crate::watch::Caches;
 use tokio::time::Instant;
 
-/// What it takes to bring objects to what is rendered.
+/// Applies the rendered objects of a stack.
 pub(crate) struct Applier<'a> {
     pub(crate) api: &'a Api,
     pub(crate) caches: &'a Caches,
-    pub(crate) memory: &'a mut Memory,
+    pub(crate) states: &'a mut ObjectStates,
     pub(crate) metrics: &'a Metrics,
     pub(crate) inventory: &'a [InventoryEntry],
     pub(crate) validated: &'a ValidatedStack,
     /// The UID of the stack.
     pub(crate) stack: &'a str,
-    /// What is remembered of objects that are their users'.
-    pub(crate) released: &'a mut Memory,
-    /// What was done, for events.
-    pub(crate) deeds: Vec<Deed>,
+    /// The states of objects that belong to users.
+    pub(crate) released: &'a mut ObjectStates,
+    /// The changes made, for events.
+    pub(crate) changes: Vec<Change>,
 }
 
-/// Something that was done to an object.
-pub(crate) enum Deed {
-    Made(Key),
-    Changed(Key),
+/// A change to an object.
+pub(crate) enum Change {
+    Created(Key),
+    Updated(Key),
     Repaired(Key, String),
     Released(Released),
 }
 
-impl Deed {
-    /// The object, if it was made.
-    pub(crate) fn made(&self) -> Option<&Key> {
+impl Change {
+    /// The key of the object, if it was created.
+    pub(crate) fn created(&self) -> Option<&Key> {
         match self {
-            Self::Made(key) => Some(key),
-            Self::Changed(_) | Self::Repaired(..) | Self::Released(_) => None,
+            Self::Created(key) => Some(key),
+            Self::Updated(_) | Self::Repaired(..) | Self::Released(_) => None,
         }
     }
 
-    /// The object, if it was changed because something else is wanted.
-    pub(crate) fn changed(&self) -> Option<&Key> {
+    /// The key of the object, if it was updated because the desired state changed.
+    pub(crate) fn updated(&self) -> Option<&Key> {
         match self {
-            Self::Changed(key) => Some(key),
-            Self::Made(_) | Self::Repaired(..) | Self::Released(_) => None,
+            Self::Updated(key) => Some(key),
+            Self::Created(_) | Self::Repaired(..) | Self::Released(_) => None,
         }
     }
 }
 
-/// What happened to one object: its outcome, and the object as it is now if it is ours.
 type Result<T> = std::result::Result<T, Error>;
 
 impl Applier<'_> {
-    /// Applies all, in order. What fails holds up nothing that does not need it.
-    pub(crate) async fn all(&mut self, objects: &[Object]) -> Manifests<Applied> {
+    /// Applies all objects in order. A failure delays only objects that depend on the failed one.
+    pub(crate) async fn apply_all(&mut self, objects: &[Object]) -> Manifests<Applied> {
         let mut applied: Vec<Applied> = Vec::new();
         let mut controller = None;
-        let taken = self.taken(objects).await;
+        let taken = self.taken_pool_names(objects).await;
         for object in objects {
             let key = object.key();
-            let homeless = key.kind.is_namespaced().then(|| no_home(&applied)).flatten();
-            let (outcome, live) = match homeless {
+            let unusable = key.kind.is_namespaced().then(|| unusable_namespace(&applied)).flatten();
+            let (outcome, live) = match unusable {
                 Some(why) => (Outcome::Waiting(why), None),
-                None => self.one(object, &taken, controller.as_ref()).await,
+                None => self.apply_with_backoff(object, &taken, controller.as_ref()).await,
             };
             if key.kind == Kind::Deployment {
                 controller = live.as_ref().map(|live| Workload::deployment(&json_of(live)));
@@ -84,286 +85,286 @@ impl Applier<'_> {
         Manifests(applied)
     }
 
-    /// Pools whose name is taken: by a pool of somebody else or, where there is no pool yet, by an advertisement or a policy.
-    /// Nothing is made under such a name: it would act on what is somebody else's. A pool that is in place costs no call,
-    /// nor does a name of which it is known that it is taken.
-    async fn taken(&mut self, objects: &[Object]) -> BTreeMap<String, Key> {
-        let mut names = Names::default();
+    /// The names of pools that are taken: by a pool of another owner or, if there is no such pool yet, by an
+    /// advertisement or policy. Nothing is created under such a name, since it would act on an object of the
+    /// other owner. Neither a pool that the operator owns nor a name known to be taken causes a call.
+    async fn taken_pool_names(&mut self, objects: &[Object]) -> BTreeMap<String, Key> {
+        let mut names = PoolNames::default();
         for object in objects {
             let (Some(pool), key) = (object.pool(), object.key()) else { continue };
-            let mut record = self.memory.remove(&key).unwrap_or_default();
-            let live = self.mirrored(&key, &mut record);
-            let live = live.or_else(|| record.foreign_object(Instant::now()).cloned());
+            let mut state = self.states.remove(&key).unwrap_or_default();
+            let live = self.cached(&key, &mut state);
+            let live = live.or_else(|| state.foreign_object(Instant::now()).cloned());
             if let Some(live) = live {
                 names.add(pool, &key, self.is_ours(object, &key, &live));
             }
-            self.memory.insert(key, record);
+            self.states.insert(key, state);
         }
         for object in objects {
             let (Some(pool), key) = (object.pool(), object.key()) else { continue };
-            let mut record = self.memory.remove(&key).unwrap_or_default();
-            // What fails here fails again when the object is applied, and is reported then.
+            let mut state = self.states.remove(&key).unwrap_or_default();
+            // An error here recurs when the object is applied, and is reported then.
             if !names.is_known(pool)
-                && record.is_held(Instant::now()).is_none()
-                && let Ok(live) = self.live(&key, &mut record).await
+                && state.backoff_error(Instant::now()).is_none()
+                && let Ok(live) = self.live(&key, &mut state).await
             {
                 if let Some(live) = &live {
                     names.add(pool, &key, self.is_ours(object, &key, live));
                 }
-                record.found(live);
+                state.store_lookup(live);
             }
-            self.memory.insert(key, record);
+            self.states.insert(key, state);
         }
         names.taken.retain(|pool, _| !names.in_place.contains(pool));
         names.taken
     }
 
-    async fn one(
+    async fn apply_with_backoff(
         &mut self,
         object: &Object,
         taken: &BTreeMap<String, Key>,
         controller: Option<&Workload>,
     ) -> (Outcome, Option<DynamicObject>) {
         let key = object.key();
-        let mut record = self.memory.remove(&key).unwrap_or_default();
+        let mut state = self.states.remove(&key).unwrap_or_default();
         let taken = object.pool().and_then(|pool| taken.get(pool));
-        let done = self.bring(object, &mut record, taken, controller).await;
+        let done = self.apply_one(object, &mut state, taken, controller).await;
         let outcome = match done {
             Ok(done) => done,
             Err(error) => {
                 let text = error.explain();
                 tracing::warn!(object = %key, error = text, "cannot be applied");
-                record.failed(text.clone(), Instant::now(), jitter());
+                state.on_failed(text.clone(), Instant::now(), jitter());
                 (Outcome::Failed(text), None)
             }
         };
-        self.memory.insert(key, record);
+        self.states.insert(key, state);
         outcome
     }
 
-    async fn bring(
+    async fn apply_one(
         &mut self,
         object: &Object,
-        record: &mut Record,
+        state: &mut ObjectState,
         taken: Option<&Key>,
         controller: Option<&Workload>,
     ) -> Result<(Outcome, Option<DynamicObject>)> {
         let (desired, key) = (object.to_json()?, &object.key());
-        record.want(&desired);
-        if let Some((error, _)) = record.is_held(Instant::now()) {
-            return Ok((Outcome::Failed(error.to_owned()), self.mirrored(key, record)));
+        state.set_desired(&desired);
+        if let Some(error) = state.backoff_error(Instant::now()) {
+            return Ok((Outcome::Failed(error.to_owned()), self.cached(key, state)));
         }
         if let Some(other) = taken.filter(|other| *other != key) {
-            let why =
-                format!("is left as it is: {other}, which has the name of its pool, is not the operator's");
-            let ours = self.mirrored(key, record).filter(|live| self.is_ours(object, key, live));
+            let why = format!(
+                "is left unchanged: {other}, an object of the same pool, is not owned by the operator"
+            );
+            let ours = self.cached(key, state).filter(|live| self.is_ours(object, key, live));
             return Ok((Outcome::Retained(why), ours));
         }
-        let live = self.live(key, record).await?;
-        let Some(live) = live else { return self.make(key, record, &desired).await };
+        let live = self.live(key, state).await?;
+        let Some(live) = live else { return self.create(key, state, &desired).await };
         if live.metadata.deletion_timestamp.is_some() {
-            return Ok((Outcome::Waiting("it is being deleted, and will be made anew".to_owned()), None));
+            return Ok((Outcome::Waiting("it is being deleted, and will be re-created".to_owned()), None));
         }
         if !self.is_ours(object, key, &live) {
-            let outcome = self.foreign(object, record, &live, taken.is_some()).await?;
+            let outcome = self.handle_foreign(object, state, &live, taken.is_some()).await?;
             return Ok((outcome, None));
         }
         let seen = json_of(&live);
-        let drift = drift(&desired, &seen, key.kind.extent()).without(&record.rewritten, &seen);
+        let drift = drift(&desired, &seen, key.kind.extent()).without(&state.webhook_changes, &seen);
         if drift.is_none() {
-            record.settled();
+            state.on_in_sync();
             return Ok((Outcome::AsRendered, Some(live)));
         }
-        let is_taken_over = object.imported_from().is_some() && record.is_achieved();
+        let is_taken_over = object.imported_from().is_some() && state.was_in_sync();
         if is_taken_over && is_field_removed(&drift, &seen) {
-            return Ok((self.foreign(object, record, &live, taken.is_some()).await?, None));
+            return Ok((self.handle_foreign(object, state, &live, taken.is_some()).await?, None));
         }
         if self.validated.is_frozen(key) {
-            let why = "stays as it is until the error in what it is made of is corrected".to_owned();
+            let why = "is left unchanged until the error in its source is corrected".to_owned();
             return Ok((Outcome::Retained(why), Some(live)));
         }
         if waits_for_controller(key, &desired, &seen, controller) {
-            let why = "the controller is brought up to date first".to_owned();
+            let why = "the controller is updated first".to_owned();
             return Ok((Outcome::Waiting(why), Some(live)));
         }
-        self.mend(key, record, &desired, &live, &drift).await
+        self.repair(key, state, &desired, &live, &drift).await
     }
 
-    /// Makes what is missing, unless somebody deletes it again and again.
-    async fn make(
+    /// Creates a missing object, unless another client keeps deleting it.
+    async fn create(
         &mut self,
         key: &Key,
-        record: &mut Record,
+        state: &mut ObjectState,
         desired: &Value,
     ) -> Result<(Outcome, Option<DynamicObject>)> {
-        let (deleted, now) = (record.has_existed(), Instant::now());
-        if deleted && record.judge_deletion(now) == Verdict::Yield {
-            let text = "somebody deletes it again and again; it is made anew ten minutes after that: stop what deletes \
-                        it (who does is in the audit log of the API server only)";
+        let (was_deleted, now) = (state.has_existed(), Instant::now());
+        if was_deleted && state.decide_recreate(now) == Decision::GiveUp {
+            let text = "another client keeps deleting it; it is re-created after ten minutes: stop that \
+                        client (only the audit log of the API server shows which one it is)";
             return Ok((Outcome::Contested(text.to_owned()), None));
         }
-        // Without force: what a user has just made under this name keeps its values.
-        let made = match self.api.apply(key, desired, false).await {
-            Err(error) if error.is_outdated() => {
-                return Ok((Outcome::Waiting("somebody has just made it".to_owned()), None));
+        // Without force, so that an object that a user has just created under this name keeps its values.
+        let created = match self.api.apply(key, desired, false).await {
+            Err(error) if error.is_conflict() => {
+                return Ok((Outcome::Waiting("another client has just created it".to_owned()), None));
             }
             result => result?,
         };
-        self.deeds.push(Deed::Made(key.clone()));
-        record.rewritten = rewritten(desired, &json_of(&made));
-        record.wrote(made.clone());
-        if deleted {
-            record.remade(now);
+        self.changes.push(Change::Created(key.clone()));
+        state.webhook_changes = webhook_changes(desired, &json_of(&created));
+        state.on_written(created.clone());
+        if was_deleted {
+            state.on_recreated(now);
         }
-        Ok((Outcome::AsRendered, Some(made)))
+        Ok((Outcome::AsRendered, Some(created)))
     }
 
-    /// Changes what differs, unless somebody else insists on it.
-    async fn mend(
+    /// Repairs or updates an object that differs, unless another writer keeps reverting it.
+    async fn repair(
         &mut self,
         key: &Key,
-        record: &mut Record,
+        state: &mut ObjectState,
         desired: &Value,
         live: &DynamicObject,
         drift: &Drift,
     ) -> Result<(Outcome, Option<DynamicObject>)> {
         let seen = json_of(live);
-        let culprits = culprits(drift);
+        let managers = managers(drift);
         let fields =
             drift.differs.iter().chain(&drift.foreign).map(String::as_str).collect::<Vec<_>>().join(", ");
-        let tampered = record.is_achieved();
-        if tampered && record.judge(Instant::now()) == Verdict::Yield {
+        let was_in_sync = state.was_in_sync();
+        if was_in_sync && state.decide_repair(Instant::now()) == Decision::GiveUp {
             let text = format!(
-                "{culprits} changes it again and again ({fields}); it is left alone until it is as the stack \
-                 wants it or the spec changes: stop what changes it"
+                "{managers} keeps changing it ({fields}); it is left unchanged until it is in sync with the \
+                 stack or the spec changes: stop the other writer"
             );
             return Ok((Outcome::Contested(text), Some(live.clone())));
         }
-        tracing::info!(object = %key, fields, by = culprits, "differs from what is rendered");
+        tracing::info!(object = %key, fields, by = managers, "differs from the rendered object");
         let patched = !drift.foreign.is_empty();
         let mut version = live.resource_version();
         if patched {
-            // One change brings everything right, what an apply would leave included; the apply that follows
-            // changes nothing more but makes the fields ours again.
-            match self.api.change(key, &seen, &mended(desired, &seen)).await {
+            // A single patch makes all changes, including removals that an apply would not make; the apply
+            // that follows changes no value but takes over field ownership.
+            match self.api.json_patch(key, &seen, &repaired(desired, &seen)).await {
                 Ok(patched) => version = patched.resource_version(),
-                Err(error) if error.is_outdated() => return Ok(changing(live)),
+                Err(error) if error.is_conflict() => return Ok(changed_meanwhile(live)),
                 Err(error) => return Err(error),
             }
-            // It counts also if the apply fails.
-            if tampered { record.repaired(Instant::now()) } else { record.brought_about() }
+            // The patch counts as a repair even if the apply fails.
+            if was_in_sync { state.on_repaired(Instant::now()) } else { state.mark_reached() }
         }
-        // Nobody's edit that came in between is overwritten.
+        // The resourceVersion prevents overwriting an edit made in between.
         let mut body = desired.clone();
         body["metadata"]["resourceVersion"] = version.into();
         let written = match self.api.apply(key, &body, true).await {
-            Err(error) if error.is_outdated() => return Ok(changing(live)),
+            Err(error) if error.is_conflict() => return Ok(changed_meanwhile(live)),
             result => result?,
         };
-        record.rewritten = rewritten(desired, &json_of(&written));
+        state.webhook_changes = webhook_changes(desired, &json_of(&written));
         let changed = written.resource_version() != live.resource_version();
-        record.wrote(written.clone());
+        state.on_written(written.clone());
         if !changed {
-            tracing::info!(object = %key, fields, "is as an admission webhook makes it of what is rendered");
-        } else if tampered {
+            tracing::info!(object = %key, fields, "differs only by the changes of an admission webhook");
+        } else if was_in_sync {
             if !patched {
-                record.repaired(Instant::now());
+                state.on_repaired(Instant::now());
             }
-            self.metrics.repaired(key.kind);
-            self.deeds.push(Deed::Repaired(key.clone(), culprits));
+            self.metrics.on_repaired(key.kind);
+            self.changes.push(Change::Repaired(key.clone(), managers));
         } else {
-            self.deeds.push(Deed::Changed(key.clone()));
+            self.changes.push(Change::Updated(key.clone()));
         }
         Ok((Outcome::AsRendered, Some(written)))
     }
 
-    /// The object as it is now. Asked for only if the mirror does not have it.
-    async fn live(&self, key: &Key, record: &mut Record) -> Result<Option<DynamicObject>> {
-        if let Seen::There(_) = self.caches.get(key) {
-            return Ok(self.mirrored(key, record));
+    /// The current object. It is read from the API server only if it is not cached.
+    async fn live(&self, key: &Key, state: &mut ObjectState) -> Result<Option<DynamicObject>> {
+        if self.caches.get(key).is_some() {
+            return Ok(self.cached(key, state));
         }
-        if let Some(Found(found)) = record.take_found() {
+        if let Some(Lookup(found)) = state.take_lookup() {
             return Ok(found);
         }
-        if let Some(foreign) = record.foreign_object(Instant::now()) {
+        if let Some(foreign) = state.foreign_object(Instant::now()) {
             return Ok(Some(foreign.clone()));
         }
         let found = self.api.get(key).await?;
-        Ok(record.newest(found))
+        Ok(state.newest(found))
     }
 
-    /// The object as far as it can be known without a call.
-    fn mirrored(&self, key: &Key, record: &mut Record) -> Option<DynamicObject> {
-        match self.caches.get(key) {
-            Seen::There(object) => record.newest(Some((*object).clone())),
-            Seen::NotThere => None,
-        }
+    /// The cached object, or the operator's last write if that is newer.
+    fn cached(&self, key: &Key, state: &mut ObjectState) -> Option<DynamicObject> {
+        let object = self.caches.get(key)?;
+        state.newest(Some((*object).clone()))
     }
 
-    /// Made by us, and not taken over by anybody.
+    /// Whether the operator created the object, and no user has taken it over.
     fn is_ours(&self, object: &Object, key: &Key, live: &DynamicObject) -> bool {
         let known = live.uid().is_some_and(|uid| self.inventory.contains(&entry(key, &uid)));
         let live = json_of(live);
         let imported = object.imported_from().is_some();
-        // Who takes our label off an imported object has taken it over.
-        let is_users = imported && (!is_labelled(&live) || taken_over_by(&live).is_some());
-        is_operators(&live, known) && !is_users
+        // Removing the operator's label from an imported object takes it over.
+        let is_users = imported && (!has_managed_by_label(&live) || taken_over_by(&live).is_some());
+        is_created_by_operator(&live, known) && !is_users
     }
 
-    /// An object that somebody else made, or has taken over, is not touched; only the namespace gets labels.
-    /// `blocks`: for its sake its pool is not made.
-    async fn foreign(
+    /// Handles an object that another owner created or has taken over: it is not changed, apart from the
+    /// labels of a namespace. `blocks_pool`: because of this object its pool is not created.
+    async fn handle_foreign(
         &mut self,
         object: &Object,
-        record: &mut Record,
+        state: &mut ObjectState,
         live: &DynamicObject,
-        blocks: bool,
+        blocks_pool: bool,
     ) -> Result<Outcome> {
         let (key, now) = (object.key(), Instant::now());
         let is_of_import = object.imported_from().is_some();
         let (seen, mut unmarked) = (json_of(live), None);
-        if is_of_import && is_marked(&seen, self.stack) {
-            let by = maker(&seen).to_owned();
+        if is_of_import && has_ownership_marks(&seen, self.stack) {
+            let by = creator(&seen).to_owned();
             let marks = self.released.entry(key.clone()).or_default();
             match release_one(self.api, &key, &seen, (self.stack, &by), marks, now).await? {
-                Release::Done(written) => {
+                ReleaseOutcome::Done(written) => {
                     unmarked = Some(written);
-                    self.deeds.push(Deed::Released(Released { key: key.clone(), by }));
+                    self.changes.push(Change::Released(Released { key: key.clone(), by }));
                 }
-                Release::Outdated => return Ok(changing(live).0),
-                Release::Refused(outcome) => return Ok(outcome),
+                ReleaseOutcome::Outdated => return Ok(changed_meanwhile(live).0),
+                ReleaseOutcome::Refused(outcome) => return Ok(outcome),
             }
         }
-        record.is_of_another(unmarked.as_deref().unwrap_or(live), now);
-        if is_of_import && (key.kind == Kind::IpAddressPool || !blocks) {
+        state.cache_foreign(unmarked.as_deref().unwrap_or(live), now);
+        if is_of_import && (key.kind == Kind::IpAddressPool || !blocks_pool) {
             let text = format!(
-                "is managed by {} and is its user's: what the old configuration says of it has no effect any more; \
-                 take its entry out there",
-                maker(&json_of(live))
+                "is managed by {} and belongs to its user: its entry in the legacy configuration has no \
+                 effect any more; remove the entry",
+                creator(&json_of(live))
             );
             return Ok(Outcome::Retained(text));
         }
         if key.kind == Kind::Namespace {
-            return self.label_namespace(&key, record, live).await;
+            return self.label_namespace(&key, state, live).await;
         }
         Ok(Outcome::Foreign(format!(
-            "exists, made by {}, and is not touched: remove or rename it, and the stack's own takes its place",
-            maker(&json_of(live))
+            "exists, created by {}, and is not changed: delete or rename it to let the operator create its \
+             own",
+            creator(&json_of(live))
         )))
     }
 }
 
-/// What is known of the names of pools.
+/// Which pool names are taken, and which pools exist.
 #[derive(Default)]
-struct Names {
-    /// Those under which there is something of somebody else's.
+struct PoolNames {
+    /// Names under which an object of another owner exists.
     taken: BTreeMap<String, Key>,
-    /// Those whose pool is the operator's.
+    /// Names whose pool exists and is owned by the operator.
     in_place: BTreeSet<String>,
 }
 
-impl Names {
-    /// The object `key`, which exists, belongs to `pool`.
+impl PoolNames {
+    /// Records that the object `key` of the pool `pool` exists.
     fn add(&mut self, pool: &str, key: &Key, is_ours: bool) {
         if !is_ours {
             self.taken.entry(pool.to_owned()).or_insert_with(|| key.clone());
@@ -377,19 +378,20 @@ impl Names {
     }
 }
 
-/// Why nothing can be made in the namespace now, if so.
-fn no_home(applied: &[Applied]) -> Option<String> {
+/// Why no object can be created in the namespace now, if so.
+fn unusable_namespace(applied: &[Applied]) -> Option<String> {
     let namespace = applied.iter().find(|applied| applied.key.kind == Kind::Namespace)?;
     match &namespace.outcome {
         Outcome::Waiting(_) => Some(format!("namespace {} is being deleted", namespace.key.name)),
         Outcome::Failed(error) if namespace.uid.is_none() => {
-            Some(format!("namespace {} cannot be made: {error}", namespace.key.name))
+            Some(format!("namespace {} cannot be created: {error}", namespace.key.name))
         }
         _ => None,
     }
 }
 
-/// Speakers get a new image only once the controller runs with it: an image that does not work stops there.
+/// Speakers are updated to a new image only after the controller has been rolled out with it, so that a
+/// broken image does not reach the speakers.
 fn waits_for_controller(key: &Key, desired: &Value, live: &Value, controller: Option<&Workload>) -> bool {
     let image = "/spec/template/spec/containers/0/image";
     key.kind == Kind::DaemonSet
@@ -397,29 +399,29 @@ fn waits_for_controller(key: &Key, desired: &Value, live: &Value, controller: Op
         && controller.is_some_and(|controller| !controller.is_rolled_out(true) || controller.ready == 0)
 }
 
-/// What is said of an object that has changed since it was seen: the next reconciliation goes by what it is then.
-fn changing(live: &DynamicObject) -> (Outcome, Option<DynamicObject>) {
-    (Outcome::Waiting("it is changing right now".to_owned()), Some(live.clone()))
+/// The outcome for an object that has changed since it was read: the next reconciliation handles it.
+fn changed_meanwhile(live: &DynamicObject) -> (Outcome, Option<DynamicObject>) {
+    (Outcome::Waiting("it has just been changed".to_owned()), Some(live.clone()))
 }
 
-/// Who changed the object, as far as the managed fields tell.
-fn culprits(drift: &Drift) -> String {
-    if drift.by.is_empty() {
-        return "something that the managed fields do not name (an admission webhook?)".to_owned();
+/// The field managers that changed the object.
+fn managers(drift: &Drift) -> String {
+    if drift.managers.is_empty() {
+        return "a writer that the managed fields do not name (an admission webhook?)".to_owned();
     }
-    drift.by.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
+    drift.managers.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
 }
 
-/// The object as JSON; what cannot be put into JSON is as good as empty.
+/// The object as JSON.
 pub(crate) fn json_of(object: &DynamicObject) -> Value {
     serde_json::to_value(object).unwrap_or_default()
 }
 
-/// From 0 to 1.
+/// A random number from 0 to 1.
 pub(crate) fn jitter() -> f64 {
     use ring::rand::SecureRandom as _;
     let mut byte = [0; 1];
-    // Without chance, everything waits equally long: harmless.
+    // Without randomness all delays are equal, which is harmless.
     let _ = ring::rand::SystemRandom::new().fill(&mut byte);
     f64::from(byte[0]) / 255.0
 }

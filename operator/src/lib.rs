@@ -1,31 +1,32 @@
-//! The operator: from the one `LoadBalancerStack` to everything that it stands for, kept in repair.
+//! The operator: renders the one `LoadBalancerStack` into the objects of the stack, applies them, and repairs
+//! drift.
 //!
-//! Data flows one way. Watches ([`watch`]) mirror the stack and every object of it, and wake the one task that
-//! works ([`work`]). While this process leads, that task reconciles ([`reconcile`]): dereference, validate,
-//! render, apply, prune, status. Everything that judges is pure and lives in the crate `render`; here is what
-//! talks to the API. At rest there is no call but the renewal of the Lease.
+//! Data flows one way. Watches ([`watch`]) cache the stack and all of its objects, and notify the one worker
+//! task ([`run`]). While this process is the leader, the worker reconciles ([`reconcile`]): dereference,
+//! validate, render, apply, prune, update the status. Decisions are pure functions in the crate `render`;
+//! this crate talks to the API server. When nothing changes, the only calls are the renewals of the Lease.
 
 mod api;
 mod apply;
-mod definitions;
+mod crd_check;
 mod dereference;
 #[cfg(test)]
-mod fake;
-mod guest;
-mod memory;
+mod fake_api;
+mod foreign_namespace;
 mod metrics;
-mod pacing;
+mod object_state;
+mod other_installation;
 mod prune;
 mod reconcile;
 mod release;
-mod rivals;
+mod rewrite_limit;
+mod run;
 mod stack;
 mod status;
 mod teardown;
 #[cfg(test)]
 mod tests;
 mod watch;
-mod work;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,11 +47,12 @@ use crate::metrics::Metrics;
 use crate::reconcile::Reconciler;
 use crate::watch::Caches;
 
-/// What is left of the grace period of a pod once the deletion of a stack was given its share.
-const GRACE: Duration = Duration::from_secs(3);
-/// No reconciliation takes longer while calls are answered or end by their limit: one waits up to 15 s for first lists, and the
-/// objects of the largest stack take a minute. After that the process gives the Lease up and is started again.
-const LONGEST_RECONCILIATION: Duration = Duration::from_secs(300);
+/// What is left of a pod's termination grace period after the teardown of a stack ([`run`]).
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(3);
+/// Limit for one reconciliation, given that every call is answered or times out: it waits up to 15 s for
+/// initial lists, and applying the largest stack takes a minute. A worker that exceeds it loses the Lease and
+/// the process is restarted.
+const RECONCILE_LIMIT: Duration = Duration::from_secs(300);
 
 /// Arguments of `lbstack operator`.
 #[derive(clap::Args, Debug)]
@@ -71,7 +73,7 @@ pub struct Args {
     pod_name: Option<String>,
 }
 
-/// Runs the operator until it is told to stop.
+/// Runs the operator until a signal requests shutdown.
 ///
 /// # Errors
 ///
@@ -80,8 +82,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let Args { common, namespace, image, pod_name } = args;
     runtime::telemetry::init(&common)?;
     let client = runtime::client::connect().await?;
-    let asked_to_stop = runtime::shutdown::token().context("cannot listen for signals")?;
-    // Stopped later than the work, so that a deletion under way can be finished while this process still leads.
+    let shutdown_requested = runtime::shutdown::token().context("cannot listen for signals")?;
+    // Cancelled only after the worker has stopped, so that a teardown in progress can be finished while this
+    // process still leads.
     let shutdown = CancellationToken::new();
     let mut registry = Registry::default();
     let metrics = Metrics::register(registry.sub_registry_with_prefix("lbstack_operator"));
@@ -91,32 +94,36 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let caches = Caches::start(&mut tasks, &client, &shutdown, &changed);
     tasks.watches().register(&mut registry);
     let lease = lease(&namespace, pod_name.as_deref());
-    let heartbeat = Heartbeat::new("work", LONGEST_RECONCILIATION);
-    // One that stands by is ready too: there is nothing that it would have to wait for.
+    let heartbeat = Heartbeat::new("reconcile", RECONCILE_LIMIT);
+    // A standby replica is ready as well: it has nothing to wait for.
     let readiness = Readiness::new();
     readiness.supervise(heartbeat.clone());
-    let candidate = Candidate::new(caches.ready(), heartbeat.clone());
+    let candidate = Candidate::new(caches.wait_synced(), heartbeat.clone());
     let leadership = Leadership::campaign(&mut tasks, &client, lease, candidate, shutdown.clone());
     let events = Events::start(&mut tasks, client.clone(), OPERATOR, pod_name, shutdown.clone());
-    let rivals = rivals::report(client.clone(), leadership.clone(), events.clone(), namespace);
+    let report = other_installation::report(client.clone(), leadership.clone(), events.clone(), namespace);
     let stop = shutdown.clone();
-    tasks.spawn("rivals", async move {
-        stop.run_until_cancelled(rivals).await;
+    tasks.spawn("other-installation", async move {
+        stop.run_until_cancelled(report).await;
         Ok::<(), std::convert::Infallible>(())
     });
     let api = Api::new(client, leadership.clone());
     let reconciler = Reconciler::new(api, caches, events, metrics, image);
     tasks.spawn(
-        "work",
-        work::run(reconciler, leadership, heartbeat, changed, asked_to_stop, shutdown.clone()),
+        "reconcile",
+        run::run(reconciler, leadership, heartbeat, changed, shutdown_requested, shutdown.clone()),
     );
     tasks.spawn("admin", admin::serve(common.admin_address, registry, readiness, shutdown.clone()));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "started");
-    Ok(tasks.run(shutdown, GRACE).await?)
+    Ok(tasks.run(shutdown, SHUTDOWN_GRACE).await?)
 }
 
-/// One Lease for the whole cluster, whose holder says where it runs.
+/// The settings of the cluster-wide Lease; the holder identity contains the operator's namespace.
 fn lease(namespace: &str, pod_name: Option<&str>) -> Settings {
     let identity = lease::unique_identity(pod_name.unwrap_or(OPERATOR));
-    Settings::new(OPERATOR_LEASE_NAMESPACE, OPERATOR_LEASE, rivals::identity(namespace, &identity))
+    Settings::new(
+        OPERATOR_LEASE_NAMESPACE,
+        OPERATOR_LEASE,
+        other_installation::identity(namespace, &identity),
+    )
 }

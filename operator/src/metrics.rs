@@ -20,7 +20,7 @@ struct TypeLabel {
     r#type: String,
 }
 
-/// Metrics of the operator. Labels are kinds and condition types: few.
+/// Metrics of the operator. The values of labels are kinds and condition types, so there are few.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Metrics {
     reconciles: Counter,
@@ -32,11 +32,11 @@ pub(crate) struct Metrics {
 impl Metrics {
     pub(crate) fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
-        registry.register("reconciles", "Looks at the whole stack", metrics.reconciles.clone());
-        registry.register("reconcile_failures", "Looks that ended early", metrics.failures.clone());
+        registry.register("reconciles", "Reconciliations of the stack", metrics.reconciles.clone());
+        registry.register("reconcile_failures", "Reconciliations that failed", metrics.failures.clone());
         registry.register(
             "repairs",
-            "Objects changed back after somebody else had changed them",
+            "Repairs of objects that another writer had changed",
             metrics.repairs.clone(),
         );
         let help = "Conditions of the stack: 1 is True, 0 False, -1 Unknown";
@@ -44,18 +44,18 @@ impl Metrics {
         metrics
     }
 
-    pub(crate) fn reconciled(&self, failed: bool) {
+    pub(crate) fn on_reconciled(&self, failed: bool) {
         self.reconciles.inc();
         if failed {
             self.failures.inc();
         }
     }
 
-    pub(crate) fn repaired(&self, kind: Kind) {
+    pub(crate) fn on_repaired(&self, kind: Kind) {
         self.repairs.get_or_create(&KindLabel { kind: kind.to_string() }).inc();
     }
 
-    pub(crate) fn observed(&self, status: &LoadBalancerStackStatus) {
+    pub(crate) fn set_conditions(&self, status: &LoadBalancerStackStatus) {
         for condition in &status.conditions {
             let value = match condition.status.as_str() {
                 "True" => 1,
@@ -66,8 +66,8 @@ impl Metrics {
         }
     }
 
-    /// There is no stack.
-    pub(crate) fn forget(&self) {
+    /// The stack has been deleted.
+    pub(crate) fn clear(&self) {
         self.conditions.clear();
     }
 }

@@ -1,153 +1,160 @@
-//! Takes the operator's marks off objects that are a user's: imported ones that a user has taken over, and copies of
-//! ours. Without them garbage collection leaves such an object alone, and no label says that it is ours.
+//! Removes the operator's ownership marks from objects that belong to users: imported ones that a user has
+//! taken over, and copies of the operator's objects. Then garbage collection leaves the object alone, and no
+//! label claims that the operator owns it.
 
 use std::collections::BTreeSet;
 
 use kube::ResourceExt as _;
 use kube::api::DynamicObject;
-use render::health::{Obstacle, Outcome};
 use render::ownership::{
-    is_imported, is_labelled, is_operators, is_owned_by, maker, released, taken_over_by,
+    creator, has_managed_by_label, is_created_by_operator, is_imported, is_owned_by, taken_over_by,
+    without_ownership_marks,
 };
+use render::status::{Obstacle, Outcome};
 use render::{Key, Kind};
 use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::api::{Api, Error};
 use crate::apply::{jitter, json_of};
-use crate::memory::{Memory, Record};
+use crate::object_state::{ObjectState, ObjectStates};
 use crate::watch::Caches;
 
-/// An object that carries no mark of ours any more.
+/// An object from which the ownership marks were removed.
 pub(crate) struct Released {
     pub(crate) key: Key,
-    /// Who manages it.
+    /// The field manager that manages it.
     pub(crate) by: String,
 }
 
-/// What the release of one object came to.
-pub(crate) enum Release {
-    /// It carries no mark any more; the object as it is now.
+/// The result of releasing one object.
+pub(crate) enum ReleaseOutcome {
+    /// The marks were removed; the object as it is now.
     Done(Box<DynamicObject>),
-    /// It has changed or is gone, and the mirror will say so.
+    /// The object has changed or is gone, which the cache will show.
     Outdated,
-    /// It still carries our marks, for the reason given.
+    /// The marks are still there, for the reason given.
     Refused(Outcome),
 }
 
-/// Releases every mirrored configuration object of the stack `uid` that is a user's. One whose marks somebody puts back
-/// again and again is left alone, and reported.
+/// Releases every cached configuration object of the stack `uid` that belongs to a user. If somebody keeps
+/// restoring the marks, the object is left alone and reported.
 pub(crate) async fn release(
     api: &Api,
     caches: &Caches,
     uid: &str,
-    memory: &mut Memory,
+    states: &mut ObjectStates,
 ) -> Result<(Vec<Released>, Vec<Obstacle>), Error> {
     let (mut done, mut obstacles, mut marked) = (Vec::new(), Vec::new(), BTreeSet::new());
     for (key, object) in caches.owned_by(uid) {
         let seen = Some((*object).clone());
-        let newest = memory.get_mut(&key).map_or(seen.clone(), |record| record.newest(seen));
-        let Some((live, by)) = newest.as_ref().and_then(|object| users(&key, object)) else { continue };
+        let newest = states.get_mut(&key).map_or(seen.clone(), |state| state.newest(seen));
+        let Some((live, by)) = newest.as_ref().and_then(|object| user_managed(&key, object)) else {
+            continue;
+        };
         marked.insert(key.clone());
-        let (record, now) = (memory.entry(key.clone()).or_default(), Instant::now());
-        match release_one(api, &key, &live, (uid, &by), record, now).await? {
-            Release::Done(_) => done.push(Released { key, by }),
-            Release::Outdated => {}
-            Release::Refused(outcome) => {
-                obstacles.push(Obstacle { about: key.to_string(), outcome });
+        let (state, now) = (states.entry(key.clone()).or_default(), Instant::now());
+        match release_one(api, &key, &live, (uid, &by), state, now).await? {
+            ReleaseOutcome::Done(_) => done.push(Released { key, by }),
+            ReleaseOutcome::Outdated => {}
+            ReleaseOutcome::Refused(outcome) => {
+                obstacles.push(Obstacle { subject: key.to_string(), outcome });
             }
         }
     }
     let now = Instant::now();
-    memory.retain(|key, record| marked.contains(key) || !record.is_undisputed(now));
+    states.retain(|key, state| marked.contains(key) || !state.is_idle(now));
     Ok((done, obstacles))
 }
 
-/// Takes the marks off `live`, which `by` manages, unless they are put back again and again.
+/// Removes the marks from `live`, which `by` manages, unless somebody keeps restoring them.
 pub(crate) async fn release_one(
     api: &Api,
     key: &Key,
     live: &Value,
     (stack, by): (&str, &str),
-    record: &mut Record,
+    state: &mut ObjectState,
     now: Instant,
-) -> Result<Release, Error> {
-    if record.left_alone(now).is_some() {
-        return Ok(Release::Refused(Outcome::Contested(format!(
-            "is managed by {by}, which puts the operator's labels and owner reference back again and again; they are \
-             left there for now, and with them it is removed together with the stack: take them out of what {by} applies"
+) -> Result<ReleaseOutcome, Error> {
+    if state.blocked_for(now).is_some() {
+        return Ok(ReleaseOutcome::Refused(Outcome::Contested(format!(
+            "is managed by {by}, which keeps restoring the operator's labels and owner reference; they are not \
+             removed again for now, so it would be deleted with the stack: remove them from what {by} applies"
         ))));
     }
     let still_labelled = |error: &str| {
-        Release::Refused(Outcome::Failed(format!(
+        ReleaseOutcome::Refused(Outcome::Failed(format!(
             "is managed by {by}, and still has the operator's labels: {error}"
         )))
     };
-    if let Some((error, _)) = record.is_held(now) {
+    if let Some(error) = state.backoff_error(now) {
         return Ok(still_labelled(error));
     }
-    match api.change(key, live, &released(live, stack)).await {
+    match api.json_patch(key, live, &without_ownership_marks(live, stack)).await {
         Ok(written) => {
-            record.repaired(now);
-            record.wrote(written.clone());
-            Ok(Release::Done(Box::new(written)))
+            state.on_repaired(now);
+            state.on_written(written.clone());
+            Ok(ReleaseOutcome::Done(Box::new(written)))
         }
-        Err(error) if error.is_outdated() || error.is_not_found() => Ok(Release::Outdated),
+        Err(error) if error.is_conflict() || error.is_not_found() => Ok(ReleaseOutcome::Outdated),
         Err(error @ Error::NotLeading) => Err(error),
         Err(error) => {
-            tracing::warn!(object = %key, %error, "is its user's, and still carries our marks");
-            record.failed(error.explain(), now, jitter());
+            tracing::warn!(object = %key, %error, "the ownership marks cannot be removed");
+            state.on_failed(error.explain(), now, jitter());
             Ok(still_labelled(&error.explain()))
         }
     }
 }
 
-/// Releases every object that still names the stack `uid` as its owner and from which a user took our label, so that no
-/// mirror has it: garbage collection would remove it with the stack. Returns what could not be released, with the reason.
+/// Releases every object that has the stack `uid` as owner but not the operator's label, so that no watch
+/// selects it: garbage collection would delete it with the stack. Returns the objects that could not be
+/// released, with the reason.
 pub(crate) async fn release_unlabelled(api: &Api, uid: &str) -> Result<Vec<String>, Error> {
-    let mut left = Vec::new();
+    let mut failures = Vec::new();
     for kind in Kind::ALL.iter().copied().filter(|kind| kind.is_configuration()) {
         let objects = match api.list(&kind.api_resource(), None).await {
             Ok(objects) => objects,
             Err(error @ Error::NotLeading) => return Err(error),
             Err(error) => {
-                left.push(format!("{kind} ({})", error.explain()));
+                failures.push(format!("{kind} ({})", error.explain()));
                 continue;
             }
         };
         for object in objects {
             let live = json_of(&object);
-            if is_labelled(&live) || !is_owned_by(&live, uid) || object.metadata.deletion_timestamp.is_some()
+            if has_managed_by_label(&live)
+                || !is_owned_by(&live, uid)
+                || object.metadata.deletion_timestamp.is_some()
             {
                 continue;
             }
             let key = Key { kind, namespace: object.namespace(), name: object.name_any() };
-            match api.change(&key, &live, &released(&live, uid)).await {
+            match api.json_patch(&key, &live, &without_ownership_marks(&live, uid)).await {
                 Ok(_) => {}
                 Err(error) if error.is_not_found() => {}
                 Err(error @ Error::NotLeading) => return Err(error),
-                Err(error) => left.push(format!("{key} ({})", error.explain())),
+                Err(error) => failures.push(format!("{key} ({})", error.explain())),
             }
         }
     }
-    Ok(left)
+    Ok(failures)
 }
 
-/// The object and who manages it, if it carries our marks and is a user's.
-fn users(key: &Key, object: &DynamicObject) -> Option<(Value, String)> {
+/// The object and its manager, if it has ownership marks and belongs to a user.
+fn user_managed(key: &Key, object: &DynamicObject) -> Option<(Value, String)> {
     if object.metadata.deletion_timestamp.is_some() || !key.kind.is_configuration() {
         return None;
     }
     let live = json_of(object);
-    let copied = !is_operators(&live, false);
-    let by = if copied { Some(maker(&live)) } else { taken_over_by(&live).filter(|_| is_imported(&live)) };
-    let by = by.filter(|_| is_labelled(&live))?.to_owned();
+    let copied = !is_created_by_operator(&live, false);
+    let by = if copied { Some(creator(&live)) } else { taken_over_by(&live).filter(|_| is_imported(&live)) };
+    let by = by.filter(|_| has_managed_by_label(&live))?.to_owned();
     Some((live, by))
 }
 
-/// Leaves one object, which the operator made, to its user.
-pub(crate) async fn hand_over(api: &Api, key: &Key, uid: &str) -> Result<(), Error> {
+/// Releases one object that the operator created.
+pub(crate) async fn release_to_user(api: &Api, key: &Key, uid: &str) -> Result<(), Error> {
     let Some(object) = api.get(key).await? else { return Ok(()) };
     let live = json_of(&object);
-    api.change(key, &live, &released(&live, uid)).await.map(drop)
+    api.json_patch(key, &live, &without_ownership_marks(&live, uid)).await.map(drop)
 }

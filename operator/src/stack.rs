@@ -1,42 +1,42 @@
-//! The stack as read from the API.
+//! The `LoadBalancerStack` as read from the API.
 
 use crds::{LoadBalancerStack, LoadBalancerStackSpec, LoadBalancerStackStatus};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::ResourceExt as _;
 use kube::api::DynamicObject;
 use kube::core::ApiResource;
-use render::Fault;
+use render::SpecFinding;
 
-/// Set while there is something that garbage collection alone would not clean up.
+/// The finalizer of the stack: its deletion involves more than garbage collection does.
 pub(crate) const FINALIZER: &str = "lbstack.dev/stack";
 
-/// How the API calls stacks.
+/// The API resource of stacks.
 pub(crate) fn stack_resource() -> ApiResource {
     ApiResource::erase::<LoadBalancerStack>(&())
 }
 
-/// The stack as read from the API: what of it can be understood.
+/// The stack, parsed as far as possible.
 pub(crate) struct Stack {
-    /// As it was read.
+    /// The object as read.
     pub(crate) object: DynamicObject,
     /// The status as stored.
     pub(crate) status: LoadBalancerStackStatus,
-    /// The spec, or why it cannot be understood.
-    pub(crate) spec: Result<LoadBalancerStack, Fault>,
+    /// The spec, or why it cannot be parsed.
+    pub(crate) spec: Result<LoadBalancerStack, SpecFinding>,
 }
 
 impl Stack {
-    /// Reads `object`.
+    /// Parses `object`.
     pub(crate) fn read(object: DynamicObject) -> Self {
         let status = serde_json::from_value(object.data["status"].clone()).unwrap_or_default();
         let spec = object.data.get("spec").cloned().unwrap_or_else(|| serde_json::json!({}));
         let spec = runtime::decode::decode::<LoadBalancerStackSpec>(spec)
             .map(|spec| LoadBalancerStack { metadata: object.metadata.clone(), spec, status: None })
-            .map_err(|reason| Fault {
+            .map_err(|reason| SpecFinding {
                 field: "spec".to_owned(),
                 value: String::new(),
-                problem: format!("cannot be understood: {reason}"),
-                remedy: "apply the CustomResourceDefinitions of this version, then correct the field"
+                problem: format!("cannot be parsed: {reason}"),
+                hint: "apply the CustomResourceDefinitions of this version, then correct the field"
                     .to_owned(),
             });
         Self { object, status, spec }
@@ -48,7 +48,7 @@ impl Stack {
     }
 
     /// Whether the stack is being deleted.
-    pub(crate) fn is_leaving(&self) -> bool {
+    pub(crate) fn is_deleting(&self) -> bool {
         self.object.metadata.deletion_timestamp.is_some()
     }
 
@@ -57,7 +57,7 @@ impl Stack {
         self.object.finalizers().iter().any(|finalizer| finalizer == FINALIZER)
     }
 
-    /// For events.
+    /// The reference of the stack, for events.
     pub(crate) fn reference(&self) -> ObjectReference {
         let resource = stack_resource();
         ObjectReference {

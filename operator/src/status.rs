@@ -1,5 +1,5 @@
-//! What is observed for the status of the stack, and how it is stored: only if it differs, and never against another
-//! writer for long.
+//! Reads the pods for the status of the stack, and writes the status: only if it differs, and only a limited
+//! number of times against another writer.
 
 use std::time::Duration;
 
@@ -9,163 +9,167 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 use kube::api::DynamicObject;
-use render::health::{PodTrouble, Workload, trouble};
+use render::status::{PodIssue, Workload, pod_issue};
 use tokio::time::Instant;
 
 use crate::api::{Api, Error};
-use crate::pacing::Reversals;
+use crate::rewrite_limit::RewriteLimit;
 use crate::stack::Stack;
 
-/// How soon pods are listed again after something has changed, and at most while nothing does: a node may be down for
-/// weeks, and a list of pods is large.
-const LISTED_AGAIN: Duration = Duration::from_secs(1);
-const LISTED_AT_LEAST: Duration = Duration::from_secs(30);
-/// A rollout that has come no further for so long is stuck.
+/// The minimum interval of listing pods after a change, and the maximum interval while nothing changes: a
+/// node may be down for weeks, and a list of pods is large.
+const MIN_LIST_INTERVAL: Duration = Duration::from_secs(1);
+const MAX_LIST_INTERVAL: Duration = Duration::from_secs(30);
+/// A rollout without progress for this long is stalled.
 const PROGRESS_DEADLINE: Duration = Duration::from_mins(10);
 
 /// The pods of the stack that are not ready, or cannot be created, as last listed.
 #[derive(Debug, Default)]
-pub(crate) struct TroubledPods {
-    found: Vec<PodTrouble>,
+pub(crate) struct PodIssues {
+    found: Vec<PodIssue>,
     /// Why pods of the speaker cannot be created.
-    refused: Option<PodTrouble>,
-    /// The workloads as last seen, and since when they have been like that.
-    seen: Option<(Vec<Workload>, Instant)>,
-    /// When to list again, and how long after that.
-    next: Option<(Instant, Duration)>,
+    creation_failure: Option<PodIssue>,
+    /// The last state of the workloads, and since when it has been unchanged.
+    last_seen: Option<(Vec<Workload>, Instant)>,
+    /// When to list again, and the current interval.
+    next_listing: Option<(Instant, Duration)>,
 }
 
-impl TroubledPods {
-    /// The pods that are not ready; asked for only if the workloads say that there are some. What cannot be read is taken to
-    /// be as it was.
-    pub(crate) async fn look(
+impl PodIssues {
+    /// The pods that are not ready. They are listed only while the workloads are not complete. If a call
+    /// fails, the previous result is kept.
+    pub(crate) async fn refresh(
         &mut self,
         api: &Api,
         namespace: &str,
         controller: Option<Workload>,
         speaker: Option<Workload>,
-    ) -> Vec<PodTrouble> {
+    ) -> Vec<PodIssue> {
         let workloads: Vec<Workload> = [controller, speaker].into_iter().flatten().collect();
         if workloads.iter().all(Workload::is_complete) {
             *self = Self::default();
             return Vec::new();
         }
         let now = Instant::now();
-        if self.seen.as_ref().is_none_or(|(seen, _)| *seen != workloads) {
-            self.seen = Some((workloads, now));
-            // A rollout changes the workloads many times a second.
-            let due = self.next.map_or(now, |(due, _)| due.min(now + LISTED_AGAIN));
-            self.next = Some((due, LISTED_AGAIN));
+        if self.last_seen.as_ref().is_none_or(|(seen, _)| *seen != workloads) {
+            self.last_seen = Some((workloads, now));
+            // A rollout changes the workloads many times per second.
+            let due = self.next_listing.map_or(now, |(due, _)| due.min(now + MIN_LIST_INTERVAL));
+            self.next_listing = Some((due, MIN_LIST_INTERVAL));
         }
-        let (due, wait) = self.next.unwrap_or((now, LISTED_AGAIN));
+        let (due, wait) = self.next_listing.unwrap_or((now, MIN_LIST_INTERVAL));
         if now >= due {
-            let before = (self.found.clone(), self.refused.clone());
-            match api.pods(namespace, &format!("{LABEL_APP}={APP}"), trouble).await {
+            let before = (self.found.clone(), self.creation_failure.clone());
+            match api.pods(namespace, &format!("{LABEL_APP}={APP}"), pod_issue).await {
                 Ok(found) => self.found = found,
                 Err(error) => {
-                    tracing::warn!(%error, "pods cannot be listed, and are taken to be as they were");
+                    tracing::warn!(%error, "pods cannot be listed; the last result is kept");
                 }
             }
-            let lacks = speaker.is_some_and(|speaker| speaker.observed && speaker.total < speaker.desired);
-            let refused = if lacks { api.creation_refused(namespace, SPEAKER).await } else { Ok(None) };
-            match refused {
-                Ok(why) => self.refused = why.map(|why| PodTrouble::refused(SPEAKER, &why)),
+            let incomplete =
+                speaker.is_some_and(|speaker| speaker.observed && speaker.total < speaker.desired);
+            let failure =
+                if incomplete { api.last_creation_failure(namespace, SPEAKER).await } else { Ok(None) };
+            match failure {
+                Ok(why) => self.creation_failure = why.map(|why| PodIssue::creation_failed(SPEAKER, &why)),
                 Err(error) => {
-                    tracing::warn!(%error, "why pods are missing cannot be read, and is taken to be as it was");
+                    tracing::warn!(%error, "events cannot be listed; the last result is kept");
                 }
             }
             self.found.sort();
-            let same = before == (self.found.clone(), self.refused.clone());
-            let wait = if same { (2 * wait).min(LISTED_AT_LEAST) } else { LISTED_AGAIN };
-            self.next = Some((now + wait, wait));
+            let same = before == (self.found.clone(), self.creation_failure.clone());
+            let wait = if same { (2 * wait).min(MAX_LIST_INTERVAL) } else { MIN_LIST_INTERVAL };
+            self.next_listing = Some((now + wait, wait));
         }
-        let mut all: Vec<PodTrouble> = self.found.iter().chain(&self.refused).cloned().collect();
+        let mut all: Vec<PodIssue> = self.found.iter().chain(&self.creation_failure).cloned().collect();
         all.sort();
         all
     }
 
-    /// Whether the workloads are not complete and have come no further for too long.
+    /// Whether the workloads are incomplete and have not changed for too long.
     pub(crate) fn is_stalled(&self) -> bool {
-        self.seen.as_ref().is_some_and(|(_, since)| since.elapsed() >= PROGRESS_DEADLINE)
+        self.last_seen.as_ref().is_some_and(|(_, since)| since.elapsed() >= PROGRESS_DEADLINE)
     }
 
-    /// When to list again; none while there is no need.
+    /// How long until the next listing; none if there is no need.
     pub(crate) fn next_listing(&self) -> Option<Duration> {
-        self.next.map(|(due, _)| due.saturating_duration_since(Instant::now()))
+        self.next_listing.map(|(due, _)| due.saturating_duration_since(Instant::now()))
     }
 }
 
-/// Two writes of the status are this far apart, whatever changes meanwhile.
-const APART: Duration = Duration::from_millis(500);
+/// The minimum interval between two writes of the status.
+const MIN_WRITE_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Stores the status of the stack.
+/// Writes the status of the stack.
 #[derive(Debug, Default)]
 pub(crate) struct StatusWriter {
-    last: Option<Write>,
-    reversals: Reversals,
+    last: Option<LastWrite>,
+    rewrites: RewriteLimit,
     reported: bool,
 }
 
-/// A status that was written, both without times.
+/// The last status that was written; both values without transition times.
 #[derive(Debug)]
-struct Write {
+struct LastWrite {
     content: LoadBalancerStackStatus,
-    /// What the API server made of it: an older definition has no place for some fields.
+    /// The status as stored: an older definition of the kind lacks some fields.
     stored: LoadBalancerStackStatus,
     at: Instant,
 }
 
-/// What became of a status.
+/// The result of writing a status.
 #[derive(Debug)]
-pub(crate) enum Stored {
-    /// It was stored already.
+pub(crate) enum StatusWrite {
+    /// The status is stored already.
     Unchanged,
-    /// It was written; the stack as it is now.
+    /// The status was written; the stack as it is now.
     Written(Box<DynamicObject>),
-    /// It is too early to write again.
-    Later(Duration),
-    /// Somebody else writes it again and again, so it is left alone for so long.
-    Contested { by: String, first: bool, until: Duration },
+    /// It is too early for another write.
+    Delayed(Duration),
+    /// Another writer keeps overwriting it, so it is not written for that time.
+    Contested { by: String, first: bool, wait: Duration },
 }
 
 impl StatusWriter {
-    /// Stores `status` unless it is stored already, has been written just now, or is fought over.
-    pub(crate) async fn store(
+    /// Writes `status` unless it is stored already, the last write is too recent, or another writer keeps
+    /// overwriting it.
+    pub(crate) async fn write(
         &mut self,
         api: &Api,
         stack: &Stack,
         status: &LoadBalancerStackStatus,
-    ) -> Result<Stored, Error> {
+    ) -> Result<StatusWrite, Error> {
         if *status == stack.status {
-            return Ok(Stored::Unchanged);
+            return Ok(StatusWrite::Unchanged);
         }
         let now = Instant::now();
         let content = without_times(status);
-        let reversed = self.last.as_ref().is_some_and(|last| last.content == content);
-        if reversed && self.last.as_ref().is_some_and(|last| last.stored == without_times(&stack.status)) {
-            return Ok(Stored::Unchanged);
+        let is_rewrite = self.last.as_ref().is_some_and(|last| last.content == content);
+        if is_rewrite && self.last.as_ref().is_some_and(|last| last.stored == without_times(&stack.status)) {
+            return Ok(StatusWrite::Unchanged);
         }
-        if let Some(until) = self.reversals.left_alone(now) {
+        if let Some(wait) = self.rewrites.blocked_for(now) {
             let first = !std::mem::replace(&mut self.reported, true);
-            return Ok(Stored::Contested { by: other_writer(&stack.object), first, until });
+            return Ok(StatusWrite::Contested { by: other_writer(&stack.object), first, wait });
         }
         self.reported = false;
-        let early = self.last.as_ref().map(|last| (last.at + APART).saturating_duration_since(now));
-        if let Some(wait) = early.filter(|wait| !wait.is_zero()) {
-            return Ok(Stored::Later(wait));
+        let too_early =
+            self.last.as_ref().map(|last| (last.at + MIN_WRITE_INTERVAL).saturating_duration_since(now));
+        if let Some(wait) = too_early.filter(|wait| !wait.is_zero()) {
+            return Ok(StatusWrite::Delayed(wait));
         }
         let body = serde_json::to_value(status)?;
         let written = api.set_status(&stack.object.name_any(), &body).await?;
-        if reversed {
-            self.reversals.answered(now);
+        if is_rewrite {
+            self.rewrites.record(now);
         }
         let stored = without_times(&Stack::read(written.clone()).status);
-        self.last = Some(Write { content, stored, at: now });
-        Ok(Stored::Written(Box::new(written)))
+        self.last = Some(LastWrite { content, stored, at: now });
+        Ok(StatusWrite::Written(Box::new(written)))
     }
 }
 
-/// The status as far as it is not about when: who reverses a condition also moves its transition time.
+/// The status without transition times: reverting a condition also changes its transition time.
 fn without_times(status: &LoadBalancerStackStatus) -> LoadBalancerStackStatus {
     let mut status = status.clone();
     for condition in &mut status.conditions {
@@ -195,7 +199,8 @@ mod tests {
 
     use super::*;
 
-    /// An API with 1 201 pods of speakers, of which the last is in trouble, and with an event about a refused one.
+    /// An API server with 1 201 pods of speakers, of which the last is not ready, and an event about a pod
+    /// that was rejected.
     fn api(asked: &Arc<Mutex<Vec<String>>>) -> Api {
         let asked = Arc::clone(asked);
         let answer = move |request: Request<Body>| {
@@ -257,11 +262,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn requirement_5_a_pod_in_trouble_is_seen_wherever_it_is_in_the_list() {
+    async fn a_pod_that_is_not_ready_is_found_on_any_page_of_the_list() {
         let asked = Arc::default();
-        let (api, mut pods) = (api(&asked), TroubledPods::default());
+        let (api, mut pods) = (api(&asked), PodIssues::default());
         for _ in 0..600 {
-            let found = pods.look(&api, "n", None, Some(speaker(1201, 1201))).await;
+            let found = pods.refresh(&api, "n", None, Some(speaker(1201, 1201))).await;
             assert_eq!(found.len(), 1);
             assert_eq!(found[0].node.as_deref(), Some("node1200"));
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -269,18 +274,18 @@ mod tests {
         let lists = asked.lock().unwrap().len() / 3;
         assert!(lists <= 600 / 30 + 6, "{lists} lists in ten minutes in which nothing changes");
         assert!(pods.is_stalled(), "for ten minutes");
-        pods.look(&api, "n", None, Some(speaker(1201, 1200))).await;
-        assert!(!pods.is_stalled(), "something has changed");
+        pods.refresh(&api, "n", None, Some(speaker(1201, 1200))).await;
+        assert!(!pods.is_stalled(), "the workloads have changed");
         let ready = Some(Workload { desired: 1, ready: 1, updated: 1, total: 1, observed: true });
-        assert!(pods.look(&api, "n", None, ready).await.is_empty());
-        assert_eq!(pods.next_listing(), None, "there is no need");
+        assert!(pods.refresh(&api, "n", None, ready).await.is_empty());
+        assert_eq!(pods.next_listing(), None, "all pods are ready");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn requirement_5_why_pods_of_the_speaker_cannot_be_created_is_read_from_the_last_of_all_events() {
+    async fn the_creation_failure_of_speaker_pods_is_read_from_the_newest_event() {
         let asked = Arc::default();
-        let (api, mut pods) = (api(&asked), TroubledPods::default());
-        let found = pods.look(&api, "n", None, Some(speaker(1202, 1201))).await;
+        let (api, mut pods) = (api(&asked), PodIssues::default());
+        let found = pods.refresh(&api, "n", None, Some(speaker(1202, 1201))).await;
         let refused = found.iter().find(|pod| pod.node.is_none()).unwrap();
         assert!(refused.stuck && refused.reason.contains("exceeded quota: compute"), "{refused:?}");
     }

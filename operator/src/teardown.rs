@@ -1,8 +1,8 @@
-//! The deletion of a stack: one step a look, each of which can run twice.
+//! The teardown of a stack: one idempotent step per reconciliation.
 //!
-//! Workloads first, gone and not only asked to, so that speakers still have their rights while they withdraw; then
-//! what the controller has told, and everything else; then the namespace, if the operator made it and nothing foreign
-//! is in it.
+//! Workloads go first, and the rest follows only once their pods have terminated, so that speakers still have
+//! their permissions while they withdraw addresses; then the controller's reports and all other objects; then
+//! the namespace, if the operator created it and it contains nothing else.
 
 use std::time::Duration;
 
@@ -18,36 +18,36 @@ use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
 use kube::ResourceExt as _;
 use kube::api::DynamicObject;
 use kube::core::ApiResource;
-use render::ownership::{is_imported, is_labelled, is_operators, taken_over_by};
+use render::ownership::{has_managed_by_label, is_created_by_operator, is_imported, taken_over_by};
 use render::{Key, Kind};
 use serde_json::Map;
 
 use crate::api::{Api, Error, Precondition};
 use crate::apply::json_of;
-use crate::guest::{namespace_labels, owned_labels};
-use crate::prune::{Inventory, Made, made};
+use crate::foreign_namespace::{namespace_labels, owned_labels};
+use crate::prune::{Owned, OwnedObjects, find_owned};
 use crate::release::release_unlabelled;
 use crate::stack::Stack;
-use crate::watch::{Caches, Seen};
+use crate::watch::Caches;
 use tokio::time::Instant;
 
-/// How long pods have to end before the rest is removed regardless: longer than their grace period.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+/// How long to wait for pods before everything else is deleted regardless: longer than their grace period.
+pub(crate) const POD_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// How far a deletion is.
+/// The progress of a teardown.
 pub(crate) enum Progress {
-    /// Something is still there.
+    /// Some objects still exist.
     Waiting(String),
-    /// All of it is gone; what had to be left behind, if anything.
+    /// Complete; the objects that were left behind, if any.
     Done(Vec<String>),
 }
 
-/// How long everything but the pods has after `deadline`.
-const REST: Duration = Duration::from_secs(5);
+/// How long to wait for everything but the pods, after `deadline`.
+const REMAINDER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// One look, and whatever can be done now. What is not gone by `deadline` (pods) or soon after it (everything else) is left
-/// to end by itself, whether it takes its time or cannot be deleted. `unreleased` are objects of users that still name
-/// the stack as their owner, and would be removed with it.
+/// Performs one step. Pods that have not terminated by `deadline`, and anything else soon after it, are left
+/// behind, whether they are slow or cannot be deleted. `unreleased` are objects of users that still have the
+/// stack as owner, and would be deleted with it.
 pub(crate) async fn step(
     api: &Api,
     caches: &Caches,
@@ -55,66 +55,71 @@ pub(crate) async fn step(
     namespace: &str,
     (deadline, unreleased): (Instant, &[String]),
 ) -> Result<Progress, Error> {
-    let is_over = Instant::now() >= deadline + REST;
+    let is_over = Instant::now() >= deadline + REMAINDER_TIMEOUT;
     let inventory = &stack.status.inventory;
-    let mut left = Vec::new();
-    let Inventory { mut made, unread } = made(api, caches, &stack.uid(), inventory).await;
-    let workloads: Vec<&Made> = made.iter().filter(|made| made.key.kind.is_workload()).collect();
+    let mut left_behind = Vec::new();
+    let OwnedObjects { objects: mut owned, unreadable } =
+        find_owned(api, caches, &stack.uid(), inventory).await;
+    let workloads: Vec<&Owned> = owned.iter().filter(|object| object.key.kind.is_workload()).collect();
     if !workloads.is_empty() {
-        let remaining = remove(api, &workloads).await?;
+        let remaining = delete_all(api, &workloads).await?;
         if !remaining.is_empty() && Instant::now() < deadline {
-            return Ok(Progress::Waiting(format!("waits for the pods of {} to end", remaining.join(", "))));
+            return Ok(Progress::Waiting(format!(
+                "waiting for the pods of {} to terminate",
+                remaining.join(", ")
+            )));
         }
-        left.extend(remaining.iter().map(|name| format!("pods of {name} did not end in time")));
+        left_behind.extend(remaining.iter().map(|name| format!("pods of {name} did not terminate in time")));
     }
-    // The controller's has no owner: whichever of its pods leads writes it. What speakers have told goes with their
-    // DaemonSet.
+    // The controller's ConfigurationState has no owner, since all of its replicas may write it. Those of
+    // speakers are owned by their DaemonSet.
     let mut remaining =
         match api.delete_unowned(&ApiResource::erase::<ConfigurationState>(&()), namespace).await {
             Err(error @ Error::NotLeading) => return Err(error),
             Err(error) => vec![format!("ConfigurationStates ({})", error.explain())],
             Ok(remaining) => remaining,
         };
-    made.retain(|made| !made.key.kind.is_workload() && made.key.kind != Kind::Namespace);
-    remaining.extend(remove(api, &made.iter().collect::<Vec<_>>()).await?);
+    owned.retain(|object| !object.key.kind.is_workload() && object.key.kind != Kind::Namespace);
+    remaining.extend(delete_all(api, &owned.iter().collect::<Vec<_>>()).await?);
     remaining.extend(unreleased.iter().cloned());
-    remaining.extend(unread.iter().map(|(entry, why)| format!("{} {} ({why})", entry.kind, entry.name)));
+    remaining.extend(unreadable.iter().map(|(entry, why)| format!("{} {} ({why})", entry.kind, entry.name)));
     if remaining.is_empty() || is_over {
         remaining.extend(release_unlabelled(api, &stack.uid()).await?);
     }
     if !remaining.is_empty() && !is_over {
-        return Ok(Progress::Waiting(format!("removes {}", remaining.join(", "))));
+        return Ok(Progress::Waiting(format!("deleting {}", remaining.join(", "))));
     }
-    left.extend(remaining);
-    left.extend(match leave_namespace(api, caches, namespace, inventory).await {
+    left_behind.extend(remaining);
+    left_behind.extend(match delete_namespace(api, caches, namespace, inventory).await {
         Err(error) if is_over && !matches!(error, Error::NotLeading) => {
             Some(format!("namespace {namespace}: {}", error.explain()))
         }
         result => result?,
     });
-    Ok(Progress::Done(left))
+    Ok(Progress::Done(left_behind))
 }
 
-/// Asks for the deletion of each that was not asked to go yet. Returns those that are still there, with the reason why one
-/// cannot be deleted. None holds up another.
-async fn remove(api: &Api, made: &[&Made]) -> Result<Vec<String>, Error> {
+/// Requests the deletion of each object that is not being deleted yet. Returns the objects that still exist,
+/// with the error if one cannot be deleted. A failure does not stop the others.
+async fn delete_all(api: &Api, owned: &[&Owned]) -> Result<Vec<String>, Error> {
     let mut names = Vec::new();
-    for made in made {
-        let seen = Precondition::of(&made.live, made.key.kind.is_configuration());
-        let gone = if made.leaving { Ok(false) } else { api.delete(&made.key, Some(seen)).await };
+    for object in owned {
+        let seen = Precondition::of(&object.live, object.key.kind.is_configuration());
+        let gone = if object.terminating { Ok(false) } else { api.delete(&object.key, Some(seen)).await };
         match gone {
             Ok(true) => {}
-            Ok(false) => names.push(made.key.to_string()),
+            Ok(false) => names.push(object.key.to_string()),
             Err(error @ Error::NotLeading) => return Err(error),
-            Err(error) => names.push(format!("{} ({})", made.key, error.explain())),
+            Err(error) => names.push(format!("{} ({})", object.key, error.explain())),
         }
     }
     Ok(names)
 }
 
-/// Removes the namespace if the operator made it and nothing foreign is in it; from one that somebody else made,
-/// only the labels that the operator put there. Returns why it was left, if it was ours.
-async fn leave_namespace(
+/// Deletes the namespace if the operator created it and it contains nothing else; from a namespace that
+/// somebody else created, only the operator's labels are removed. Returns why it was left behind, if the
+/// operator created it.
+async fn delete_namespace(
     api: &Api,
     caches: &Caches,
     name: &str,
@@ -122,9 +127,9 @@ async fn leave_namespace(
 ) -> Result<Option<String>, Error> {
     let key = Key { kind: Kind::Namespace, namespace: None, name: name.to_owned() };
     let live = match caches.get(&key) {
-        Seen::There(live) => Some((*live).clone()),
-        // Its mirror may not be filled yet.
-        Seen::NotThere => api.get(&key).await?,
+        Some(live) => Some((*live).clone()),
+        // The watch of the namespace may not be synced yet.
+        None => api.get(&key).await?,
     };
     let Some(live) = live else { return Ok(None) };
     if live.metadata.deletion_timestamp.is_some() {
@@ -139,38 +144,42 @@ async fn leave_namespace(
     let ours = |resource: &ApiResource, object: &DynamicObject| {
         let (live, listed) =
             (json_of(object), inventory.iter().any(|entry| object.uid().as_ref() == Some(&entry.uid)));
-        let kind = Kind::find(&resource.api_version, &resource.kind);
-        let is_users = kind.is_some_and(Kind::is_configuration) && !is_labelled(&live)
+        let kind = Kind::from_api(&resource.api_version, &resource.kind);
+        let is_users = kind.is_some_and(Kind::is_configuration) && !has_managed_by_label(&live)
             || is_imported(&live) && taken_over_by(&live).is_some();
-        listed && is_operators(&live, listed) && !is_users
+        listed && is_created_by_operator(&live, listed) && !is_users
     };
-    for resource in contents() {
+    for resource in checked_resources() {
         let objects = api.list(&resource, Some(name)).await?;
         let foreign = objects.iter().find(|object| {
             !ours(&resource, object)
-                && !comes_by_itself(&resource, &object.name_any())
-                && !goes_with_ours(object)
+                && !is_created_by_kubernetes(&resource, &object.name_any())
+                && !terminates_with_ours(object)
         });
         if let Some(foreign) = foreign {
-            return Ok(Some(format!("namespace {name}: {} {} is in it", resource.kind, foreign.name_any())));
+            return Ok(Some(format!(
+                "namespace {name}: it contains {} {}",
+                resource.kind,
+                foreign.name_any()
+            )));
         }
     }
     let memberlist =
         Key { kind: Kind::Secret, namespace: Some(name.to_owned()), name: MEMBERLIST_SECRET.to_owned() };
     if api.get(&memberlist).await?.is_some() {
-        return Ok(Some(format!("namespace {name}: Secret {MEMBERLIST_SECRET} is in it")));
+        return Ok(Some(format!("namespace {name}: it contains Secret {MEMBERLIST_SECRET}")));
     }
     api.delete(&key, Some(Precondition::of(&json_of(&live), false))).await?;
     Ok(None)
 }
 
-/// What is looked for in a namespace before it is removed: everything that runs or keeps data, how it is reached and
-/// what limits it, and every kind of our own API. Leases and Events do not count, nor does what controller and
-/// speakers write; Secrets cannot be listed (`docs/design/operator.md`).
-fn contents() -> Vec<ApiResource> {
+/// The resources that are listed in a namespace before it is deleted: everything that runs or stores data,
+/// how it is reached and what limits it, and every kind of our own API. Leases and Events are ignored, as is
+/// what controller and speakers write; Secrets cannot be listed (`docs/design/operator.md`).
+fn checked_resources() -> Vec<ApiResource> {
     let ours = Kind::ALL.iter().filter(|kind| kind.is_namespaced() && **kind != Kind::Secret);
-    let mut contents: Vec<ApiResource> = ours.map(|kind| kind.api_resource()).collect();
-    contents.extend([
+    let mut checked_resources: Vec<ApiResource> = ours.map(|kind| kind.api_resource()).collect();
+    checked_resources.extend([
         ApiResource::erase::<LegacyAddressPool>(&()),
         ApiResource::erase::<Pod>(&()),
         ApiResource::erase::<Service>(&()),
@@ -187,17 +196,17 @@ fn contents() -> Vec<ApiResource> {
         ApiResource::erase::<NetworkPolicy>(&()),
         ApiResource::erase::<HorizontalPodAutoscaler>(&()),
     ]);
-    contents
+    checked_resources
 }
 
-/// Whether it is a ReplicaSet or a pod that ends with one of our workloads.
-fn goes_with_ours(object: &DynamicObject) -> bool {
+/// Whether it is a ReplicaSet or pod that is being deleted with one of our workloads.
+fn terminates_with_ours(object: &DynamicObject) -> bool {
     let of_ours = object.labels().get(LABEL_MANAGED_BY).is_some_and(|manager| manager == OPERATOR);
     of_ours && object.metadata.deletion_timestamp.is_some()
 }
 
-/// What Kubernetes puts into every namespace.
-fn comes_by_itself(resource: &ApiResource, name: &str) -> bool {
+/// Whether Kubernetes creates this object in every namespace.
+fn is_created_by_kubernetes(resource: &ApiResource, name: &str) -> bool {
     match resource.kind.as_str() {
         "ConfigMap" => name == "kube-root-ca.crt" || name == "openshift-service-ca.crt",
         "ServiceAccount" => matches!(name, "default" | "builder" | "deployer"),
@@ -213,8 +222,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requirement_9_no_object_of_a_users_own_goes_with_the_namespace() {
-        let kinds: Vec<String> = contents().into_iter().map(|resource| resource.kind).collect();
+    fn objects_of_users_prevent_the_deletion_of_the_namespace() {
+        let kinds: Vec<String> = checked_resources().into_iter().map(|resource| resource.kind).collect();
         let own = Kind::ALL.iter().filter(|kind| kind.is_namespaced() && **kind != Kind::Secret);
         let workloads = ["Pod", "StatefulSet", "ReplicaSet", "ReplicationController", "Job", "CronJob"];
         let others =
@@ -222,13 +231,13 @@ mod tests {
         for kind in
             own.map(ToString::to_string).chain(workloads.iter().chain(&others).map(ToString::to_string))
         {
-            assert!(kinds.contains(&kind), "{kind} is not looked for");
+            assert!(kinds.contains(&kind), "{kind} is not checked");
         }
     }
 
     #[test]
-    fn whatever_is_looked_for_may_be_listed() {
-        for ApiResource { group, plural, .. } in contents() {
+    fn rbac_permits_listing_all_checked_resources() {
+        for ApiResource { group, plural, .. } in checked_resources() {
             let may = TABLE.iter().any(|row| {
                 row.process == Process::Operator
                     && row.scope == Scope::Cluster

@@ -1,4 +1,4 @@
-//! The controller's Deployment and its disruption budget.
+//! The controller's Deployment and PodDisruptionBudget.
 
 use crds::names::CONTROLLER;
 use crds::{ADMIN_PORT, ControllerSettings};
@@ -20,16 +20,16 @@ fn deployment(stack: &ValidatedStack) -> Deployment {
     args.push(format!("--load-balancer-class={}", stack.load_balancer_class));
     let container = Container {
         env: Some(vec![
-            pod::from_field("POD_NAME", "metadata.name"),
-            pod::from_field("POD_NAMESPACE", "metadata.namespace"),
+            pod::env_from_field("POD_NAME", "metadata.name"),
+            pod::env_from_field("POD_NAMESPACE", "metadata.namespace"),
         ]),
-        resources: Some(settings.resources.clone().unwrap_or_else(|| pod::requests("50m", "32Mi"))),
-        security_context: Some(pod::confined(pod::NOBODY, &[])),
+        resources: Some(settings.resources.clone().unwrap_or_else(|| pod::resource_requests("50m", "32Mi"))),
+        security_context: Some(pod::restricted_security_context(pod::NOBODY, &[])),
         ..pod::container(CONTROLLER, &stack.image, stack.image_pull_policy, args, ADMIN_PORT)
     };
     let spec = PodSpec {
         service_account_name: Some(CONTROLLER.to_owned()),
-        // Whatever the account says, which is not only ours to write.
+        // Set explicitly: the service account may be edited by others.
         automount_service_account_token: Some(true),
         enable_service_links: Some(false),
         termination_grace_period_seconds: Some(10),
@@ -37,11 +37,11 @@ fn deployment(stack: &ValidatedStack) -> Deployment {
             settings.priority_class_name.clone().unwrap_or_else(|| "system-cluster-critical".to_owned()),
         ),
         node_selector: Some(pod::node_selector(settings)),
-        tolerations: pod::given(&settings.tolerations),
+        tolerations: pod::non_empty(&settings.tolerations),
         affinity: Some(
-            settings.affinity.clone().unwrap_or_else(|| pod::apart(meta::pod_selector(CONTROLLER))),
+            settings.affinity.clone().unwrap_or_else(|| pod::anti_affinity(meta::pod_selector(CONTROLLER))),
         ),
-        topology_spread_constraints: pod::given(&settings.topology_spread_constraints),
+        topology_spread_constraints: pod::non_empty(&settings.topology_spread_constraints),
         security_context: Some(pod::pod_security_context()),
         containers: vec![container],
         ..PodSpec::default()
@@ -52,7 +52,7 @@ fn deployment(stack: &ValidatedStack) -> Deployment {
             replicas: Some(*replicas),
             revision_history_limit: Some(3),
             selector: pod::selector(CONTROLLER),
-            // One more rather than one less: addresses are given out throughout.
+            // Surge instead of unavailability, so that addresses are assigned throughout a rollout.
             strategy: Some(DeploymentStrategy {
                 type_: Some("RollingUpdate".to_owned()),
                 rolling_update: Some(RollingUpdateDeployment {
@@ -70,15 +70,15 @@ fn deployment(stack: &ValidatedStack) -> Deployment {
     }
 }
 
-/// A drain takes one controller at a time. On the only node of a cluster that would never end, since the one
-/// that was evicted has nowhere to go: there is no budget then.
+/// A drain evicts one controller at a time. In a cluster with a single node there is no budget: the evicted
+/// controller could not be scheduled elsewhere, so the drain would never end.
 fn disruption_budget(stack: &ValidatedStack) -> Option<PodDisruptionBudget> {
     (stack.nodes > 1 && stack.controller.replicas > 1).then(|| PodDisruptionBudget {
         metadata: meta::namespaced(stack, CONTROLLER, Some(CONTROLLER)),
         spec: Some(PodDisruptionBudgetSpec {
             max_unavailable: Some(IntOrString::Int(1)),
             selector: Some(pod::selector(CONTROLLER)),
-            // One that does not work anyway holds up no drain.
+            // A replica that is not healthy blocks no drain.
             unhealthy_pod_eviction_policy: Some("AlwaysAllow".to_owned()),
             ..PodDisruptionBudgetSpec::default()
         }),

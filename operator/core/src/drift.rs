@@ -1,47 +1,48 @@
-//! How an object in the cluster differs from the rendered one, whose doing that is, and what mends it.
+//! Compares an object in the cluster with the rendered one: the differences, who caused them, and the
+//! repaired object.
 //!
-//! The API server adds defaults, and other parts of Kubernetes write labels, annotations and status. So an object
-//! is as rendered if all that is rendered is in it, and, where the whole object is the operator's
-//! ([`Extent::Whole`]), if nobody else has set anything beside it. The latter is read off the managed fields:
-//! defaults are owned by nobody. A map or list that the API owns as one value (`x-kubernetes-map-type: atomic`, and
-//! every list without keys) has one owner for all that is in it: it must equal what is rendered, defaults aside.
+//! The API server adds defaults, and other parts of Kubernetes write labels, annotations and status. So an
+//! object is in sync if it contains everything that is rendered and, where the operator owns the whole object
+//! ([`Extent::Whole`]), if nobody else has set any other field. The latter is read from the managed fields:
+//! no manager owns a default. An atomic map or list (`x-kubernetes-map-type: atomic`, and every list without
+//! keys) has one owner for its whole content: it must equal the rendered value, apart from defaults.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crds::names::OPERATOR;
 use serde_json::Value;
 
-use crate::fields::{Ownership, Path, Step, locate};
+use crate::fields::{FieldOwnership, Path, Step, locate};
 use crate::{Extent, quantity};
 
-/// The difference between an object in the cluster and the rendered one. Empty: there is none.
+/// The difference between an object in the cluster and the rendered one. Empty if the object is in sync.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Drift {
-    /// JSON pointers to what is rendered and differs or is missing.
+    /// JSON pointers to rendered values that differ or are missing.
     pub differs: Vec<String>,
-    /// JSON pointers to what others have set beside it.
+    /// JSON pointers to values that others have added.
     pub foreign: Vec<String>,
-    /// The field managers of both, other than the operator.
-    pub by: BTreeSet<String>,
+    /// The field managers that own any of these, other than the operator.
+    pub managers: BTreeSet<String>,
 }
 
 impl Drift {
-    /// Whether the object is as rendered.
+    /// Whether the object is in sync.
     pub fn is_none(&self) -> bool {
         self.differs.is_empty() && self.foreign.is_empty()
     }
 
-    /// The difference without what `live` has as an admission webhook made it of our own apply ([`rewritten`]).
+    /// Removes differences that an admission webhook made to the operator's own apply ([`webhook_changes`]).
     #[must_use]
-    pub fn without(mut self, rewritten: &BTreeMap<String, Value>, live: &Value) -> Self {
-        self.differs.retain(|at| rewritten.get(at) != Some(live.pointer(at).unwrap_or(&Value::Null)));
+    pub fn without(mut self, webhook_changes: &BTreeMap<String, Value>, live: &Value) -> Self {
+        self.differs.retain(|at| webhook_changes.get(at) != Some(live.pointer(at).unwrap_or(&Value::Null)));
         self
     }
 }
 
-/// Where `answer`, the object as the API server stored it from our own apply, differs from what was applied, and what is
-/// there: an admission webhook has made it so. To apply it again would change nothing.
-pub fn rewritten(desired: &Value, answer: &Value) -> BTreeMap<String, Value> {
+/// The values in `answer`, the API server's response to an apply of `desired`, that differ from `desired`, by
+/// JSON pointer: an admission webhook changed them. Applying again would change nothing.
+pub fn webhook_changes(desired: &Value, answer: &Value) -> BTreeMap<String, Value> {
     let at = |at: String| (answer.pointer(&at).cloned().unwrap_or_default(), at);
     drift(desired, answer, Extent::Rendered)
         .differs
@@ -51,11 +52,11 @@ pub fn rewritten(desired: &Value, answer: &Value) -> BTreeMap<String, Value> {
         .collect()
 }
 
-/// Whether another client has removed a field of the `spec` that the operator applied: `live` lacks it, and so do the
-/// operator's managed fields. That is all the trace such an edit leaves. (What the API server prunes stays among the
-/// managed fields.)
+/// Whether another client has removed a field of the `spec` that the operator applied: `live` lacks it, and
+/// so do the operator's managed fields. Such an edit leaves no other trace. (A field that the API server
+/// prunes stays in the managed fields.)
 pub fn is_field_removed(drift: &Drift, live: &Value) -> bool {
-    let ownership = Ownership::of(live);
+    let ownership = FieldOwnership::of(live);
     let is_managed = |at: &str| {
         let path: Path = at.split('/').skip(1).map(|token| Step::Field(unescaped(token))).collect();
         ownership.is_ours(&path)
@@ -65,7 +66,7 @@ pub fn is_field_removed(drift: &Drift, live: &Value) -> bool {
     !ownership.ours.is_empty() && of_spec.any(|at| is_missing(at) && !is_managed(at))
 }
 
-/// A token of a JSON pointer (RFC 6901) as the name of a field.
+/// Unescapes a token of a JSON pointer (RFC 6901).
 fn unescaped(token: &str) -> String {
     token.replace("~1", "/").replace("~0", "~")
 }
@@ -73,28 +74,28 @@ fn unescaped(token: &str) -> String {
 /// Compares `live` with `desired`.
 pub fn drift(desired: &Value, live: &Value, extent: Extent) -> Drift {
     let mut differs = Vec::new();
-    let ownership = Ownership::of(live);
-    // What kind an object is goes without saying: the items of a list do not say it.
-    let says = |name: &str| name != "apiVersion" && name != "kind";
-    for (name, value) in desired.as_object().into_iter().flatten().filter(|(name, _)| says(name)) {
+    let ownership = FieldOwnership::of(live);
+    // Items of a list response have neither.
+    let is_content = |name: &str| name != "apiVersion" && name != "kind";
+    for (name, value) in desired.as_object().into_iter().flatten().filter(|(name, _)| is_content(name)) {
         compare(value, &live[name.as_str()], &mut vec![name.clone()], &mut differs);
     }
     if extent == Extent::Whole {
         for (desired, at) in atomic(&ownership, desired, live) {
             if let Some(live) = live.pointer(&pointer(&at)) {
-                surplus(desired, live, &mut at.clone(), &mut differs);
+                added_values(desired, live, &mut at.clone(), &mut differs);
             }
         }
     }
-    // What was rendered once and is no more: an apply takes it out.
+    // Fields that were rendered once and no longer are: an apply removes them.
     let stale = ownership.ours.iter().filter(|path| locate(desired, path).is_none());
     differs.extend(stale.filter_map(|path| locate(live, path)));
-    let mut by: BTreeSet<String> = BTreeSet::new();
+    let mut managers: BTreeSet<String> = BTreeSet::new();
     let foreign = match extent {
         Extent::Whole => foreign(&ownership, desired, live),
         Extent::Rendered => BTreeMap::new(),
     };
-    by.extend(foreign.values().cloned());
+    managers.extend(foreign.values().cloned());
     differs.sort();
     differs.dedup();
     for (manager, paths) in &ownership.others {
@@ -102,40 +103,42 @@ pub fn drift(desired: &Value, live: &Value, extent: Extent) -> Drift {
         let overlaps =
             |tokens: &[String]| differs.iter().any(|at| tokens.starts_with(at) || at.starts_with(tokens));
         if located.filter(|tokens| !tokens.is_empty()).any(|tokens| overlaps(&tokens)) {
-            by.insert(manager.clone());
+            managers.insert(manager.clone());
         }
     }
-    // Leftovers of our own patches are nobody's doing.
-    by.remove(OPERATOR);
+    // Fields left by the operator's own JSON patches were set by nobody else.
+    managers.remove(OPERATOR);
     Drift {
         differs: differs.iter().map(|tokens| pointer(tokens)).collect(),
         foreign: foreign.into_keys().map(|tokens| pointer(&tokens)).collect(),
-        by,
+        managers,
     }
 }
 
-/// `live` without what others set, and with what is rendered: what a patch shall make of it.
-pub fn mended(desired: &Value, live: &Value) -> Value {
-    let mut mended = live.clone();
-    let ownership = Ownership::of(live);
+/// `live` without what others added and with what is rendered: the target of a JSON patch.
+pub fn repaired(desired: &Value, live: &Value) -> Value {
+    let mut repaired = live.clone();
+    let ownership = FieldOwnership::of(live);
     for (desired, at) in atomic(&ownership, desired, live) {
-        let (mut found, Some(live)) = (Vec::new(), mended.pointer_mut(&pointer(&at))) else { continue };
-        surplus(desired, live, &mut at.clone(), &mut found);
+        let (mut found, Some(live)) = (Vec::new(), repaired.pointer_mut(&pointer(&at))) else { continue };
+        added_values(desired, live, &mut at.clone(), &mut found);
         if !found.is_empty() {
             *live = desired.clone();
         }
     }
-    // From the back, so that indices stay right.
+    // In reverse order, so that list indices stay valid.
     for tokens in foreign(&ownership, desired, live).keys().rev() {
-        remove(&mut mended, tokens);
+        remove(&mut repaired, tokens);
     }
-    overlay(&mut mended, desired, "");
-    mended
+    overlay(&mut repaired, desired, "");
+    repaired
 }
 
-/// What is set by others only and not rendered, by its place; of a subtree in which nothing is ours, its root.
-fn foreign(ownership: &Ownership, desired: &Value, live: &Value) -> BTreeMap<Tokens, String> {
-    // Nothing is known to be ours: the object was never applied, or its managed fields were cleared.
+/// Values that only others have set and that are not rendered, by their place, with the manager; for a
+/// subtree in which the operator owns nothing, its root.
+fn foreign(ownership: &FieldOwnership, desired: &Value, live: &Value) -> BTreeMap<Tokens, String> {
+    // Without fields of the operator there is nothing to compare with: the object was never applied, or its
+    // managed fields were cleared.
     if ownership.ours.is_empty() {
         return BTreeMap::new();
     }
@@ -146,7 +149,7 @@ fn foreign(ownership: &Ownership, desired: &Value, live: &Value) -> BTreeMap<Tok
             while root.len() > 2 && !ownership.is_ours(&root[..root.len() - 1]) {
                 root = &root[..root.len() - 1];
             }
-            // What is rendered is compared by its value, whoever set it last.
+            // A rendered value is compared by `compare`, whoever set it last.
             let rendered = locate(desired, root).is_some();
             if let Some(tokens) = locate(live, root).filter(|_| !rendered) {
                 found.insert(Tokens(tokens), manager.clone());
@@ -158,9 +161,9 @@ fn foreign(ownership: &Ownership, desired: &Value, live: &Value) -> BTreeMap<Tok
     found
 }
 
-/// What is rendered and owned as one value, each with its place in `live`: a map or list that somebody owns and
-/// nobody owns a part of.
-fn atomic<'a>(ownership: &Ownership, desired: &'a Value, live: &Value) -> Vec<(&'a Value, Vec<String>)> {
+/// Rendered atomic values, each with its place in `live`: a map or list that somebody owns and of which
+/// nobody owns a part.
+fn atomic<'a>(ownership: &FieldOwnership, desired: &'a Value, live: &Value) -> Vec<(&'a Value, Vec<String>)> {
     let paths = || ownership.ours.iter().chain(ownership.others.values().flatten());
     let of_one = |path: &&Path| {
         is_content(path) && !paths().any(|other| other.len() > path.len() && other.starts_with(path))
@@ -174,15 +177,15 @@ fn atomic<'a>(ownership: &Ownership, desired: &'a Value, live: &Value) -> Vec<(&
     paths().filter(of_one).filter_map(rendered).collect()
 }
 
-/// Collects what `live` has within a value that is owned as one, and `desired` has not. Defaults of the API server
-/// are no surplus, nor is what is empty.
-fn surplus(desired: &Value, live: &Value, at: &mut Vec<String>, found: &mut Vec<Vec<String>>) {
+/// Collects what an atomic value of `live` contains and `desired` does not. Defaults of the API server and
+/// empty values are ignored.
+fn added_values(desired: &Value, live: &Value, at: &mut Vec<String>, found: &mut Vec<Vec<String>>) {
     match (desired, live) {
         (Value::Object(fields), Value::Object(others)) => {
             for (name, other) in others {
                 at.push(name.clone());
                 match fields.get(name) {
-                    Some(value) => surplus(value, other, at, found),
+                    Some(value) => added_values(value, other, at, found),
                     None if is_empty(other) || is_default(name, other, at) => {}
                     None => found.push(at.clone()),
                 }
@@ -192,7 +195,7 @@ fn surplus(desired: &Value, live: &Value, at: &mut Vec<String>, found: &mut Vec<
         (Value::Array(items), Value::Array(others)) if items.len() == others.len() => {
             for (index, (item, other)) in items.iter().zip(others).enumerate() {
                 at.push(index.to_string());
-                surplus(item, other, at, found);
+                added_values(item, other, at, found);
                 at.pop();
             }
         }
@@ -206,12 +209,12 @@ fn is_empty(value: &Value) -> bool {
         Value::Null => true,
         Value::Array(items) => items.is_empty(),
         Value::Object(fields) => fields.is_empty(),
-        // An empty text may be the value of a label.
+        // An empty string may be the value of a label.
         Value::String(_) | Value::Bool(_) | Value::Number(_) => false,
     }
 }
 
-/// Whether the API server fills in this value within a map or list that is owned as one value.
+/// Whether the API server defaults this value within an atomic map or list.
 fn is_default(name: &str, value: &Value, at: &[String]) -> bool {
     let within = |parent: &str| at.iter().rev().nth(1).is_some_and(|token| token == parent);
     match name {
@@ -220,7 +223,7 @@ fn is_default(name: &str, value: &Value, at: &[String]) -> bool {
     }
 }
 
-/// The place of a value, ordered so that list items sort by number.
+/// The tokens of a JSON pointer, ordered so that list items sort by number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Tokens(Vec<String>);
 
@@ -245,7 +248,8 @@ impl std::ops::Deref for Tokens {
     }
 }
 
-/// Everything but metadata, status, and labels and annotations of pods (`kubectl rollout restart` sets one).
+/// Everything but metadata, status, and the labels and annotations of a pod template (`kubectl rollout
+/// restart` sets one).
 fn is_content(path: &Path) -> bool {
     let field = |index: usize| match path.get(index) {
         Some(Step::Field(name)) => name.as_str(),
@@ -258,7 +262,7 @@ fn is_content(path: &Path) -> bool {
     }
 }
 
-/// Collects where `live` lacks something of `desired`.
+/// Collects where `live` lacks or contradicts a value of `desired`.
 fn compare(desired: &Value, live: &Value, at: &mut Vec<String>, differs: &mut Vec<Vec<String>>) {
     match (desired, live) {
         (Value::Object(fields), _) => {
@@ -289,7 +293,7 @@ fn compare(desired: &Value, live: &Value, at: &mut Vec<String>, differs: &mut Ve
     }
 }
 
-/// Quantities are stored in a canonical form.
+/// The API server stores quantities in a canonical form.
 fn same_quantity(desired: &Value, live: &Value, at: &[String]) -> bool {
     let parse = |value: &Value| value.as_str().and_then(quantity::parse);
     at.len() > 1
@@ -297,7 +301,7 @@ fn same_quantity(desired: &Value, live: &Value, at: &[String]) -> bool {
         && parse(desired).is_some_and(|quantity| parse(live) == Some(quantity))
 }
 
-/// By which fields the items of the list `name` are told apart; none if the list is one value as a whole.
+/// The fields that identify the items of the list `name`; none if the list is atomic.
 /// (`x-kubernetes-list-map-keys` of the kinds in the table of [`crate::Kind`].)
 fn keys(name: Option<&String>) -> &'static [&'static str] {
     match name.map(String::as_str) {
@@ -315,7 +319,7 @@ fn find(live: &Value, item: &Value, keys: &[&str]) -> Option<usize> {
     live.as_array()?.iter().position(same)
 }
 
-/// Puts `desired` over `target`, as a server-side apply would.
+/// Merges `desired` into `target`, as a server-side apply does.
 fn overlay(target: &mut Value, desired: &Value, name: &str) {
     let keys = keys(Some(&name.to_owned()));
     match (target, desired) {

@@ -1,47 +1,48 @@
-//! Who owns which field: `metadata.managedFields` (Kubernetes, "Server-Side Apply", format `FieldsV1`).
+//! Field ownership, read from `metadata.managedFields` (Kubernetes, "Server-Side Apply", format `FieldsV1`).
 
 use std::collections::BTreeMap;
 
 use crds::names::OPERATOR;
 use serde_json::{Map, Value};
 
-/// One step from a value into it.
+/// One path element of `FieldsV1`.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Step {
     /// A field of an object (`f:name`).
     Field(String),
-    /// An item of a list, by its keys (`k:{"name":"speaker"}`).
+    /// An item of a list, by its key fields (`k:{"name":"speaker"}`).
     Keys(Map<String, Value>),
     /// An item of a list, by its value (`v:"a"`).
     Item(Value),
 }
 
-/// The way from the root of an object to one of its fields.
+/// The path from the root of an object to one of its fields.
 pub(crate) type Path = Vec<Step>;
 
-/// The fields of an object by who set them.
+/// The fields of an object, by field manager.
 #[derive(Debug, Default)]
-pub(crate) struct Ownership {
-    /// Those that the operator applied.
+pub(crate) struct FieldOwnership {
+    /// Fields that the operator is_apply.
     pub(crate) ours: Vec<Path>,
-    /// All others, by field manager.
+    /// All other fields, by field manager.
     pub(crate) others: BTreeMap<String, Vec<Path>>,
 }
 
-impl Ownership {
-    /// Reads the managed fields of `live`. What cannot be read is owned by nobody.
+impl FieldOwnership {
+    /// Reads the managed fields of `live`. Entries that cannot be parsed are ignored.
     pub(crate) fn of(live: &Value) -> Self {
         let mut ownership = Self::default();
         let entries = live["metadata"]["managedFields"].as_array().map_or(&[][..], Vec::as_slice);
         for entry in entries {
-            // A status is written by those whose business it is.
+            // The status is not part of what the operator renders.
             if entry["subresource"] == "status" {
                 continue;
             }
             let manager = entry["manager"].as_str().unwrap_or("unknown");
-            // Our patches other than by apply are leftovers to take out: an apply would never drop their fields.
-            let applied = manager == OPERATOR && entry["operation"] == "Apply";
-            let paths = if applied {
+            // Fields that the operator set by a JSON patch are treated as foreign: an apply would never
+            // remove them.
+            let is_apply = manager == OPERATOR && entry["operation"] == "Apply";
+            let paths = if is_apply {
                 &mut ownership.ours
             } else {
                 ownership.others.entry(manager.to_owned()).or_default()
@@ -77,12 +78,12 @@ fn step(name: &str) -> Option<Step> {
         "f" => Some(Step::Field(rest.to_owned())),
         "k" => Some(Step::Keys(serde_json::from_str(rest).ok()?)),
         "v" => Some(Step::Item(serde_json::from_str(rest).ok()?)),
-        // Items by index belong to lists that are owned as a whole.
+        // Items by index (`i:`) belong to atomic lists, which are owned as a whole.
         _ => None,
     }
 }
 
-/// The tokens of a JSON pointer to `path` in `live`; none if nothing is there.
+/// The tokens of the JSON pointer to `path` in `live`; none if `live` has no such value.
 pub(crate) fn locate(live: &Value, path: &[Step]) -> Option<Vec<String>> {
     let mut at = live;
     let mut tokens = Vec::with_capacity(path.len());

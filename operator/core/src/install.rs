@@ -1,4 +1,4 @@
-//! The operator's own manifest: what `deploy/install.yaml` is generated from.
+//! The operator's own manifest, from which `deploy/install.yaml` is generated.
 
 use std::collections::BTreeMap;
 
@@ -10,38 +10,35 @@ use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde_json::Value;
 
-use crate::accounts::{role_ref, subject};
 use crate::namespace::pod_security;
 use crate::pod;
 use crate::rbac;
+use crate::service_accounts::{role_ref, subject};
 
-/// Where the operator lives unless OLM puts it elsewhere.
+/// The operator's namespace, unless OLM chooses another one.
 pub const NAMESPACE: &str = "lbstack-system";
-/// The image that the generated manifests name.
+/// The image in the generated manifests.
 pub const IMAGE: &str = concat!("lbstack/lbstack:v", env!("CARGO_PKG_VERSION"));
-/// The variable by which the operator learns the image of controller and speaker.
+/// The environment variable with the default image of controller and speaker.
 pub const RELATED_IMAGE: &str = "RELATED_IMAGE_LBSTACK";
-/// The operator's container.
+/// The name of the operator's container.
 const CONTAINER: &str = "operator";
 
-/// The operator's objects, in the order to apply. The definitions of the kinds come before them.
-///
-/// # Errors
-///
-/// An object cannot be serialised.
+/// The operator's objects, in the order to apply. The CustomResourceDefinitions must be applied before them.
 pub fn objects(image: &str) -> Result<Vec<Value>, serde_json::Error> {
     Ok(vec![
         serde_json::to_value(namespace(NAMESPACE, BTreeMap::new()))?,
-        // So that pools can be applied before the stack. Whoever made it keeps it: it outlives the stack.
+        // It exists so that pools can be applied before the stack. The operator does not own it, so it
+        // outlives the stack.
         serde_json::to_value(namespace(DEFAULT_NAMESPACE, pod_security()))?,
-        serde_json::to_value(ServiceAccount { metadata: here(OPERATOR), ..ServiceAccount::default() })?,
+        serde_json::to_value(ServiceAccount { metadata: namespaced(OPERATOR), ..ServiceAccount::default() })?,
         serde_json::to_value(ClusterRole {
-            metadata: everywhere(OPERATOR),
+            metadata: cluster_scoped(OPERATOR),
             rules: Some(rbac::operator_rules()),
             aggregation_rule: None,
         })?,
         serde_json::to_value(ClusterRoleBinding {
-            metadata: everywhere(OPERATOR),
+            metadata: cluster_scoped(OPERATOR),
             role_ref: role_ref("ClusterRole", OPERATOR),
             subjects: Some(vec![subject(NAMESPACE, OPERATOR)]),
         })?,
@@ -55,24 +52,24 @@ fn deployment(image: &str) -> Deployment {
     args.push("--namespace=$(POD_NAMESPACE)".to_owned());
     let container = Container {
         env: Some(vec![
-            pod::from_field("POD_NAME", "metadata.name"),
-            pod::from_field("POD_NAMESPACE", "metadata.namespace"),
-            pod::variable(RELATED_IMAGE, image),
+            pod::env_from_field("POD_NAME", "metadata.name"),
+            pod::env_from_field("POD_NAMESPACE", "metadata.namespace"),
+            pod::env_var(RELATED_IMAGE, image),
         ]),
-        resources: Some(pod::requests("20m", "32Mi")),
-        security_context: Some(pod::confined(pod::NOBODY, &[])),
+        resources: Some(pod::resource_requests("20m", "32Mi")),
+        security_context: Some(pod::restricted_security_context(pod::NOBODY, &[])),
         ..pod::container(CONTAINER, image, None, args, ADMIN_PORT)
     };
     let spec = PodSpec {
         service_account_name: Some(OPERATOR.to_owned()),
-        // Whatever the account says, which is not only ours to write.
+        // Set explicitly: the service account may be edited by others.
         automount_service_account_token: Some(true),
         enable_service_links: Some(false),
-        // A deletion of the stack that is under way is finished within it.
+        // Long enough to finish a teardown of the stack that is in progress.
         termination_grace_period_seconds: Some(30),
         priority_class_name: Some("system-cluster-critical".to_owned()),
         node_selector: Some(pod::node_selector(&crds::PodSettings::default())),
-        affinity: Some(pod::apart(selector.clone())),
+        affinity: Some(pod::anti_affinity(selector.clone())),
         security_context: Some(pod::pod_security_context()),
         containers: vec![container],
         ..PodSpec::default()
@@ -80,7 +77,7 @@ fn deployment(image: &str) -> Deployment {
     let mut labels = labels();
     labels.extend(selector.clone());
     Deployment {
-        metadata: here(OPERATOR),
+        metadata: namespaced(OPERATOR),
         spec: Some(DeploymentSpec {
             replicas: Some(1),
             revision_history_limit: Some(3),
@@ -96,7 +93,7 @@ fn deployment(image: &str) -> Deployment {
 }
 
 fn namespace(name: &str, mut extra: BTreeMap<String, String>) -> Namespace {
-    let mut metadata = everywhere(name);
+    let mut metadata = cluster_scoped(name);
     metadata.labels.get_or_insert_default().append(&mut extra);
     Namespace { metadata, ..Namespace::default() }
 }
@@ -105,10 +102,10 @@ fn labels() -> BTreeMap<String, String> {
     BTreeMap::from([(LABEL_PART_OF.to_owned(), PART_OF.to_owned())])
 }
 
-fn everywhere(name: &str) -> ObjectMeta {
+fn cluster_scoped(name: &str) -> ObjectMeta {
     ObjectMeta { name: Some(name.to_owned()), labels: Some(labels()), ..ObjectMeta::default() }
 }
 
-fn here(name: &str) -> ObjectMeta {
-    ObjectMeta { namespace: Some(NAMESPACE.to_owned()), ..everywhere(name) }
+fn namespaced(name: &str) -> ObjectMeta {
+    ObjectMeta { namespace: Some(NAMESPACE.to_owned()), ..cluster_scoped(name) }
 }

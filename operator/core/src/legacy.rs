@@ -1,8 +1,10 @@
-//! The configuration of MetalLB before v0.13, imported: the ConfigMap of v0.8 to v0.12, and the kind `AddressPool`.
+//! Imports the configuration of MetalLB before v0.13: the ConfigMap of v0.8 to v0.12, and the kind
+//! `AddressPool`.
 //!
-//! What it says becomes today's objects, which are the operator's as everything else that it renders, until a user takes
-//! them over ([`ownership`](crate::ownership)). An error takes nothing away: as long as a source has one, everything
-//! that was imported from it before stays, and the objects of the entry with the error stay as they are.
+//! It is converted into objects of the current kinds, which the operator owns like everything else that it
+//! renders, until a user takes them over ([`ownership`](crate::ownership)). An error deletes nothing: while a
+//! source has an error, everything that was imported from it before is kept, and the objects of the entry
+//! with the error are not changed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,7 +16,7 @@ use k8s_openapi::jiff::Timestamp;
 use rules::legacy::{Converted, LineFinding, convert, convert_address_pools};
 use rules::{Configuration, Objects, Severity};
 
-use crate::validate::Fault;
+use crate::validate::SpecFinding;
 use crate::{Key, Object, ValidatedStack, meta};
 
 /// Value of [`LABEL_IMPORTED_FROM`](crds::names::LABEL_IMPORTED_FROM).
@@ -22,51 +24,52 @@ pub const CONFIG_MAP: &str = "configmap";
 /// Value of [`LABEL_IMPORTED_FROM`](crds::names::LABEL_IMPORTED_FROM).
 pub const ADDRESS_POOL: &str = "addresspool";
 
-/// On every object that was imported from a ConfigMap: its name. So an import whose ConfigMap was deleted can be told from one
-/// of a stack that names another ConfigMap by now.
+/// The annotation of every object imported from a ConfigMap, with the name of the ConfigMap. It distinguishes
+/// a deleted ConfigMap from a stack that now names another one.
 pub const ANNOTATION_CONFIG_MAP: &str = "lbstack.dev/config-map";
 
-/// What there is to import.
+/// The legacy configuration that there is to import.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
     /// The ConfigMap, if there is one.
     pub config_map: Option<ConfigMapText>,
-    /// The name of the ConfigMap that the stack gives.
+    /// The name of the ConfigMap in the spec of the stack.
     pub named: String,
-    /// The names of the ConfigMaps from which existing objects were imported, as [`ANNOTATION_CONFIG_MAP`] has them; an
-    /// empty one where that is not known.
+    /// The names of the ConfigMaps from which existing objects were imported, according to
+    /// [`ANNOTATION_CONFIG_MAP`]; an empty string stands for an unknown name.
     pub imported_config_maps: BTreeSet<String>,
     /// Every `AddressPool` in the stack's namespace.
     pub address_pools: Vec<Arc<LegacyAddressPool>>,
-    /// `AddressPool`s that cannot be decoded: the name of each, and why.
+    /// `AddressPool`s that cannot be decoded: name and reason.
     pub undecoded: Vec<(String, String)>,
-    /// From which of the two objects exist that were imported from it.
+    /// The sources from which existing objects were imported.
     pub imported: BTreeSet<&'static str>,
-    /// Of which of the two it is not known whether there are any: what was imported from it stays.
+    /// Sources that have not been listed yet: what was imported from them is kept.
     pub unknown: Vec<&'static str>,
 }
 
-/// The ConfigMap as it is.
+/// The content of the legacy ConfigMap.
 #[derive(Clone, Debug)]
 pub struct ConfigMapText {
     /// Its name.
     pub name: String,
-    /// The key that the configuration is under.
+    /// The key with the configuration.
     pub key: String,
-    /// What is under each of its keys.
+    /// The text of each key.
     pub data: BTreeMap<String, String>,
 }
 
 impl ConfigMapText {
-    /// Whether any of its texts is a configuration of MetalLB, be it a wrong one. Its name, `config`, is one that many use.
-    fn is_of_metallb(&self) -> bool {
-        self.data.values().any(|text| is_configuration(text))
+    /// Whether any of its texts looks like a MetalLB configuration, even an invalid one. Its name, `config`,
+    /// is common.
+    fn is_metallb_configuration(&self) -> bool {
+        self.data.values().any(|text| has_metallb_keys(text))
     }
 }
 
-/// Whether `text` has keys that only MetalLB's configuration has, or entries like its pools. It may be nested once too
-/// often, under a mistyped key, or no YAML: so it is not parsed.
-fn is_configuration(text: &str) -> bool {
+/// Whether `text` has keys that only MetalLB's configuration has, or entries like its pools. It is not
+/// parsed, because it may be indented too far, be under a mistyped key, or be invalid YAML.
+fn has_metallb_keys(text: &str) -> bool {
     const KEYS: [&str; 5] =
         ["address-pools", "bgp-communities", "bfd-profiles", "peer-address", "avoid-buggy-ips"];
     let is_comment = |word: &&str| word.starts_with('#');
@@ -80,57 +83,62 @@ fn is_configuration(text: &str) -> bool {
         let mut keys = words.iter().filter_map(|word| word.strip_suffix(':'));
         keys.any(|found| found.trim_matches(quotes) == key)
     };
-    let is_announced = |pair: &[&str]| {
+    let is_announcing_protocol = |pair: &[&str]| {
         let protocol = pair[1].trim_matches(quotes).to_ascii_lowercase();
         let key = pair[0].trim_end_matches(':').trim_matches(quotes);
         key == "protocol" && matches!(protocol.as_str(), "layer2" | "bgp")
     };
-    KEYS.into_iter().any(has_key) || has_key("addresses") && words.windows(2).any(is_announced)
+    KEYS.into_iter().any(has_key) || has_key("addresses") && words.windows(2).any(is_announcing_protocol)
 }
 
-/// What was imported, and what is to be said about it.
+/// The result of an import: the converted objects and the findings.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Imported {
     /// The name of the ConfigMap.
     config_map: String,
     from_config_map: Converted,
     from_address_pools: Converted,
-    pub(crate) faults: Vec<Fault>,
-    /// Something was left out.
-    pub(crate) spoiled: bool,
-    /// Sources with an error: whatever was imported from them before stays.
-    pub(crate) stays: Vec<&'static str>,
-    /// Objects of an entry with an error, which therefore stay as they are if they exist.
+    pub(crate) findings: Vec<SpecFinding>,
+    /// Whether configuration is left out because of an error.
+    pub(crate) degraded: bool,
+    /// Sources with an error: everything imported from them before is kept.
+    pub(crate) retained: Vec<&'static str>,
+    /// Objects of entries with an error, which are left unchanged if they exist.
     pub(crate) frozen: BTreeSet<Key>,
 }
 
 pub(crate) fn import(sources: &Sources, namespace: &str) -> Imported {
-    let mut imported =
-        Imported { stays: sources.unknown.clone(), config_map: sources.named.clone(), ..Imported::default() };
+    let mut imported = Imported {
+        retained: sources.unknown.clone(),
+        config_map: sources.named.clone(),
+        ..Imported::default()
+    };
     if let Some(config_map) = &sources.config_map {
-        imported.config_map(config_map, namespace, sources.imported.contains(CONFIG_MAP));
+        imported.import_config_map(config_map, namespace, sources.imported.contains(CONFIG_MAP));
     } else {
-        imported.no_config_map(sources);
+        imported.on_missing_config_map(sources);
     }
-    imported.address_pools(sources, namespace);
+    imported.import_address_pools(sources, namespace);
     let faulty = imported.from_config_map.faulty.iter().chain(&imported.from_address_pools.faulty);
     imported.frozen = faulty.filter_map(Key::of).collect();
     imported
 }
 
 impl Imported {
-    fn config_map(&mut self, map: &ConfigMapText, namespace: &str, imported_before: bool) {
+    fn import_config_map(&mut self, map: &ConfigMapText, namespace: &str, imported_before: bool) {
         let ConfigMapText { name, key, data } = map;
-        if !imported_before && !map.is_of_metallb() {
+        if !imported_before && !map.is_metallb_configuration() {
             return;
         }
         let Some(text) = data.get(key) else {
-            self.spoil(CONFIG_MAP);
-            self.faults.push(Fault {
+            self.mark_degraded(CONFIG_MAP);
+            self.findings.push(SpecFinding {
                 field: format!("ConfigMap {name}"),
                 value: String::new(),
                 problem: format!("has no key {key:?}"),
-                remedy: format!("put the configuration under it, or set spec.legacyConfigMap.key; {STAYS}"),
+                hint: format!(
+                    "store the configuration under this key, or set spec.legacyConfigMap.key; {KEPT}"
+                ),
             });
             return;
         };
@@ -138,81 +146,87 @@ impl Imported {
             Ok((converted, findings)) => {
                 self.from_config_map = converted;
                 if findings.iter().any(|finding| finding.severity == Severity::Error) {
-                    self.spoil(CONFIG_MAP);
+                    self.mark_degraded(CONFIG_MAP);
                 }
-                self.faults.extend(findings.into_iter().map(|finding| of_line(name, finding)));
+                self.findings.extend(findings.into_iter().map(|finding| from_line_finding(name, finding)));
             }
             Err(unreadable) if unreadable.empty && !imported_before => {}
             Err(unreadable) => {
-                self.spoil(CONFIG_MAP);
-                let remedy = if unreadable.empty {
+                self.mark_degraded(CONFIG_MAP);
+                let hint = if unreadable.empty {
                     format!(
-                        "to remove what was imported, delete the ConfigMap or write address-pools: []; {STAYS}"
+                        "to remove what was imported, delete the ConfigMap or write address-pools: []; {KEPT}"
                     )
                 } else {
-                    format!("correct the text; {STAYS}")
+                    format!("correct the text; {KEPT}")
                 };
                 let field = format!("ConfigMap {name} line {}", unreadable.line);
-                self.faults.push(Fault { field, value: String::new(), problem: unreadable.problem, remedy });
+                self.findings.push(SpecFinding {
+                    field,
+                    value: String::new(),
+                    problem: unreadable.problem,
+                    hint,
+                });
             }
         }
     }
 
-    /// There is no ConfigMap of the name that the stack gives. If it was imported before, it has been deleted, and so is what
-    /// was imported from it; a name under which nothing was ever imported is an error.
-    fn no_config_map(&mut self, sources: &Sources) {
+    /// The ConfigMap that the stack names does not exist. If it was imported before, it has been deleted, and
+    /// so is what was imported from it; a name that was never imported is an error.
+    fn on_missing_config_map(&mut self, sources: &Sources) {
         let Sources { named, imported_config_maps: imported, unknown, .. } = sources;
         if unknown.contains(&CONFIG_MAP) || imported.is_empty() || imported.contains(named) {
             return;
         }
-        self.spoil(CONFIG_MAP);
+        self.mark_degraded(CONFIG_MAP);
         let before: Vec<&str> = imported.iter().map(String::as_str).filter(|name| !name.is_empty()).collect();
         let before = if before.is_empty() { "another ConfigMap".to_owned() } else { before.join(", ") };
-        self.faults.push(Fault {
+        self.findings.push(SpecFinding {
             field: "spec.legacyConfigMap.name".to_owned(),
             value: named.clone(),
             problem: format!(
                 "there is no ConfigMap of this name, and the configuration was imported from {before}"
             ),
-            remedy: format!(
-                "correct the name, or create the ConfigMap (with address-pools: [] to remove what was imported); {STAYS}"
+            hint: format!(
+                "correct the name, or create the ConfigMap (with address-pools: [] to remove what was \
+                 imported); {KEPT}"
             ),
         });
     }
 
-    fn address_pools(&mut self, sources: &Sources, namespace: &str) {
+    fn import_address_pools(&mut self, sources: &Sources, namespace: &str) {
         let (converted, findings) = convert_address_pools(&sources.address_pools, namespace);
         self.from_address_pools = converted;
         if findings.iter().any(|finding| finding.severity == Severity::Error) {
-            self.spoil(ADDRESS_POOL);
+            self.mark_degraded(ADDRESS_POOL);
         }
-        self.faults.extend(findings.into_iter().map(|finding| Fault {
+        self.findings.extend(findings.into_iter().map(|finding| SpecFinding {
             field: format!("{} {}", finding.object, finding.field),
             value: finding.value,
             problem: finding.problem,
-            remedy: finding.remedy,
+            hint: finding.remedy,
         }));
         for (name, why) in &sources.undecoded {
-            self.spoil(ADDRESS_POOL);
-            self.faults.push(Fault {
+            self.mark_degraded(ADDRESS_POOL);
+            self.findings.push(SpecFinding {
                 field: format!("AddressPool {name}"),
                 value: String::new(),
                 problem: format!("cannot be decoded: {why}"),
-                remedy: format!("correct it; {STAYS}"),
+                hint: format!("correct it; {KEPT}"),
             });
         }
     }
 
-    /// Something of `source` is wrong.
-    fn spoil(&mut self, source: &'static str) {
-        self.stays.push(source);
-        self.spoiled = true;
+    /// `source` has an error: what was imported from it is kept.
+    fn mark_degraded(&mut self, source: &'static str) {
+        self.retained.push(source);
+        self.degraded = true;
     }
 
-    /// Validates what was imported as everybody else will, beside the objects that inline pools stand for.
-    /// What is invalid, and what it conflicts with, stays as it is.
+    /// Validates the imported objects together with those of the inline pools, with the same rules that apply
+    /// to all objects. Objects that are invalid, and those that they conflict with, are left unchanged.
     pub(crate) fn validate(&mut self, inline: &[Object], imported: &[Object]) {
-        let (_, findings) = Configuration::from_objects(&in_order(inline.iter().chain(imported)));
+        let (_, findings) = Configuration::from_objects(&ordered_by_age(inline.iter().chain(imported)));
         let keys: BTreeSet<Key> = imported.iter().map(Object::key).collect();
         for finding in findings.iter().filter(|finding| finding.severity == Severity::Error) {
             let Some(key) = Key::of(&finding.object).filter(|key| keys.contains(key)) else { continue };
@@ -220,20 +234,20 @@ impl Imported {
             if !self.frozen.insert(key) {
                 continue;
             }
-            self.stays.extend([CONFIG_MAP, ADDRESS_POOL]);
-            self.spoiled = true;
-            self.faults.push(Fault {
+            self.retained.extend([CONFIG_MAP, ADDRESS_POOL]);
+            self.degraded = true;
+            self.findings.push(SpecFinding {
                 field: format!("imported {} {}", finding.object, finding.field),
                 value: finding.value.clone(),
                 problem: finding.problem.clone(),
-                remedy: finding.remedy.clone(),
+                hint: finding.remedy.clone(),
             });
         }
     }
 }
 
-/// The objects of `all` as the rules take them, each younger than the one before it.
-fn in_order<'a>(all: impl Iterator<Item = &'a Object>) -> Objects {
+/// The objects of `all` as the rules expect them, each younger than the one before it.
+fn ordered_by_age<'a>(all: impl Iterator<Item = &'a Object>) -> Objects {
     fn aged<K: Resource + Clone>(object: &K, second: i64) -> Arc<K> {
         let mut object = object.clone();
         object.meta_mut().creation_timestamp = Timestamp::from_second(second).ok().map(Time);
@@ -255,40 +269,42 @@ fn in_order<'a>(all: impl Iterator<Item = &'a Object>) -> Objects {
     objects
 }
 
-const STAYS: &str = "until then what was imported last stays in force";
+const KEPT: &str = "until then the last imported configuration stays in force";
 
-fn of_line(name: &str, finding: LineFinding) -> Fault {
-    Fault {
+fn from_line_finding(name: &str, finding: LineFinding) -> SpecFinding {
+    SpecFinding {
         field: format!("ConfigMap {name} line {} {}", finding.line, finding.field),
         value: String::new(),
         problem: finding.problem,
-        remedy: finding.remedy,
+        hint: finding.remedy,
     }
 }
 
-/// The imported objects; and apart from them those whose name an inline pool or an earlier source has `taken`.
+/// The imported objects, and separately those whose name is `taken` by an inline pool or an earlier source.
 pub(crate) fn objects(stack: &ValidatedStack, mut taken: BTreeSet<Key>) -> (Vec<Object>, Vec<Object>) {
     let sources =
         [(CONFIG_MAP, &stack.imported.from_config_map), (ADDRESS_POOL, &stack.imported.from_address_pools)];
-    let all = sources.into_iter().flat_map(|(source, converted)| all(stack, source, converted.clone()));
+    let all = sources
+        .into_iter()
+        .flat_map(|(source, converted)| converted_objects(stack, source, converted.clone()));
     all.partition(|object| {
         let key = object.key();
-        !stack.withholds(&key) && taken.insert(key)
+        !stack.rejects(&key) && taken.insert(key)
     })
 }
 
-/// What is to be said about an imported object whose name is taken.
-pub(crate) fn shadowed(object: &Object) -> Fault {
-    Fault {
+/// The warning about an imported object whose name is taken.
+pub(crate) fn shadowed(object: &Object) -> SpecFinding {
+    SpecFinding {
         field: format!("imported {}", object.key()),
         value: String::new(),
-        problem: "is left out: an inline pool of the stack, or the ConfigMap, has one of that name"
+        problem: "is ignored: an inline pool of the stack, or the ConfigMap, has an object of the same name"
             .to_owned(),
-        remedy: "take it out of the old configuration, or rename one of the two".to_owned(),
+        hint: "remove it from the legacy configuration, or rename one of the two".to_owned(),
     }
 }
 
-fn all(stack: &ValidatedStack, source: &str, converted: Converted) -> Vec<Object> {
+fn converted_objects(stack: &ValidatedStack, source: &str, converted: Converted) -> Vec<Object> {
     let Converted {
         pools,
         l2_advertisements,
@@ -299,18 +315,22 @@ fn all(stack: &ValidatedStack, source: &str, converted: Converted) -> Vec<Object
         faulty: _,
     } = converted;
     let mut objects = Vec::new();
-    objects.extend(adopt(stack, source, pools));
-    objects.extend(adopt(stack, source, l2_advertisements));
-    objects.extend(adopt(stack, source, bfd_profiles));
-    objects.extend(adopt(stack, source, communities));
-    objects.extend(adopt(stack, source, bgp_peers));
-    objects.extend(adopt(stack, source, bgp_advertisements));
+    objects.extend(with_stack_metadata(stack, source, pools));
+    objects.extend(with_stack_metadata(stack, source, l2_advertisements));
+    objects.extend(with_stack_metadata(stack, source, bfd_profiles));
+    objects.extend(with_stack_metadata(stack, source, communities));
+    objects.extend(with_stack_metadata(stack, source, bgp_peers));
+    objects.extend(with_stack_metadata(stack, source, bgp_advertisements));
     objects
 }
 
-/// Makes converted objects the stack's own.
-fn adopt<K: Resource + Into<Object>>(stack: &ValidatedStack, source: &str, objects: Vec<K>) -> Vec<Object> {
-    let adopt = |mut object: K| {
+/// Gives converted objects the metadata of the stack: labels, annotations and owner reference.
+fn with_stack_metadata<K: Resource + Into<Object>>(
+    stack: &ValidatedStack,
+    source: &str,
+    objects: Vec<K>,
+) -> Vec<Object> {
+    let convert = |mut object: K| {
         let name = object.meta().name.clone().unwrap_or_default();
         let ObjectMeta { labels, annotations, .. } = std::mem::take(object.meta_mut());
         let mut metadata = meta::namespaced(stack, &name, None);
@@ -325,5 +345,5 @@ fn adopt<K: Resource + Into<Object>>(stack: &ValidatedStack, source: &str, objec
         *object.meta_mut() = metadata;
         object.into()
     };
-    objects.into_iter().map(adopt).collect()
+    objects.into_iter().map(convert).collect()
 }

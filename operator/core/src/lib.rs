@@ -1,20 +1,18 @@
-//! From a `LoadBalancerStack` to every object of the stack, without a cluster, a clock or chance.
+//! Renders a `LoadBalancerStack` into the objects of the stack. Pure: no cluster, no clock, no random
+//! numbers.
 //!
-//! [`validate`] turns the resource into a [`ValidatedStack`] or says what is wrong; [`render`] makes every object
-//! of it and cannot fail. [`drift`] tells how an object in the cluster differs from the rendered one, and whose
-//! doing that is. [`health`] turns what was observed into conditions. [`rbac`] is the one table of rights, and
-//! [`install`] the operator's own manifest.
+//! [`validate`] turns the resource into a [`ValidatedStack`], or returns the errors of its spec. [`render`]
+//! builds every object of a validated stack and cannot fail. [`drift`] compares an object in the cluster with
+//! the rendered one, and names the field managers that changed it. [`status`] computes the conditions of the
+//! stack. [`rbac`] is the single table of permissions, and [`install`] the operator's own manifest.
 
-mod accounts;
 mod controller;
-pub mod definitions;
+pub mod crd;
 pub mod drift;
 mod fields;
-pub mod health;
 pub mod install;
 pub mod legacy;
 mod meta;
-mod names;
 mod namespace;
 mod object;
 pub mod ownership;
@@ -23,17 +21,20 @@ mod pools;
 mod quantity;
 pub mod rbac;
 pub mod retention;
+mod service_accounts;
 mod speaker;
+pub mod status;
+mod syntax;
 mod validate;
 
 pub use namespace::POD_SECURITY;
 pub use object::{Extent, Key, Kind, Manifests, Object, Prepared, selector};
-pub use validate::{BeaconKey, Facts, Fault, ValidatedStack, validate};
+pub use validate::{BeaconKey, RenderInputs, SpecFinding, ValidatedStack, validate};
 
-/// Every object of `stack`, in the order to apply.
+/// Builds every object of `stack`, in the order to apply.
 pub fn render(stack: &ValidatedStack) -> Manifests<Prepared> {
     let mut objects: Vec<Object> = vec![namespace::namespace(stack).into()];
-    objects.extend(accounts::objects(stack));
+    objects.extend(service_accounts::objects(stack));
     objects.extend(pools::objects(stack));
     let taken = objects.iter().map(Object::key).collect();
     objects.extend(legacy::objects(stack, taken).0);

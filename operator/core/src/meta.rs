@@ -1,4 +1,4 @@
-//! Metadata of what is rendered.
+//! Metadata of rendered objects.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,8 @@ use crds::names::{APP, LABEL_APP, LABEL_COMPONENT, LABEL_MANAGED_BY, LABEL_PART_
 
 use crate::ValidatedStack;
 
-/// Labels of everything that the operator makes; `component` is what MetalLB's users select by.
+/// Labels of every object that the operator creates; `component` is the label by which users of MetalLB
+/// select.
 pub(crate) fn labels(component: Option<&str>) -> BTreeMap<String, String> {
     let mut labels = vec![(LABEL_MANAGED_BY, OPERATOR), (LABEL_PART_OF, PART_OF)];
     if let Some(component) = component {
@@ -16,7 +17,7 @@ pub(crate) fn labels(component: Option<&str>) -> BTreeMap<String, String> {
     labels.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
 }
 
-/// What a Deployment or DaemonSet finds its pods by: MetalLB's own selector.
+/// The labels by which a Deployment or DaemonSet selects its pods: the same ones as MetalLB's.
 pub(crate) fn pod_selector(component: &str) -> BTreeMap<String, String> {
     [(LABEL_APP, APP), (LABEL_COMPONENT, component)]
         .into_iter()

@@ -1,4 +1,4 @@
-//! The namespace of the stack. Never owned by reference: it may hold what is not ours.
+//! The namespace of the stack. It has no owner reference: it may contain objects of others.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::Namespace;
 
 use crate::{ValidatedStack, meta};
 
-/// Speakers use the network of their node, which pod security allows only where it is off.
+/// Speakers use the host network, which pod security admission allows only at level `privileged`.
 pub const POD_SECURITY: [(&str, &str); 3] = [
     ("pod-security.kubernetes.io/audit", "privileged"),
     ("pod-security.kubernetes.io/enforce", "privileged"),

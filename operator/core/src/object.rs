@@ -14,19 +14,19 @@ use kube::core::ApiResource;
 use rules::ObjectRef;
 use serde_json::Value;
 
-/// How much of an object is the operator's. Labels and annotations of others always stay.
+/// Which fields of an object the operator owns. Labels and annotations of others are never removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
-    /// Everything but labels and annotations: what others add is taken out again.
+    /// All fields but labels and annotations: what others add is removed.
     Whole,
-    /// What is rendered: other fields are written by other parts of Kubernetes.
+    /// Only the rendered fields: others are written by other parts of Kubernetes.
     Rendered,
 }
 
 macro_rules! kinds {
     ($($kind:ident: $type:ty, $extent:ident;)*) => {
-        /// A kind of object of the stack. The order is the one to apply in: what comes later needs what comes
-        /// earlier. Removal goes the other way.
+        /// A kind of object that a stack consists of. The order is the one in which to apply: later kinds
+        /// depend on earlier ones. Deletion goes in reverse ([`Kind::deletion_order`]).
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Kind {
             $(#[doc = stringify!($type)] $kind,)*
@@ -36,14 +36,14 @@ macro_rules! kinds {
             /// Every kind, in the order to apply.
             pub const ALL: &[Self] = &[$(Self::$kind),*];
 
-            /// How the API calls it.
+            /// The API resource of the kind.
             pub fn api_resource(self) -> ApiResource {
                 match self {
                     $(Self::$kind => ApiResource::erase::<$type>(&()),)*
                 }
             }
 
-            /// How much of an object of this kind is the operator's.
+            /// Which fields of an object of this kind the operator owns.
             pub const fn extent(self) -> Extent {
                 match self {
                     $(Self::$kind => Extent::$extent,)*
@@ -59,14 +59,14 @@ macro_rules! kinds {
             }
         }
 
-        /// An object of the stack, as it shall be.
+        /// A rendered object of the stack.
         #[derive(Clone, Debug, PartialEq)]
         pub enum Object {
             $(#[doc = stringify!($type)] $kind($type),)*
         }
 
         impl Object {
-            /// What it is and what it is called.
+            /// The kind, namespace and name.
             pub fn key(&self) -> Key {
                 let (kind, meta) = match self {
                     $(Self::$kind(object) => (Kind::$kind, object.meta()),)*
@@ -78,11 +78,7 @@ macro_rules! kinds {
                 }
             }
 
-            /// The object as it goes to the API.
-            ///
-            /// # Errors
-            ///
-            /// The object cannot be serialised.
+            /// The object as JSON, as it is sent to the API server.
             pub fn to_json(&self) -> Result<Value, serde_json::Error> {
                 match self {
                     $(Self::$kind(object) => serde_json::to_value(object),)*
@@ -121,25 +117,25 @@ kinds! {
 }
 
 impl Kind {
-    /// The kind that the API calls `kind` of `api_version`; none if a stack has no such objects.
-    pub fn find(api_version: &str, kind: &str) -> Option<Self> {
+    /// The kind with this `apiVersion` and `kind`; none if a stack has no such objects.
+    pub fn from_api(api_version: &str, kind: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|candidate| {
             let resource = candidate.api_resource();
             resource.api_version == api_version && resource.kind == kind
         })
     }
 
-    /// Whether its objects live in a namespace.
+    /// Whether its objects are namespaced.
     pub const fn is_namespaced(self) -> bool {
         !matches!(self, Self::Namespace | Self::ClusterRole | Self::ClusterRoleBinding)
     }
 
-    /// Whether it is made of an inline pool, under the pool's name.
-    pub const fn is_of_pool(self) -> bool {
+    /// Whether its objects are rendered from an inline pool, under the pool's name.
+    pub const fn is_pool_object(self) -> bool {
         matches!(self, Self::IpAddressPool | Self::L2Advertisement | Self::PoolPolicy)
     }
 
-    /// Whether it is configuration that controller and speakers read, which a user may write as well.
+    /// Whether it is configuration that controller and speakers read, and that users may write as well.
     pub const fn is_configuration(self) -> bool {
         matches!(
             self,
@@ -153,20 +149,21 @@ impl Kind {
         )
     }
 
-    /// Its place among the kinds when objects are removed: what is applied last goes first. But a pool goes before its
-    /// advertisements: one that another pool has taken the place of is advertised until it is gone.
-    pub fn removal_order(self) -> impl Ord {
+    /// The sort key of the kind for deletion: the reverse of the order in which kinds are applied. The
+    /// exception is a pool, which is deleted before its advertisements: if another pool replaces it, its
+    /// addresses must be advertised until it is gone.
+    pub fn deletion_order(self) -> impl Ord {
         let is_pool = self == Self::IpAddressPool;
         (std::cmp::Reverse(if is_pool { Self::BgpAdvertisement } else { self }), !is_pool)
     }
 
-    /// Whether it runs pods.
+    /// Whether it is a workload: it runs pods.
     pub const fn is_workload(self) -> bool {
         matches!(self, Self::Deployment | Self::DaemonSet)
     }
 }
 
-/// An object of the stack by kind and name.
+/// Identifies an object of the stack by kind, namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
     /// Its kind.
@@ -178,7 +175,7 @@ pub struct Key {
 }
 
 impl Key {
-    /// The key of an object that a finding is about; none if a stack has no such objects.
+    /// The key of the object that a finding is about; none if a stack has no such objects.
     pub(crate) fn of(object: &ObjectRef) -> Option<Self> {
         let kind = Kind::ALL.iter().copied().find(|kind| kind.to_string() == object.kind)?;
         Some(Self { kind, namespace: object.namespace.clone(), name: object.name.clone() })
@@ -186,7 +183,7 @@ impl Key {
 }
 
 impl Object {
-    /// The pool that it is, advertises or limits.
+    /// The name of the pool that this object is, advertises or limits.
     pub fn pool(&self) -> Option<&str> {
         match self {
             Self::IpAddressPool(pool) => pool.metadata.name.as_deref(),
@@ -197,7 +194,7 @@ impl Object {
         }
     }
 
-    /// What it was imported from, if it was.
+    /// The legacy source from which the object was imported, if it was imported.
     pub fn imported_from(&self) -> Option<&str> {
         match self {
             Self::IpAddressPool(object) => imported_from(object),
@@ -225,16 +222,16 @@ impl fmt::Display for Key {
     }
 }
 
-/// Selects what the operator made, for watches.
+/// The label selector, for watches, of the objects that the operator created.
 pub fn selector() -> String {
     format!("{LABEL_MANAGED_BY}={OPERATOR}")
 }
 
-/// The objects of a stack on their way: [`Object`]s as rendered, or what became of them.
+/// The objects of a stack, in the order to apply: [`Object`]s as rendered, or the outcome of applying each.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Manifests<T>(pub Vec<T>);
 
-/// Rendered, not applied.
+/// A rendered object that has not been applied yet.
 pub type Prepared = Object;
 
 #[cfg(test)]
@@ -242,32 +239,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_is_found_by_what_the_api_calls_it() {
+    fn every_kind_is_found_by_its_api_version_and_kind() {
         for kind in Kind::ALL {
             let resource = kind.api_resource();
-            assert_eq!(Kind::find(&resource.api_version, &resource.kind), Some(*kind));
+            assert_eq!(Kind::from_api(&resource.api_version, &resource.kind), Some(*kind));
             assert_eq!(resource.kind, kind.to_string());
         }
-        assert_eq!(Kind::find("v1", "Pod"), None);
+        assert_eq!(Kind::from_api("v1", "Pod"), None);
     }
 
     #[test]
-    fn whatever_an_object_needs_is_applied_before_it() {
+    fn dependencies_are_applied_first() {
         assert!(Kind::Namespace < Kind::ServiceAccount);
         assert!(Kind::ClusterRole < Kind::ClusterRoleBinding && Kind::Role < Kind::RoleBinding);
         assert!(Kind::Secret < Kind::Deployment && Kind::RoleBinding < Kind::Deployment);
-        // As soon as there is a pool, a Service that waits gets an address of it.
+        // As soon as a pool exists, a waiting Service gets an address of it.
         assert!(Kind::PoolPolicy < Kind::IpAddressPool);
     }
 
     #[test]
-    fn a_pool_is_removed_before_its_advertisements_and_everything_else_in_the_reverse_of_its_making() {
+    fn a_pool_is_deleted_before_its_advertisements_and_everything_else_in_reverse_apply_order() {
         let mut kinds = Kind::ALL.to_vec();
-        kinds.sort_by_key(|kind| kind.removal_order());
+        kinds.sort_by_key(|kind| kind.deletion_order());
         let mut expected: Vec<Kind> = Kind::ALL.iter().rev().copied().collect();
         expected.retain(|kind| *kind != Kind::IpAddressPool);
-        let place = expected.iter().position(|kind| *kind == Kind::BgpAdvertisement).unwrap();
-        expected.insert(place, Kind::IpAddressPool);
+        let position = expected.iter().position(|kind| *kind == Kind::BgpAdvertisement).unwrap();
+        expected.insert(position, Kind::IpAddressPool);
         assert_eq!(kinds, expected);
     }
 }

@@ -1,9 +1,11 @@
-//! Whose an object is, by who manages its fields. A label alone proves nothing: it goes along when an object is copied,
-//! and it stays when somebody else takes the object over.
+//! Who owns an object, determined by the managers of its fields. A label alone proves nothing: it is copied
+//! with the object, and it stays when a user takes the object over.
 //!
-//! An imported object is the user's as soon as anybody but the operator manages its content: by an apply of either
-//! kind, or by an edit. From then on it is neither kept in step with its source nor removed with it. (An edit that only
-//! removes a field is recognized by [`crate::drift::is_field_removed`].)
+//! An imported object belongs to the user as soon as anybody but the operator manages its content, by either
+//! kind of apply or by an edit. From then on it is neither updated from its source nor deleted with it. (An
+//! edit that only removes a field is recognized by [`crate::drift::is_field_removed`].)
+//!
+//! The *ownership marks* of the operator are its labels, its owner reference and its managed fields.
 
 use std::collections::BTreeSet;
 
@@ -12,11 +14,11 @@ use serde_json::Value;
 
 use crate::legacy::ANNOTATION_CONFIG_MAP;
 
-/// Where `kubectl apply` keeps what was last applied.
+/// The annotation in which `kubectl apply` stores the last applied configuration.
 const LAST_APPLIED: &str = "f:kubectl.kubernetes.io/last-applied-configuration";
 
-/// Whether the object says that the operator made it.
-pub fn is_labelled(live: &Value) -> bool {
+/// Whether the object is labelled as created by the operator.
+pub fn has_managed_by_label(live: &Value) -> bool {
     live["metadata"]["labels"][LABEL_MANAGED_BY] == OPERATOR
 }
 
@@ -25,15 +27,15 @@ pub fn is_imported(live: &Value) -> bool {
     live["metadata"]["labels"].get(LABEL_IMPORTED_FROM).is_some()
 }
 
-/// Whether the operator made the object. `known`: its UID is in the inventory.
-pub fn is_operators(live: &Value, known: bool) -> bool {
+/// Whether the operator created the object. `in_inventory`: the inventory of the stack has its UID.
+pub fn is_created_by_operator(live: &Value, in_inventory: bool) -> bool {
     let managers = managers(live);
-    // Somebody may have cleared the managed fields.
+    // Managed fields may have been cleared.
     let managed = managers.is_empty() || managers.iter().any(is_operators_apply);
-    managed && (is_labelled(live) || known)
+    managed && (has_managed_by_label(live) || in_inventory)
 }
 
-/// Who has taken an imported object over, if anybody has.
+/// The field manager that has taken over an imported object, if any.
 pub fn taken_over_by(live: &Value) -> Option<&str> {
     let manages_content = |entry: &&Value| {
         let fields = &entry["fieldsV1"];
@@ -47,16 +49,16 @@ pub fn taken_over_by(live: &Value) -> Option<&str> {
     Some(entry["manager"].as_str().unwrap_or("unknown"))
 }
 
-/// Who made the object, as far as it tells.
-pub fn maker(live: &Value) -> &str {
+/// Who created the object, according to its label and managed fields.
+pub fn creator(live: &Value) -> &str {
     let label = live["metadata"]["labels"][LABEL_MANAGED_BY].as_str().filter(|manager| *manager != OPERATOR);
     let manager =
         || managers(live).iter().find_map(|entry| entry["manager"].as_str().filter(|name| *name != OPERATOR));
     label.or_else(manager).unwrap_or("somebody else")
 }
 
-/// The field managers beside the operator that wrote the object last, as far as it tells: one that only removes a field
-/// leaves no trace of its own there.
+/// The field managers other than the operator that wrote the object last, according to its managed fields. (A
+/// manager that only removes a field leaves no entry.)
 pub fn last_writer(live: &Value) -> String {
     let others = managers(live).iter().filter(|entry| {
         entry["manager"] != OPERATOR && entry["subresource"].as_str().unwrap_or_default().is_empty()
@@ -65,27 +67,28 @@ pub fn last_writer(live: &Value) -> String {
     let last = others.filter(|entry| entry["time"].as_str() == newest);
     let names: BTreeSet<&str> = last.filter_map(|entry| entry["manager"].as_str()).collect();
     if names.is_empty() {
-        return "something that the managed fields do not name".to_owned();
+        return "a writer that the managed fields do not name".to_owned();
     }
     names.into_iter().collect::<Vec<_>>().join(", ")
 }
 
-/// Whether `live` carries anything that [`released`] takes out.
-pub fn is_marked(live: &Value, stack: &str) -> bool {
-    released(live, stack) != *live
+/// Whether `live` has any ownership mark of the operator.
+pub fn has_ownership_marks(live: &Value, stack: &str) -> bool {
+    without_ownership_marks(live, stack) != *live
 }
 
-/// Whether the stack with the UID `stack` is an owner of `live`, so that garbage collection removes it with the stack.
+/// Whether the stack with the UID `stack` is an owner of `live`, so that garbage collection deletes it with
+/// the stack.
 pub fn is_owned_by(live: &Value, stack: &str) -> bool {
     live["metadata"]["ownerReferences"]
         .as_array()
         .is_some_and(|owners| owners.iter().any(|owner| owner["uid"] == stack))
 }
 
-/// `live` without any mark of the operator: its labels, the stack with the UID `stack` as owner, and its managed fields.
-pub fn released(live: &Value, stack: &str) -> Value {
-    let mut released = live.clone();
-    let metadata = &mut released["metadata"];
+/// `live` without the ownership marks of the operator; `stack` is the UID of the stack.
+pub fn without_ownership_marks(live: &Value, stack: &str) -> Value {
+    let mut unmarked = live.clone();
+    let metadata = &mut unmarked["metadata"];
     if let Some(labels) = metadata["labels"].as_object_mut() {
         labels.retain(|label, value| match label.as_str() {
             LABEL_MANAGED_BY => value != OPERATOR,
@@ -103,7 +106,7 @@ pub fn released(live: &Value, stack: &str) -> Value {
     if let Some(entries) = metadata["managedFields"].as_array_mut() {
         entries.retain(|entry| entry["manager"] != OPERATOR);
     }
-    released
+    unmarked
 }
 
 fn managers(live: &Value) -> &[Value] {
@@ -126,24 +129,27 @@ mod tests {
 
     fn pool(managers: Value) -> Value {
         json!({"metadata": {"name": "default", "uid": "u",
-            "labels": {LABEL_MANAGED_BY: OPERATOR, LABEL_PART_OF: PART_OF, LABEL_IMPORTED_FROM: "configmap", "mine": "x"},
+            "labels": {LABEL_MANAGED_BY: OPERATOR, LABEL_PART_OF: PART_OF, LABEL_IMPORTED_FROM: "configmap",
+                "mine": "x"},
             "ownerReferences": [{"uid": "stack"}, {"uid": "other"}], "managedFields": managers}, "spec": {}})
     }
 
-    /// The managed fields that each way of taking an object over leaves.
+    /// The managed fields left by each way of taking over an object.
     fn takeovers() -> Vec<Value> {
         let annotation = json!({"f:metadata": {"f:annotations": {".": {}, LAST_APPLIED: {}}}});
         vec![
             // Client-side apply of the very same values.
             json!({"manager": "kubectl-client-side-apply", "operation": "Update", "fieldsV1": annotation}),
             json!({"manager": "kubectl", "operation": "Apply", "fieldsV1": {"f:spec": {"f:addresses": {}}}}),
-            json!({"manager": "kubectl-edit", "operation": "Update", "fieldsV1": {"f:spec": {"f:addresses": {}}}}),
-            json!({"manager": "argocd", "operation": "Apply", "fieldsV1": {"f:metadata": {"f:labels": {"f:a": {}}}}}),
+            json!({"manager": "kubectl-edit", "operation": "Update", "fieldsV1": {"f:spec": {"f:addresses":
+                {}}}}),
+            json!({"manager": "argocd", "operation": "Apply", "fieldsV1": {"f:metadata": {"f:labels":
+                {"f:a": {}}}}}),
         ]
     }
 
     #[test]
-    fn an_imported_object_that_a_user_applies_or_edits_is_the_users() {
+    fn an_imported_object_that_a_user_applies_or_edits_belongs_to_the_user() {
         for theirs in takeovers() {
             let manager = theirs["manager"].as_str().unwrap().to_owned();
             assert_eq!(taken_over_by(&pool(json!([ours(), theirs]))), Some(manager.as_str()));
@@ -151,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_a_label_and_an_annotation_take_nothing_over() {
+    fn writing_status_labels_or_annotations_is_no_takeover() {
         let label = json!({"f:metadata": {"f:labels": {"f:mine": {}}, "f:annotations": {"f:note": {}}}});
         let others = [
             json!({"manager": "lbstack-controller", "operation": "Apply", "subresource": "status",
@@ -166,20 +172,23 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_that_carries_our_label_and_owner_is_not_ours() {
+    fn a_copy_with_our_label_and_owner_reference_is_not_ours() {
         let copy =
             pool(json!([{"manager": "kubectl-create", "operation": "Update", "fieldsV1": {"f:spec": {}}}]));
-        assert!(!is_operators(&copy, false));
+        assert!(!is_created_by_operator(&copy, false));
         let original = pool(json!([ours()]));
-        assert!(is_operators(&original, false));
+        assert!(is_created_by_operator(&original, false));
         let unlabelled = json!({"metadata": {"managedFields": [ours()]}});
-        assert!(is_operators(&unlabelled, true) && !is_operators(&unlabelled, false));
-        assert!(is_operators(&pool(json!([])), false), "cleared managed fields tell nothing");
+        assert!(is_created_by_operator(&unlabelled, true) && !is_created_by_operator(&unlabelled, false));
+        assert!(is_created_by_operator(&pool(json!([])), false), "cleared managed fields prove nothing");
     }
 
     #[test]
-    fn who_wrote_an_object_last_is_named_and_neither_the_operator_nor_who_writes_its_status() {
-        let entry = |manager: &str, subresource: &str, time: &str| json!({"manager": manager, "operation": "Update", "subresource": subresource, "time": time});
+    fn the_last_writer_is_neither_the_operator_nor_a_status_writer() {
+        let entry = |manager: &str, subresource: &str, time: &str| {
+            json!({"manager": manager, "operation":
+            "Update", "subresource": subresource, "time": time})
+        };
         let written = pool(json!([
             entry("kubectl", "", "2026-01-01T00:00:00Z"),
             entry("rancher", "", "2026-01-01T00:00:07Z"),
@@ -189,18 +198,24 @@ mod tests {
         assert_eq!(last_writer(&written), "rancher");
         let undated = json!([{"manager": "b"}, {"manager": "a"}, {"manager": "a"}]);
         assert_eq!(last_writer(&pool(undated)), "a, b");
-        assert_eq!(last_writer(&pool(json!([ours()]))), "something that the managed fields do not name");
+        assert_eq!(last_writer(&pool(json!([ours()]))), "a writer that the managed fields do not name");
     }
 
     #[test]
-    fn what_is_released_carries_no_mark_of_ours_and_everything_of_others() {
+    fn released_objects_lose_our_marks_and_keep_those_of_others() {
         let theirs = takeovers().remove(0);
-        let released = released(&pool(json!([ours(), theirs])), "stack");
-        assert!(!is_marked(&released, "stack") && !is_owned_by(&released, "stack"));
-        assert_eq!(released["metadata"]["labels"], json!({"mine": "x"}));
-        assert_eq!(released["metadata"]["ownerReferences"], json!([{"uid": "other"}]));
-        assert_eq!(released["metadata"]["managedFields"], json!([theirs]));
-        assert!(!is_operators(&released, true), "an inventory that is not up to date does not bring it back");
-        assert_eq!(maker(&released), "kubectl-client-side-apply");
+        let without_ownership_marks = without_ownership_marks(&pool(json!([ours(), theirs])), "stack");
+        assert!(
+            !has_ownership_marks(&without_ownership_marks, "stack")
+                && !is_owned_by(&without_ownership_marks, "stack")
+        );
+        assert_eq!(without_ownership_marks["metadata"]["labels"], json!({"mine": "x"}));
+        assert_eq!(without_ownership_marks["metadata"]["ownerReferences"], json!([{"uid": "other"}]));
+        assert_eq!(without_ownership_marks["metadata"]["managedFields"], json!([theirs]));
+        assert!(
+            !is_created_by_operator(&without_ownership_marks, true),
+            "an outdated inventory does not make it ours again"
+        );
+        assert_eq!(creator(&without_ownership_marks), "kubectl-client-side-apply");
     }
 }

@@ -15,29 +15,31 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use crate::meta;
 
 const ADMIN_PORT_NAME: &str = "monitoring";
-/// The user nobody.
+/// The user ID of `nobody`.
 pub(crate) const NOBODY: i64 = 65534;
 
-/// Every process takes these. `[::]` stands for every address of whichever families the host has.
+/// The arguments that every process takes. `[::]` means all addresses of each address family that the host
+/// has.
 pub(crate) fn common_args(command: &str, log_level: &str, admin_port: i32) -> Vec<String> {
     vec![command.to_owned(), format!("--log-level={log_level}"), format!("--admin-address=[::]:{admin_port}")]
 }
 
-/// A container with everything that all of ours share.
+/// A container with the settings that all containers share.
 pub(crate) fn container(
     name: &str,
     image: &str,
-    pull: Option<ImagePullPolicy>,
+    pull_policy: Option<ImagePullPolicy>,
     args: Vec<String>,
     admin_port: i32,
 ) -> Container {
     Container {
         name: name.to_owned(),
         image: Some(image.to_owned()),
-        image_pull_policy: pull.map(|policy| policy.as_str().to_owned()),
+        image_pull_policy: pull_policy.map(|policy| policy.as_str().to_owned()),
         args: Some(args),
         ports: Some(vec![port(ADMIN_PORT_NAME, admin_port, "TCP")]),
-        // A process that ends with an error says so itself; of one that is ended, the log tells.
+        // A process that fails writes its error as termination message; for one that is killed, the end of
+        // its log is used.
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         liveness_probe: Some(probe("/healthz", 6)),
         readiness_probe: Some(Probe { period_seconds: Some(2), ..probe("/readyz", 3) }),
@@ -54,7 +56,7 @@ pub(crate) fn port(name: &str, number: i32, protocol: &str) -> ContainerPort {
     }
 }
 
-fn probe(path: &str, failures: i32) -> Probe {
+fn probe(path: &str, failure_threshold: i32) -> Probe {
     Probe {
         http_get: Some(HTTPGetAction {
             path: Some(path.to_owned()),
@@ -63,13 +65,14 @@ fn probe(path: &str, failures: i32) -> Probe {
         }),
         period_seconds: Some(10),
         timeout_seconds: Some(5),
-        failure_threshold: Some(failures),
+        failure_threshold: Some(failure_threshold),
         ..Probe::default()
     }
 }
 
-/// No right beyond those of `capabilities`, no way to gain one, nothing to write to.
-pub(crate) fn confined(user: i64, capabilities: &[&str]) -> SecurityContext {
+/// Drops all capabilities but `capabilities`, and disallows privilege escalation and writes to the root
+/// filesystem.
+pub(crate) fn restricted_security_context(user: i64, capabilities: &[&str]) -> SecurityContext {
     let added = capabilities.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
     SecurityContext {
         run_as_user: Some(user),
@@ -87,7 +90,7 @@ pub(crate) fn confined(user: i64, capabilities: &[&str]) -> SecurityContext {
     }
 }
 
-/// For the pod as a whole.
+/// The security context of the pod.
 pub(crate) fn pod_security_context() -> PodSecurityContext {
     PodSecurityContext { seccomp_profile: Some(seccomp()), ..PodSecurityContext::default() }
 }
@@ -96,8 +99,8 @@ fn seccomp() -> SeccompProfile {
     SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None }
 }
 
-/// An environment variable with a field of the pod.
-pub(crate) fn from_field(name: &str, path: &str) -> EnvVar {
+/// An environment variable whose value is a field of the pod.
+pub(crate) fn env_from_field(name: &str, path: &str) -> EnvVar {
     EnvVar {
         name: name.to_owned(),
         value: None,
@@ -108,14 +111,14 @@ pub(crate) fn from_field(name: &str, path: &str) -> EnvVar {
     }
 }
 
-/// An environment variable with a value.
-pub(crate) fn variable(name: &str, value: &str) -> EnvVar {
+/// An environment variable with a fixed value.
+pub(crate) fn env_var(name: &str, value: &str) -> EnvVar {
     EnvVar { name: name.to_owned(), value: Some(value.to_owned()), value_from: None }
 }
 
-/// What a container asks for unless the user says otherwise. No limits: a process that serves traffic is not
-/// to be throttled.
-pub(crate) fn requests(cpu: &str, memory: &str) -> ResourceRequirements {
+/// Default resource requests. There are no default limits: a process that serves traffic must not be
+/// throttled.
+pub(crate) fn resource_requests(cpu: &str, memory: &str) -> ResourceRequirements {
     let quantities = [("cpu", cpu), ("memory", memory)];
     ResourceRequirements {
         requests: Some(
@@ -128,7 +131,7 @@ pub(crate) fn requests(cpu: &str, memory: &str) -> ResourceRequirements {
     }
 }
 
-/// Labels and annotations of a pod. The stack's own labels win.
+/// Labels and annotations of a pod. The stack's own labels take precedence over the user's.
 pub(crate) fn metadata(component: &str, settings: &PodSettings) -> ObjectMeta {
     let mut labels = settings.labels.clone();
     labels.append(&mut meta::labels(Some(component)));
@@ -139,15 +142,15 @@ pub(crate) fn metadata(component: &str, settings: &PodSettings) -> ObjectMeta {
     }
 }
 
-/// Linux, and what the user asks for.
+/// Linux nodes that match the user's selector.
 pub(crate) fn node_selector(settings: &PodSettings) -> BTreeMap<String, String> {
     let mut selector = BTreeMap::from([("kubernetes.io/os".to_owned(), "linux".to_owned())]);
     selector.extend(settings.node_selector.clone());
     selector
 }
 
-/// Different nodes if there are, one if there is only one.
-pub(crate) fn apart(labels: BTreeMap<String, String>) -> Affinity {
+/// Prefers different nodes, but allows a single one.
+pub(crate) fn anti_affinity(labels: BTreeMap<String, String>) -> Affinity {
     let selector = LabelSelector { match_labels: Some(labels), ..LabelSelector::default() };
     Affinity {
         pod_anti_affinity: Some(PodAntiAffinity {
@@ -165,12 +168,12 @@ pub(crate) fn apart(labels: BTreeMap<String, String>) -> Affinity {
     }
 }
 
-/// Selects the pods of a component.
+/// The selector of a component's pods.
 pub(crate) fn selector(component: &str) -> LabelSelector {
     LabelSelector { match_labels: Some(meta::pod_selector(component)), ..LabelSelector::default() }
 }
 
-/// None for an empty list, which is how the API has it.
-pub(crate) fn given<T: Clone>(list: &[T]) -> Option<Vec<T>> {
+/// `None` for an empty list, as the API server stores it.
+pub(crate) fn non_empty<T: Clone>(list: &[T]) -> Option<Vec<T>> {
     (!list.is_empty()).then(|| list.to_vec())
 }

@@ -1,4 +1,4 @@
-//! Pools given inline: validated, and the objects of each.
+//! The inline pools of a stack: their validation, and the objects rendered from each.
 
 use std::collections::BTreeSet;
 
@@ -7,23 +7,23 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use rules::{Configuration, Finding, Objects, Severity};
 
-use crate::validate::{Fault, ValidatedStack, from_finding, shared};
+use crate::validate::{SpecFinding, ValidatedStack, from_finding, shared};
 use crate::{Object, meta};
 
-/// Inline pools, judged.
-pub(crate) struct Judged {
-    pub(crate) sound: Vec<AddressPool>,
-    pub(crate) withheld: Vec<String>,
-    /// Those of the sound ones that another one conflicts with: which of the two is wrong is not known, so that
-    /// what exists of them stays as it is.
-    pub(crate) disputed: BTreeSet<String>,
-    pub(crate) faults: Vec<Fault>,
+/// The result of validating inline pools.
+pub(crate) struct PoolValidation {
+    pub(crate) valid: Vec<AddressPool>,
+    pub(crate) rejected: Vec<String>,
+    /// Valid pools with which another one conflicts. Which of the two is wrong is unknown, so their existing
+    /// objects are not changed.
+    pub(crate) conflicting: BTreeSet<String>,
+    pub(crate) findings: Vec<SpecFinding>,
 }
 
-/// Judges pools as everybody else will judge the objects that are made of them.
-pub(crate) fn judge(namespace: &str, pools: Vec<AddressPool>) -> Judged {
-    // Of two that clash the judge leaves the younger out: here, the one further down the list.
-    let aged = |(index, pool): (usize, &AddressPool)| ObjectMeta {
+/// Validates pools with the same rules that apply to the objects rendered from them.
+pub(crate) fn validate(namespace: &str, pools: Vec<AddressPool>) -> PoolValidation {
+    // Of two conflicting objects the rules reject the younger one: here, the one further down the list.
+    let meta_by_index = |(index, pool): (usize, &AddressPool)| ObjectMeta {
         name: Some(pool.name.clone()),
         namespace: Some(namespace.to_owned()),
         creation_timestamp: i64::try_from(index)
@@ -32,7 +32,7 @@ pub(crate) fn judge(namespace: &str, pools: Vec<AddressPool>) -> Judged {
             .map(Time),
         ..ObjectMeta::default()
     };
-    let listed = || pools.iter().enumerate().map(|entry| (aged(entry), entry.1));
+    let listed = || pools.iter().enumerate().map(|entry| (meta_by_index(entry), entry.1));
     let objects = Objects {
         pools: shared(listed().map(|(meta, pool)| pool.ip_address_pool(meta))),
         l2_advertisements: shared(listed().filter_map(|(meta, pool)| pool.l2_advertisement(meta))),
@@ -40,45 +40,46 @@ pub(crate) fn judge(namespace: &str, pools: Vec<AddressPool>) -> Judged {
         ..Objects::default()
     };
     let (_, findings) = Configuration::from_objects(&objects);
-    let failed = |finding: &Finding| finding.severity == Severity::Error;
+    let is_error = |finding: &Finding| finding.severity == Severity::Error;
     let invalid: BTreeSet<&str> = findings
         .iter()
-        .filter(|finding| failed(finding) && finding.object.kind == POOL)
+        .filter(|finding| is_error(finding) && finding.object.kind == POOL)
         .map(|finding| finding.object.name.as_str())
         .collect();
     let others =
-        findings.iter().filter(|finding| failed(finding)).filter_map(|finding| finding.other.as_ref());
-    let disputed = others.map(|other| other.name.clone()).collect();
-    let mut judged = Judged { sound: Vec::new(), withheld: Vec::new(), disputed, faults: Vec::new() };
+        findings.iter().filter(|finding| is_error(finding)).filter_map(|finding| finding.other.as_ref());
+    let conflicting = others.map(|other| other.name.clone()).collect();
+    let mut result =
+        PoolValidation { valid: Vec::new(), rejected: Vec::new(), conflicting, findings: Vec::new() };
     for (index, pool) in pools.iter().enumerate() {
-        let about = || {
+        let of_pool = || {
             findings.iter().filter(|finding| {
                 finding.object.name == pool.name
-                    && !(invalid.contains(&*pool.name) && is_consequence(finding))
+                    && !(invalid.contains(&*pool.name) && follows_from_invalid_pool(finding))
             })
         };
-        judged.faults.extend(about().map(|finding| from_finding(index, finding)));
-        if about().any(|finding| finding.severity == Severity::Error) {
-            judged.withheld.push(pool.name.clone());
+        result.findings.extend(of_pool().map(|finding| from_finding(index, finding)));
+        if of_pool().any(|finding| finding.severity == Severity::Error) {
+            result.rejected.push(pool.name.clone());
         } else {
-            judged.sound.push(pool.clone());
+            result.valid.push(pool.clone());
         }
     }
-    judged
+    result
 }
 
 const POOL: &str = "IPAddressPool";
 
-/// Whether `finding` says of an advertisement or a policy that its pool is not there.
-fn is_consequence(finding: &Finding) -> bool {
+/// Whether `finding` says that the pool of an advertisement or policy does not exist.
+fn follows_from_invalid_pool(finding: &Finding) -> bool {
     finding.object.kind != POOL && matches!(finding.field.as_str(), "spec.ipAddressPools" | "spec.pool")
 }
 
 pub(crate) fn objects(stack: &ValidatedStack) -> Vec<Object> {
-    let named = |pool: &AddressPool| meta::namespaced(stack, &pool.name, None);
+    let metadata = |pool: &AddressPool| meta::namespaced(stack, &pool.name, None);
     let pools = || stack.pools.iter();
-    let addresses = pools().map(|pool| pool.ip_address_pool(named(pool)).into());
-    let announced = pools().filter_map(|pool| Some(pool.l2_advertisement(named(pool))?.into()));
-    let policies = pools().filter_map(|pool| Some(pool.pool_policy(named(pool))?.into()));
-    addresses.chain(announced).chain(policies).collect()
+    let addresses = pools().map(|pool| pool.ip_address_pool(metadata(pool)).into());
+    let advertisements = pools().filter_map(|pool| Some(pool.l2_advertisement(metadata(pool))?.into()));
+    let policies = pools().filter_map(|pool| Some(pool.pool_policy(metadata(pool))?.into()));
+    addresses.chain(advertisements).chain(policies).collect()
 }

@@ -1,6 +1,6 @@
-//! Kubernetes' quantities, as far as it takes to see that two mean the same: the API server stores `1000m` as `1`.
+//! Kubernetes quantities, as far as needed to compare them: the API server stores `1000m` as `1`.
 
-/// The value in units of 10⁻⁹; none if `text` is no quantity or too large for one.
+/// The value in units of 10⁻⁹; none if `text` is not a valid quantity or is out of range.
 ///
 /// Smaller fractions are rounded up, as the API server does.
 pub(crate) fn parse(text: &str) -> Option<i128> {
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_quantity_is_none() {
+    fn invalid_quantities_are_rejected() {
         for text in [
             "",
             "m",

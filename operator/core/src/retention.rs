@@ -1,21 +1,21 @@
-//! What is no longer rendered and stays for now, because removing it would take an address or its announcement away from
-//! somebody.
+//! Objects that are no longer rendered, but are kept for now because deleting them would release an address
+//! in use or withdraw its announcement.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use rules::{IpRange, parse_addresses};
 use serde_json::Value;
 
-use crate::health::{Applied, Outcome};
+use crate::status::{Applied, Outcome};
 use crate::{Key, Kind, Manifests, Object};
 
-/// Those of `surplus`, which exists and is not rendered, that stay for now, with the reason. Its values are the objects as
-/// they are in the cluster; `applied` is what became of the `rendered` ones.
+/// The objects of `surplus` that are kept for now, with the reason. `surplus` are the objects in the cluster
+/// that are not rendered; `applied` is the outcome of applying the `rendered` ones.
 ///
-/// - A pool stays until every rendered pool that has addresses of it is in place.
-/// - An advertisement and a policy stay until their pool is gone, an advertisement also until every rendered one of
-///   its pools is in place.
-/// - What peers and advertisements refer to stays until they are gone.
+/// - A pool is kept until every rendered pool that has any of its addresses is in place.
+/// - An advertisement and a policy are kept until their pool is gone, an advertisement also until every
+///   rendered one of its pools is in place.
+/// - Objects that peers and advertisements refer to are kept until those are gone.
 pub fn retained(
     surplus: &BTreeMap<Key, Value>,
     rendered: &[Object],
@@ -38,8 +38,8 @@ pub fn retained(
 }
 
 fn reason(key: &Key, live: &Value, surplus: &BTreeMap<Key, Value>, pending: &[&Object]) -> Option<String> {
-    let waits_for = |object: &Object| format!("stays until {} has taken its place", object.key());
-    let until_gone = |key: &Key| format!("stays until {key} is gone");
+    let waits_for = |object: &Object| format!("is kept until {} is in place", object.key());
+    let until_gone = |key: &Key| format!("is kept until {key} is gone");
     match key.kind {
         Kind::IpAddressPool => {
             let ranges = ranges(live["spec"]["addresses"].as_array());
@@ -53,7 +53,7 @@ fn reason(key: &Key, live: &Value, surplus: &BTreeMap<Key, Value>, pending: &[&O
             pending.iter().find(successor).map(|object| waits_for(object))
         }
         Kind::L2Advertisement | Kind::BgpAdvertisement => {
-            let pools = pools(live);
+            let pools = advertised_pools(live);
             let of_pool = |key: &&Key| key.kind == Kind::IpAddressPool && pools.contains(key.name.as_str());
             let successor = |object: &&&Object| {
                 object.key().kind == key.kind && object.pool().is_some_and(|pool| pools.contains(pool))
@@ -74,15 +74,16 @@ fn reason(key: &Key, live: &Value, surplus: &BTreeMap<Key, Value>, pending: &[&O
     }
 }
 
-/// The pools that an advertisement names.
-pub fn pools(advertisement: &Value) -> BTreeSet<&str> {
+/// The names of the pools that an advertisement lists.
+pub fn advertised_pools(advertisement: &Value) -> BTreeSet<&str> {
     let named = advertisement["spec"]["ipAddressPools"].as_array();
     named.into_iter().flatten().filter_map(Value::as_str).collect()
 }
 
-/// Whether an advertisement may be one of `pool`: it names the pool, selects pools by label, or is one of every pool.
+/// Whether an advertisement may advertise `pool`: it lists the pool, selects pools by label, or advertises
+/// every pool.
 pub fn may_advertise(advertisement: &Value, pool: &str) -> bool {
-    let named = pools(advertisement);
+    let named = advertised_pools(advertisement);
     let selectors = advertisement["spec"]["ipAddressPoolSelectors"].as_array();
     named.contains(pool) || named.is_empty() && selectors.is_none_or(Vec::is_empty)
 }
@@ -103,7 +104,7 @@ mod tests {
         Key { kind, namespace: Some("metallb-system".to_owned()), name: name.to_owned() }
     }
 
-    /// A pool `old` with everything that belongs to it.
+    /// A pool `old` with its advertisement and policy.
     fn old() -> BTreeMap<Key, Value> {
         BTreeMap::from([
             (key(Kind::IpAddressPool, "old"), json!({"spec": {"addresses": ["10.0.0.0/24"]}})),
@@ -123,61 +124,68 @@ mod tests {
         Manifests(objects.iter().map(applied).collect())
     }
 
-    fn stays(surplus: &BTreeMap<Key, Value>, objects: &[Object], outcome: &Outcome) -> Vec<String> {
+    fn retained_keys(surplus: &BTreeMap<Key, Value>, objects: &[Object], outcome: &Outcome) -> Vec<String> {
         retained(surplus, objects, &applied(objects, outcome)).keys().map(ToString::to_string).collect()
     }
 
     #[test]
-    fn a_renamed_pool_goes_before_its_advertisement_and_its_policy() {
+    fn a_renamed_pool_is_deleted_before_its_advertisement_and_its_policy() {
         let (objects, mut surplus) = (new("10.0.0.0/24"), old());
         assert_eq!(
-            stays(&surplus, &objects, &Outcome::AsRendered),
+            retained_keys(&surplus, &objects, &Outcome::AsRendered),
             ["PoolPolicy old", "L2Advertisement old"],
-            "as long as the pool is there, and its deletion may have failed"
+            "while the pool exists, whose deletion may have failed"
         );
         surplus.remove(&key(Kind::IpAddressPool, "old"));
-        assert_eq!(stays(&surplus, &objects, &Outcome::AsRendered), Vec::<String>::new());
+        assert_eq!(retained_keys(&surplus, &objects, &Outcome::AsRendered), Vec::<String>::new());
     }
 
     #[test]
-    fn a_renamed_pool_stays_until_the_new_one_is_in_place() {
+    fn a_renamed_pool_is_kept_until_the_new_one_is_in_place() {
         let failed = Outcome::Failed("the API server is away".to_owned());
         let foreign = Outcome::Foreign("taken".to_owned());
         for outcome in [failed, foreign] {
-            assert_eq!(stays(&old(), &new("10.0.0.128/25"), &outcome).len(), 3, "{outcome:?}");
+            assert_eq!(retained_keys(&old(), &new("10.0.0.128/25"), &outcome).len(), 3, "{outcome:?}");
             assert_eq!(
-                stays(&old(), &new("10.0.1.0/24"), &outcome).len(),
+                retained_keys(&old(), &new("10.0.1.0/24"), &outcome).len(),
                 2,
-                "another pool's failure holds up nothing"
+                "the failure of an unrelated pool delays nothing"
             );
         }
     }
 
     #[test]
-    fn an_advertisement_under_an_old_name_stays_until_the_one_under_the_new_name_is_in_place() {
+    fn an_advertisement_under_an_old_name_is_kept_until_the_new_one_is_in_place() {
         let old = BTreeMap::from([(
             key(Kind::L2Advertisement, "l2advertisement1"),
             json!({"spec": {"ipAddressPools": ["new"]}}),
         )]);
         let objects = new("10.0.0.0/24");
         assert_eq!(
-            stays(&old, &objects, &Outcome::Failed("no".to_owned())),
+            retained_keys(&old, &objects, &Outcome::Failed("no".to_owned())),
             ["L2Advertisement l2advertisement1"]
         );
-        assert_eq!(stays(&old, &objects, &Outcome::AsRendered), Vec::<String>::new());
-        assert_eq!(stays(&old, &[], &Outcome::AsRendered), Vec::<String>::new(), "it is wanted no more");
+        assert_eq!(retained_keys(&old, &objects, &Outcome::AsRendered), Vec::<String>::new());
+        assert_eq!(
+            retained_keys(&old, &[], &Outcome::AsRendered),
+            Vec::<String>::new(),
+            "no advertisement is rendered"
+        );
     }
 
     #[test]
-    fn what_peers_refer_to_goes_after_them() {
+    fn objects_that_peers_refer_to_are_deleted_after_the_peers() {
         let mut surplus = BTreeMap::from([
             (key(Kind::BgpPeer, "peer"), json!({})),
             (key(Kind::BfdProfile, "fast"), json!({})),
             (key(Kind::Community, "communities"), json!({})),
         ]);
-        assert_eq!(stays(&surplus, &[], &Outcome::AsRendered), ["BFDProfile fast", "Community communities"]);
+        assert_eq!(
+            retained_keys(&surplus, &[], &Outcome::AsRendered),
+            ["BFDProfile fast", "Community communities"]
+        );
         surplus.remove(&key(Kind::BgpPeer, "peer"));
-        assert_eq!(stays(&surplus, &[], &Outcome::AsRendered), Vec::<String>::new());
+        assert_eq!(retained_keys(&surplus, &[], &Outcome::AsRendered), Vec::<String>::new());
     }
 
     #[test]
@@ -186,6 +194,9 @@ mod tests {
             may_advertise(&json!({}), "a") && may_advertise(&json!({"spec": {"ipAddressPools": ["a"]}}), "a")
         );
         assert!(!may_advertise(&json!({"spec": {"ipAddressPools": ["b"]}}), "a"));
-        assert!(!may_advertise(&json!({"spec": {"ipAddressPoolSelectors": [{}]}}), "a"), "not for sure");
+        assert!(
+            !may_advertise(&json!({"spec": {"ipAddressPoolSelectors": [{}]}}), "a"),
+            "it may or may not select the pool"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! The speaker's DaemonSet and the key of the speakers.
+//! The speaker's DaemonSet and the Secret with the key that signs beacons.
 
 use std::collections::BTreeMap;
 
@@ -14,17 +14,17 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use crate::{Object, ValidatedStack, meta, pod};
 
 const STATE_DIR: &str = "/var/lib/lbstack";
-/// The user's key and the operator's; the speaker prefers the user's.
-const KEYS: [(&str, &str, &str); 2] = [
+/// The user's key and the operator's; speakers prefer the user's. Name of the volume, Secret and mount path.
+const KEY_VOLUMES: [(&str, &str, &str); 2] = [
     ("memberlist", MEMBERLIST_SECRET, "/etc/lbstack/memberlist"),
     ("beacon-key", BEACON_KEY_SECRET, "/etc/lbstack/beacon-key"),
 ];
 
 pub(crate) fn objects(stack: &ValidatedStack) -> Vec<Object> {
-    vec![key(stack).into(), daemon_set(stack).into()]
+    vec![beacon_key_secret(stack).into(), daemon_set(stack).into()]
 }
 
-fn key(stack: &ValidatedStack) -> Secret {
+fn beacon_key_secret(stack: &ValidatedStack) -> Secret {
     Secret {
         metadata: meta::namespaced(stack, BEACON_KEY_SECRET, Some(SPEAKER)),
         type_: Some("Opaque".to_owned()),
@@ -35,16 +35,16 @@ fn key(stack: &ValidatedStack) -> Secret {
 
 fn daemon_set(stack: &ValidatedStack) -> DaemonSet {
     let SpeakerSettings { pod: settings, update_strategy, .. } = &stack.speaker;
-    let mut tolerations = every_taint();
+    let mut tolerations = tolerate_all();
     tolerations.extend(settings.tolerations.iter().cloned());
     let spec = PodSpec {
         service_account_name: Some(SPEAKER.to_owned()),
-        // Whatever the account says, which is not only ours to write.
+        // Set explicitly: the service account may be edited by others.
         automount_service_account_token: Some(true),
         enable_service_links: Some(false),
         host_network: Some(true),
         dns_policy: Some("ClusterFirstWithHostNet".to_owned()),
-        // Long enough to hand every address over to another node.
+        // Long enough to hand over every address to another node.
         termination_grace_period_seconds: Some(30),
         priority_class_name: Some(
             settings.priority_class_name.clone().unwrap_or_else(|| "system-node-critical".to_owned()),
@@ -52,7 +52,7 @@ fn daemon_set(stack: &ValidatedStack) -> DaemonSet {
         node_selector: Some(pod::node_selector(settings)),
         tolerations: Some(tolerations),
         affinity: settings.affinity.clone(),
-        topology_spread_constraints: pod::given(&settings.topology_spread_constraints),
+        topology_spread_constraints: pod::non_empty(&settings.topology_spread_constraints),
         security_context: Some(pod::pod_security_context()),
         containers: vec![container(stack)],
         volumes: Some(volumes()),
@@ -63,7 +63,7 @@ fn daemon_set(stack: &ValidatedStack) -> DaemonSet {
         spec: Some(DaemonSetSpec {
             revision_history_limit: Some(3),
             selector: pod::selector(SPEAKER),
-            update_strategy: Some(strategy(update_strategy)),
+            update_strategy: Some(rolling_update(update_strategy)),
             template: PodTemplateSpec { metadata: Some(pod::metadata(SPEAKER, settings)), spec: Some(spec) },
             ..DaemonSetSpec::default()
         }),
@@ -71,15 +71,15 @@ fn daemon_set(stack: &ValidatedStack) -> DaemonSet {
     }
 }
 
-/// One node at a time, each handing its addresses over first. Never two speakers on one node.
-fn strategy(wanted: &SpeakerUpdateStrategy) -> DaemonSetUpdateStrategy {
+/// One node at a time; each speaker hands over its addresses first. Never two speakers on one node.
+fn rolling_update(strategy: &SpeakerUpdateStrategy) -> DaemonSetUpdateStrategy {
     let rolling = RollingUpdateDaemonSet {
         max_surge: Some(IntOrString::Int(0)),
-        max_unavailable: Some(wanted.max_unavailable.clone().unwrap_or(IntOrString::Int(1))),
+        max_unavailable: Some(strategy.max_unavailable.clone().unwrap_or(IntOrString::Int(1))),
     };
     DaemonSetUpdateStrategy {
-        type_: Some(wanted.type_.as_str().to_owned()),
-        rolling_update: (wanted.type_ == UpdateType::RollingUpdate).then_some(rolling),
+        type_: Some(strategy.type_.as_str().to_owned()),
+        rolling_update: (strategy.type_ == UpdateType::RollingUpdate).then_some(rolling),
     }
 }
 
@@ -103,14 +103,17 @@ fn container(stack: &ValidatedStack) -> Container {
     Container {
         ports: Some(ports),
         env: Some(vec![
-            pod::from_field("NODE_NAME", "spec.nodeName"),
-            pod::from_field("POD_NAME", "metadata.name"),
-            pod::from_field("POD_NAMESPACE", "metadata.namespace"),
-            pod::from_field("POD_IP", "status.podIP"),
+            pod::env_from_field("NODE_NAME", "spec.nodeName"),
+            pod::env_from_field("POD_NAME", "metadata.name"),
+            pod::env_from_field("POD_NAMESPACE", "metadata.namespace"),
+            pod::env_from_field("POD_IP", "status.podIP"),
         ]),
-        resources: Some(speaker.pod.resources.clone().unwrap_or_else(|| pod::requests("50m", "32Mi"))),
-        // Root, since the kernel gives a capability to no other user across exec; and nothing else of root's.
-        security_context: Some(pod::confined(0, &["NET_RAW"])),
+        resources: Some(
+            speaker.pod.resources.clone().unwrap_or_else(|| pod::resource_requests("50m", "32Mi")),
+        ),
+        // Root: for any other user the capability is lost on exec, since Kubernetes sets no ambient
+        // capabilities. All other capabilities of root are dropped.
+        security_context: Some(pod::restricted_security_context(0, &["NET_RAW"])),
         volume_mounts: Some(mounts()),
         ..shared
     }
@@ -122,7 +125,7 @@ fn volumes() -> Vec<Volume> {
         empty_dir: Some(EmptyDirVolumeSource::default()),
         ..Volume::default()
     };
-    let keys = KEYS.iter().map(|&(name, secret, _)| Volume {
+    let keys = KEY_VOLUMES.iter().map(|&(name, secret, _)| Volume {
         name: name.to_owned(),
         secret: Some(SecretVolumeSource {
             secret_name: Some(secret.to_owned()),
@@ -142,12 +145,12 @@ fn mounts() -> Vec<VolumeMount> {
         read_only,
         ..VolumeMount::default()
     };
-    let keys = KEYS.iter().map(|&(name, _, path)| mount(name, path, Some(true)));
+    let keys = KEY_VOLUMES.iter().map(|&(name, _, path)| mount(name, path, Some(true)));
     std::iter::once(mount("state", STATE_DIR, None)).chain(keys).collect()
 }
 
-/// A node with whatever taint still has its addresses to announce or to hand over.
-fn every_taint() -> Vec<Toleration> {
+/// A tainted node may still have addresses to announce or to hand over.
+fn tolerate_all() -> Vec<Toleration> {
     ["NoSchedule", "NoExecute"]
         .into_iter()
         .map(|effect| Toleration {

@@ -1,4 +1,4 @@
-//! What is rendered, as it goes to the API.
+//! The rendered objects, as they are sent to the API server.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,18 +14,18 @@ pub(crate) fn stack(spec: Value) -> LoadBalancerStack {
     stack
 }
 
-pub(crate) fn facts() -> Facts {
-    Facts {
+pub(crate) fn inputs() -> RenderInputs {
+    RenderInputs {
         default_image: Some("example.test/lbstack:v1".into()),
         beacon_key: BeaconKey::new([7; 32]),
         nodes: 3,
         legacy: legacy::Sources::default(),
-        renewed_accounts: BTreeMap::new(),
+        recreated_accounts: BTreeMap::new(),
     }
 }
 
 pub(crate) fn rendered(spec: Value) -> Vec<Object> {
-    render(&validate(&stack(spec), facts()).unwrap()).0
+    render(&validate(&stack(spec), inputs()).unwrap()).0
 }
 
 fn json_of(objects: &[Object]) -> Vec<Value> {
@@ -38,7 +38,7 @@ fn find(objects: &[Object], kind: Kind, name: &str) -> Value {
 }
 
 #[test]
-fn an_empty_spec_is_the_whole_stack_without_pools() {
+fn an_empty_spec_renders_the_whole_stack_without_pools() {
     insta::assert_json_snapshot!("empty", json_of(&rendered(json!({}))));
 }
 
@@ -73,14 +73,15 @@ fn every_setting_reaches_the_objects() {
         },
         "speaker": {"labels": {"team": "net"}, "tolerations": [{"key": "x", "operator": "Exists"}],
                     "excludeInterfaces": ["^a$", "^b$"], "excludeLabel": "Honour", "placement": "Hash",
-                    "conflictDetection": "Off", "beacon": {"port": 1234, "intervalMs": 50, "misses": 5}, "adminPort": 17472,
+                    "conflictDetection": "Off", "beacon": {"port": 1234, "intervalMs": 50, "misses": 5},
+                        "adminPort": 17472,
                     "updateStrategy": {"type": "RollingUpdate", "maxUnavailable": "10%"}},
     }));
     insta::assert_json_snapshot!("everything", json_of(&objects));
 }
 
 #[test]
-fn the_admin_port_of_the_stack_moves_flag_and_container_port_and_the_probes_go_with_it() {
+fn the_admin_port_sets_the_flag_the_container_port_and_the_probes() {
     let objects = rendered(json!({"speaker": {"adminPort": 17472}}));
     let container =
         |kind, name| find(&objects, kind, name)["spec"]["template"]["spec"]["containers"][0].clone();
@@ -88,16 +89,16 @@ fn the_admin_port_of_the_stack_moves_flag_and_container_port_and_the_probes_go_w
         (container(Kind::DaemonSet, "speaker"), container(Kind::Deployment, "controller"));
     assert!(speaker["args"].as_array().unwrap().contains(&json!("--admin-address=[::]:17472")));
     assert_eq!(speaker["ports"][0]["containerPort"], 17472);
-    // By name.
+    // Probes refer to the port by name.
     for probe in ["livenessProbe", "readinessProbe"] {
         assert_eq!(speaker[probe]["httpGet"]["port"], speaker["ports"][0]["name"]);
     }
-    // It shares no network with others, so that its port is nobody else's.
+    // The controller does not use the host network, so its port cannot conflict.
     assert_eq!(controller["ports"][0]["containerPort"], 7472);
 }
 
 #[test]
-fn why_a_process_has_ended_reaches_the_status_of_its_pod() {
+fn the_last_log_lines_become_the_termination_message() {
     let objects = rendered(json!({}));
     for (kind, name) in [(Kind::DaemonSet, "speaker"), (Kind::Deployment, "controller")] {
         let container = &find(&objects, kind, name)["spec"]["template"]["spec"]["containers"][0];
@@ -106,7 +107,7 @@ fn why_a_process_has_ended_reaches_the_status_of_its_pod() {
 }
 
 #[test]
-fn rendering_twice_gives_the_same() {
+fn rendering_is_deterministic() {
     let spec = json!({"addressPools": [{"name": "a", "addresses": ["10.0.0.0/24"]}]});
     assert_eq!(rendered(spec.clone()), rendered(spec));
 }
@@ -115,7 +116,7 @@ fn rendering_twice_gives_the_same() {
 fn a_disruption_budget_never_holds_the_only_node() {
     let budget = |nodes: i32, replicas: i32| {
         let stack = stack(json!({"controller": {"replicas": replicas}}));
-        let objects = render(&validate(&stack, Facts { nodes, ..facts() }).unwrap()).0;
+        let objects = render(&validate(&stack, RenderInputs { nodes, ..inputs() }).unwrap()).0;
         objects.iter().any(|object| object.key().kind == Kind::PodDisruptionBudget)
     };
     assert!(budget(2, 2));
@@ -125,7 +126,7 @@ fn a_disruption_budget_never_holds_the_only_node() {
 }
 
 #[test]
-fn the_speaker_keeps_one_capability_of_root_and_the_controller_none() {
+fn the_speaker_has_one_capability_and_the_controller_none() {
     let objects = rendered(json!({}));
     let context = |kind, name| {
         find(&objects, kind, name)["spec"]["template"]["spec"]["containers"][0]["securityContext"].clone()
@@ -142,7 +143,7 @@ fn the_speaker_keeps_one_capability_of_root_and_the_controller_none() {
 }
 
 #[test]
-fn everything_but_the_namespace_is_owned_by_the_stack_and_labelled_as_ours() {
+fn everything_but_the_namespace_is_owned_by_the_stack_and_labelled_as_managed() {
     for object in json_of(&rendered(json!({"addressPools": [{"name": "a", "addresses": ["10.0.0.0/24"]}]}))) {
         let owned = object["metadata"]["ownerReferences"][0]["kind"] == "LoadBalancerStack";
         assert_eq!(owned, object["kind"] != "Namespace", "{object}");
@@ -151,18 +152,18 @@ fn everything_but_the_namespace_is_owned_by_the_stack_and_labelled_as_ours() {
 }
 
 #[test]
-fn a_key_is_shown_nowhere() {
-    let validated = validate(&stack(json!({})), facts()).unwrap();
+fn debug_output_does_not_contain_the_key() {
+    let validated = validate(&stack(json!({})), inputs()).unwrap();
     assert!(!format!("{validated:?}").contains("0707"));
 }
 
 #[test]
-fn an_old_config_map_becomes_objects_that_yield_to_inline_pools() {
+fn a_legacy_config_map_is_imported_and_inline_pools_take_precedence() {
     let text = "address-pools:\n- name: old\n  protocol: layer2\n  addresses: [10.9.0.0/24]\n\
                 - name: lan\n  protocol: layer2\n  addresses: [10.8.0.0/24]\n";
     let legacy = config_map(Some(text));
     let spec = json!({"addressPools": [{"name": "lan", "addresses": ["10.7.0.0/24"]}]});
-    let validated = validate(&stack(spec), Facts { legacy, ..facts() }).unwrap();
+    let validated = validate(&stack(spec), RenderInputs { legacy, ..inputs() }).unwrap();
     let objects = render(&validated).0;
     let old = find(&objects, Kind::IpAddressPool, "old");
     assert_eq!(old["spec"]["addresses"], json!(["10.9.0.0/24"]));
@@ -170,9 +171,12 @@ fn an_old_config_map_becomes_objects_that_yield_to_inline_pools() {
     assert_eq!(old["metadata"]["ownerReferences"][0]["kind"], "LoadBalancerStack");
     assert_eq!(find(&objects, Kind::IpAddressPool, "lan")["spec"]["addresses"], json!(["10.7.0.0/24"]));
     assert_eq!(objects.iter().filter(|object| object.key().kind == Kind::IpAddressPool).count(), 2);
-    let said: Vec<String> = validated.doubts().iter().map(|fault| fault.field.clone()).collect();
-    assert!(said.iter().any(|field| field.contains("IPAddressPool") && field.contains("lan")), "{said:?}");
-    assert!(!said.iter().any(|field| field.contains("old")), "{said:?}");
+    let messages: Vec<String> = validated.warnings().iter().map(|finding| finding.field.clone()).collect();
+    assert!(
+        messages.iter().any(|field| field.contains("IPAddressPool") && field.contains("lan")),
+        "{messages:?}"
+    );
+    assert!(!messages.iter().any(|field| field.contains("old")), "{messages:?}");
 }
 
 pub(crate) fn config_map(text: Option<&str>) -> legacy::Sources {
@@ -183,38 +187,39 @@ pub(crate) fn config_map(text: Option<&str>) -> legacy::Sources {
 }
 
 #[test]
-fn an_old_config_map_without_its_key_is_told_and_what_was_imported_stays() {
+fn a_config_map_without_its_key_is_reported_and_imported_objects_are_retained() {
     let legacy = config_map(None);
-    let validated = validate(&stack(json!({})), Facts { legacy, ..facts() }).unwrap();
-    assert!(validated.is_spoiled());
-    assert_eq!(validated.doubts()[0].problem, "has no key \"config\"");
+    let validated = validate(&stack(json!({})), RenderInputs { legacy, ..inputs() }).unwrap();
+    assert!(validated.is_degraded());
+    assert_eq!(validated.warnings()[0].problem, "has no key \"config\"");
     let key = Key { kind: Kind::IpAddressPool, namespace: Some("metallb-system".into()), name: "old".into() };
-    assert!(validated.keeps(&key, Some(legacy::CONFIG_MAP)));
+    assert!(validated.retains(&key, Some(legacy::CONFIG_MAP)));
 }
 
 #[test]
-fn an_imported_pool_does_not_take_the_place_of_an_inline_pool_with_an_error() {
+fn an_imported_pool_does_not_replace_a_rejected_inline_pool() {
     let text = "address-pools:\n- name: lan\n  protocol: layer2\n  addresses: [10.8.0.0/24]\n";
     let legacy = config_map(Some(text));
     let spec = json!({"addressPools": [{"name": "lan", "addresses": ["10.7.0.0/99"]}]});
-    let validated = validate(&stack(spec), Facts { legacy, ..facts() }).unwrap();
+    let validated = validate(&stack(spec), RenderInputs { legacy, ..inputs() }).unwrap();
     assert!(render(&validated).0.iter().all(|object| object.key().kind != Kind::IpAddressPool));
 }
 
 #[test]
-fn an_account_made_anew_rolls_the_pods_that_hold_tokens_of_the_old_one() {
-    let template = |facts: Facts, kind: Kind| {
-        let objects = render(&validate(&stack(json!({})), facts).unwrap()).0;
+fn a_recreated_service_account_rolls_out_its_workload() {
+    let template = |inputs: RenderInputs, kind: Kind| {
+        let objects = render(&validate(&stack(json!({})), inputs).unwrap()).0;
         let workload = objects.into_iter().find(|object| object.key().kind == kind).unwrap();
         workload.to_json().unwrap()["spec"]["template"]["metadata"]["annotations"].clone()
     };
-    let renewed = || Facts { renewed_accounts: BTreeMap::from([("speaker", "uid-2".to_owned())]), ..facts() };
-    assert_eq!(template(renewed(), Kind::DaemonSet)["lbstack.dev/service-account"], "uid-2");
-    assert_eq!(template(renewed(), Kind::Deployment), template(facts(), Kind::Deployment));
+    let recreated =
+        || RenderInputs { recreated_accounts: BTreeMap::from([("speaker", "uid-2".to_owned())]), ..inputs() };
+    assert_eq!(template(recreated(), Kind::DaemonSet)["lbstack.dev/service-account"], "uid-2");
+    assert_eq!(template(recreated(), Kind::Deployment), template(inputs(), Kind::Deployment));
 }
 
 fn with_config_map(text: Option<&str>) -> ValidatedStack {
-    validate(&stack(json!({})), Facts { legacy: config_map(text), ..facts() }).unwrap()
+    validate(&stack(json!({})), RenderInputs { legacy: config_map(text), ..inputs() }).unwrap()
 }
 
 fn in_namespace(kind: Kind, name: &str) -> Key {
@@ -222,14 +227,14 @@ fn in_namespace(kind: Kind, name: &str) -> Key {
 }
 
 #[test]
-fn requirement_1_a_slip_in_the_old_config_map_takes_nothing_away_that_was_imported_before() {
+fn an_error_in_the_config_map_deletes_nothing_that_was_imported_before() {
     let pool = "name: a\n  protocol: layer2\n  addresses: [10.0.0.0/24]\n";
     let imported = [
         in_namespace(Kind::IpAddressPool, "a"),
         in_namespace(Kind::L2Advertisement, "a"),
         in_namespace(Kind::BgpPeer, "p"),
     ];
-    for (slip, text) in [
+    for (error, text) in [
         ("a mistyped key", Some(format!("adress-pools:\n- {pool}"))),
         ("nested once too often", Some("config: |\n  address-pools:\n  - name: a\n".to_owned())),
         ("a list where a map belongs", Some(format!("- {pool}"))),
@@ -257,29 +262,29 @@ fn requirement_1_a_slip_in_the_old_config_map_takes_nothing_away_that_was_import
         ("no such key", None),
     ] {
         let validated = with_config_map(text.as_deref());
-        assert!(validated.is_spoiled() && !validated.doubts().is_empty(), "{slip} is reported");
+        assert!(validated.is_degraded() && !validated.warnings().is_empty(), "{error} is reported");
         let rendered = render(&validated).0;
         for key in &imported {
             let same = rendered.iter().any(|object| object.key() == *key) && !validated.is_frozen(key);
             assert!(
-                !same && validated.keeps(key, Some(legacy::CONFIG_MAP)),
-                "{slip} changes or removes {key}"
+                !same && validated.retains(key, Some(legacy::CONFIG_MAP)),
+                "{error} changes or removes {key}"
             );
         }
-        assert!(!validated.keeps(&imported[0], Some(legacy::ADDRESS_POOL)), "{slip}: of another source");
-        assert!(!validated.keeps(&imported[0], None), "{slip}: not imported");
+        assert!(!validated.retains(&imported[0], Some(legacy::ADDRESS_POOL)), "{error}: of another source");
+        assert!(!validated.retains(&imported[0], None), "{error}: not imported");
     }
     for text in ["address-pools: []\n", "peers: []\naddress-pools:\n"] {
         let validated = with_config_map(Some(text));
         assert!(
-            !validated.is_spoiled() && !validated.keeps(&imported[0], Some(legacy::CONFIG_MAP)),
+            !validated.is_degraded() && !validated.retains(&imported[0], Some(legacy::CONFIG_MAP)),
             "{text}"
         );
     }
 }
 
 #[test]
-fn an_entry_with_an_error_changes_nothing_that_exists_and_the_others_are_brought_about() {
+fn objects_of_an_entry_with_an_error_are_frozen_and_the_others_are_applied() {
     let text = "address-pools:\n- name: good\n  protocol: layer2\n  addresses: [10.0.0.0/24]\n\
                 - name: bad\n  protocol: layer2\n  addresses: [10.0.1.0/24, 10.1]\n";
     let validated = with_config_map(Some(text));
@@ -292,41 +297,44 @@ fn an_entry_with_an_error_changes_nothing_that_exists_and_the_others_are_brought
 }
 
 #[test]
-fn of_two_pools_that_conflict_neither_is_changed() {
+fn of_two_conflicting_pools_neither_is_changed() {
     let text = "address-pools:\n- name: a\n  protocol: layer2\n  addresses: [10.0.0.0/24]\n\
                 - name: b\n  protocol: layer2\n  addresses: [10.0.0.128/25]\n";
     let validated = with_config_map(Some(text));
-    assert!(validated.is_spoiled());
+    assert!(validated.is_degraded());
     assert!(
         validated.is_frozen(&in_namespace(Kind::IpAddressPool, "a")),
         "it may be the one that was edited"
     );
     assert!(validated.is_frozen(&in_namespace(Kind::IpAddressPool, "b")));
-    let said: Vec<String> = validated.doubts().iter().map(ToString::to_string).collect();
-    assert!(said.iter().any(|said| said.starts_with("imported IPAddressPool b spec.addresses")), "{said:?}");
+    let messages: Vec<String> = validated.warnings().iter().map(ToString::to_string).collect();
+    assert!(
+        messages.iter().any(|message| message.starts_with("imported IPAddressPool b spec.addresses")),
+        "{messages:?}"
+    );
 
     let spec = json!({"addressPools": [{"name": "a", "addresses": ["10.0.0.0/24"]},
         {"name": "b", "addresses": ["10.0.0.128/25"]}, {"name": "c", "addresses": ["10.0.1.0/24"]}]});
-    let validated = validate(&stack(spec), facts()).unwrap();
+    let validated = validate(&stack(spec), inputs()).unwrap();
     assert!(validated.is_frozen(&in_namespace(Kind::IpAddressPool, "a")));
-    assert!(validated.keeps(&in_namespace(Kind::IpAddressPool, "b"), None));
+    assert!(validated.retains(&in_namespace(Kind::IpAddressPool, "b"), None));
     assert!(!validated.is_frozen(&in_namespace(Kind::IpAddressPool, "c")));
 }
 
 #[test]
-fn requirement_1_an_inline_pool_that_is_renamed_and_mistyped_in_one_edit_stays() {
-    let pools = |pools: Value| validate(&stack(json!({"addressPools": pools})), facts()).unwrap();
+fn an_inline_pool_renamed_with_an_error_in_one_edit_is_retained() {
+    let pools = |pools: Value| validate(&stack(json!({"addressPools": pools})), inputs()).unwrap();
     let mistyped = pools(json!([{"name": "lan2", "addresses": ["10.0.0.300"]}]));
     for kind in [Kind::IpAddressPool, Kind::L2Advertisement, Kind::PoolPolicy] {
-        assert!(mistyped.keeps(&in_namespace(kind, "lan"), None), "{kind:?}");
+        assert!(mistyped.retains(&in_namespace(kind, "lan"), None), "{kind:?}");
     }
-    assert!(!mistyped.keeps(&in_namespace(Kind::IpAddressPool, "old"), Some(legacy::CONFIG_MAP)));
+    assert!(!mistyped.retains(&in_namespace(Kind::IpAddressPool, "old"), Some(legacy::CONFIG_MAP)));
     let renamed = pools(json!([{"name": "lan2", "addresses": ["10.0.0.0/24"]}]));
-    assert!(!renamed.keeps(&in_namespace(Kind::IpAddressPool, "lan"), None));
+    assert!(!renamed.retains(&in_namespace(Kind::IpAddressPool, "lan"), None));
 }
 
 #[test]
-fn an_unrelated_config_map_of_that_name_is_nobodys_fault() {
+fn an_unrelated_config_map_of_that_name_is_ignored() {
     let legacy = |key: &str, text: &str, imported: bool| {
         let map = legacy::ConfigMapText {
             name: "config".into(),
@@ -336,14 +344,15 @@ fn an_unrelated_config_map_of_that_name_is_nobodys_fault() {
         let imported = imported.then_some(legacy::CONFIG_MAP).into_iter().collect();
         legacy::Sources { config_map: Some(map), imported, ..legacy::Sources::default() }
     };
-    let spoiled = |legacy| validate(&stack(json!({})), Facts { legacy, ..facts() }).unwrap().is_spoiled();
+    let degraded =
+        |legacy| validate(&stack(json!({})), RenderInputs { legacy, ..inputs() }).unwrap().is_degraded();
     let unrelated = "server:\n  listen: 0.0.0.0\n";
-    assert!(!spoiled(legacy("config", unrelated, false)) && !spoiled(legacy("app.yaml", unrelated, false)));
-    assert!(!spoiled(legacy("config", "", false)));
-    assert!(spoiled(legacy("config", unrelated, true)), "what it replaced was imported");
+    assert!(!degraded(legacy("config", unrelated, false)) && !degraded(legacy("app.yaml", unrelated, false)));
+    assert!(!degraded(legacy("config", "", false)));
+    assert!(degraded(legacy("config", unrelated, true)), "what it replaced was imported");
     let pools = "address-pools:\n- {name: a, protocol: layer2, addresses: [10.0.0.0/24]}\n";
-    assert!(spoiled(legacy("config.yaml", pools, false)), "only its key is wrong");
-    assert!(!spoiled(legacy("config", pools, false)));
+    assert!(degraded(legacy("config.yaml", pools, false)), "only its key is wrong");
+    assert!(!degraded(legacy("config", pools, false)));
     for unrelated in [
         "routes:\n  bgp: true\n  layer2: no\n",
         "# see address-pools: and peer-address: of MetalLB\nmode: bgp\n",
@@ -351,8 +360,8 @@ fn an_unrelated_config_map_of_that_name_is_nobodys_fault() {
         "listeners:\n- protocol: BGP\n  port: 179\n",
         "{\"protocol\": \"tcp\", \"addresses\": [\"10.0.0.1\"]}",
     ] {
-        assert!(!spoiled(legacy("config", unrelated, false)), "{unrelated:?}");
-        assert!(!spoiled(legacy("app.yaml", unrelated, false)), "{unrelated:?}");
+        assert!(!degraded(legacy("config", unrelated, false)), "{unrelated:?}");
+        assert!(!degraded(legacy("app.yaml", unrelated, false)), "{unrelated:?}");
     }
     for mistaken in [
         "adress-pools:\n- name: a\n  protocol: layer2\n  addresses:\n  - 10.0.0.0/24\n",
@@ -360,12 +369,12 @@ fn an_unrelated_config_map_of_that_name_is_nobodys_fault() {
         "{\"address-pools\":[{\"name\":\"a\"",
         "peers:\n- peer-address: 10.0.0.1\n  peer-asn: none\n",
     ] {
-        assert!(spoiled(legacy("config", mistaken, false)), "{mistaken:?}");
+        assert!(degraded(legacy("config", mistaken, false)), "{mistaken:?}");
     }
 }
 
 #[test]
-fn requirement_1_a_config_map_that_does_not_exist_takes_nothing_away_unless_it_was_the_one_imported() {
+fn a_missing_config_map_deletes_nothing_unless_it_was_the_imported_one() {
     let validated = |named: &str, imported: &[&str]| {
         let legacy = legacy::Sources {
             named: named.to_owned(),
@@ -373,35 +382,39 @@ fn requirement_1_a_config_map_that_does_not_exist_takes_nothing_away_unless_it_w
             imported_config_maps: imported.iter().map(|&name| name.to_owned()).collect(),
             ..legacy::Sources::default()
         };
-        validate(&stack(json!({})), Facts { legacy, ..facts() }).unwrap()
+        validate(&stack(json!({})), RenderInputs { legacy, ..inputs() }).unwrap()
     };
     let pool = in_namespace(Kind::IpAddressPool, "lan");
     for imported in [&["config"][..], &["", "config"], &[""]] {
         let mistyped = validated("confg", imported);
-        assert!(mistyped.is_spoiled() && mistyped.keeps(&pool, Some(legacy::CONFIG_MAP)), "{imported:?}");
-        let said = mistyped.doubts()[0].to_string();
-        assert!(said.starts_with("spec.legacyConfigMap.name \"confg\": there is no ConfigMap"), "{said}");
+        assert!(mistyped.is_degraded() && mistyped.retains(&pool, Some(legacy::CONFIG_MAP)), "{imported:?}");
+        let message = mistyped.warnings()[0].to_string();
+        assert!(
+            message.starts_with("spec.legacyConfigMap.name \"confg\": there is no ConfigMap"),
+            "{message}"
+        );
     }
     let deleted = validated("config", &["config"]);
-    assert!(!deleted.is_spoiled() && !deleted.keeps(&pool, Some(legacy::CONFIG_MAP)));
-    assert!(!validated("config", &[]).is_spoiled(), "most clusters have none");
+    assert!(!deleted.is_degraded() && !deleted.retains(&pool, Some(legacy::CONFIG_MAP)));
+    assert!(!validated("config", &[]).is_degraded(), "most clusters have none");
 }
 
 #[test]
-fn an_address_pool_that_cannot_be_decoded_takes_nothing_away() {
+fn an_address_pool_that_cannot_be_decoded_deletes_nothing() {
     let undecoded = vec![("old".to_owned(), "missing field `protocol`".to_owned())];
     let legacy = legacy::Sources { undecoded, ..legacy::Sources::default() };
-    let validated = validate(&stack(json!({})), Facts { legacy, ..facts() }).unwrap();
-    assert!(validated.is_spoiled());
-    assert!(validated.keeps(&in_namespace(Kind::IpAddressPool, "old"), Some(legacy::ADDRESS_POOL)));
-    assert!(validated.doubts()[0].to_string().starts_with("AddressPool old: cannot be decoded"));
+    let validated = validate(&stack(json!({})), RenderInputs { legacy, ..inputs() }).unwrap();
+    assert!(validated.is_degraded());
+    assert!(validated.retains(&in_namespace(Kind::IpAddressPool, "old"), Some(legacy::ADDRESS_POOL)));
+    assert!(validated.warnings()[0].to_string().starts_with("AddressPool old: cannot be decoded"));
 }
 
 #[test]
-fn a_rejected_inline_pool_is_reported_without_what_follows_from_it() {
-    let spec = json!({"addressPools": [{"name": "bad", "addresses": ["10.0.1.0/99"], "quotas": [{"maxAddresses": 1}]}]});
-    let validated = validate(&stack(spec), facts()).unwrap();
-    let said: Vec<String> = validated.doubts().iter().map(ToString::to_string).collect();
-    assert_eq!(said.len(), 1, "{said:?}");
-    assert!(said[0].starts_with("spec.addressPools[0].addresses"), "{said:?}");
+fn a_rejected_inline_pool_is_reported_once() {
+    let spec = json!({"addressPools": [{"name": "bad", "addresses": ["10.0.1.0/99"], "quotas":
+        [{"maxAddresses": 1}]}]});
+    let validated = validate(&stack(spec), inputs()).unwrap();
+    let messages: Vec<String> = validated.warnings().iter().map(ToString::to_string).collect();
+    assert_eq!(messages.len(), 1, "{messages:?}");
+    assert!(messages[0].starts_with("spec.addressPools[0].addresses"), "{messages:?}");
 }

@@ -1,7 +1,7 @@
-//! From the resource as a user wrote it to a [`ValidatedStack`] that can be rendered without a doubt left.
+//! Validates a `LoadBalancerStack` and returns a [`ValidatedStack`], which can be rendered.
 //!
-//! The schema has checked most already. What is checked here is what a schema cannot say, and what an older
-//! definition in the cluster may have let through.
+//! The schema of the CustomResourceDefinition has checked most fields already. This module checks what a
+//! schema cannot express, and what an older definition in the cluster may have admitted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -18,35 +18,36 @@ use k8s_openapi::ByteString;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 use crate::legacy::{self, Imported, Sources};
-use crate::{Key, Object, names, pools};
+use crate::{Key, Object, pools, syntax};
 
-/// What the spec points at, and what only the cluster can tell.
+/// Everything beside the spec that rendering depends on: what the spec refers to, and the state of the
+/// cluster.
 #[derive(Clone, Debug)]
-pub struct Facts {
+pub struct RenderInputs {
     /// The image to use where the spec names none (`RELATED_IMAGE_LBSTACK`).
     pub default_image: Option<String>,
     /// The key of the speakers: the one in use, or a new one.
     pub beacon_key: BeaconKey,
-    /// Nodes that run, or shall run, a speaker; 0 while that is not known.
+    /// The number of nodes that run, or should run, a speaker; 0 while unknown.
     pub nodes: i32,
-    /// Configuration of older versions of MetalLB.
+    /// The configuration of older versions of MetalLB.
     pub legacy: Sources,
-    /// Accounts that are younger than the workload that uses them: the UID by the component's name. The tokens
-    /// in pods are bound to the UID of the account that was, so these pods have to be made anew.
-    pub renewed_accounts: BTreeMap<&'static str, String>,
+    /// Service accounts that were recreated after the workload that uses them: the UID by the component's
+    /// name. Tokens are bound to the UID of the account, so the pods have to be recreated.
+    pub recreated_accounts: BTreeMap<&'static str, String>,
 }
 
-/// The key with which speakers sign what they tell each other.
+/// The key with which speakers sign their beacons.
 #[derive(Clone, PartialEq, Eq)]
 pub struct BeaconKey(Vec<u8>);
 
 impl BeaconKey {
-    /// A new key. `random` must come from the system's generator.
+    /// A new key. `random` must come from a cryptographically secure generator.
     pub fn new(random: [u8; 32]) -> Self {
         Self(random.iter().flat_map(|byte| format!("{byte:02x}").into_bytes()).collect())
     }
 
-    /// The key that a Secret holds; none if it is too short to be one.
+    /// The key stored in a Secret; none if it is too short.
     pub fn stored(bytes: &[u8]) -> Option<Self> {
         (bytes.len() >= 16).then(|| Self(bytes.to_vec()))
     }
@@ -56,31 +57,31 @@ impl BeaconKey {
     }
 }
 
-/// Shows nothing: keys do not belong into logs.
+/// Hides the key: it must not appear in logs.
 impl fmt::Debug for BeaconKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("BeaconKey(…)")
     }
 }
 
-/// Something in the spec that cannot work.
+/// An error or warning about a field of the stack or of imported configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
-    /// Where, as `spec.controller.labels[app]`.
+pub struct SpecFinding {
+    /// The field, for example `spec.controller.labels[app]`.
     pub field: String,
-    /// What is there.
+    /// The value of the field.
     pub value: String,
-    /// What is wrong with it.
+    /// What is wrong.
     pub problem: String,
-    /// What would be right, or what to do.
-    pub remedy: String,
+    /// How to fix it.
+    pub hint: String,
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for SpecFinding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { field, value, problem, remedy } = self;
+        let Self { field, value, problem, hint } = self;
         let value = if value.is_empty() { String::new() } else { format!(" {value:?}") };
-        write!(f, "{field}{value}: {problem}; {remedy}")
+        write!(f, "{field}{value}: {problem}; {hint}")
     }
 }
 
@@ -99,53 +100,55 @@ pub struct ValidatedStack {
     pub(crate) beacon_key: BeaconKey,
     pub(crate) nodes: i32,
     pub(crate) imported: Imported,
-    withheld: Vec<String>,
+    rejected: Vec<String>,
     frozen: BTreeSet<Key>,
-    doubts: Vec<Fault>,
+    warnings: Vec<SpecFinding>,
 }
 
 impl ValidatedStack {
-    /// Whether an object that is not rendered stays all the same: it is a pool's, and an inline pool is left out because
-    /// something is wrong with it, which may be the same one under another name; or it was imported from something that
-    /// has an error now.
-    pub fn keeps(&self, key: &Key, imported_from: Option<&str>) -> bool {
-        let unread = imported_from.is_some_and(|source| self.imported.stays.contains(&source));
-        let renamed = imported_from.is_none() && key.kind.is_of_pool() && !self.withheld.is_empty();
+    /// Whether an existing object that is not rendered is kept: either it was imported from a source that has
+    /// an error now; or it belongs to an inline pool while some inline pool is rejected, which may be the
+    /// same pool under a new name.
+    pub fn retains(&self, key: &Key, imported_from: Option<&str>) -> bool {
+        let unread = imported_from.is_some_and(|source| self.imported.retained.contains(&source));
+        let renamed = imported_from.is_none() && key.kind.is_pool_object() && !self.rejected.is_empty();
         unread || renamed
     }
 
-    /// Whether an object is an inline pool's that is left out because something is wrong with it.
-    pub(crate) fn withholds(&self, key: &Key) -> bool {
-        key.kind.is_of_pool() && self.withheld.contains(&key.name)
+    /// Whether an object has the name of a rejected inline pool.
+    pub(crate) fn rejects(&self, key: &Key) -> bool {
+        key.kind.is_pool_object() && self.rejected.contains(&key.name)
     }
 
-    /// Whether a rendered object that exists stays as it is: there is an error in what it is made of, and what is in the
-    /// cluster is the last valid configuration.
+    /// Whether a rendered object, if it exists, is left unchanged because its source has an error: the object
+    /// in the cluster is the last valid configuration.
     pub fn is_frozen(&self, key: &Key) -> bool {
         self.frozen.contains(key)
     }
 
-    /// What is wrong with inline pools and imported configuration, warnings included.
-    pub fn doubts(&self) -> &[Fault] {
-        &self.doubts
+    /// Findings that do not invalidate the whole spec: errors in inline pools and imported configuration, and
+    /// warnings.
+    pub fn warnings(&self) -> &[SpecFinding] {
+        &self.warnings
     }
 
-    /// Whether something is left out for it.
-    pub fn is_spoiled(&self) -> bool {
-        !self.withheld.is_empty() || self.imported.spoiled
+    /// Whether any configuration is left out because of an error.
+    pub fn is_degraded(&self) -> bool {
+        !self.rejected.is_empty() || self.imported.degraded
     }
 }
 
-/// Judges `stack`. One bad inline pool is withheld, the rest works; any other fault spoils the whole.
+/// Validates `stack`. An invalid inline pool is rejected and the rest is rendered; any other error
+/// invalidates the whole spec.
 ///
 /// # Errors
 ///
-/// All faults that spoil the whole.
-pub fn validate(stack: &LoadBalancerStack, facts: Facts) -> Result<ValidatedStack, Vec<Fault>> {
+/// All errors that invalidate the whole spec.
+pub fn validate(stack: &LoadBalancerStack, inputs: RenderInputs) -> Result<ValidatedStack, Vec<SpecFinding>> {
     let LoadBalancerStackSpec {
         namespace,
         address_pools,
-        // What it names was read by whoever gathered the facts.
+        // The ConfigMap that it names has been read already: `inputs.legacy`.
         legacy_config_map: _,
         image,
         image_pull_policy,
@@ -154,46 +157,46 @@ pub fn validate(stack: &LoadBalancerStack, facts: Facts) -> Result<ValidatedStac
         controller,
         speaker,
     } = stack.spec.clone();
-    let mut faults = Faults::default();
-    let image = image.or(facts.default_image);
+    let mut errors = SpecErrors::default();
+    let image = image.or(inputs.default_image);
     if image.is_none() {
-        faults.add(
+        errors.add(
             "spec.image",
             "",
             "the operator was started without an image to use by default",
             "set spec.image, or RELATED_IMAGE_LBSTACK in the operator's Deployment",
         );
     }
-    if !names::is_dns_label(&namespace) {
-        faults.add(
+    if !syntax::is_dns_label(&namespace) {
+        errors.add(
             "spec.namespace",
             &namespace,
-            "is no name of a namespace",
+            "is not a valid namespace name",
             "use at most 63 lowercase letters, digits and hyphens",
         );
     }
-    if !load_balancer_class.is_empty() && !names::is_qualified_name(&load_balancer_class) {
-        faults.add(
+    if !load_balancer_class.is_empty() && !syntax::is_qualified_name(&load_balancer_class) {
+        errors.add(
             "spec.loadBalancerClass",
             &load_balancer_class,
-            "is no name of a class",
-            "write it like a label's key, as in example.com/internal",
+            "is not a valid load balancer class",
+            "use the syntax of a label key, for example example.com/internal",
         );
     }
     if controller.replicas < 1 {
-        faults.add(
+        errors.add(
             "spec.controller.replicas",
             &controller.replicas.to_string(),
             "no controller would run, and no Service would get an address",
             "set it to 1 or more",
         );
     }
-    faults.pod("spec.controller", &controller.pod);
-    faults.pod("spec.speaker", &speaker.pod);
-    faults.interfaces(&speaker.exclude_interfaces);
-    let (Some(image), true) = (image, faults.0.is_empty()) else { return Err(faults.0) };
-    let judged = pools::judge(&namespace, address_pools);
-    let imported = legacy::import(&facts.legacy, &namespace);
+    errors.check_pod("spec.controller", &controller.pod);
+    errors.check_pod("spec.speaker", &speaker.pod);
+    errors.check_interfaces(&speaker.exclude_interfaces);
+    let (Some(image), true) = (image, errors.0.is_empty()) else { return Err(errors.0) };
+    let validated_pools = pools::validate(&namespace, address_pools);
+    let imported = legacy::import(&inputs.legacy, &namespace);
     let mut validated = ValidatedStack {
         owner: owner(stack),
         namespace,
@@ -202,38 +205,40 @@ pub fn validate(stack: &LoadBalancerStack, facts: Facts) -> Result<ValidatedStac
         load_balancer_class,
         log_level,
         controller: ControllerSettings {
-            pod: with_account(controller.pod, facts.renewed_accounts.get(CONTROLLER)),
+            pod: with_account(controller.pod, inputs.recreated_accounts.get(CONTROLLER)),
             ..controller
         },
         speaker: SpeakerSettings {
-            pod: with_account(speaker.pod, facts.renewed_accounts.get(SPEAKER)),
+            pod: with_account(speaker.pod, inputs.recreated_accounts.get(SPEAKER)),
             ..speaker
         },
-        pools: judged.sound,
-        withheld: judged.withheld,
+        pools: validated_pools.valid,
+        rejected: validated_pools.rejected,
         frozen: BTreeSet::new(),
         imported,
-        doubts: judged.faults,
-        beacon_key: facts.beacon_key,
-        nodes: facts.nodes,
+        warnings: validated_pools.findings,
+        beacon_key: inputs.beacon_key,
+        nodes: inputs.nodes,
     };
     let inline = pools::objects(&validated);
     let (imported, shadowed) = legacy::objects(&validated, inline.iter().map(Object::key).collect());
     validated.imported.validate(&inline, &imported);
-    let disputed = inline.iter().map(Object::key).filter(|key| judged.disputed.contains(&key.name));
-    validated.frozen = validated.imported.frozen.iter().cloned().chain(disputed).collect();
-    validated.doubts.extend(validated.imported.faults.clone());
-    validated.doubts.extend(shadowed.iter().map(legacy::shadowed));
+    let conflicting =
+        inline.iter().map(Object::key).filter(|key| validated_pools.conflicting.contains(&key.name));
+    validated.frozen = validated.imported.frozen.iter().cloned().chain(conflicting).collect();
+    validated.warnings.extend(validated.imported.findings.clone());
+    validated.warnings.extend(shadowed.iter().map(legacy::shadowed));
     Ok(validated)
 }
 
-/// The account's UID in the pods' template rolls them when the account was made anew.
-fn with_account(mut pod: PodSettings, renewed: Option<&String>) -> PodSettings {
-    pod.annotations.extend(renewed.map(|uid| (ANNOTATION_ACCOUNT.to_owned(), uid.clone())));
+/// Adds the account's UID to the pod template if the account was recreated, which causes a rollout.
+fn with_account(mut pod: PodSettings, recreated: Option<&String>) -> PodSettings {
+    pod.annotations.extend(recreated.map(|uid| (ANNOTATION_ACCOUNT.to_owned(), uid.clone())));
     pod
 }
 
-/// Garbage collection takes the stack's objects even when the operator is gone. (The namespace is never owned.)
+/// The stack as owner, so that garbage collection deletes its objects even when the operator is gone. (The
+/// namespace has no owner.)
 fn owner(stack: &LoadBalancerStack) -> OwnerReference {
     OwnerReference {
         api_version: LoadBalancerStack::api_version(&()).into_owned(),
@@ -246,31 +251,31 @@ fn owner(stack: &LoadBalancerStack) -> OwnerReference {
 }
 
 #[derive(Default)]
-struct Faults(Vec<Fault>);
+struct SpecErrors(Vec<SpecFinding>);
 
-impl Faults {
-    fn add(&mut self, field: impl Into<String>, value: &str, problem: &str, remedy: &str) {
-        let (value, problem, remedy) = (value.to_owned(), problem.to_owned(), remedy.to_owned());
-        self.0.push(Fault { field: field.into(), value, problem, remedy });
+impl SpecErrors {
+    fn add(&mut self, field: impl Into<String>, value: &str, problem: &str, hint: &str) {
+        let (value, problem, hint) = (value.to_owned(), problem.to_owned(), hint.to_owned());
+        self.0.push(SpecFinding { field: field.into(), value, problem, hint });
     }
 
-    fn pod(&mut self, at: &str, settings: &PodSettings) {
+    fn check_pod(&mut self, at: &str, settings: &PodSettings) {
         const RESERVED: [&str; 4] = [LABEL_APP, LABEL_COMPONENT, LABEL_MANAGED_BY, LABEL_PART_OF];
-        self.labels(&format!("{at}.labels"), &settings.labels);
-        self.labels(&format!("{at}.nodeSelector"), &settings.node_selector);
+        self.check_labels(&format!("{at}.labels"), &settings.labels);
+        self.check_labels(&format!("{at}.nodeSelector"), &settings.node_selector);
         for key in settings.labels.keys().filter(|key| RESERVED.contains(&key.as_str())) {
             self.add(
                 format!("{at}.labels"),
                 key,
-                "is a label by which the stack finds its own pods",
-                "leave it out, or use another key",
+                "is a label that selects the pods of the stack",
+                "remove it, or use another key",
             );
         }
-        for key in settings.annotations.keys().filter(|key| !names::is_qualified_name(key)) {
+        for key in settings.annotations.keys().filter(|key| !syntax::is_qualified_name(key)) {
             self.add(
                 format!("{at}.annotations"),
                 key,
-                "is no key of an annotation",
+                "is not a valid annotation key",
                 "use [prefix/]name with at most 63 letters, digits, '-', '_' and '.' in the name",
             );
         }
@@ -283,42 +288,42 @@ impl Faults {
                     self.add(
                         format!("{at}.resources.{list}"),
                         &quantity.0,
-                        "is no quantity",
-                        "write it like 100m, 0.5, 64Mi or 1G",
+                        "is not a valid quantity",
+                        "use a quantity such as 100m, 0.5, 64Mi or 1G",
                     );
                 }
             }
         }
     }
 
-    /// The list reaches the speaker as one argument.
-    fn interfaces(&mut self, expressions: &[String]) {
+    /// The speaker gets the list as a single, comma-separated argument.
+    fn check_interfaces(&mut self, expressions: &[String]) {
         for (index, expression) in expressions.iter().enumerate() {
             let at = format!("spec.speaker.excludeInterfaces[{index}]");
             if let Err(error) = regex::Regex::new(expression) {
                 let problem = error.to_string().replace('\n', " ");
-                self.add(at, expression, &problem, "write a regular expression, as ^veth.*");
+                self.add(at, expression, &problem, "write a regular expression, for example ^veth.*");
             } else if expression.contains(',') {
-                self.add(at, expression, "has a comma", "give each expression its own entry");
+                self.add(at, expression, "contains a comma", "write each expression as an entry of its own");
             }
         }
     }
 
-    fn labels(&mut self, at: &str, labels: &BTreeMap<String, String>) {
+    fn check_labels(&mut self, at: &str, labels: &BTreeMap<String, String>) {
         for (key, value) in labels {
-            if !names::is_qualified_name(key) {
+            if !syntax::is_qualified_name(key) {
                 self.add(
                     at,
                     key,
-                    "is no key of a label",
+                    "is not a valid label key",
                     "use [prefix/]name with at most 63 letters, digits, '-', '_' and '.' in the name",
                 );
             }
-            if !names::is_label_value(value) {
+            if !syntax::is_label_value(value) {
                 self.add(
                     format!("{at}[{key}]"),
                     value,
-                    "is no value of a label",
+                    "is not a valid label value",
                     "use at most 63 letters, digits, '-', '_' and '.'",
                 );
             }
@@ -326,18 +331,18 @@ impl Faults {
     }
 }
 
-/// What the judge has to say about `finding`s of inline pools, told in terms of the stack's own fields.
-pub(crate) fn from_finding(index: usize, finding: &rules::Finding) -> Fault {
+/// Converts a `finding` of the rules about an inline pool into one about the field of the stack.
+pub(crate) fn from_finding(index: usize, finding: &rules::Finding) -> SpecFinding {
     let field = finding.field.strip_prefix("spec.").unwrap_or(&finding.field);
-    Fault {
+    SpecFinding {
         field: format!("spec.addressPools[{index}].{field}"),
         value: finding.value.clone(),
         problem: finding.problem.clone(),
-        remedy: finding.remedy.clone(),
+        hint: finding.remedy.clone(),
     }
 }
 
-/// Shared, as the judge takes them.
+/// Wraps each object in an `Arc`, as the rules expect.
 pub(crate) fn shared<T>(objects: impl IntoIterator<Item = T>) -> Vec<Arc<T>> {
     objects.into_iter().map(Arc::new).collect()
 }

@@ -3,7 +3,8 @@ use serde_json::json;
 use super::*;
 
 fn desired() -> Value {
-    json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "speaker", "labels": {"app": "x"}},
+    json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "speaker", "labels": {"app":
+        "x"}},
         "spec": {"template": {"spec": {"containers": [{"name": "speaker", "image": "i:1", "args": ["a", "b"],
             "env": [{"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}],
             "resources": {"limits": {"cpu": "1000m"}}}]}}}})
@@ -38,9 +39,8 @@ fn edit(fields: &Value) -> Value {
 }
 
 fn in_container(fields: &Value) -> Value {
-    edit(
-        &json!({"f:spec": {"f:template": {"f:spec": {"f:containers": {"k:{\"name\":\"speaker\"}": fields}}}}}),
-    )
+    edit(&json!({"f:spec": {"f:template": {"f:spec": {"f:containers": {"k:{\"name\":\"speaker\"}":
+            fields}}}}}))
 }
 
 fn container(live: &mut Value) -> &mut Value {
@@ -55,7 +55,8 @@ fn defaults_canonical_quantities_and_status_are_no_drift() {
 #[test]
 fn foreign_labels_annotations_and_a_rollout_restart_are_no_drift() {
     let restart = json!({"manager": "kubectl-rollout", "operation": "Update", "fieldsV1": {
-        "f:spec": {"f:template": {"f:metadata": {"f:annotations": {".": {}, "f:kubectl.kubernetes.io/restartedAt": {}}}}},
+        "f:spec": {"f:template": {"f:metadata": {"f:annotations": {".": {},
+            "f:kubectl.kubernetes.io/restartedAt": {}}}}},
         "f:metadata": {"f:annotations": {"f:note": {}}}}});
     let mut live = live(vec![restart]);
     live["spec"]["template"]["metadata"] =
@@ -65,18 +66,18 @@ fn foreign_labels_annotations_and_a_rollout_restart_are_no_drift() {
 }
 
 #[test]
-fn an_edited_field_is_drift_and_names_who_did_it() {
+fn an_edited_field_is_drift_and_names_the_manager() {
     let mut live = live(vec![in_container(&json!({"f:image": {}}))]);
     container(&mut live)["image"] = json!("evil:1");
     let drift = drift(&desired(), &live, Extent::Whole);
     assert_eq!(drift.differs, ["/spec/template/spec/containers/0/image"]);
-    assert_eq!(drift.by, BTreeSet::from(["kubectl-edit".to_owned()]));
+    assert_eq!(drift.managers, BTreeSet::from(["kubectl-edit".to_owned()]));
     assert_eq!(drift.foreign, Vec::<String>::new());
-    assert_eq!(container(&mut mended(&desired(), &live))["image"], "i:1");
+    assert_eq!(container(&mut repaired(&desired(), &live))["image"], "i:1");
 }
 
 #[test]
-fn whatever_others_add_is_taken_out_whole() {
+fn values_that_others_add_are_removed_with_their_subtree() {
     let additions = in_container(&json!({
         "f:env": {"k:{\"name\":\"X\"}": {".": {}, "f:name": {}, "f:value": {}}},
         "f:lifecycle": {"f:preStop": {"f:exec": {"f:command": {}}}},
@@ -103,25 +104,28 @@ fn whatever_others_add_is_taken_out_whole() {
             "/spec/template/spec/hostPID",
         ]
     );
-    let mended = mended(&desired(), &live);
-    assert_eq!(mended["spec"]["template"]["spec"]["hostPID"], Value::Null);
-    assert_eq!(mended["spec"]["template"]["spec"]["containers"].as_array().unwrap().len(), 1);
-    assert_eq!(mended["spec"]["template"]["spec"]["containers"][0]["env"].as_array().unwrap().len(), 1);
-    assert_eq!(mended["spec"]["revisionHistoryLimit"], 10, "defaults stay");
+    let repaired = repaired(&desired(), &live);
+    assert_eq!(repaired["spec"]["template"]["spec"]["hostPID"], Value::Null);
+    assert_eq!(repaired["spec"]["template"]["spec"]["containers"].as_array().unwrap().len(), 1);
+    assert_eq!(repaired["spec"]["template"]["spec"]["containers"][0]["env"].as_array().unwrap().len(), 1);
+    assert_eq!(repaired["spec"]["revisionHistoryLimit"], 10, "defaults stay");
 }
 
 #[test]
-fn a_variable_turned_from_a_reference_into_a_value_is_turned_back() {
+fn an_environment_variable_changed_from_a_reference_to_a_value_is_repaired() {
     let mut live = live(vec![in_container(&json!({"f:env": {"k:{\"name\":\"NODE\"}": {"f:value": {}}}}))]);
     container(&mut live)["env"][0] = json!({"name": "NODE", "value": "x"});
     let found = drift(&desired(), &live, Extent::Whole);
     assert!(!found.differs.is_empty() && found.foreign == ["/spec/template/spec/containers/0/env/0/value"]);
-    let mut mended = mended(&desired(), &live);
-    assert_eq!(container(&mut mended)["env"], desired()["spec"]["template"]["spec"]["containers"][0]["env"]);
+    let mut repaired = repaired(&desired(), &live);
+    assert_eq!(
+        container(&mut repaired)["env"],
+        desired()["spec"]["template"]["spec"]["containers"][0]["env"]
+    );
 }
 
 #[test]
-fn arguments_are_one_value() {
+fn arguments_are_atomic() {
     let mut live = live(vec![in_container(&json!({"f:args": {}}))]);
     container(&mut live)["args"] = json!(["a", "b", "--more"]);
     assert_eq!(drift(&desired(), &live, Extent::Whole).differs, ["/spec/template/spec/containers/0/args"]);
@@ -136,7 +140,7 @@ fn a_missing_label_is_drift_and_an_empty_list_may_be_absent() {
 }
 
 #[test]
-fn without_managed_fields_of_ours_nothing_is_taken_out() {
+fn without_managed_fields_of_the_operator_nothing_is_removed() {
     let mut live = live(vec![in_container(&json!({"f:stdin": {}}))]);
     container(&mut live)["stdin"] = json!(true);
     live["metadata"]["managedFields"].as_array_mut().unwrap().remove(0);
@@ -144,18 +148,18 @@ fn without_managed_fields_of_ours_nothing_is_taken_out() {
 }
 
 #[test]
-fn our_own_leftovers_of_a_json_patch_are_taken_out() {
+fn fields_left_by_our_own_json_patch_are_removed() {
     let leftover = json!({"manager": "lbstack-operator", "operation": "Update",
         "fieldsV1": {"f:spec": {"f:minReadySeconds": {}}}});
     let mut live = live(vec![leftover]);
     live["spec"]["minReadySeconds"] = json!(5);
     let found = drift(&desired(), &live, Extent::Whole);
     assert_eq!(found.foreign, ["/spec/minReadySeconds"]);
-    assert!(found.by.is_empty(), "nobody else did it");
+    assert!(found.managers.is_empty(), "nobody else did it");
 }
 
 #[test]
-fn what_is_rendered_no_more_is_drift() {
+fn a_field_that_is_no_longer_rendered_is_drift() {
     let mut desired = desired();
     desired["spec"]["template"]["spec"]["containers"][0].as_object_mut().unwrap().remove("resources");
     desired["metadata"]["labels"] = json!({});
@@ -164,7 +168,7 @@ fn what_is_rendered_no_more_is_drift() {
 }
 
 #[test]
-fn what_somebody_else_set_to_what_is_rendered_is_no_drift() {
+fn the_rendered_value_set_by_another_manager_is_no_drift() {
     let mut live = live(vec![in_container(&json!({"f:image": {}}))]);
     let fields = &mut live["metadata"]["managedFields"][0]["fieldsV1"];
     let ours = &mut fields["f:spec"]["f:template"]["f:spec"]["f:containers"]["k:{\"name\":\"speaker\"}"];
@@ -173,7 +177,7 @@ fn what_somebody_else_set_to_what_is_rendered_is_no_drift() {
 }
 
 #[test]
-fn an_object_need_not_say_its_kind() {
+fn an_object_without_kind_and_api_version_is_no_drift() {
     let mut live = live(vec![]);
     live.as_object_mut().unwrap().retain(|name, _| name != "kind" && name != "apiVersion");
     assert!(drift(&desired(), &live, Extent::Whole).is_none());
@@ -181,7 +185,7 @@ fn an_object_need_not_say_its_kind() {
 
 /// `nodeSelector` is an atomic map: whoever changes it owns all of it.
 #[test]
-fn a_label_that_somebody_adds_to_the_node_selector_is_drift_and_is_taken_out() {
+fn a_label_added_to_the_node_selector_is_drift_and_is_removed() {
     let mut desired = desired();
     desired["spec"]["template"]["spec"]["nodeSelector"] = json!({"kubernetes.io/os": "linux"});
     let theirs = edit(&json!({"f:spec": {"f:template": {"f:spec": {"f:nodeSelector": {}}}}}));
@@ -191,15 +195,15 @@ fn a_label_that_somebody_adds_to_the_node_selector_is_drift_and_is_taken_out() {
             json!({"kubernetes.io/os": "linux", "disk": added});
         let found = drift(&desired, &live, Extent::Whole);
         assert_eq!(found.differs, ["/spec/template/spec/nodeSelector/disk"]);
-        assert_eq!(found.by, BTreeSet::from(["kubectl-edit".to_owned()]));
+        assert_eq!(found.managers, BTreeSet::from(["kubectl-edit".to_owned()]));
         assert_eq!(
-            mended(&desired, &live)["spec"]["template"]["spec"]["nodeSelector"],
+            repaired(&desired, &live)["spec"]["template"]["spec"]["nodeSelector"],
             json!({"kubernetes.io/os": "linux"})
         );
     }
 }
 
-/// An object of which somebody changed one atomic list.
+/// An object in which another manager changed one atomic list.
 fn with_edited(mut live: Value, list: &Value) -> Value {
     live["metadata"]["managedFields"] = json!([
         {"manager": "lbstack-operator", "operation": "Apply", "fieldsV1": {"f:spec": {"f:other": {}}}},
@@ -209,7 +213,7 @@ fn with_edited(mut live: Value, list: &Value) -> Value {
 }
 
 #[test]
-fn what_somebody_adds_within_an_item_of_an_atomic_list_is_drift() {
+fn a_field_added_to_an_item_of_an_atomic_list_is_drift() {
     let rule = |more: Value| {
         let mut rule = json!({"apiGroups": [""], "resources": ["services/status"], "verbs": ["patch"]});
         rule.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -228,7 +232,7 @@ fn what_somebody_adds_within_an_item_of_an_atomic_list_is_drift() {
     assert_eq!(drift(&desired, &narrowed, Extent::Whole).differs, ["/spec/nodeSelectors/0/matchLabels/no"]);
     let widened = advertisement(json!([{"matchLabels": {"edge": "yes"}}, {}]));
     assert_eq!(drift(&desired, &widened, Extent::Whole).differs, ["/spec/nodeSelectors"]);
-    assert_eq!(mended(&desired, &narrowed)["spec"], desired["spec"]);
+    assert_eq!(repaired(&desired, &narrowed)["spec"], desired["spec"]);
 
     let quotas =
         |selector: Value| json!({"spec": {"quotas": [{"maxAddresses": 1, "namespaceSelector": selector}]}});
@@ -240,16 +244,16 @@ fn what_somebody_adds_within_an_item_of_an_atomic_list_is_drift() {
 }
 
 #[test]
-fn what_an_admission_webhook_makes_of_our_own_apply_is_no_drift_and_any_other_value_is() {
+fn a_value_set_by_an_admission_webhook_is_no_drift_and_any_other_value_is() {
     let mut answer = live(vec![]);
     container(&mut answer)["image"] = json!("mirror.test/i:1");
-    let rewritten = rewritten(&desired(), &answer);
-    let found = |live: &Value| drift(&desired(), live, Extent::Whole).without(&rewritten, live);
+    let webhook_changes = webhook_changes(&desired(), &answer);
+    let found = |live: &Value| drift(&desired(), live, Extent::Whole).without(&webhook_changes, live);
     assert!(!drift(&desired(), &answer, Extent::Whole).is_none());
     assert!(found(&answer).is_none());
     let mut edited = answer.clone();
     container(&mut edited)["image"] = json!("evil:1");
     assert_eq!(found(&edited).differs, ["/spec/template/spec/containers/0/image"]);
     container(&mut edited)["image"] = json!("i:1");
-    assert!(found(&edited).is_none(), "what is rendered is never a difference");
+    assert!(found(&edited).is_none(), "the rendered value is never a difference");
 }

@@ -1,15 +1,15 @@
 use serde_json::json;
 
 use super::*;
-use crate::tests::{facts, stack};
+use crate::tests::{inputs, stack};
 
-fn faults(spec: serde_json::Value) -> Vec<String> {
-    validate(&stack(spec), facts()).unwrap_err().iter().map(ToString::to_string).collect()
+fn errors(spec: serde_json::Value) -> Vec<String> {
+    validate(&stack(spec), inputs()).unwrap_err().iter().map(ToString::to_string).collect()
 }
 
 #[test]
-fn every_fault_names_field_value_and_remedy() {
-    let said = faults(json!({
+fn every_error_names_field_value_and_hint() {
+    let messages = errors(json!({
         "namespace": "Not A Name",
         "loadBalancerClass": "/x",
         "controller": {"replicas": 0, "labels": {"app": "mine", "a b": "c", "ok": "not ok"},
@@ -30,19 +30,19 @@ fn every_fault_names_field_value_and_remedy() {
         "spec.speaker.excludeInterfaces[1] \"(\"",
         "spec.speaker.excludeInterfaces[2] \"^a{1,2}$\"",
     ];
-    assert_eq!(said.len(), expected.len(), "{said:#?}");
-    for (said, expected) in said.iter().zip(expected) {
-        assert!(said.starts_with(expected), "{said} does not tell of {expected}");
-        assert!(said.contains("; "), "{said} has no remedy");
+    assert_eq!(messages.len(), expected.len(), "{messages:#?}");
+    for (message, expected) in messages.iter().zip(expected) {
+        assert!(message.starts_with(expected), "{message} does not start with {expected}");
+        assert!(message.contains("; "), "{message} has no hint");
     }
 }
 
 #[test]
-fn without_any_image_the_message_tells_where_to_set_one() {
-    let facts = Facts { default_image: None, ..facts() };
-    let faults = validate(&stack(json!({})), facts.clone()).unwrap_err();
-    assert!(faults[0].remedy.contains("RELATED_IMAGE_LBSTACK"));
-    assert!(validate(&stack(json!({"image": "a"})), facts).is_ok());
+fn without_any_image_the_hint_says_where_to_set_one() {
+    let inputs = RenderInputs { default_image: None, ..inputs() };
+    let errors = validate(&stack(json!({})), inputs.clone()).unwrap_err();
+    assert!(errors[0].hint.contains("RELATED_IMAGE_LBSTACK"));
+    assert!(validate(&stack(json!({"image": "a"})), inputs).is_ok());
 }
 
 #[test]
@@ -53,32 +53,35 @@ fn one_bad_pool_is_withheld_and_the_rest_works() {
         {"name": "clash", "addresses": ["10.0.0.128/25"]},
         {"name": "kept", "addresses": ["10.0.9.0/24"], "reserved": [{"addresses": "10.0.9.300"}]},
     ]});
-    let validated = validate(&stack(spec), facts()).unwrap();
+    let validated = validate(&stack(spec), inputs()).unwrap();
     assert_eq!(validated.pools.iter().map(|pool| pool.name.as_str()).collect::<Vec<_>>(), ["good"]);
-    assert_eq!(validated.withheld, ["bad", "clash", "kept"]);
-    let doubts: Vec<String> = validated.doubts().iter().map(ToString::to_string).collect();
-    assert!(doubts[0].starts_with("spec.addressPools[1].addresses"), "{doubts:#?}");
-    assert!(doubts.iter().any(|doubt| doubt.starts_with("spec.addressPools[2].addresses")), "{doubts:#?}");
+    assert_eq!(validated.rejected, ["bad", "clash", "kept"]);
+    let warnings: Vec<String> = validated.warnings().iter().map(ToString::to_string).collect();
+    assert!(warnings[0].starts_with("spec.addressPools[1].addresses"), "{warnings:#?}");
+    assert!(
+        warnings.iter().any(|warning| warning.starts_with("spec.addressPools[2].addresses")),
+        "{warnings:#?}"
+    );
 }
 
 #[test]
-fn a_stored_key_that_is_too_short_is_none() {
+fn a_stored_key_that_is_too_short_is_rejected() {
     assert_eq!(BeaconKey::stored(b"short"), None);
     let key = BeaconKey::new([1; 32]);
     assert_eq!(BeaconKey::stored(&key.bytes().0), Some(key));
 }
 
 #[test]
-fn a_text_that_cannot_be_read_keeps_what_was_imported() {
-    let with = |text: &str| Facts { legacy: crate::tests::config_map(Some(text)), ..facts() };
+fn a_config_map_that_cannot_be_parsed_retains_what_was_imported() {
+    let with = |text: &str| RenderInputs { legacy: crate::tests::config_map(Some(text)), ..inputs() };
     let key =
         Key { kind: crate::Kind::IpAddressPool, namespace: Some("metallb-system".into()), name: "a".into() };
     let unreadable = validate(&stack(json!({})), with("address-pools: [")).unwrap();
-    assert!(unreadable.keeps(&key, Some(legacy::CONFIG_MAP)) && unreadable.is_spoiled());
-    assert!(!unreadable.keeps(&key, None) && !unreadable.keeps(&key, Some(legacy::ADDRESS_POOL)));
+    assert!(unreadable.retains(&key, Some(legacy::CONFIG_MAP)) && unreadable.is_degraded());
+    assert!(!unreadable.retains(&key, None) && !unreadable.retains(&key, Some(legacy::ADDRESS_POOL)));
     assert!(
-        unreadable.doubts()[0].to_string().starts_with("ConfigMap config line 1"),
+        unreadable.warnings()[0].to_string().starts_with("ConfigMap config line 1"),
         "{:?}",
-        unreadable.doubts()
+        unreadable.warnings()
     );
 }

@@ -14,28 +14,30 @@ fn deployment(ready: i32) -> Value {
 }
 
 fn daemon_set(desired: i32, ready: i32) -> Value {
-    json!({"metadata": {"generation": 1}, "status": {"observedGeneration": 1, "currentNumberScheduled": desired,
-        "desiredNumberScheduled": desired, "updatedNumberScheduled": desired, "numberReady": ready}})
+    json!({"metadata": {"generation": 1}, "status": {
+        "observedGeneration": 1, "currentNumberScheduled": desired, "desiredNumberScheduled": desired,
+        "updatedNumberScheduled": desired, "numberReady": ready}})
 }
 
-fn observed<'a>(
+fn inputs<'a>(
     applied: &'a Manifests<Applied>,
     controller: Option<&'a Value>,
     speaker: Option<&'a Value>,
-) -> Observed<'a> {
-    Observed {
+) -> StatusInputs<'a> {
+    StatusInputs {
         generation: Some(1),
         version: "0.1.0",
-        faults: &[],
-        doubts: &[],
-        spoiled: false,
+        errors: &[],
+        warnings: &[],
+        degraded: false,
         states: &[],
+        speakers: &[],
         undecoded: &[],
-        kept: &[],
+        retained: &[],
         definitions: &[],
         applied,
         obstacles: &[],
-        leaving: &[],
+        terminating: &[],
         controller,
         speaker,
         pods: &[],
@@ -47,7 +49,7 @@ fn key(kind: Kind, name: &str) -> Key {
     Key { kind, namespace: Some("n".into()), name: name.into() }
 }
 
-fn words(status: &LoadBalancerStackStatus, type_: &str) -> String {
+fn status_and_reason(status: &LoadBalancerStackStatus, type_: &str) -> String {
     let condition = status.conditions.iter().find(|condition| condition.type_ == type_).unwrap();
     format!("{} {}", condition.status, condition.reason)
 }
@@ -57,7 +59,7 @@ fn nothing() -> Manifests<Applied> {
 }
 
 #[test]
-fn available_takes_one_controller_and_half_of_the_speakers() {
+fn available_requires_one_controller_and_half_of_the_speakers() {
     for (controller, desired, ready, expected) in [
         (2, 3, 3, "True Ready"),
         (1, 3, 2, "True Ready"),
@@ -67,77 +69,74 @@ fn available_takes_one_controller_and_half_of_the_speakers() {
         (2, 0, 0, "False NoEligibleNodes"),
     ] {
         let (applied, controller, speaker) = (nothing(), deployment(controller), daemon_set(desired, ready));
-        let observed = observed(&applied, Some(&controller), Some(&speaker));
-        let status = status(&observed, &LoadBalancerStackStatus::default(), &at(1));
-        assert_eq!(words(&status, "Available"), expected, "{desired} {ready}");
+        let inputs = inputs(&applied, Some(&controller), Some(&speaker));
+        let status = status(&inputs, &LoadBalancerStackStatus::default(), &at(1));
+        assert_eq!(status_and_reason(&status, "Available"), expected, "{desired} {ready}");
     }
 }
 
 #[test]
-fn a_speaker_that_goes_down_after_the_rollout_degrades_and_is_no_progress() {
+fn a_speaker_that_fails_after_the_rollout_is_degraded_and_not_progressing() {
     let (applied, controller) = (nothing(), deployment(2));
     let (up, down) = (daemon_set(3, 3), daemon_set(3, 2));
-    let before = status(
-        &observed(&applied, Some(&controller), Some(&up)),
-        &LoadBalancerStackStatus::default(),
-        &at(1),
-    );
+    let before =
+        status(&inputs(&applied, Some(&controller), Some(&up)), &LoadBalancerStackStatus::default(), &at(1));
     assert_eq!(
-        (words(&before, "Progressing"), words(&before, "Degraded")),
+        (status_and_reason(&before, "Progressing"), status_and_reason(&before, "Degraded")),
         ("False Complete".into(), "False AsExpected".into())
     );
-    let pods = [PodTrouble {
+    let pods = [PodIssue {
         component: "speaker".into(),
         node: Some("node2".into()),
         reason: "CrashLoopBackOff (exit code 1)".into(),
         stuck: true,
     }];
-    let observed = Observed { pods: &pods, ..observed(&applied, Some(&controller), Some(&down)) };
-    let after = status(&observed, &before, &at(2));
-    assert_eq!(words(&after, "Progressing"), "False Complete");
-    assert_eq!(words(&after, "Degraded"), "True SpeakersDown");
-    assert_eq!(words(&after, "Available"), "True Ready");
+    let inputs = StatusInputs { pods: &pods, ..inputs(&applied, Some(&controller), Some(&down)) };
+    let after = status(&inputs, &before, &at(2));
+    assert_eq!(status_and_reason(&after, "Progressing"), "False Complete");
+    assert_eq!(status_and_reason(&after, "Degraded"), "True SpeakersDown");
+    assert_eq!(status_and_reason(&after, "Available"), "True Ready");
     let degraded = after.conditions.iter().find(|condition| condition.type_ == "Degraded").unwrap();
     assert!(degraded.message.contains("on node2: CrashLoopBackOff"), "{}", degraded.message);
     assert_eq!(after.speakers.as_deref(), Some("2/3"));
 }
 
 #[test]
-fn pods_that_are_only_starting_are_progress_and_no_trouble() {
+fn starting_pods_are_progressing_and_not_degraded() {
     let (applied, controller, speaker) = (nothing(), deployment(0), daemon_set(3, 0));
     let pods =
-        [PodTrouble { component: "speaker".into(), node: None, reason: "is starting".into(), stuck: false }];
-    let observed = Observed { pods: &pods, ..observed(&applied, Some(&controller), Some(&speaker)) };
-    let status = status(&observed, &LoadBalancerStackStatus::default(), &at(1));
+        [PodIssue { component: "speaker".into(), node: None, reason: "is starting".into(), stuck: false }];
+    let inputs = StatusInputs { pods: &pods, ..inputs(&applied, Some(&controller), Some(&speaker)) };
+    let status = status(&inputs, &LoadBalancerStackStatus::default(), &at(1));
     assert_eq!(
-        (words(&status, "Progressing"), words(&status, "Degraded")),
+        (status_and_reason(&status, "Progressing"), status_and_reason(&status, "Degraded")),
         ("True RollingOut".into(), "False AsExpected".into())
     );
 }
 
 #[test]
-fn an_invalid_spec_leaves_what_runs_as_it_is() {
-    let faults = [Fault {
+fn an_invalid_spec_leaves_the_workloads_unchanged() {
+    let errors = [SpecFinding {
         field: "spec.x".into(),
         value: "y".into(),
         problem: "is bad".into(),
-        remedy: "do good".into(),
+        hint: "do good".into(),
     }];
     let (applied, controller, speaker) = (nothing(), deployment(2), daemon_set(3, 3));
     let old = LoadBalancerStackStatus {
         inventory: vec![entry(&key(Kind::Role, "speaker"), "u")],
         ..LoadBalancerStackStatus::default()
     };
-    let observed = Observed { faults: &faults, ..observed(&applied, Some(&controller), Some(&speaker)) };
-    let status = status(&observed, &old, &at(1));
-    assert_eq!(words(&status, "Degraded"), "True InvalidSpec");
-    assert_eq!(words(&status, "ConfigurationValid"), "False InvalidSpec");
-    assert_eq!(words(&status, "Available"), "True Ready");
+    let inputs = StatusInputs { errors: &errors, ..inputs(&applied, Some(&controller), Some(&speaker)) };
+    let status = status(&inputs, &old, &at(1));
+    assert_eq!(status_and_reason(&status, "Degraded"), "True InvalidSpec");
+    assert_eq!(status_and_reason(&status, "ConfigurationValid"), "False InvalidSpec");
+    assert_eq!(status_and_reason(&status, "Available"), "True Ready");
     assert_eq!(status.inventory, old.inventory);
 }
 
 #[test]
-fn every_object_with_a_problem_is_told_and_the_first_gives_the_reason() {
+fn every_object_with_a_problem_is_reported_and_the_first_gives_the_reason() {
     let applied = Manifests(vec![
         Applied {
             key: key(Kind::Role, "speaker"),
@@ -149,14 +148,15 @@ fn every_object_with_a_problem_is_told_and_the_first_gives_the_reason() {
     ]);
     let (controller, speaker) = (deployment(2), daemon_set(3, 3));
     let status = status(
-        &observed(&applied, Some(&controller), Some(&speaker)),
+        &inputs(&applied, Some(&controller), Some(&speaker)),
         &LoadBalancerStackStatus::default(),
         &at(1),
     );
-    assert_eq!(words(&status, "Degraded"), "True ForeignObject");
-    let told: Vec<_> = status.components.iter().map(|c| (c.kind.as_str(), c.last_error.as_deref())).collect();
+    assert_eq!(status_and_reason(&status, "Degraded"), "True ForeignObject");
+    let summary: Vec<_> =
+        status.components.iter().map(|c| (c.kind.as_str(), c.last_error.as_deref())).collect();
     assert_eq!(
-        told,
+        summary,
         [("Deployment", None), ("DaemonSet", None), ("Role", Some("kept by helm")), ("Secret", Some("no"))]
     );
     let kinds: Vec<_> = status.inventory.iter().map(|entry| entry.kind.as_str()).collect();
@@ -164,29 +164,35 @@ fn every_object_with_a_problem_is_told_and_the_first_gives_the_reason() {
 }
 
 #[test]
-fn what_is_kept_and_what_is_leaving_stays_in_the_inventory() {
-    let (kept, leaving) =
+fn retained_and_terminating_objects_stay_in_the_inventory() {
+    let (retained, terminating) =
         ([entry(&key(Kind::IpAddressPool, "bad"), "u")], [entry(&key(Kind::Role, "old"), "v")]);
     let applied = nothing();
-    let observed =
-        Observed { spoiled: true, kept: &kept, leaving: &leaving, ..observed(&applied, None, None) };
-    let status = status(&observed, &LoadBalancerStackStatus::default(), &at(1));
+    let inputs = StatusInputs {
+        degraded: true,
+        retained: &retained,
+        terminating: &terminating,
+        ..inputs(&applied, None, None)
+    };
+    let status = status(&inputs, &LoadBalancerStackStatus::default(), &at(1));
     assert_eq!(status.inventory.iter().map(|entry| entry.name.as_str()).collect::<Vec<_>>(), ["bad", "old"]);
-    assert_eq!(words(&status, "Degraded"), "True InvalidConfiguration");
-    assert_eq!(words(&status, "ConfigurationValid"), "False InvalidConfiguration");
-    assert_eq!(words(&status, "Available"), "False NotCreated");
+    assert_eq!(status_and_reason(&status, "Degraded"), "True InvalidConfiguration");
+    assert_eq!(status_and_reason(&status, "ConfigurationValid"), "False InvalidConfiguration");
+    assert_eq!(status_and_reason(&status, "Available"), "False NotCreated");
 }
 
 #[test]
-fn what_controller_and_speakers_say_is_summed_up() {
+fn configuration_states_are_summarized() {
     let state = |name: &str, labels: Value, status: Value| -> ConfigurationState {
         serde_json::from_value(json!({"apiVersion": "metallb.io/v1beta1", "kind": "ConfigurationState",
             "metadata": {"name": name, "labels": labels}, "status": status}))
         .unwrap()
     };
-    let blocked = json!({"type": "lbstack.dev/BeaconsBlocked", "status": "True", "reason": "R", "message": "cannot hear n2",
+    let blocked = json!({"type": "lbstack.dev/BeaconsBlocked", "status": "True", "reason": "R", "message":
+        "cannot hear n2",
         "lastTransitionTime": "2026-01-01T00:00:00Z"});
-    let ignored = json!({"type": "lbstack.dev/ExcludeLabelIgnored", "status": "True", "reason": "R", "message": "on all",
+    let ignored = json!({"type": "lbstack.dev/ExcludeLabelIgnored", "status": "True", "reason": "R",
+        "message": "on all",
         "lastTransitionTime": "2026-01-01T00:00:00Z"});
     let states = [
         state(
@@ -203,34 +209,65 @@ fn what_controller_and_speakers_say_is_summed_up() {
     ];
     let applied = nothing();
     let status = status(
-        &Observed { states: &states, ..observed(&applied, None, None) },
+        &StatusInputs { states: &states, ..inputs(&applied, None, None) },
         &LoadBalancerStackStatus::default(),
         &at(1),
     );
-    assert_eq!(words(&status, "ConfigurationValid"), "False InvalidObjects");
-    assert_eq!(words(&status, "BeaconsBlocked"), "True NotHeard");
+    assert_eq!(status_and_reason(&status, "ConfigurationValid"), "False InvalidObjects");
+    assert_eq!(status_and_reason(&status, "BeaconsBlocked"), "True NotHeard");
     let message = |type_: &str| {
         status.conditions.iter().find(|condition| condition.type_ == type_).unwrap().message.clone()
     };
     assert_eq!(message("ConfigurationValid"), "pool b; pool a");
     assert_eq!(message("BeaconsBlocked"), "n1: cannot hear n2");
-    assert_eq!(words(&status, "ExcludeLabelIgnored"), "True OnEveryNode");
+    assert_eq!(status_and_reason(&status, "ExcludeLabelIgnored"), "True OnEveryNode");
     assert_eq!(message("ExcludeLabelIgnored"), "on all");
     let mut later = states[2].clone();
-    let said = &mut later.status.as_mut().unwrap().conditions[0];
-    (said.status, said.last_transition_time) = ("False".to_owned(), at(2_000_000_000));
+    let condition = &mut later.status.as_mut().unwrap().conditions[0];
+    (condition.status, condition.last_transition_time) = ("False".to_owned(), at(2_000_000_000));
     let states = [states[2].clone(), later];
     let now = super::status(
-        &Observed { states: &states, ..observed(&applied, None, None) },
+        &StatusInputs { states: &states, ..inputs(&applied, None, None) },
         &LoadBalancerStackStatus::default(),
         &at(1),
     );
-    assert_eq!(words(&now, "ExcludeLabelIgnored"), "False AsExpected", "who spoke last is right");
+    assert_eq!(
+        status_and_reason(&now, "ExcludeLabelIgnored"),
+        "False AsExpected",
+        "the latest report is right"
+    );
 }
 
 #[test]
-fn requirement_3_kernels_that_answer_for_addresses_are_a_condition_of_the_stack() {
-    let answers = json!({"type": "lbstack.dev/KernelsAnswer", "status": "True", "reason": "UnannouncedAnswers",
+fn what_speakers_report_in_speaker_states_takes_the_place_of_what_earlier_releases_do() {
+    let blocked = |status: &str, message: &str| -> Vec<Condition> {
+        let condition = json!({"type": "lbstack.dev/BeaconsBlocked", "status": status, "reason": "R",
+            "message": message, "lastTransitionTime": "2026-01-01T00:00:00Z"});
+        vec![serde_json::from_value(condition).unwrap()]
+    };
+    let legacy = |node: &str| -> ConfigurationState {
+        serde_json::from_value(json!({"apiVersion": "metallb.io/v1beta1", "kind": "ConfigurationState",
+            "metadata": {"name": format!("speaker-{node}"), "labels": {"metallb.io/node-name": node}},
+            "status": {"conditions": blocked("True", "reported before")}}))
+        .unwrap()
+    };
+    let speaker = |node: &str, conditions| SpeakerConditions { node: node.to_owned(), conditions };
+    let speakers =
+        [speaker("n1", blocked("True", "does not hear n2")), speaker("n2", blocked("False", ""))];
+    let states = ["n1", "n2", "n3"].map(legacy);
+    let applied = nothing();
+    let inputs = StatusInputs { states: &states, speakers: &speakers, ..inputs(&applied, None, None) };
+    let status = status(&inputs, &LoadBalancerStackStatus::default(), &at(1));
+    let message = |type_: &str| {
+        status.conditions.iter().find(|condition| condition.type_ == type_).unwrap().message.clone()
+    };
+    assert_eq!(message("BeaconsBlocked"), "n1: does not hear n2; n3: reported before");
+}
+
+#[test]
+fn kernels_that_answer_for_addresses_are_reported_in_a_condition() {
+    let answers = json!({"type": "lbstack.dev/KernelsAnswer", "status": "True", "reason":
+        "UnannouncedAnswers",
         "message": "n2 answers", "lastTransitionTime": "2026-01-01T00:00:00Z"});
     let name = "n".repeat(70);
     let state: ConfigurationState = serde_json::from_value(json!({
@@ -244,22 +281,22 @@ fn requirement_3_kernels_that_answer_for_addresses_are_a_condition_of_the_stack(
     .unwrap();
     let applied = nothing();
     let of = |states: &[ConfigurationState]| {
-        let observed = Observed { states, ..observed(&applied, None, None) };
-        let status = status(&observed, &LoadBalancerStackStatus::default(), &at(1));
+        let inputs = StatusInputs { states, ..inputs(&applied, None, None) };
+        let status = status(&inputs, &LoadBalancerStackStatus::default(), &at(1));
         let condition =
             status.conditions.iter().find(|condition| condition.type_ == "KernelsAnswer").unwrap();
-        (words(&status, "KernelsAnswer"), condition.message.clone())
+        (status_and_reason(&status, "KernelsAnswer"), condition.message.clone())
     };
     assert_eq!(of(&[state]), ("True UnannouncedAnswers".to_owned(), format!("{name}: n2 answers")));
     assert_eq!(of(&[]), ("False AsExpected".to_owned(), String::new()));
 }
 
 #[test]
-fn nothing_observed_anew_gives_the_same_status() {
+fn unchanged_inputs_give_an_unchanged_status() {
     let (applied, controller, speaker) = (nothing(), deployment(2), daemon_set(3, 3));
-    let observed = observed(&applied, Some(&controller), Some(&speaker));
-    let first = status(&observed, &LoadBalancerStackStatus::default(), &at(1));
-    assert_eq!(status(&observed, &first, &at(2)), first);
+    let inputs = inputs(&applied, Some(&controller), Some(&speaker));
+    let first = status(&inputs, &LoadBalancerStackStatus::default(), &at(1));
+    assert_eq!(status(&inputs, &first, &at(2)), first);
 }
 
 fn pod(status: &Value) -> Pod {
@@ -269,11 +306,12 @@ fn pod(status: &Value) -> Pod {
 }
 
 fn container(state: &Value, restarts: i32) -> Value {
-    json!({"name": "speaker", "image": "i", "imageID": "", "ready": false, "restartCount": restarts, "state": state})
+    json!({"name": "speaker", "image": "i", "imageID": "", "ready": false, "restartCount": restarts,
+        "state": state})
 }
 
 #[test]
-fn a_pod_in_trouble_is_told_with_its_node_and_reason() {
+fn a_pod_that_is_not_ready_is_reported_with_its_reason() {
     let waiting = |reason: &str| json!({"waiting": {"reason": reason, "message": "back-off"}});
     let crashed = |state: Value| {
         let mut container = container(&state, 3);
@@ -302,15 +340,15 @@ fn a_pod_in_trouble_is_told_with_its_node_and_reason() {
             true,
         ),
     ] {
-        let trouble = trouble(&pod(&status)).unwrap();
-        assert_eq!((trouble.reason.as_str(), trouble.stuck), (expected, stuck));
+        let pod_issue = pod_issue(&pod(&status)).unwrap();
+        assert_eq!((pod_issue.reason.as_str(), pod_issue.stuck), (expected, stuck));
     }
-    assert_eq!(trouble(&pod(&json!({"conditions": [{"type": "Ready", "status": "True"}]}))), None);
+    assert_eq!(pod_issue(&pod(&json!({"conditions": [{"type": "Ready", "status": "True"}]}))), None);
 }
 
 #[test]
-fn pods_in_the_same_trouble_are_told_together() {
-    let pod = |node: &str, reason: &str| PodTrouble {
+fn pods_with_the_same_issue_are_grouped() {
+    let pod = |node: &str, reason: &str| PodIssue {
         component: "speaker".into(),
         node: Some(node.into()),
         reason: reason.into(),
@@ -318,7 +356,7 @@ fn pods_in_the_same_trouble_are_told_together() {
     };
     let mut pods: Vec<_> = (1..8).map(|n| pod(&format!("n{n}"), "b")).collect();
     pods.push(pod("m", "a"));
-    assert_eq!(pods::told(pods.iter()), ["on m: a", "on n1, n2, n3, n4, n5 and 2 more: b"]);
+    assert_eq!(pods::summarize(pods.iter()), ["on m: a", "on n1, n2, n3, n4, n5 and 2 more: b"]);
 }
 
 fn message<'a>(status: &'a LoadBalancerStackStatus, type_: &str) -> &'a str {
@@ -326,58 +364,59 @@ fn message<'a>(status: &'a LoadBalancerStackStatus, type_: &str) -> &'a str {
 }
 
 #[test]
-fn requirement_5_the_status_says_why_there_are_no_pods_in_the_api_servers_own_words() {
-    let why = "pods \"controller-6d4b\" is forbidden: failed quota: compute: must specify limits.memory for: controller";
+fn the_status_has_the_api_servers_reason_why_pods_cannot_be_created() {
+    let why = "pods \"controller-6d4b\" is forbidden: failed quota: compute: must specify limits.memory for: \
+               controller";
     let mut controller = deployment(0);
     controller["status"]["replicas"] = json!(0);
     controller["status"]["conditions"] =
         json!([{"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": why}]);
     let (applied, running) = (nothing(), daemon_set(3, 3));
-    let found = status(
-        &observed(&applied, Some(&controller), Some(&running)),
+    let result = status(
+        &inputs(&applied, Some(&controller), Some(&running)),
         &LoadBalancerStackStatus::default(),
         &at(1),
     );
-    assert_eq!(words(&found, "Degraded"), "True ControllerDown");
+    assert_eq!(status_and_reason(&result, "Degraded"), "True ControllerDown");
     for type_ in ["Degraded", "Available", "ControllerReady"] {
-        let message = message(&found, type_);
+        let message = message(&result, type_);
         assert!(message.contains("failed quota: compute: must specify limits.memory"), "{message}");
         assert!(message.contains("spec.controller.resources"), "{message}");
         assert!(!message.contains("6d4b"), "the name changes with each attempt: {message}");
     }
     controller["status"]["conditions"][0]["status"] = json!("False");
-    let found = status(
-        &observed(&applied, Some(&controller), Some(&running)),
+    let result = status(
+        &inputs(&applied, Some(&controller), Some(&running)),
         &LoadBalancerStackStatus::default(),
         &at(1),
     );
-    assert_eq!(words(&found, "Degraded"), "False AsExpected");
+    assert_eq!(status_and_reason(&result, "Degraded"), "False AsExpected");
 
     let (controller, speaker) = (deployment(2), daemon_set(3, 0));
-    let pods = [PodTrouble::refused(
+    let pods = [PodIssue::creation_failed(
         "speaker",
         "pods \"speaker-x7\" is forbidden: violates PodSecurity \"restricted:latest\": host namespaces",
     )];
-    let observed = Observed { pods: &pods, ..observed(&applied, Some(&controller), Some(&speaker)) };
-    let found = status(&observed, &LoadBalancerStackStatus::default(), &at(1));
-    assert_eq!(words(&found, "Degraded"), "True SpeakersDown");
-    let expected = "0/3 speaker pods are ready: pods cannot be created: violates PodSecurity \"restricted:latest\": \
-                    host namespaces";
-    assert_eq!(message(&found, "Degraded"), expected);
+    let inputs = StatusInputs { pods: &pods, ..inputs(&applied, Some(&controller), Some(&speaker)) };
+    let result = status(&inputs, &LoadBalancerStackStatus::default(), &at(1));
+    assert_eq!(status_and_reason(&result, "Degraded"), "True SpeakersDown");
+    let expected = "0/3 speaker pods are ready: pods cannot be created: violates PodSecurity \
+                    \"restricted:latest\": host namespaces";
+    assert_eq!(message(&result, "Degraded"), expected);
 }
 
 #[test]
-fn a_rollout_that_makes_no_progress_is_degraded_although_nothing_says_why() {
+fn a_rollout_past_its_deadline_is_degraded_without_a_pod_issue() {
     let (applied, controller, speaker) = (nothing(), deployment(2), daemon_set(3, 0));
-    let observed = Observed { stalled: true, ..observed(&applied, Some(&controller), Some(&speaker)) };
-    let found = status(&observed, &LoadBalancerStackStatus::default(), &at(1));
-    assert_eq!(words(&found, "Progressing"), "True RollingOut");
-    assert_eq!(words(&found, "Degraded"), "True SpeakersDown");
-    assert!(message(&found, "Degraded").contains("makes no progress"));
+    let inputs = StatusInputs { stalled: true, ..inputs(&applied, Some(&controller), Some(&speaker)) };
+    let result = status(&inputs, &LoadBalancerStackStatus::default(), &at(1));
+    assert_eq!(status_and_reason(&result, "Progressing"), "True RollingOut");
+    assert_eq!(status_and_reason(&result, "Degraded"), "True SpeakersDown");
+    assert!(message(&result, "Degraded").contains("makes no progress"));
 }
 
 #[test]
-fn what_is_retained_is_reported_and_degrades_nothing() {
+fn a_retained_object_is_a_warning_and_does_not_degrade() {
     let retained = Applied {
         key: key(Kind::IpAddressPool, "default"),
         outcome: Outcome::Retained("is managed by kubectl".into()),
@@ -385,35 +424,40 @@ fn what_is_retained_is_reported_and_degrades_nothing() {
     };
     let applied = Manifests(vec![retained]);
     let (controller, speaker) = (deployment(2), daemon_set(3, 3));
-    let found = status(
-        &observed(&applied, Some(&controller), Some(&speaker)),
+    let result = status(
+        &inputs(&applied, Some(&controller), Some(&speaker)),
         &LoadBalancerStackStatus::default(),
         &at(1),
     );
-    assert_eq!(words(&found, "Degraded"), "False AsExpected");
-    assert_eq!(words(&found, "ConfigurationValid"), "True Warnings");
-    assert_eq!(message(&found, "ConfigurationValid"), "IPAddressPool default: is managed by kubectl");
+    assert_eq!(status_and_reason(&result, "Degraded"), "False AsExpected");
+    assert_eq!(status_and_reason(&result, "ConfigurationValid"), "True Warnings");
+    assert_eq!(message(&result, "ConfigurationValid"), "IPAddressPool default: is managed by kubectl");
 }
 
 #[test]
-fn what_is_kept_for_an_error_is_named_beside_the_error() {
-    let faults = [Fault {
+fn objects_retained_because_of_an_error_are_named_with_the_error() {
+    let errors = [SpecFinding {
         field: "ConfigMap config line 1".into(),
         value: String::new(),
         problem: "is empty".into(),
-        remedy: "correct it".into(),
+        hint: "correct it".into(),
     }];
-    let kept = [entry(&key(Kind::IpAddressPool, "a"), "u")];
+    let retained = [entry(&key(Kind::IpAddressPool, "a"), "u")];
     let applied = nothing();
-    let observed = Observed { doubts: &faults, spoiled: true, kept: &kept, ..observed(&applied, None, None) };
-    let found = status(&observed, &LoadBalancerStackStatus::default(), &at(1));
+    let inputs = StatusInputs {
+        warnings: &errors,
+        degraded: true,
+        retained: &retained,
+        ..inputs(&applied, None, None)
+    };
+    let result = status(&inputs, &LoadBalancerStackStatus::default(), &at(1));
     for type_ in ["Degraded", "ConfigurationValid"] {
-        assert!(message(&found, type_).ends_with("kept until then as they were: IPAddressPool a"));
+        assert!(message(&result, type_).ends_with("kept unchanged until then: IPAddressPool a"));
     }
 }
 
 #[test]
-fn what_cannot_be_looked_at_stays_in_the_inventory() {
+fn an_object_that_cannot_be_read_stays_in_the_inventory() {
     let failed =
         |kind| Applied { key: key(kind, "a"), outcome: Outcome::Failed("no answer".into()), uid: None };
     let foreign = Applied { key: key(Kind::Role, "b"), outcome: Outcome::Foreign("helm".into()), uid: None };
@@ -422,6 +466,6 @@ fn what_cannot_be_looked_at_stays_in_the_inventory() {
         inventory: vec![entry(&key(Kind::IpAddressPool, "a"), "u"), entry(&key(Kind::Role, "b"), "v")],
         ..LoadBalancerStackStatus::default()
     };
-    let found = status(&observed(&applied, None, None), &old, &at(1));
-    assert_eq!(found.inventory, [old.inventory[0].clone()]);
+    let result = status(&inputs(&applied, None, None), &old, &at(1));
+    assert_eq!(result.inventory, [old.inventory[0].clone()]);
 }

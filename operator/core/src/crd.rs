@@ -1,12 +1,12 @@
-//! Whether the definitions in the cluster know everything that this version writes.
+//! Checks whether the CustomResourceDefinitions in the cluster support everything that this version writes.
 
 use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-/// What is wrong with how `live` converts between versions, and the command that helps: a webhook that MetalLB left behind
-/// makes every object of an older version unreadable. (An apply cannot take the webhook out.)
-pub fn converts_by_webhook(wanted: &Value, live: &Value) -> Option<String> {
+/// Reports a conversion webhook in `live` that MetalLB left behind, with the command that removes it: with
+/// the webhook in place, objects of older versions cannot be read. (Server-side apply cannot remove it.)
+pub fn webhook_conversion(wanted: &Value, live: &Value) -> Option<String> {
     let none = &wanted["spec"]["conversion"]["strategy"] == "None";
     let conversion = &live["spec"]["conversion"];
     let (true, "Webhook") = (none, conversion["strategy"].as_str()?) else { return None };
@@ -14,7 +14,7 @@ pub fn converts_by_webhook(wanted: &Value, live: &Value) -> Option<String> {
     let text = |field: &str| service[field].as_str().unwrap_or("?").to_owned();
     let name = wanted["metadata"]["name"].as_str().unwrap_or_default();
     Some(format!(
-        "CustomResourceDefinition {name} converts between versions by a webhook at Service {}/{}, which this operator \
+        "CustomResourceDefinition {name} uses the conversion webhook of Service {}/{}, which this operator \
          does not serve: kubectl patch crd {name} --type=merge \
          -p '{{\"spec\":{{\"conversion\":{{\"strategy\":\"None\",\"webhook\":null}}}}}}'",
         text("namespace"),
@@ -22,9 +22,9 @@ pub fn converts_by_webhook(wanted: &Value, live: &Value) -> Option<String> {
     ))
 }
 
-/// What `live` lacks of `wanted`: both a `CustomResourceDefinition`. None: nothing. A definition that knows more
-/// (a newer one, or MetalLB's own) is fine.
-pub fn lacks(wanted: &Value, live: &Value) -> Option<String> {
+/// The first version or field of `wanted` that `live` does not have; both are `CustomResourceDefinition`s. A
+/// definition with more fields (a newer one, or MetalLB's own) is fine.
+pub fn missing_fields(wanted: &Value, live: &Value) -> Option<String> {
     let versions = wanted["spec"]["versions"].as_array()?;
     versions.iter().find_map(|version| {
         let name = version["name"].as_str().unwrap_or_default();
@@ -37,13 +37,13 @@ pub fn lacks(wanted: &Value, live: &Value) -> Option<String> {
     })
 }
 
-/// Whether the API server has taken the definition into use.
+/// Whether the condition `Established` is true.
 pub fn is_established(live: &Value) -> bool {
     let conditions = live["status"]["conditions"].as_array().map_or(&[][..], Vec::as_slice);
     conditions.iter().any(|condition| condition["type"] == "Established" && condition["status"] == "True")
 }
 
-/// Paths of all properties.
+/// The paths of all properties of a schema.
 fn properties(schema: &Value) -> BTreeSet<String> {
     fn walk(schema: &Value, at: &str, paths: &mut BTreeSet<String>) {
         if let Some(properties) = schema["properties"].as_object() {
@@ -68,13 +68,13 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn a_definition_lacks_nothing_of_itself_and_may_know_more() {
+    fn a_crd_may_have_more_fields_but_not_fewer() {
         for crd in crds::all() {
             let wanted = serde_json::to_value(crd).unwrap();
             let mut live = wanted.clone();
-            assert_eq!(lacks(&wanted, &live), None);
+            assert_eq!(missing_fields(&wanted, &live), None);
             live["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["new"] = json!({});
-            assert_eq!(lacks(&wanted, &live), None);
+            assert_eq!(missing_fields(&wanted, &live), None);
         }
     }
 
@@ -84,30 +84,36 @@ mod tests {
         let peers =
             crds.iter().find(|crd| crd.metadata.name.as_deref() == Some("bgppeers.metallb.io")).unwrap();
         let wanted = serde_json::to_value(peers).unwrap();
-        assert_eq!(wanted["spec"]["conversion"], json!({"strategy": "None"}), "said explicitly");
-        assert_eq!(converts_by_webhook(&wanted, &wanted), None);
+        assert_eq!(
+            wanted["spec"]["conversion"],
+            json!({"strategy": "None"}),
+            "explicit, so that an apply can set it"
+        );
+        assert_eq!(webhook_conversion(&wanted, &wanted), None);
         let mut live = wanted.clone();
-        live["spec"]["conversion"] = json!({"strategy": "Webhook", "webhook": {"conversionReviewVersions": ["v1"],
-            "clientConfig": {"service": {"namespace": "metallb-system", "name": "metallb-webhook-service"}}}});
-        let problem = converts_by_webhook(&wanted, &live).unwrap();
+        live["spec"]["conversion"] = json!({"strategy": "Webhook", "webhook": {"conversionReviewVersions":
+            ["v1"],
+            "clientConfig": {"service": {"namespace": "metallb-system", "name":
+                "metallb-webhook-service"}}}});
+        let problem = webhook_conversion(&wanted, &live).unwrap();
         assert!(problem.contains("Service metallb-system/metallb-webhook-service"), "{problem}");
         let patch = problem.split_once("-p '").unwrap().1.trim_end_matches('\'');
         let patch: Value = serde_json::from_str(patch).unwrap();
         assert_eq!(patch, json!({"spec": {"conversion": {"strategy": "None", "webhook": null}}}));
         for other in crds.iter().filter(|crd| crd.spec.versions.len() == 1) {
             let other = serde_json::to_value(other).unwrap();
-            assert_eq!(converts_by_webhook(&other, &live), None, "there is nothing to convert");
+            assert_eq!(webhook_conversion(&other, &live), None, "a CRD with one version needs no conversion");
         }
     }
 
     #[test]
-    fn an_older_definition_is_told_by_the_first_field_that_it_lacks() {
+    fn an_older_crd_is_reported_with_the_first_missing_field() {
         let wanted = serde_json::to_value(&crds::all()[0]).unwrap();
         let mut live = wanted.clone();
         let spec = &mut live["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
         spec["properties"]["addressPools"]["items"]["properties"].as_object_mut().unwrap().remove("layer2");
-        assert!(lacks(&wanted, &live).unwrap().contains("spec.addressPools[].layer2"));
+        assert!(missing_fields(&wanted, &live).unwrap().contains("spec.addressPools[].layer2"));
         live["spec"]["versions"][0]["served"] = json!(false);
-        assert_eq!(lacks(&wanted, &live).as_deref(), Some("version v1alpha1 is not served"));
+        assert_eq!(missing_fields(&wanted, &live).as_deref(), Some("version v1alpha1 is not served"));
     }
 }

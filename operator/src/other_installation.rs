@@ -1,5 +1,5 @@
-//! A cluster has one operator. A second one, installed into another namespace, waits for the Lease like a replica; but a
-//! replica is meant to wait, and the second one is a mistake that somebody must hear of.
+//! Reports a second installation. A cluster has one operator: a second one, installed into another namespace,
+//! waits for the Lease like a standby replica, which has to be reported as a mistake.
 
 use std::time::Duration;
 
@@ -13,27 +13,27 @@ use runtime::lease::Leadership;
 
 use crate::stack::{Stack, stack_resource};
 
-/// How often an operator that waits asks for whom.
-const EVERY: Duration = Duration::from_mins(1);
+/// How often a standby operator checks who holds the Lease.
+const INTERVAL: Duration = Duration::from_mins(1);
 
-/// An identity that says in which namespace the operator runs.
+/// A holder identity with the operator's namespace.
 pub(crate) fn identity(namespace: &str, process: &str) -> String {
     format!("{namespace}/{process}")
 }
 
-/// The namespace of the other installation that holds the Lease, if `holder` is not of our own.
+/// The namespace of the installation that holds the Lease, if it is not `namespace`.
 fn other_installation<'a>(holder: &'a str, namespace: &str) -> Option<&'a str> {
     let (other, _) = holder.split_once('/')?;
     (other != namespace).then_some(other)
 }
 
-/// Says again and again, in the log and on the stack, that this operator waits for one of another installation. Never
-/// returns.
+/// Reports periodically, in the log and as an event on the stack, that this operator waits for one of another
+/// installation. Never returns.
 pub(crate) async fn report(client: Client, leadership: Leadership, events: Events, namespace: String) {
     let leases: Api<Lease> = Api::namespaced(client.clone(), OPERATOR_LEASE_NAMESPACE);
     let stacks: Api<DynamicObject> = Api::all_with(client, &stack_resource());
     loop {
-        tokio::time::sleep(EVERY).await;
+        tokio::time::sleep(INTERVAL).await;
         if leadership.is_leading() {
             continue;
         }
@@ -41,8 +41,8 @@ pub(crate) async fn report(client: Client, leadership: Leadership, events: Event
         let holder = lease.and_then(|lease| lease.spec?.holder_identity).unwrap_or_default();
         let Some(other) = other_installation(&holder, &namespace) else { continue };
         let note = format!(
-            "the operator in namespace {namespace} does nothing, since the one in namespace {other} ({holder}) manages \
-             this cluster: remove one of the two"
+            "the operator in namespace {namespace} is inactive, because the operator in namespace {other} \
+             ({holder}) manages this cluster: remove one of the two"
         );
         tracing::warn!(holder, "{note}");
         let listed = kube::api::ListParams::default().fields(&format!("metadata.name={STACK}"));
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_operator_of_another_installation_is_told_from_a_replica() {
+    fn an_operator_of_another_installation_is_distinguished_from_a_replica() {
         let own = identity("lbstack-system", "lbstack-operator-abc_1");
         assert_eq!(other_installation(&own, "lbstack-system"), None);
         assert_eq!(other_installation(&own, "operators"), Some("lbstack-system"));

@@ -1,24 +1,24 @@
-//! How far a Deployment or DaemonSet is.
+//! The rollout state of a Deployment or DaemonSet.
 
 use serde_json::Value;
 
-/// How far a Deployment or DaemonSet is.
+/// The rollout state of a Deployment or DaemonSet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Workload {
-    /// Pods wanted.
+    /// The desired number of pods.
     pub desired: i32,
-    /// Pods ready, of any template.
+    /// Ready pods, of any template.
     pub ready: i32,
     /// Pods of the newest template.
     pub updated: i32,
-    /// Pods there are.
+    /// All pods.
     pub total: i32,
-    /// Whether these numbers tell of the newest spec.
+    /// Whether these numbers are about the latest generation of the spec.
     pub observed: bool,
 }
 
 impl Workload {
-    /// Of a Deployment.
+    /// Reads the state of a Deployment.
     pub fn deployment(live: &Value) -> Self {
         let number = |at: &str| number(live, at);
         Self {
@@ -30,7 +30,7 @@ impl Workload {
         }
     }
 
-    /// Of a DaemonSet.
+    /// Reads the state of a DaemonSet.
     pub fn daemon_set(live: &Value) -> Self {
         let number = |at: &str| number(live, at);
         Self {
@@ -42,17 +42,17 @@ impl Workload {
         }
     }
 
-    /// `2/3`: ready of wanted.
+    /// `2/3`: ready pods and desired pods.
     pub fn ratio(&self) -> String {
         format!("{}/{}", self.ready, self.desired)
     }
 
-    /// Whether as many pods are ready as shall be, as far as is known.
+    /// Whether all desired pods are ready.
     pub fn is_complete(&self) -> bool {
         self.observed && self.ready >= self.desired
     }
 
-    /// Whether every pod is of the newest template and, unless that was so before, ready.
+    /// Whether every pod has the newest template and, unless `was_complete`, is ready.
     pub fn is_rolled_out(&self, was_complete: bool) -> bool {
         self.observed
             && self.updated == self.desired
@@ -61,8 +61,8 @@ impl Workload {
     }
 }
 
-/// Why pods of a Deployment cannot be created, in the API server's own words.
-pub(super) fn creation_refused(live: &Value) -> Option<&str> {
+/// The API server's explanation if pods of a Deployment cannot be created.
+pub(super) fn creation_failure(live: &Value) -> Option<&str> {
     let conditions = live.pointer("/status/conditions")?.as_array()?;
     let failure = conditions.iter().find(|condition| condition["type"] == "ReplicaFailure")?;
     (failure["status"] == "True").then(|| failure["message"].as_str().unwrap_or_default())

@@ -1,5 +1,5 @@
-//! An API server in memory, as far as the operator needs one: objects with versions, UIDs and managed fields, lists,
-//! watches, both kinds of apply, JSON patches, and deletion with preconditions.
+//! An in-memory API server with what the operator needs: objects with resource versions, UIDs and managed
+//! fields, lists, watches, both kinds of apply, JSON patches, and deletion with preconditions.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -12,34 +12,34 @@ use kube::client::Body;
 use serde_json::{Map, Value, json};
 use tokio::sync::Notify;
 
-/// How long a watch waits for something to happen before it ends and is begun again.
-const WATCH: Duration = Duration::from_secs(30);
+/// How long a watch waits for events before it ends and is restarted.
+const WATCH_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Default)]
 struct State {
     objects: BTreeMap<String, Value>,
-    /// What happened to which object, by version.
+    /// All events: version, type, path and object.
     history: Vec<(u64, &'static str, String, Value)>,
     version: u64,
-    /// Every write, as `DELETE path`.
+    /// All writes since the last call of `take_writes`, as `DELETE path`.
     writes: Vec<String>,
     gets: Vec<String>,
     notes: Vec<String>,
     /// Calls that fail, with status code and message.
-    refused: BTreeMap<String, (u16, String)>,
-    /// Images are rewritten, as a registry mirror's webhook does.
-    mirror: bool,
-    /// The definition of the stack is older, and has no place for `status.controller`.
-    older: bool,
-    /// What somebody does just before a write, as `PATCH path`.
-    interjections: Vec<(String, Interjection)>,
+    failures: BTreeMap<String, (u16, String)>,
+    /// Whether images are rewritten, as by the webhook of a registry mirror.
+    rewrite_images: bool,
+    /// Whether `status.controller` is pruned, as by an older definition of the stack.
+    prune_status: bool,
+    /// Hooks that run just before a write, given as `PATCH path`.
+    write_hooks: Vec<(String, WriteHook)>,
 }
 
-type Interjection = Box<dyn FnOnce(&Fake) + Send>;
+type WriteHook = Box<dyn FnOnce(&FakeApiServer) + Send>;
 
-/// The server; clones are the same one.
+/// The API server; clones share its state.
 #[derive(Clone, Default)]
-pub(crate) struct Fake {
+pub(crate) struct FakeApiServer {
     state: Arc<Mutex<State>>,
     changed: Arc<Notify>,
 }
@@ -58,7 +58,7 @@ pub(crate) const CONFIG_MAP: &str = "/api/v1/namespaces/metallb-system/configmap
 pub(crate) const NAMESPACE: &str = "/api/v1/namespaces/metallb-system";
 pub(crate) const SPEAKER: &str = "/apis/apps/v1/namespaces/metallb-system/daemonsets/speaker";
 
-impl Fake {
+impl FakeApiServer {
     pub(crate) fn client(&self) -> Client {
         let fake = self.clone();
         let answer = move |request: Request<Body>| {
@@ -88,7 +88,7 @@ impl Fake {
         self.state().objects.keys().filter_map(|path| Some(path.strip_prefix(&prefix)?.to_owned())).collect()
     }
 
-    /// Somebody puts an object there, or changes it by `change`, as `manager` of `fields`.
+    /// Creates or changes an object as another client, with `manager` as entry of the managed fields.
     pub(crate) fn edit(&self, path: &str, manager: &Value, change: impl FnOnce(&mut Value)) {
         let mut state = self.state();
         let mut object = state.objects.get(path).cloned().unwrap_or_else(|| new(path));
@@ -108,41 +108,41 @@ impl Fake {
         self.changed.notify_waiters();
     }
 
-    /// A call, as `DELETE path`, fails from now on.
-    pub(crate) fn refuse(&self, call: String, code: u16, message: &str) {
-        self.state().refused.insert(call, (code, message.to_owned()));
+    /// Lets a call, given as `DELETE path`, fail from now on.
+    pub(crate) fn fail(&self, call: String, code: u16, message: &str) {
+        self.state().failures.insert(call, (code, message.to_owned()));
     }
 
-    /// Somebody does something just before a write, as `PATCH path`, arrives.
-    pub(crate) fn interject(&self, write: String, act: impl FnOnce(&Self) + Send + 'static) {
-        self.state().interjections.push((write, Box::new(act)));
+    /// Runs `hook` just before a write, given as `PATCH path`, is processed.
+    pub(crate) fn before_write(&self, write: String, hook: impl FnOnce(&Self) + Send + 'static) {
+        self.state().write_hooks.push((write, Box::new(hook)));
     }
 
-    /// Where each object is.
+    /// The paths of all objects.
     pub(crate) fn paths(&self) -> Vec<String> {
         self.state().objects.keys().cloned().collect()
     }
 
-    pub(crate) fn allow_everything(&self) {
-        self.state().refused.clear();
+    pub(crate) fn clear_failures(&self) {
+        self.state().failures.clear();
     }
 
-    /// Images come from a mirror from now on.
+    /// Rewrites images from now on.
     pub(crate) fn rewrite_images(&self) {
-        self.state().mirror = true;
+        self.state().rewrite_images = true;
     }
 
-    /// `status.controller` of the stack is pruned from now on.
+    /// Prunes `status.controller` of the stack from now on.
     pub(crate) fn prune_status(&self) {
-        self.state().older = true;
+        self.state().prune_status = true;
     }
 
-    /// Every write since the last call.
+    /// All writes since the last call.
     pub(crate) fn take_writes(&self) -> Vec<String> {
         std::mem::take(&mut self.state().writes)
     }
 
-    /// Every object that was asked for since the last call.
+    /// The paths of all objects read since the last call.
     pub(crate) fn take_gets(&self) -> Vec<String> {
         std::mem::take(&mut self.state().gets)
     }
@@ -172,9 +172,9 @@ impl Fake {
         let body: Value = serde_json::from_slice(body).unwrap_or_default();
         let kind = headers.get("content-type").and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         let call = format!("{method} {}", uri.path());
-        let found = self.state().interjections.iter().position(|(write, _)| *write == call);
-        if let Some((_, act)) = found.map(|index| self.state().interjections.remove(index)) {
-            act(self);
+        let found = self.state().write_hooks.iter().position(|(write, _)| *write == call);
+        if let Some((_, hook)) = found.map(|index| self.state().write_hooks.remove(index)) {
+            hook(self);
         }
         let result = self.state().act(method, uri.path(), &query, kind, body);
         self.changed.notify_waiters();
@@ -189,19 +189,21 @@ impl Fake {
         }
     }
 
-    /// What has happened since the version of the client; waits for something to happen.
+    /// The events since the version of the client; waits until there are any.
     async fn watch(&self, at: &str, query: &BTreeMap<&str, String>) -> (u16, Vec<u8>) {
         let since: u64 = query.get("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or(0);
         let events = || {
             let state = self.state();
-            let new =
-                state.history.iter().filter(|(version, _, path, _)| *version > since && lists(at, path));
-            // What is no longer selected is gone, as far as the watch is concerned.
-            let seen =
+            let new = state
+                .history
+                .iter()
+                .filter(|(version, _, path, _)| *version > since && list_contains(at, path));
+            // An object that is no longer selected is deleted as far as the watch is concerned.
+            let event_type =
                 |object: &Value, type_: &'static str| if selected(object, query) { type_ } else { "DELETED" };
             let event =
                 |type_: &str, object: &Value| json!({"type": type_, "object": object}).to_string() + "\n";
-            new.map(|(_, type_, _, object)| event(seen(object, type_), object)).collect::<String>()
+            new.map(|(_, type_, _, object)| event(event_type(object, type_), object)).collect::<String>()
         };
         let wait = async {
             loop {
@@ -212,7 +214,7 @@ impl Fake {
                 changed.await;
             }
         };
-        let _ = tokio::time::timeout(WATCH, wait).await;
+        let _ = tokio::time::timeout(WATCH_TIMEOUT, wait).await;
         (200, events().into_bytes())
     }
 }
@@ -229,11 +231,11 @@ impl State {
         body: Value,
     ) -> Answer {
         let call = format!("{method} {path}");
-        if let Some((code, message)) = self.refused.get(&call) {
+        if let Some((code, message)) = self.failures.get(&call) {
             return Err((*code, message.clone()));
         }
         if let Some(name) = path.strip_prefix("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/") {
-            return definition(name).ok_or((404, "not found".to_owned()));
+            return crd(name).ok_or((404, "not found".to_owned()));
         }
         if *method == Method::GET {
             return self.read(path, query);
@@ -244,7 +246,7 @@ impl State {
         }
         self.writes.push(call);
         if *method == Method::DELETE {
-            return self.asked_to_delete(path, &body["preconditions"]);
+            return self.delete(path, &body["preconditions"]);
         }
         let target = path.strip_suffix("/status").unwrap_or(path);
         let live = self.objects.get(target).cloned();
@@ -278,15 +280,15 @@ impl State {
             self.gets.push(path.to_owned());
             return Err((404, format!("{path} not found")));
         }
-        let matching = self.objects.iter().filter(|(at, object)| lists(path, at) && selected(object, query));
+        let matching =
+            self.objects.iter().filter(|(at, object)| list_contains(path, at) && selected(object, query));
         let items: Vec<Value> = matching.map(|(_, object)| object.clone()).collect();
-        Ok(
-            json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": self.version.to_string()},
-            "items": items}),
-        )
+        Ok(json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion":
+                self.version.to_string()},
+            "items": items}))
     }
 
-    fn asked_to_delete(&mut self, path: &str, preconditions: &Value) -> Answer {
+    fn delete(&mut self, path: &str, preconditions: &Value) -> Answer {
         let object = self.objects.get(path).cloned().ok_or((404, "not found".to_owned()))?;
         for field in ["uid", "resourceVersion"] {
             if preconditions.get(field).is_some_and(|wanted| *wanted != object["metadata"][field]) {
@@ -326,12 +328,12 @@ impl State {
             entry["subresource"] = json!("status");
             object["status"] = Value::Null;
         }
-        if self.mirror
+        if self.rewrite_images
             && let Some(image) = body.pointer_mut("/spec/template/spec/containers/0/image")
         {
             *image = json!(format!("mirror.test/{}", image.as_str().unwrap_or_default()));
         }
-        if self.older
+        if self.prune_status
             && let Some(status) = body["status"].as_object_mut()
         {
             status.remove("controller");
@@ -370,7 +372,7 @@ impl State {
     }
 }
 
-/// An object of which nothing is known but where it is.
+/// A new object, of which only the path is known.
 fn new(path: &str) -> Value {
     static UIDS: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
     let uid = UIDS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -399,15 +401,15 @@ fn kind_of(plural: &str) -> String {
     known.or(named).unwrap_or_else(|| plural.to_owned())
 }
 
-/// Whether `path` is that of a list.
+/// Whether `path` is the path of a list.
 fn is_list(path: &str) -> bool {
     let parts = path.trim_matches('/').split('/').count();
     let group = if path.starts_with("/api/") { 2 } else { 3 };
     matches!(parts - group, 1 | 3)
 }
 
-/// Whether the object at `path` is in the list at `list`.
-fn lists(list: &str, path: &str) -> bool {
+/// Whether the list at `list` contains the object at `path`.
+fn list_contains(list: &str, path: &str) -> bool {
     let Some((parent, _)) = path.rsplit_once('/') else { return false };
     let Some((group, plural)) = list.rsplit_once('/') else { return false };
     let everywhere = parent
@@ -424,17 +426,17 @@ fn selected(object: &Value, query: &BTreeMap<&str, String>) -> bool {
         && field.is_none_or(|name| object["metadata"]["name"] == name)
 }
 
-fn definition(name: &str) -> Option<Value> {
-    static DEFINITIONS: std::sync::LazyLock<Vec<Value>> = std::sync::LazyLock::new(|| {
+fn crd(name: &str) -> Option<Value> {
+    static CRDS: std::sync::LazyLock<Vec<Value>> = std::sync::LazyLock::new(|| {
         crds::all().iter().map(|crd| serde_json::to_value(crd).unwrap_or_default()).collect()
     });
-    let mut json = DEFINITIONS.iter().find(|crd| crd["metadata"]["name"] == name)?.clone();
+    let mut json = CRDS.iter().find(|crd| crd["metadata"]["name"] == name)?.clone();
     json["status"] = json!({"conditions": [{"type": "Established", "status": "True"}],
         "acceptedNames": {"plural": "", "kind": ""}, "storedVersions": []});
     Some(json)
 }
 
-/// Objects are merged, lists replaced.
+/// Merges objects and replaces lists.
 fn merge(target: &mut Value, body: &Value) {
     match (target, body) {
         (Value::Object(target), Value::Object(fields)) => {
@@ -446,7 +448,7 @@ fn merge(target: &mut Value, body: &Value) {
     }
 }
 
-/// The `FieldsV1` of an apply of `body`, lists as one value each.
+/// The `FieldsV1` of an apply of `body`; lists are atomic.
 fn fields_of(body: &Value) -> Value {
     match body {
         Value::Object(fields) => {

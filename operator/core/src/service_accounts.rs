@@ -1,4 +1,4 @@
-//! Accounts of controller and speaker, and their rights.
+//! Service accounts and RBAC objects account_objects controller and speaker.
 
 use crds::names::{CONTROLLER, SPEAKER};
 use k8s_openapi::api::core::v1::ServiceAccount;
@@ -12,31 +12,31 @@ const RBAC_GROUP: &str = "rbac.authorization.k8s.io";
 pub(crate) fn objects(stack: &ValidatedStack) -> Vec<Object> {
     [(Process::Controller, CONTROLLER), (Process::Speaker, SPEAKER)]
         .into_iter()
-        .flat_map(|(process, name)| of(stack, process, name))
+        .flat_map(|(process, name)| account_objects(stack, process, name))
         .collect()
 }
 
-fn of(stack: &ValidatedStack, process: Process, name: &str) -> [Object; 5] {
+fn account_objects(stack: &ValidatedStack, process: Process, name: &str) -> [Object; 5] {
     let cluster_name = format!("lbstack-{name}");
-    let here = || meta::namespaced(stack, name, Some(name));
-    let everywhere = || meta::cluster(stack, &cluster_name, Some(name));
+    let namespaced = || meta::namespaced(stack, name, Some(name));
+    let cluster_scoped = || meta::cluster(stack, &cluster_name, Some(name));
     let subjects = || Some(vec![subject(&stack.namespace, name)]);
     [
-        ServiceAccount { metadata: here(), ..ServiceAccount::default() }.into(),
+        ServiceAccount { metadata: namespaced(), ..ServiceAccount::default() }.into(),
         ClusterRole {
-            metadata: everywhere(),
+            metadata: cluster_scoped(),
             rules: Some(rules(process, Scope::Cluster)),
             aggregation_rule: None,
         }
         .into(),
         ClusterRoleBinding {
-            metadata: everywhere(),
+            metadata: cluster_scoped(),
             role_ref: role_ref("ClusterRole", &cluster_name),
             subjects: subjects(),
         }
         .into(),
-        Role { metadata: here(), rules: Some(rules(process, Scope::Namespace)) }.into(),
-        RoleBinding { metadata: here(), role_ref: role_ref("Role", name), subjects: subjects() }.into(),
+        Role { metadata: namespaced(), rules: Some(rules(process, Scope::Namespace)) }.into(),
+        RoleBinding { metadata: namespaced(), role_ref: role_ref("Role", name), subjects: subjects() }.into(),
     ]
 }
 

@@ -1,6 +1,6 @@
-//! What Kubernetes takes for a name.
+//! The syntax of Kubernetes names, labels and annotation keys.
 
-/// RFC 1123 label: lowercase letters, digits and inner hyphens, at most 63.
+/// RFC 1123 label: lowercase letters, digits and inner hyphens, at most 63 characters.
 pub(crate) fn is_dns_label(name: &str) -> bool {
     let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     (1..=63).contains(&name.len())
@@ -19,7 +19,7 @@ pub(crate) fn is_qualified_name(key: &str) -> bool {
     !name.is_empty() && is_label_value(name) && prefix.is_none_or(subdomain)
 }
 
-/// Value of a label: empty, or letters, digits, `-`, `_` and `.`, beginning and ending with a letter or digit.
+/// Value of a label: empty, or letters, digits, `-`, `_` and `.`, starting and ending with a letter or digit.
 pub(crate) fn is_label_value(value: &str) -> bool {
     let ends = |c: Option<char>| c.is_none_or(|c| c.is_ascii_alphanumeric());
     value.len() <= 63
@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_judged_as_kubernetes_does() {
+    fn names_are_validated_as_kubernetes_does() {
         for good in ["a", "metallb-system", "0", &"a".repeat(63)] {
             assert!(is_dns_label(good), "{good}");
         }
