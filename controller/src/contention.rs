@@ -1,7 +1,8 @@
-//! Two writers of one status: whose turn it is, and when to leave the status to the other.
+//! Two writers of one status: when to write again, and when to back off.
 //!
-//! What a write of ours established and somebody else has undone is a *reversal*. The first ones are answered after
-//! pauses; after [`REVERSALS`] of them within [`WINDOW`] the object is left alone, for longer each time.
+//! If another client reverts a write of ours, that is a *reversal*. The first reversals are answered by
+//! another write after a delay. After [`MAX_REVERSALS`] within [`WINDOW`] the object is not written for a
+//! while (*back-off*), longer each time.
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
@@ -9,145 +10,145 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// After so many reversals within [`WINDOW`] the object is left alone.
-pub(crate) const REVERSALS: usize = 3;
+/// The number of reversals within [`WINDOW`] after which the object is not written for a while.
+pub(crate) const MAX_REVERSALS: usize = 3;
 
-/// A write that was undone later than this was undone by something else.
+/// A reversal later than this after the write is not counted with the earlier ones.
 pub(crate) const WINDOW: Duration = Duration::from_secs(600);
 
-/// Pauses before the writes that answer the first reversals.
-const PAUSES: [Duration; REVERSALS - 1] = [Duration::from_millis(250), Duration::from_secs(5)];
+/// Delays before the writes that answer the first reversals.
+const RETRY_DELAYS: [Duration; MAX_REVERSALS - 1] = [Duration::from_millis(250), Duration::from_secs(5)];
 
-/// How long an object is left alone: first, and at most.
-const LEFT_FIRST: Duration = WINDOW;
-const LEFT_LONGEST: Duration = Duration::from_secs(6 * 3600);
+/// The first and the longest back-off.
+const MIN_BACKOFF: Duration = WINDOW;
+const MAX_BACKOFF: Duration = Duration::from_secs(6 * 3600);
 
-/// What to do about a write that is due.
+/// Whether to do a pending write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum Decision {
     /// Write.
     Write,
-    /// Judge again when [`Contention::due`] names the object.
+    /// Decide again when [`Contention::due`] returns the object.
     Wait,
-    /// The same, much later. `first` is set once each time that it is decided.
-    LeaveAlone {
-        /// Whether this is the decision, to be reported.
+    /// The same, but much later: the object is backed off.
+    BackOff {
+        /// Whether the back-off begins now, so that it is to be reported.
         first: bool,
     },
 }
 
 #[derive(Debug)]
-struct Record<T> {
-    established: T,
+struct WriteRecord<T> {
+    last_written: T,
     written: Instant,
     reversals: Vec<Instant>,
-    /// Set between a reversal and the write that answers it: not before when.
-    answer: Option<Instant>,
-    /// How often the object was left alone.
-    rounds: u32,
-    /// Whether it is now.
-    left: bool,
+    /// When a reversal may be answered; set until the write that does.
+    retry_at: Option<Instant>,
+    /// How often the object was backed off.
+    back_offs: u32,
+    /// Whether it is backed off now.
+    backed_off: bool,
 }
 
-/// What was written to which object, and how often that was undone.
+/// The last write to each object, and its reversals.
 #[derive(Debug)]
 pub(crate) struct Contention<K, T> {
-    records: HashMap<K, Record<T>>,
-    alarms: BTreeSet<(Instant, K)>,
+    records: HashMap<K, WriteRecord<T>>,
+    deadlines: BTreeSet<(Instant, K)>,
 }
 
 impl<K, T> Default for Contention<K, T> {
     fn default() -> Self {
-        Self { records: HashMap::new(), alarms: BTreeSet::new() }
+        Self { records: HashMap::new(), deadlines: BTreeSet::new() }
     }
 }
 
 impl<K: Clone + Eq + Hash + Ord, T> Contention<K, T> {
-    /// What the last write that is known to have succeeded established.
-    pub(crate) fn established(&self, key: &K) -> Option<&T> {
-        self.records.get(key).map(|record| &record.established)
+    /// The content of the last write that is known to have succeeded.
+    pub(crate) fn last_written(&self, key: &K) -> Option<&T> {
+        self.records.get(key).map(|record| &record.last_written)
     }
 
-    /// A write succeeded, and `established` this.
-    pub(crate) fn wrote(&mut self, key: &K, established: T, now: Instant) {
-        let record = self.remove(key);
-        let (reversals, rounds, left, answer) = match record {
-            // What is written while the object is left alone is the report of that.
-            Some(Record { reversals, rounds, left, answer, .. }) => {
-                (reversals, rounds, left, answer.filter(|_| left))
+    /// A write of `last_written` succeeded.
+    pub(crate) fn record_write(&mut self, key: &K, last_written: T, now: Instant) {
+        let record = self.take(key);
+        let (reversals, back_offs, backed_off, retry_at) = match record {
+            // A write during a back-off only reports it.
+            Some(WriteRecord { reversals, back_offs, backed_off, retry_at, .. }) => {
+                (reversals, back_offs, backed_off, retry_at.filter(|_| backed_off))
             }
             None => (Vec::new(), 0, false, None),
         };
-        let record = Record { established, written: now, reversals, answer, rounds, left };
+        let record = WriteRecord { last_written, written: now, reversals, retry_at, back_offs, backed_off };
         self.records.insert(key.clone(), record);
-        self.alarms.insert((now + WINDOW, key.clone()));
-        self.alarms.extend(answer.map(|at| (at, key.clone())));
+        self.deadlines.insert((now + WINDOW, key.clone()));
+        self.deadlines.extend(retry_at.map(|at| (at, key.clone())));
     }
 
-    /// Removes a record with its alarms.
-    fn remove(&mut self, key: &K) -> Option<Record<T>> {
+    /// Removes a record with its deadlines.
+    fn take(&mut self, key: &K) -> Option<WriteRecord<T>> {
         let record = self.records.remove(key)?;
-        for at in [Some(record.written + WINDOW), record.answer].into_iter().flatten() {
-            self.alarms.remove(&(at, key.clone()));
+        for at in [Some(record.written + WINDOW), record.retry_at].into_iter().flatten() {
+            self.deadlines.remove(&(at, key.clone()));
         }
         Some(record)
     }
 
-    /// What to do about a write; `undone` says whether it only restores what the last one established.
-    pub(crate) fn judge(&mut self, key: &K, undone: bool, now: Instant) -> Verdict {
-        let Some(record) = self.records.get_mut(key).filter(|_| undone) else {
-            // Something else is wanted: that is no answer to anybody.
-            self.forget(key);
-            return Verdict::Write;
+    /// Decides about a write. `reverted` says whether it only restores the content of the last one.
+    pub(crate) fn decide(&mut self, key: &K, reverted: bool, now: Instant) -> Decision {
+        let Some(record) = self.records.get_mut(key).filter(|_| reverted) else {
+            // The desired content is new: the write answers no reversal.
+            self.remove(key);
+            return Decision::Write;
         };
-        if let Some(answer) = record.answer {
-            if now < answer {
-                return if record.left { Verdict::LeaveAlone { first: false } } else { Verdict::Wait };
+        if let Some(retry_at) = record.retry_at {
+            if now < retry_at {
+                return if record.backed_off { Decision::BackOff { first: false } } else { Decision::Wait };
             }
-            record.left = false;
-            return Verdict::Write;
+            record.backed_off = false;
+            return Decision::Write;
         }
         if now.saturating_duration_since(record.written) >= WINDOW {
-            record.rounds = 0;
+            record.back_offs = 0;
         }
         record.reversals.retain(|reversal| now.saturating_duration_since(*reversal) < WINDOW);
         record.reversals.push(now);
-        let pause = PAUSES.get(record.reversals.len() - 1).copied().filter(|_| record.rounds == 0);
-        record.left = pause.is_none();
-        let pause = pause.unwrap_or_else(|| {
-            record.rounds += 1;
-            LEFT_FIRST.saturating_mul(1 << (record.rounds - 1).min(16)).min(LEFT_LONGEST)
+        let delay = RETRY_DELAYS.get(record.reversals.len() - 1).copied().filter(|_| record.back_offs == 0);
+        record.backed_off = delay.is_none();
+        let delay = delay.unwrap_or_else(|| {
+            record.back_offs += 1;
+            MIN_BACKOFF.saturating_mul(1 << (record.back_offs - 1).min(16)).min(MAX_BACKOFF)
         });
-        record.answer = Some(now + pause);
-        self.alarms.insert((now + pause, key.clone()));
-        if record.left { Verdict::LeaveAlone { first: true } } else { Verdict::Wait }
+        record.retry_at = Some(now + delay);
+        self.deadlines.insert((now + delay, key.clone()));
+        if record.backed_off { Decision::BackOff { first: true } } else { Decision::Wait }
     }
 
     /// When a reversal may be answered.
-    pub(crate) fn answer(&self, key: &K) -> Option<Instant> {
-        self.records.get(key)?.answer
+    pub(crate) fn retry_at(&self, key: &K) -> Option<Instant> {
+        self.records.get(key)?.retry_at
     }
 
-    /// The object is gone, or something else is wanted of it.
-    pub(crate) fn forget(&mut self, key: &K) {
-        self.remove(key);
+    /// The object was deleted, or its desired content changed.
+    pub(crate) fn remove(&mut self, key: &K) {
+        self.take(key);
     }
 
-    /// When [`Self::due`] has something.
+    /// When [`Self::due`] must be called next.
     pub(crate) fn next(&self) -> Option<Instant> {
-        self.alarms.first().map(|(at, _)| *at)
+        self.deadlines.first().map(|(at, _)| *at)
     }
 
-    /// The objects whose writes are to be judged again.
+    /// The objects whose writes are to be decided again.
     pub(crate) fn due(&mut self, now: Instant) -> Vec<K> {
         let mut due = Vec::new();
-        while self.alarms.first().is_some_and(|(at, _)| *at <= now) {
-            let Some((_, key)) = self.alarms.pop_first() else { break };
+        while self.deadlines.first().is_some_and(|(at, _)| *at <= now) {
+            let Some((_, key)) = self.deadlines.pop_first() else { break };
             let Some(record) = self.records.get(&key) else { continue };
-            if record.answer.is_none() && now.saturating_duration_since(record.written) >= WINDOW {
-                // Nobody has objected.
+            if record.retry_at.is_none() && now.saturating_duration_since(record.written) >= WINDOW {
+                // No other client has reverted the write.
                 self.records.remove(&key);
-            } else if record.answer.is_some_and(|answer| answer <= now) {
+            } else if record.retry_at.is_some_and(|retry_at| retry_at <= now) {
                 due.push(key);
             }
         }
@@ -159,21 +160,22 @@ impl<K: Clone + Eq + Hash + Ord, T> Contention<K, T> {
 mod tests {
     use super::*;
 
-    /// Somebody undoes each write at once. When the writes are made, in seconds, within a day.
-    fn writes(undone_within: Duration) -> Vec<u64> {
+    /// The times of the writes within a day, in seconds, if each write is reverted `reverted_within` this
+    /// time.
+    fn writes(reverted_within: Duration) -> Vec<u64> {
         let start = Instant::now();
         let mut contention = Contention::<&str, ()>::default();
         let (mut now, mut writes) = (start, Vec::new());
-        let mut undone = false;
+        let mut reverted = false;
         while now < start + Duration::from_secs(24 * 3600) {
-            match contention.judge(&"web", undone, now) {
-                Verdict::Write => {
-                    contention.wrote(&"web", (), now);
+            match contention.decide(&"web", reverted, now) {
+                Decision::Write => {
+                    contention.record_write(&"web", (), now);
                     writes.push((now - start).as_secs());
-                    undone = true;
-                    now += undone_within;
+                    reverted = true;
+                    now += reverted_within;
                 }
-                Verdict::Wait | Verdict::LeaveAlone { .. } => {
+                Decision::Wait | Decision::BackOff { .. } => {
                     while contention.due(now).is_empty() {
                         now = contention.next().unwrap();
                     }
@@ -184,56 +186,52 @@ mod tests {
     }
 
     #[test]
-    fn after_three_reversals_in_ten_minutes_an_object_is_left_alone_for_longer_and_longer() {
+    fn after_three_reversals_in_ten_minutes_an_object_is_backed_off_for_longer_each_time() {
         let writes = writes(Duration::ZERO);
         assert_eq!(writes[..5], [0, 0, 5, 605, 1805], "two answers, then one after ten and twenty minutes");
         assert!(writes.len() <= 12, "{writes:?}");
     }
 
     #[test]
-    fn what_is_undone_seldom_is_restored_each_time() {
+    fn a_write_that_is_reverted_rarely_is_restored_each_time() {
         let writes = writes(WINDOW + Duration::from_secs(1));
         assert_eq!(writes.len(), 24 * 6, "{writes:?}");
     }
 
     #[test]
-    fn what_is_wanted_anew_is_written_at_once_also_while_the_object_is_left_alone() {
+    fn new_content_is_written_at_once_even_during_a_back_off() {
         let now = Instant::now();
         let mut contention = Contention::<&str, ()>::default();
-        for round in 0..REVERSALS {
-            contention.wrote(&"web", (), now);
-            let verdict = contention.judge(&"web", true, now);
-            let last = round == REVERSALS - 1;
-            assert_eq!(verdict, if last { Verdict::LeaveAlone { first: true } } else { Verdict::Wait });
+        for round in 0..MAX_REVERSALS {
+            contention.record_write(&"web", (), now);
+            let decision = contention.decide(&"web", true, now);
+            let last = round == MAX_REVERSALS - 1;
+            assert_eq!(decision, if last { Decision::BackOff { first: true } } else { Decision::Wait });
         }
-        assert_eq!(
-            contention.judge(&"web", true, now),
-            Verdict::LeaveAlone { first: false },
-            "reported once"
-        );
-        // The report of it is a write, too, and changes nothing.
-        contention.wrote(&"web", (), now);
-        assert_eq!(contention.judge(&"web", true, now), Verdict::LeaveAlone { first: false });
-        assert_eq!(contention.judge(&"web", false, now), Verdict::Write);
+        assert_eq!(contention.decide(&"web", true, now), Decision::BackOff { first: false }, "reported once");
+        // The write that reports the back-off does not end it.
+        contention.record_write(&"web", (), now);
+        assert_eq!(contention.decide(&"web", true, now), Decision::BackOff { first: false });
+        assert_eq!(contention.decide(&"web", false, now), Decision::Write);
     }
 
     #[test]
-    fn what_is_remembered_of_an_object_does_not_grow_with_its_writes() {
+    fn the_record_of_an_object_does_not_grow_with_its_writes() {
         let mut now = Instant::now();
         let mut contention = Contention::<&str, u32>::default();
         for number in 0..1_000 {
-            contention.wrote(&"web", number, now);
-            contention.judge(&"web", number % 3 == 0, now);
+            contention.record_write(&"web", number, now);
+            contention.decide(&"web", number % 3 == 0, now);
             now += Duration::from_secs(1);
         }
-        assert!(contention.alarms.len() <= 2, "{}", contention.alarms.len());
+        assert!(contention.deadlines.len() <= 2, "{}", contention.deadlines.len());
     }
 
     #[test]
-    fn what_nobody_objects_to_is_forgotten() {
+    fn a_write_that_is_not_reverted_is_removed() {
         let now = Instant::now();
         let mut contention = Contention::<&str, ()>::default();
-        contention.wrote(&"web", (), now);
+        contention.record_write(&"web", (), now);
         assert_eq!(contention.due(now + WINDOW), Vec::<&str>::new());
         assert!(contention.records.is_empty() && contention.next().is_none());
     }

@@ -1,29 +1,29 @@
-//! Objects as tests need them.
+//! Objects for tests.
 
 use k8s_openapi::api::core::v1::{Namespace, Service};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-/// An object of the configuration, of this kind and name, with `more` laid over it.
+/// A configuration object of this kind and name, with `more` merged into it.
 pub(crate) fn object<K: DeserializeOwned>(kind: &str, name: &str, more: &Value) -> K {
-    let base = json!({"apiVersion": crate::owner::api_version(kind), "kind": kind,
+    let base = json!({"apiVersion": crate::allocator_task::api_version(kind), "kind": kind,
         "metadata": {"name": name, "namespace": "metallb-system", "generation": 1}});
-    laid_over(base, more)
+    merged(base, more)
 }
 
-/// A load-balanced Service with `more` laid over it.
+/// A Service of type LoadBalancer with `more` merged into it.
 pub(crate) fn service(namespace: &str, name: &str, more: &Value) -> Service {
     let base = json!({"metadata": {"namespace": namespace, "name": name, "resourceVersion": "1"},
         "spec": {"type": "LoadBalancer", "clusterIPs": ["10.96.0.1"]}});
-    laid_over(base, more)
+    merged(base, more)
 }
 
-/// A namespace with `more` laid over it.
+/// A namespace with `more` merged into it.
 pub(crate) fn namespace(name: &str, more: &Value) -> Namespace {
-    laid_over(json!({"metadata": {"name": name}}), more)
+    merged(json!({"metadata": {"name": name}}), more)
 }
 
-fn laid_over<K: DeserializeOwned>(mut base: Value, more: &Value) -> K {
+fn merged<K: DeserializeOwned>(mut base: Value, more: &Value) -> K {
     json_patch::merge(&mut base, more);
     serde_json::from_value(base).unwrap()
 }

@@ -1,31 +1,32 @@
 //! The controller: gives Services of type LoadBalancer their addresses.
 //!
 //! ```text
-//!  watches ──► stores ──► dirty marks ──► owner ──► ipam::Allocator (pure)
-//!                                           │
-//!                                           ├──► Service status (bounded, concurrent, with resourceVersion)
-//!                                           ├──► statuses of pools and of the configuration
-//!                                           ├──► events, after the write that they tell of
-//!                                           └──► metrics
+//!  watches ──► stores ──► work queue ──► allocator task ──► ipam::Allocator (pure)
+//!                                              │
+//!                                              ├──► Service statuses (concurrent, with resourceVersion)
+//!                                              ├──► statuses of pools and of the configuration
+//!                                              ├──► events, after the write that they report
+//!                                              └──► metrics
 //! ```
 //!
-//! One task owns the allocator. Every replica runs the watches; the one that holds the Lease waits until they have what
-//! the API has by then, lists Services anew, adopts what they have, and only then assigns. A replica campaigns once it is
-//! able to do that, and releases the Lease if it makes no progress.
+//! One task owns the allocator. Every replica runs the watches. The one that holds the Lease waits until its
+//! stores have caught up with the API, lists all Services, restores their current addresses, and only then
+//! assigns new ones. A replica campaigns for the Lease once it could do that, and releases it if it makes no
+//! progress.
 
+mod allocator_task;
 mod contention;
-mod dirty;
-mod figures;
 #[cfg(test)]
 mod fixtures;
 mod list;
 mod metrics;
 mod other_writer;
-mod owner;
 pub mod plan;
+mod pool_stats;
 mod service;
 mod statuses;
 mod watches;
+mod work_queue;
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -40,20 +41,21 @@ use runtime::tasks::Tasks;
 use runtime::{admin, client, shutdown, telemetry};
 use tokio_util::sync::CancellationToken;
 
+use crate::allocator_task::AllocatorTask;
 use crate::metrics::Metrics;
-use crate::owner::Owner;
 use crate::watches::Watches;
 
 /// The name under which the controller writes and reports.
 pub(crate) const COMPONENT: &str = "lbstack-controller";
 
-/// How long tasks have to end after SIGTERM: the writes under way end, and each is bounded; then the Lease is released.
+/// How long tasks have to end after SIGTERM: pending writes end, each of which has a timeout; then the Lease
+/// is released.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(8);
 
 /// Arguments of `lbstack controller`.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {
-    /// What every process takes.
+    /// The arguments of every process.
     #[command(flatten)]
     pub common: runtime::args::Common,
 
@@ -65,16 +67,18 @@ pub struct Args {
     #[arg(long, default_value = "")]
     pub load_balancer_class: String,
 
-    /// Who this replica is; unique among the replicas. As the holder of the Lease it has a random suffix besides.
+    /// Name of this replica, unique among the replicas. The holder of the Lease has a random suffix in
+    /// addition.
     #[arg(long, env = "POD_NAME", hide_env_values = true)]
     pub identity: Option<String>,
 
-    /// How long the other replicas wait before they take over from a leader that is silent, in milliseconds. The
-    /// leader renews at two fifteenths of this and stops writing at two thirds.
+    /// How long the other replicas wait for a leader that does not renew its Lease before they take over, in
+    /// milliseconds. The leader renews at two fifteenths of this and stops writing at two thirds.
     #[arg(long, default_value_t = 15_000, value_parser = clap::value_parser!(u64).range(500..=300_000))]
     pub lease_duration_ms: u64,
 
-    /// How often a Service that waits is told once more why, in seconds. The API forgets events after an hour by default.
+    /// How often the warning event of a waiting Service is repeated, in seconds. The API deletes events after
+    /// an hour by default.
     #[arg(long, default_value_t = 1_800, value_parser = clap::value_parser!(u64).range(1..))]
     pub remind_every_s: u64,
 }
@@ -92,14 +96,14 @@ impl Args {
     }
 }
 
-/// Runs the controller until it is told to stop.
+/// Runs the controller until the process receives a signal to stop.
 ///
 /// # Errors
 ///
-/// The arguments cannot be used, there is no way to the API, or a task ended that should not.
+/// The arguments are invalid, there is no client for the API, or a task ended unexpectedly.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     telemetry::init(&args.common)?;
-    let shutdown = shutdown::token().context("cannot listen to signals")?;
+    let shutdown = shutdown::token().context("cannot install signal handlers")?;
     let client = client::connect().await?;
     let mut tasks = Tasks::new();
     let mut registry = Registry::default();
@@ -107,23 +111,23 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     tasks.watches().register(&mut registry);
     let readiness = admin::Readiness::new();
     let ready = readiness
-        .gate("the first lists of Services, pools and namespaces, and for their adoption if it leads");
+        .gate("the first lists of Services, pools and namespaces; as leader, to restore current addresses");
     let events =
         Events::start(&mut tasks, client.clone(), COMPONENT, args.identity.clone(), shutdown.clone());
     let watches = Watches::start(&mut tasks, &client, &args.namespace, &shutdown);
     let lease = args.lease();
-    let left = lease.duration.saturating_sub(lease.renew_deadline);
-    let write_bound = left.mul_f32(0.9).min(client::CALL_TIMEOUT);
-    let listed = watches.clone();
+    let remaining = lease.duration.saturating_sub(lease.renew_deadline);
+    let write_timeout = remaining.mul_f32(0.9).min(client::CALL_TIMEOUT);
+    let synced = watches.clone();
     let heartbeat = Heartbeat::new("addresses", lease.duration);
     readiness.supervise(heartbeat.clone());
-    let candidate = Candidate::new(async move { listed.ready().await }, heartbeat.clone());
-    // The election goes on until no write is under way: a successor must not begin before.
-    let written = CancellationToken::new();
-    let leadership = Leadership::campaign(&mut tasks, &client, lease, candidate, written.clone());
-    let (class, remind_every) = (args.load_balancer_class, Duration::from_secs(args.remind_every_s));
+    let candidate = Candidate::new(async move { synced.synced().await }, heartbeat.clone());
+    // The Lease is kept until no write is pending: a successor must not begin before.
+    let writes_finished = CancellationToken::new();
+    let leadership = Leadership::campaign(&mut tasks, &client, lease, candidate, writes_finished.clone());
+    let (class, repeat_interval) = (args.load_balancer_class, Duration::from_secs(args.remind_every_s));
     tasks.spawn("admin", admin::serve(args.common.admin_address, registry, readiness, shutdown.clone()));
-    let owner = Owner {
+    let task = AllocatorTask {
         client,
         class,
         watches,
@@ -131,15 +135,15 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         events,
         metrics,
         ready,
-        write_bound,
-        remind_every,
+        write_timeout,
+        repeat_interval,
         heartbeat,
-        judge: Mutex::default(),
+        history: Mutex::default(),
     };
     let stop = shutdown.clone();
     tasks.spawn("addresses", async move {
-        let _written = written.drop_guard();
-        owner.run(stop).await
+        let _finished = writes_finished.drop_guard();
+        task.run(stop).await
     });
     tasks.run(shutdown, SHUTDOWN_GRACE).await.map_err(Into::into)
 }

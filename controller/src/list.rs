@@ -1,4 +1,5 @@
-//! Lists from the API itself: what another leader did last is among them, while a watch may not have told of it yet.
+//! Lists from the API server. Unlike a watch, which may be behind, a list includes the last writes of another
+//! leader.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -13,18 +14,19 @@ use runtime::decode::{Lenient, reference};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-/// Between two looks whether a watch has caught up.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// Interval between two checks whether a watch has caught up.
+const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// After that many looks the API is asked anew: what was deleted since it was asked never comes.
-const LOOKS: usize = 50;
+/// After this many checks the list is requested again, since an object that was deleted after the list never
+/// arrives.
+const CHECKS_PER_LIST: usize = 50;
 
-/// The version in `metadata`, which grows with each write.
+/// The resource version in `metadata`, which increases with each write.
 pub(crate) fn version(metadata: &ObjectMeta) -> u64 {
     metadata.resource_version.as_deref().and_then(|text| text.parse().ok()).unwrap_or_default()
 }
 
-/// So many objects come at once: one page of large objects is all that is held of a list beside what is made of it.
+/// Objects per page. At most one page of a list is held in memory at a time.
 pub(crate) const PAGE: u32 = 100;
 
 /// One page of a list.
@@ -35,12 +37,12 @@ struct Page<K> {
     items: Vec<Lenient<K>>,
 }
 
-/// Hands every object of the kind to `each`, from the API itself. What cannot be decoded is reported by the watch of the
-/// kind. Returns the version of the list.
+/// Lists all objects of the kind and calls `each` for every one. Objects that cannot be decoded are reported
+/// by the watch of the kind. Returns the version of the list.
 ///
 /// # Errors
 ///
-/// A page cannot be had.
+/// A page cannot be read.
 pub(crate) async fn for_each<K>(
     client: &Client,
     namespace: Option<&str>,
@@ -64,14 +66,14 @@ where
     }
 }
 
-/// What a list says of one object, to compare a store with it.
+/// The entry of a list for one object, to compare a store with it.
 struct Listed<K: Resource> {
     object: ObjectRef<K>,
-    /// None if it cannot be decoded: then a store has it in an older version, or not at all.
+    /// `None` if it cannot be decoded: then the store has an older version of it, or none.
     version: Option<u64>,
 }
 
-/// Waits until `store` has what `api` has now, or newer.
+/// Waits until `store` has the present objects of the API, or newer versions.
 pub(crate) async fn catch_up<K>(
     store: &Store<K>,
     client: &Client,
@@ -87,18 +89,19 @@ where
             listed.push(Listed { object: reference(object.meta(), ()), version });
         });
         let version = version.await?;
-        for _ in 0..LOOKS {
-            if is_as_new(store, &listed, version) {
+        for _ in 0..CHECKS_PER_LIST {
+            if is_current(store, &listed, version) {
                 return Ok(());
             }
-            tokio::time::sleep(LOOK_AGAIN).await;
+            tokio::time::sleep(CHECK_INTERVAL).await;
         }
         tracing::warn!(kind = %K::kind(&()), "the watch is behind the API, so nothing is assigned yet");
     }
 }
 
-/// Whether `store` has all that is `listed`, or newer, and nothing that a list of this version would have and lacks.
-fn is_as_new<K>(store: &Store<K>, listed: &[Listed<K>], version: u64) -> bool
+/// Whether `store` has all `listed` objects in at least the listed version, and no others up to the version
+/// of the list.
+fn is_current<K>(store: &Store<K>, listed: &[Listed<K>], version: u64) -> bool
 where
     K: Resource<DynamicType = ()> + Clone + 'static,
 {
@@ -128,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_store_has_caught_up_once_it_knows_of_every_change_and_deletion_before_the_list() {
+    fn a_store_has_caught_up_once_it_has_every_change_and_deletion_before_the_list() {
         let (store, mut writer) = store::<Namespace>();
         let listed = [("changed", 5), ("new", 7)].map(|(name, version)| Listed {
             object: ObjectRef::from_obj(&namespace(name, version)),
@@ -136,14 +139,14 @@ mod tests {
         });
         let mut after = |event: Event<Namespace>| {
             writer.apply_watcher_event(&event);
-            is_as_new(&store, &listed, 9)
+            is_current(&store, &listed, 9)
         };
         assert!(!after(Event::Apply(namespace("deleted", 3))));
         assert!(!after(Event::Apply(namespace("changed", 4))));
         assert!(!after(Event::Apply(namespace("new", 7))));
-        assert!(!after(Event::Apply(namespace("changed", 5))), "it still has what was deleted");
+        assert!(!after(Event::Apply(namespace("changed", 5))), "it still has the deleted object");
         assert!(after(Event::Delete(namespace("deleted", 8))));
         assert!(after(Event::Apply(namespace("changed", 11))));
-        assert!(after(Event::Apply(namespace("newest", 10))), "the list is older than that");
+        assert!(after(Event::Apply(namespace("newest", 10))), "that object is newer than the list");
     }
 }

@@ -1,4 +1,5 @@
-//! Metrics, under MetalLB's names and our own. Sizes are read at scrape from what the owner last published.
+//! Metrics, under MetalLB's names and our own. Gauges are computed at scrape from the last snapshot of the
+//! allocator task.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,12 +11,12 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-use crate::figures::PoolFigures;
+use crate::pool_stats::PoolStats;
 
-/// What the owner publishes.
+/// The snapshot that the allocator task publishes.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Snapshot {
-    pub(crate) pools: BTreeMap<String, PoolFigures>,
+    pub(crate) pools: BTreeMap<String, PoolStats>,
     pub(crate) refused: BTreeMap<&'static str, usize>,
     pub(crate) leading: bool,
     pub(crate) loaded: bool,
@@ -33,14 +34,14 @@ pub(crate) struct Metrics {
 }
 
 impl Snapshot {
-    /// Of a replica that stands by: it has read the configuration, and says nothing of pools.
+    /// The snapshot of a standby replica: it has read the configuration, and has no statistics.
     pub(crate) fn standing_by() -> Self {
         Self { loaded: true, ..Self::default() }
     }
 }
 
 impl Metrics {
-    /// Registers everything in `registry`.
+    /// Registers all metrics.
     pub(crate) fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         registry.register("metallb_k8s_client_updates", "Writes of Service status", metrics.updates.clone());
@@ -53,12 +54,12 @@ impl Metrics {
         metrics
     }
 
-    pub(crate) fn publish(&self, change: impl FnOnce(&mut Snapshot)) {
-        change(&mut self.snapshot.lock().unwrap_or_else(PoisonError::into_inner));
+    pub(crate) fn publish(&self, update: impl FnOnce(&mut Snapshot)) {
+        update(&mut self.snapshot.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 
-type Read = fn(&PoolFigures) -> i64;
+type ReadStat = fn(&PoolStats) -> i64;
 
 #[derive(Debug)]
 struct Published(Arc<Mutex<Snapshot>>);
@@ -66,7 +67,7 @@ struct Published(Arc<Mutex<Snapshot>>);
 impl Collector for Published {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let snapshot = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let by_pool: [(&str, &str, Read); 6] = [
+        let by_pool: [(&str, &str, ReadStat); 6] = [
             ("metallb_allocator_addresses_total", "Addresses of the pool", |p| {
                 p.total_v4.saturating_add(p.total_v6)
             }),
@@ -79,8 +80,7 @@ impl Collector for Published {
             ("metallb_allocator_ipv6_addresses_in_use_total", "IPv6 addresses in use", |p| p.in_use_v6),
         ];
         for (name, help, read) in by_pool {
-            let values =
-                snapshot.pools.iter().map(|(pool, figures)| ([("pool", pool.as_str())], read(figures)));
+            let values = snapshot.pools.iter().map(|(pool, stats)| ([("pool", pool.as_str())], read(stats)));
             family(&mut encoder, name, help, values)?;
         }
         let refused = ipam::Refusal::REASONS.iter().map(|reason| {
@@ -134,12 +134,12 @@ mod tests {
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
         metrics.updates.inc();
-        let lan = PoolFigures {
+        let lan = PoolStats {
             in_use_v4: 3,
             in_use_v6: 1,
             total_v4: 256,
             total_v6: i64::MAX,
-            ..PoolFigures::default()
+            ..PoolStats::default()
         };
         metrics.publish(|snapshot| {
             *snapshot = Snapshot {
@@ -159,7 +159,7 @@ mod tests {
             "metallb_k8s_client_config_stale_bool 1",
             "metallb_allocator_addresses_in_use_total{pool=\"lan\"} 4",
             "metallb_allocator_ipv4_addresses_total{pool=\"lan\"} 256",
-            // It saturates.
+            // Saturated.
             "metallb_allocator_addresses_total{pool=\"lan\"} 9223372036854775807",
             "lbstack_controller_leading 1",
         ] {

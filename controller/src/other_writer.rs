@@ -1,4 +1,4 @@
-//! Who else writes the status of an object.
+//! Finds the other client that writes the status of an object.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use kube::Client;
@@ -7,7 +7,7 @@ use runtime::client::bounded;
 
 use crate::COMPONENT;
 
-/// The field manager beside us that wrote the status of the object last; none if that cannot be known.
+/// The last field manager other than ours that wrote the status of the object; `None` if that is not known.
 pub(crate) async fn other_writer(
     client: &Client,
     resource: &ApiResource,
@@ -18,10 +18,10 @@ pub(crate) async fn other_writer(
     let parameters = ListParams::default().fields(&format!("metadata.name={name}"));
     let found = bounded(api.list_metadata(&parameters)).await.ok()?;
     let object = found.items.into_iter().next()?;
-    latest(&object.metadata.managed_fields.unwrap_or_default())
+    last_status_manager(&object.metadata.managed_fields.unwrap_or_default())
 }
 
-fn latest(entries: &[ManagedFieldsEntry]) -> Option<String> {
+fn last_status_manager(entries: &[ManagedFieldsEntry]) -> Option<String> {
     let others = entries.iter().filter(|entry| entry.manager.as_deref() != Some(COMPONENT));
     let writes_status = |entry: &&ManagedFieldsEntry| {
         let fields = entry.fields_v1.as_ref().and_then(|fields| fields.0.as_object());
@@ -31,22 +31,21 @@ fn latest(entries: &[ManagedFieldsEntry]) -> Option<String> {
     last.manager.clone()
 }
 
-/// What to say of an object whose status another writer insists on, and what to do about it.
-pub(crate) fn report(manager: Option<&str>, of_service: bool) -> String {
-    let who = manager.map_or_else(|| "another client of the API".to_owned(), |name| format!("{name:?}"));
-    let remedy = match manager {
+/// The message about another writer that repeatedly overwrites a status, with a hint what to do.
+pub(crate) fn contested_message(manager: Option<&str>, of_service: bool) -> String {
+    let writer = manager.map_or_else(|| "another client of the API".to_owned(), |name| format!("{name:?}"));
+    let hint = match manager {
         Some(name) if of_service && name.contains("k3s") => {
-            "start the k3s servers with --disable=servicelb, or tell the two load balancers apart by \
+            "start the k3s servers with --disable=servicelb, or separate the two load balancers by \
              spec.loadBalancerClass"
         }
         _ if of_service => {
-            "let one load balancer serve this Service, for example by spec.loadBalancerClass, and stop the other"
+            "let one load balancer serve this Service, for example by spec.loadBalancerClass, and stop the \
+             other"
         }
         _ => "stop one of the two, for example a controller of MetalLB that was left running",
     };
-    format!(
-        "{who} sets the status to something else again and again, so it is left alone for a while: {remedy}"
-    )
+    format!("{writer} repeatedly overwrites the status, so it is not written for a while: {hint}")
 }
 
 #[cfg(test)]
@@ -56,8 +55,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_other_writer_is_who_wrote_the_status_last_and_is_not_us() {
-        let entry = |manager: &str, second: u8, fields: serde_json::Value| json!({"manager": manager, "time": format!("2024-01-01T00:00:{second:02}Z"), "fieldsV1": fields});
+    fn the_other_writer_is_the_last_other_manager_of_the_status() {
+        let entry = |manager: &str, second: u8, fields: serde_json::Value| {
+            let time = format!("2024-01-01T00:00:{second:02}Z");
+            json!({"manager": manager, "time": time, "fieldsV1": fields})
+        };
         let entries = json!([
             entry("kubectl-create", 9, json!({"f:spec": {}})),
             entry("older", 2, json!({"f:status": {"f:loadBalancer": {}}})),
@@ -65,8 +67,8 @@ mod tests {
             entry(COMPONENT, 8, json!({"f:status": {"f:conditions": {}}})),
         ]);
         let entries: Vec<ManagedFieldsEntry> = serde_json::from_value(entries).unwrap();
-        assert_eq!(latest(&entries).as_deref(), Some("k3s"));
-        assert_eq!(latest(&entries[..1]), None);
-        assert!(report(Some("k3s"), true).contains("--disable=servicelb"));
+        assert_eq!(last_status_manager(&entries).as_deref(), Some("k3s"));
+        assert_eq!(last_status_manager(&entries[..1]), None);
+        assert!(contested_message(Some("k3s"), true).contains("--disable=servicelb"));
     }
 }

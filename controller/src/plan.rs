@@ -1,4 +1,5 @@
-//! `lbstack plan`: what changed objects would do to the Services of the cluster. Reads it, writes nothing.
+//! `lbstack plan`: the effects of changed objects on the Services of the cluster. Reads the cluster and
+//! writes nothing.
 
 mod overlay;
 
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use crds::{LoadBalancerStack, ServiceKey};
-use ipam::{Adoptee, Cluster, Effect, EffectKind, Occupant, Request};
+use ipam::{Cluster, Effect, EffectKind, ExistingService, Occupant, Request};
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
@@ -22,51 +23,51 @@ use rules::{Configuration, Finding, LastValid, Objects};
 use runtime::client;
 use runtime::decode::{Lenient, lenient};
 
-use self::overlay::State;
+use self::overlay::ClusterObjects;
 use crate::service;
 use crate::watches::{Conflict, NodeAddresses};
 
 /// Arguments of `lbstack plan`.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {
-    /// A file with the objects as they would be; - reads standard input. Several may be given.
+    /// A file with changed or new objects; - reads standard input. May be repeated.
     #[arg(short, long = "filename", value_name = "FILE")]
     pub filename: Vec<PathBuf>,
 
-    /// An object that would be deleted, such as `IPAddressPool/lan` or `Service/shop/web`. Several may be given.
+    /// An object to delete, such as `IPAddressPool/lan` or `Service/shop/web`. May be repeated.
     #[arg(long, value_name = "KIND/NAME")]
     pub delete: Vec<String>,
 
-    /// Namespace of the configuration. By default that of the cluster's LoadBalancerStack, or metallb-system where there
-    /// is none.
+    /// Namespace of the configuration. Default: the namespace of the cluster's LoadBalancerStack, or
+    /// metallb-system if there is none.
     #[arg(long, env = "POD_NAMESPACE")]
     pub namespace: Option<String>,
 
-    /// The class of Services that are served; empty: Services without a class. By default what the cluster's
-    /// LoadBalancerStack says.
+    /// The class of the Services that are served; empty: Services without a class. Default: the class of the
+    /// cluster's LoadBalancerStack.
     #[arg(long)]
     pub load_balancer_class: Option<String>,
 
-    /// Also list the Services that nothing would change for.
+    /// List the Services that would not change, too.
     #[arg(long)]
     pub all: bool,
 }
 
-/// Reads the cluster and the changed objects, and prints what would become of the Services.
+/// Reads the cluster and the changed objects, and prints the effects on the Services.
 ///
 /// # Errors
 ///
-/// The files or the cluster cannot be read, or an object is of a kind that this does not understand.
+/// The files or the cluster cannot be read, or an object is of an unsupported kind.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     anyhow::ensure!(
         !(args.filename.is_empty() && args.delete.is_empty()),
         "nothing to plan: give changed objects with -f FILE, or objects to delete with --delete KIND/NAME"
     );
     let client = client::connect().await?;
-    let before = read(&client, &args).await?;
+    let before = read_cluster(&client, &args).await?;
     let mut after = before.clone();
     for file in &args.filename {
-        let text = text(file)?;
+        let text = read_input(file)?;
         after.apply(&text).with_context(|| format!("in {}", file.display()))?;
     }
     for target in &args.delete {
@@ -80,7 +81,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn text(file: &PathBuf) -> anyhow::Result<String> {
+fn read_input(file: &PathBuf) -> anyhow::Result<String> {
     if file.as_os_str() == "-" {
         let mut text = String::new();
         std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
@@ -89,69 +90,69 @@ fn text(file: &PathBuf) -> anyhow::Result<String> {
     std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))
 }
 
-async fn read(client: &Client, args: &Args) -> anyhow::Result<State> {
-    let stacks: Vec<Arc<LoadBalancerStack>> = all(Api::all(client.clone())).await?;
+async fn read_cluster(client: &Client, args: &Args) -> anyhow::Result<ClusterObjects> {
+    let stacks: Vec<Arc<LoadBalancerStack>> = list_all(Api::all(client.clone())).await?;
     let stack = stacks.first().map(|stack| stack.spec.clone()).unwrap_or_default();
     let namespace = args.namespace.clone().unwrap_or(stack.namespace);
     let class = args.load_balancer_class.clone().unwrap_or(stack.load_balancer_class);
     let namespace = &namespace;
-    Ok(State {
+    Ok(ClusterObjects {
         objects: Objects {
-            pools: list(client, namespace).await?,
-            l2_advertisements: list(client, namespace).await?,
-            bgp_advertisements: list(client, namespace).await?,
-            bgp_peers: list(client, namespace).await?,
-            bfd_profiles: list(client, namespace).await?,
-            communities: list(client, namespace).await?,
-            pool_policies: list(client, namespace).await?,
-            namespaces: all(Api::all(client.clone())).await?,
+            pools: list_in(client, namespace).await?,
+            l2_advertisements: list_in(client, namespace).await?,
+            bgp_advertisements: list_in(client, namespace).await?,
+            bgp_peers: list_in(client, namespace).await?,
+            bfd_profiles: list_in(client, namespace).await?,
+            communities: list_in(client, namespace).await?,
+            pool_policies: list_in(client, namespace).await?,
+            namespaces: list_all(Api::all(client.clone())).await?,
             node_addresses: node_addresses(client).await,
         },
-        services: all(Api::all(client.clone())).await?,
-        conflicts: list(client, namespace).await?,
+        services: list_all(Api::all(client.clone())).await?,
+        conflicts: list_in(client, namespace).await?,
         namespace: namespace.clone(),
         class,
     })
 }
 
-/// The nodes' own addresses; none where the user may not list nodes, so that they are not taken into account.
+/// The addresses of the nodes; none, with a warning, if the user may not list nodes.
 async fn node_addresses(client: &Client) -> BTreeMap<IpAddr, String> {
-    let nodes: Vec<Arc<Node>> = match all(Api::all(client.clone())).await {
+    let nodes: Vec<Arc<Node>> = match list_all(Api::all(client.clone())).await {
         Ok(nodes) => nodes,
         Err(error) => {
             eprintln!("warning: addresses of nodes are not taken into account: {error:#}");
             return BTreeMap::new();
         }
     };
-    let known = nodes.iter().filter_map(|node| NodeAddresses::of((**node).clone()));
+    let known = nodes.iter().filter_map(|node| NodeAddresses::from_node((**node).clone()));
     known.flat_map(|of| of.addresses.into_iter().map(move |ip| (ip, of.node.clone()))).collect()
 }
 
-async fn list<K>(client: &Client, namespace: &str) -> anyhow::Result<Vec<Arc<K>>>
+async fn list_in<K>(client: &Client, namespace: &str) -> anyhow::Result<Vec<Arc<K>>>
 where
     K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>
         + Clone
         + std::fmt::Debug
         + serde::de::DeserializeOwned,
 {
-    all(Api::namespaced(client.clone(), namespace)).await
+    list_all(Api::namespaced(client.clone(), namespace)).await
 }
 
-/// How often a list is asked for again that the API server cannot give just now.
+/// How often a list is retried after a temporary error of the API server.
 const TEMPORARY_ATTEMPTS: usize = 5;
-/// The time between two attempts.
+/// Delay between two attempts.
 const TEMPORARY_PAUSE: Duration = Duration::from_secs(1);
 
-/// Every object that can be decoded, with a warning about each that cannot; none of a kind that the cluster does not know,
-/// as one with MetalLB in it lacks ours.
-async fn all<K>(api: Api<K>) -> anyhow::Result<Vec<Arc<K>>>
+/// Every object that can be decoded, with a warning about each that cannot. Empty if the cluster does not
+/// have the kind: one with MetalLB lacks ours.
+async fn list_all<K>(api: Api<K>) -> anyhow::Result<Vec<Arc<K>>>
 where
     K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
 {
     let api = lenient(&api, &(), api.clone().into_client());
     let call = || async { client::bounded(api.list(&ListParams::default())).await };
     let mut list = call().await;
-    // Just after a definition was made, say.
+    // For example just after the definition was created.
     for _ in 0..TEMPORARY_ATTEMPTS {
         if !list.as_ref().is_err_and(client::CallError::is_temporary) {
             break;
@@ -166,46 +167,46 @@ where
     Ok(list.items.into_iter().filter_map(decoded).map(Arc::new).collect())
 }
 
-/// The object; a warning if it cannot be decoded.
+/// The object; prints a warning if it cannot be decoded.
 fn decoded<K: kube::Resource<DynamicType = ()>>(Lenient(object): Lenient<K>) -> Option<K> {
     object
         .inspect_err(|undecoded| {
             let (kind, name) = (K::kind(&()), undecoded.metadata.name.as_deref().unwrap_or_default());
-            eprintln!("warning: {kind} {name} cannot be decoded and is left out: {}", undecoded.reason);
+            eprintln!("warning: {kind} {name} cannot be decoded and is ignored: {}", undecoded.reason);
         })
         .ok()
 }
 
-/// What becomes of the Services. Of an object with an error the version before stays in force, as for a controller that has
-/// seen that.
-fn effects(before: &State, after: &State) -> Vec<Effect> {
+/// The effects on the Services. If a changed object has an error, its present version stays in force, as in a
+/// running controller.
+fn effects(before: &ClusterObjects, after: &ClusterObjects) -> Vec<Effect> {
     let mut last_valid = LastValid::default();
-    let mut configure = |state: &State| last_valid.configure(&state.objects).0;
+    let mut configure = |state: &ClusterObjects| last_valid.configure(&state.objects).0;
     let (old, new) = (configure(before), configure(after));
     ipam::plan(&cluster(before, old), &cluster(after, new), Timestamp::now())
 }
 
-fn cluster(state: &State, configuration: Configuration) -> Cluster {
+fn cluster(state: &ClusterObjects, configuration: Configuration) -> Cluster {
     let (ours, others): (Vec<_>, Vec<_>) =
         state.services.iter().partition(|service| service::is_ours(service, &state.class));
-    let services = ours.into_iter().map(|service| adoptee(service)).collect();
-    // What is no load balancer any more is cleared.
+    let services = ours.into_iter().map(|service| existing_service(service)).collect();
+    // A Service that is no longer a load balancer is cleared.
     let stays = others.into_iter().filter(|service| !service::has_leftovers(service));
-    let others = stays.map(|service| (ServiceKey::of(service), service::stored(service)));
+    let others = stays.map(|service| (ServiceKey::of(service), service::stored_addresses(service)));
     let others = others.filter(|(_, stored)| !stored.is_empty()).collect();
     let reported = state.conflicts.iter().map(|conflict| &conflict.spec);
     let reported =
-        reported.filter_map(|spec| Some((spec.address.parse().ok()?, Conflict::of(spec).occupant)));
+        reported.filter_map(|spec| Some((spec.address.parse().ok()?, Conflict::from_spec(spec).occupant)));
     let nodes = state.objects.node_addresses.iter().map(|(ip, node)| (*ip, Occupant::Node(node.clone())));
     let quarantine = reported.chain(nodes).collect();
     Cluster { configuration: Arc::new(configuration), services, others, quarantine }
 }
 
-fn adoptee(service: &Service) -> Adoptee {
-    Adoptee {
+fn existing_service(service: &Service) -> ExistingService {
+    ExistingService {
         service: ServiceKey::of(service),
         request: Request::from_service(service),
-        current: service::stored(service),
+        current: service::stored_addresses(service),
         pool: service::annotated_pool(service).map(str::to_owned),
         waiting_since: service::waiting_since(service),
     }
@@ -266,11 +267,11 @@ mod tests {
     use crate::fixtures;
 
     #[test]
-    fn requirement_1_a_plan_shows_that_an_invalid_edit_takes_nothing_away() {
+    fn a_plan_shows_that_an_invalid_edit_withdraws_no_address() {
         let state = |allocation: serde_json::Value| {
             let spec = json!({"addresses": ["10.0.0.1/32"], "serviceAllocation": allocation});
             let status = json!({"loadBalancer": {"ingress": [{"ip": "10.0.0.1"}]}});
-            State {
+            ClusterObjects {
                 objects: Objects {
                     pools: vec![Arc::new(fixtures::object("IPAddressPool", "lan", &json!({"spec": spec})))],
                     namespaces: vec![Arc::new(fixtures::namespace("shop", &json!({})))],
@@ -291,14 +292,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn requirement_6_an_object_that_cannot_be_decoded_stops_no_plan() {
+    async fn an_object_that_cannot_be_decoded_is_skipped() {
         let answer = |_: Request<Body>| async {
             let items = json!([{"metadata": {"name": "bad"}, "spec": 7}, {"metadata": {"name": "good"}}]);
             let list = json!({"kind": "List", "apiVersion": "v1", "metadata": {}, "items": items});
             Ok::<_, std::convert::Infallible>(Response::new(Body::from(list.to_string().into_bytes())))
         };
         let client = Client::new(tower::service_fn(answer), "shop");
-        let services: Vec<Arc<Service>> = all(Api::all(client)).await.unwrap();
+        let services: Vec<Arc<Service>> = list_all(Api::all(client)).await.unwrap();
         let names: Vec<_> = services.iter().filter_map(|service| service.metadata.name.as_deref()).collect();
         assert_eq!(names, ["good"]);
     }

@@ -1,10 +1,10 @@
-//! Reading a Service, and planning the one write that brings its status to what it shall be.
+//! Reads a Service, and plans the write that brings its status and annotation to the desired state.
 
 use std::net::IpAddr;
 
 use crds::annotations::{DEPRECATED_PREFIX, IP_ALLOCATED_FROM_POOL};
 use crds::conditions::{NewCondition, fitting, merge};
-use ipam::{Outcome, Refusal, RequestFault};
+use ipam::{Assignment, Refusal, RequestError};
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
@@ -12,82 +12,84 @@ use serde_json::{Value, json};
 
 use crate::list;
 
-/// Our conditions on Services: whether it has what it asks for, and whether a stranger uses what it has. The latter is
-/// there only while that is so.
+/// Our conditions on Services: whether the Service has an address, and whether a machine uses its address.
+/// The latter is present only while it is true.
 const ADDRESS_ASSIGNED: &str = "lbstack.dev/AddressAssigned";
 const ADDRESS_CONFLICT: &str = "lbstack.dev/AddressConflict";
 const OURS: [&str; 2] = [ADDRESS_ASSIGNED, ADDRESS_CONFLICT];
 
-/// A write of one Service's status.
+/// A write of the status and annotation of one Service.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Plan {
+pub(crate) struct ServiceWrite {
     /// Merge patch of the status subresource.
     pub(crate) patch: Value,
-    /// The addresses that the Service has after it.
+    /// The addresses of the Service after the write.
     pub(crate) addresses: Vec<IpAddr>,
-    /// The version of the Service that it is made for.
+    /// The version of the Service that the write is made for.
     pub(crate) version: u64,
-    /// What to tell about it once it is done.
-    pub(crate) notes: Vec<Note>,
-    /// What it brings about.
-    pub(crate) target: Target,
-    /// Which of that is not so yet.
-    lacks: Lacks,
+    /// The events to send after the write.
+    pub(crate) events: Vec<NewEvent>,
+    /// The state after the write.
+    pub(crate) target: DesiredStatus,
+    /// The parts of it that differ from the present state.
+    changes: Changes,
 }
 
-/// What a Service's status and annotation say of its address.
+/// The desired addresses, pool and conditions of a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Target {
+pub(crate) struct DesiredStatus {
     addresses: Vec<IpAddr>,
     pool: Option<String>,
     /// Type, status, reason and message of each condition.
-    said: Vec<(&'static str, &'static str, &'static str, String)>,
+    conditions: Vec<(&'static str, &'static str, &'static str, String)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Lacks {
+struct Changes {
     addresses: bool,
     pool: bool,
     conditions: bool,
 }
 
-impl Plan {
-    /// Whether it restores something that an earlier write `established`.
-    pub(crate) fn restores(&self, established: &Target) -> bool {
-        let Self { target, lacks, .. } = self;
-        (lacks.addresses && target.addresses == established.addresses)
-            || (lacks.pool && target.pool == established.pool)
-            || (lacks.conditions && target.said == established.said)
+impl ServiceWrite {
+    /// Whether the write only restores something of `last_written`.
+    pub(crate) fn restores(&self, last_written: &DesiredStatus) -> bool {
+        let Self { target, changes, .. } = self;
+        (changes.addresses && target.addresses == last_written.addresses)
+            || (changes.pool && target.pool == last_written.pool)
+            || (changes.conditions && target.conditions == last_written.conditions)
     }
 }
 
-/// What there is to say on a Service beside the outcome.
+/// What the status of a Service is computed from, in addition to its assignment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Remarks {
-    /// Which machine uses an address of the outcome: reason and message.
+pub(crate) struct StatusInputs {
+    /// The machine that uses an assigned address: reason and message of the condition.
     pub(crate) conflict: Option<(&'static str, String)>,
-    /// Who else writes the status again and again, so that only conditions are written.
+    /// Message about another writer that repeatedly overwrites the status. Only conditions are written then.
     pub(crate) contested: Option<String>,
-    /// What the status has is neither of a pool nor was it assigned by us: it stays while there is nothing to assign.
+    /// Whether the addresses in the status are of no pool and not assigned by us. They stay while nothing is
+    /// assigned.
     pub(crate) foreign: bool,
 }
 
 /// An event to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Note {
+pub(crate) struct NewEvent {
     pub(crate) warning: bool,
     pub(crate) reason: &'static str,
-    pub(crate) text: String,
-    /// Whether it may not be so any more in a moment: a pool and its Services are often created together.
-    pub(crate) premature: bool,
+    pub(crate) message: String,
+    /// Whether to send it only if it is still true a moment later: a pool and its Services are often created
+    /// together.
+    pub(crate) delayed: bool,
 }
 
-/// The version of `service`, which grows with each write.
+/// The version of `service`, which increases with each write.
 pub(crate) fn version(service: &Service) -> u64 {
     list::version(&service.metadata)
 }
 
-/// Whether the Service is one that this controller serves: of the right type and class, and not being deleted.
+/// Whether this controller serves the Service: it has the right type and class, and is not being deleted.
 pub(crate) fn is_ours(service: &Service, class: &str) -> bool {
     let Some(spec) = &service.spec else { return false };
     let of_class = match spec.load_balancer_class.as_deref() {
@@ -97,27 +99,27 @@ pub(crate) fn is_ours(service: &Service, class: &str) -> bool {
     spec.type_.as_deref() == Some("LoadBalancer") && of_class && service.metadata.deletion_timestamp.is_none()
 }
 
-/// Whether a Service that is not ours still carries what we wrote.
+/// Whether a Service that is no longer a load balancer still has an annotation or condition of ours.
 ///
-/// Only one that is no load balancer any more: of another class it is somebody else's, whatever it carries.
+/// A Service of another class belongs to another controller, whatever it has.
 pub(crate) fn has_leftovers(service: &Service) -> bool {
     let load_balancer =
         service.spec.as_ref().is_some_and(|spec| spec.type_.as_deref() == Some("LoadBalancer"));
-    let told = || OURS.iter().any(|type_| stored_condition(service, type_).is_some());
-    !load_balancer && (annotated_pool(service).is_some() || told())
+    let has_condition = || OURS.iter().any(|type_| stored_condition(service, type_).is_some());
+    !load_balancer && (annotated_pool(service).is_some() || has_condition())
 }
 
-/// The pool that the annotation names.
+/// The pool in the annotation.
 pub(crate) fn annotated_pool(service: &Service) -> Option<&str> {
     service.metadata.annotations.as_ref()?.get(IP_ALLOCATED_FROM_POOL).map(String::as_str)
 }
 
-/// The addresses that the status has. Entries without an address are ignored.
-pub(crate) fn stored(service: &Service) -> Vec<IpAddr> {
+/// The addresses in the status. Entries without an address are ignored.
+pub(crate) fn stored_addresses(service: &Service) -> Vec<IpAddr> {
     ingress(service).iter().filter_map(|entry| entry.ip.as_deref()?.parse().ok()).collect()
 }
 
-/// Since when the Service waits, if it does.
+/// Since when the Service waits for an address, if it does.
 pub(crate) fn waiting_since(service: &Service) -> Option<Timestamp> {
     let condition =
         stored_condition(service, ADDRESS_ASSIGNED).filter(|condition| condition.status == "False")?;
@@ -137,47 +139,48 @@ fn stored_condition<'a>(service: &'a Service, type_: &str) -> Option<&'a Conditi
     conditions(service).iter().find(|condition| condition.type_ == type_)
 }
 
-/// The write that brings `service` to `outcome`; none if it is there. Without an outcome it shall have nothing of
-/// ours.
-pub(crate) fn plan(
+/// The write that brings `service` to `assignment`; `None` if no write is needed. Without an assignment
+/// everything of ours is removed.
+pub(crate) fn plan_write(
     service: &Service,
-    outcome: Option<Outcome<'_>>,
-    remarks: &Remarks,
+    assignment: Option<Assignment<'_>>,
+    inputs: &StatusInputs,
     now: Timestamp,
-) -> Option<Plan> {
-    let addresses = outcome.map_or(&[][..], |outcome| outcome.addresses);
-    let pool = outcome.and_then(|outcome| outcome.pool);
-    let condition = outcome.map(|outcome| condition(service, outcome, remarks));
-    let conflict = remarks.conflict.as_ref().map(|(reason, message)| NewCondition {
+) -> Option<ServiceWrite> {
+    let addresses = assignment.map_or(&[][..], |assignment| assignment.addresses);
+    let pool = assignment.and_then(|assignment| assignment.pool);
+    let condition = assignment.map(|assignment| assigned_condition(service, assignment, inputs));
+    let conflict = inputs.conflict.as_ref().map(|(reason, message)| NewCondition {
         type_: ADDRESS_CONFLICT,
         status: Some(true),
         reason,
         message: message.clone(),
     });
 
-    let left_alone = remarks.contested.is_some() || (remarks.foreign && addresses.is_empty());
-    let moved = !left_alone && stored(service) != addresses;
-    let renamed = remarks.contested.is_none() && annotated_pool(service) != pool;
-    // A Service that has what it wants needs no word of ours: so taking over from MetalLB writes nothing.
-    let needless = condition.as_ref().is_some_and(|condition| condition.reason == ASSIGNED)
+    let left_alone = inputs.contested.is_some() || (inputs.foreign && addresses.is_empty());
+    let addresses_differ = !left_alone && stored_addresses(service) != addresses;
+    let pool_differs = inputs.contested.is_none() && annotated_pool(service) != pool;
+    // A Service that has what it asks for gets no condition, so that taking over from MetalLB writes nothing.
+    let unneeded = condition.as_ref().is_some_and(|condition| condition.reason == ASSIGNED)
         && stored_condition(service, ADDRESS_ASSIGNED).is_none();
-    let retold = !needless && tells_other(stored_condition(service, ADDRESS_ASSIGNED), condition.as_ref());
-    let contested = tells_other(stored_condition(service, ADDRESS_CONFLICT), conflict.as_ref());
-    if !(moved || renamed || retold || contested) {
+    let assigned_differs =
+        !unneeded && condition_differs(stored_condition(service, ADDRESS_ASSIGNED), condition.as_ref());
+    let conflict_differs = condition_differs(stored_condition(service, ADDRESS_CONFLICT), conflict.as_ref());
+    if !(addresses_differ || pool_differs || assigned_differs || conflict_differs) {
         return None;
     }
     let mut status = json!({});
-    if moved {
-        status["loadBalancer"] = json!({ "ingress": entries(service, addresses) });
+    if addresses_differ {
+        status["loadBalancer"] = json!({ "ingress": ingress_entries(service, addresses) });
     }
     let old = conditions(service);
-    let mut notes = if remarks.contested.is_some() {
+    let mut events = if inputs.contested.is_some() {
         Vec::new()
     } else {
-        notes(service, outcome, remarks, (retold, moved))
+        write_events(service, assignment, inputs, (assigned_differs, addresses_differ))
     };
-    if contested {
-        notes.push(conflict_note(conflict.as_ref().map(|condition| condition.message.as_str())));
+    if conflict_differs {
+        events.push(conflict_event(conflict.as_ref().map(|condition| condition.message.as_str())));
     }
     let new: Vec<NewCondition> = condition.into_iter().chain(conflict).collect();
     let mut merged = merge(old, &new, None, &Time(now));
@@ -188,28 +191,36 @@ pub(crate) fn plan(
         status["conditions"] = json!(merged);
     }
     let mut metadata = json!({ "resourceVersion": service.metadata.resource_version });
-    if renamed {
+    if pool_differs {
         metadata["annotations"] = json!({ IP_ALLOCATED_FROM_POOL: pool });
     }
-    let said = new.into_iter().map(|new| (new.type_, new.status_text(), new.reason, new.message));
-    Some(Plan {
+    let conditions = new.into_iter().map(|new| (new.type_, new.status_text(), new.reason, new.message));
+    Some(ServiceWrite {
         patch: json!({ "metadata": metadata, "status": status }),
         addresses: addresses.to_vec(),
         version: version(service),
-        notes,
-        target: Target { addresses: addresses.to_vec(), pool: pool.map(str::to_owned), said: said.collect() },
-        lacks: Lacks { addresses: moved, pool: renamed, conditions: retold || contested },
+        events,
+        target: DesiredStatus {
+            addresses: addresses.to_vec(),
+            pool: pool.map(str::to_owned),
+            conditions: conditions.collect(),
+        },
+        changes: Changes {
+            addresses: addresses_differ,
+            pool: pool_differs,
+            conditions: assigned_differs || conflict_differs,
+        },
     })
 }
 
-/// Whether the stored condition is another than it shall be.
-fn tells_other(old: Option<&Condition>, new: Option<&NewCondition>) -> bool {
-    let said = old.map(|old| (old.status.as_str(), old.reason.as_str(), old.message.clone()));
-    said != new.map(|new| (new.status_text(), new.reason, fitting(new.message.clone())))
+/// Whether the stored condition differs from the desired one.
+fn condition_differs(old: Option<&Condition>, new: Option<&NewCondition>) -> bool {
+    let stored = old.map(|old| (old.status.as_str(), old.reason.as_str(), old.message.clone()));
+    stored != new.map(|new| (new.status_text(), new.reason, fitting(new.message.clone())))
 }
 
-/// Entries for `addresses`; those that the status has already stay as they are, `ipMode` included.
-fn entries(service: &Service, addresses: &[IpAddr]) -> Option<Vec<LoadBalancerIngress>> {
+/// Ingress entries for `addresses`. Present entries stay as they are, including `ipMode`.
+fn ingress_entries(service: &Service, addresses: &[IpAddr]) -> Option<Vec<LoadBalancerIngress>> {
     let entry = |ip: &IpAddr| {
         let old = ingress(service)
             .iter()
@@ -221,121 +232,129 @@ fn entries(service: &Service, addresses: &[IpAddr]) -> Option<Vec<LoadBalancerIn
 
 const ASSIGNED: &str = "Assigned";
 
-/// Reason of condition and event while another writer insists on what the status says.
+/// Reason of condition and event while another writer repeatedly overwrites the status.
 pub(crate) const CONTESTED: &str = "StatusContested";
 
-fn condition(service: &Service, outcome: Outcome<'_>, remarks: &Remarks) -> NewCondition {
-    let has = list(outcome.addresses);
-    if let Some(contested) = &remarks.contested {
+fn assigned_condition(service: &Service, assignment: Assignment<'_>, inputs: &StatusInputs) -> NewCondition {
+    let has = join(assignment.addresses);
+    if let Some(contested) = &inputs.contested {
         let message =
             if has.is_empty() { contested.clone() } else { format!("{has} is assigned, but {contested}") };
         return NewCondition { type_: ADDRESS_ASSIGNED, status: Some(false), reason: CONTESTED, message };
     }
-    let (reason, mut message) = match (outcome.refusal, outcome.pool) {
+    let (reason, mut message) = match (assignment.refusal, assignment.pool) {
         (Some(refusal), _) if has.is_empty() => (refusal.reason(), refusal.to_string()),
         (Some(refusal), _) => (refusal.reason(), format!("has {has}; {refusal}")),
         (None, Some(pool)) => (ASSIGNED, format!("{has} from pool {pool}")),
         (None, None) => (ASSIGNED, has.clone()),
     };
-    message.push_str(&foreign_entry(service, outcome, remarks.foreign).unwrap_or_default());
+    message.push_str(&foreign_entry_hint(service, assignment, inputs.foreign).unwrap_or_default());
     NewCondition { type_: ADDRESS_ASSIGNED, status: Some(!has.is_empty()), reason, message }
 }
 
-/// What to add to the reason why a Service has nothing while another load balancer's entry stays in its status.
-fn foreign_entry(service: &Service, outcome: Outcome<'_>, foreign: bool) -> Option<String> {
-    (foreign && outcome.addresses.is_empty()).then(|| {
+/// Addition to the message of a Service without assignment whose status has an entry of another load
+/// balancer.
+fn foreign_entry_hint(service: &Service, assignment: Assignment<'_>, foreign: bool) -> Option<String> {
+    (foreign && assignment.addresses.is_empty()).then(|| {
         format!(
-            "; {} in its status is of no IPAddressPool and stays: if another load balancer serves this Service, tell \
-             them apart by spec.loadBalancerClass",
-            list(&stored(service))
+            "; {} in its status is in no IPAddressPool and stays: if another load balancer serves this \
+             Service, separate them by spec.loadBalancerClass",
+            join(&stored_addresses(service))
         )
     })
 }
 
-fn list(addresses: &[IpAddr]) -> String {
+fn join(addresses: &[IpAddr]) -> String {
     addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// What to tell: reasons are MetalLB's (`reference/metallb.md` §3.8).
-fn notes(
+/// The events of a write, with the reasons that MetalLB uses.
+fn write_events(
     service: &Service,
-    outcome: Option<Outcome<'_>>,
-    remarks: &Remarks,
-    (retold, moved): (bool, bool),
-) -> Vec<Note> {
-    let before = if moved { stored(service) } else { Vec::new() };
-    let after = outcome.map_or(&[][..], |outcome| outcome.addresses);
-    let gained: Vec<IpAddr> = after.iter().copied().filter(|ip| moved && !before.contains(ip)).collect();
+    assignment: Option<Assignment<'_>>,
+    inputs: &StatusInputs,
+    (assigned_differs, addresses_differ): (bool, bool),
+) -> Vec<NewEvent> {
+    let before = if addresses_differ { stored_addresses(service) } else { Vec::new() };
+    let after = assignment.map_or(&[][..], |assignment| assignment.addresses);
+    let gained: Vec<IpAddr> =
+        after.iter().copied().filter(|ip| addresses_differ && !before.contains(ip)).collect();
     let lost: Vec<IpAddr> = before.iter().copied().filter(|ip| !after.contains(ip)).collect();
-    let mut notes = Vec::new();
+    let mut events = Vec::new();
     if !lost.is_empty() {
-        let why = match outcome {
-            None => "the Service is no longer one that lbstack serves",
-            Some(_) if after.is_empty() => "the Service may no longer have it",
-            Some(_) => "replaced by what the Service shall have now",
+        let why = match assignment {
+            None => "lbstack no longer serves the Service",
+            Some(_) if after.is_empty() => "the Service may no longer have the address",
+            Some(_) => "replaced by a new assignment",
         };
-        notes.push(normal("ClearAssignment", format!("{} taken away: {why}", list(&lost))));
+        events.push(normal("ClearAssignment", format!("{} withdrawn: {why}", join(&lost))));
     }
     if !gained.is_empty() {
-        let pool = outcome.and_then(|outcome| outcome.pool).unwrap_or_default();
-        notes.push(normal("IPAllocated", format!("Assigned {} from pool {pool}", list(&gained))));
+        let pool = assignment.and_then(|assignment| assignment.pool).unwrap_or_default();
+        events.push(normal("IPAllocated", format!("Assigned {} from pool {pool}", join(&gained))));
     }
-    notes.extend(
-        outcome.filter(|_| retold).and_then(|outcome| refusal_note(service, outcome, remarks.foreign)),
+    events.extend(
+        assignment
+            .filter(|_| assigned_differs)
+            .and_then(|assignment| refusal_event(service, assignment, inputs.foreign)),
     );
     if !(gained.is_empty() && lost.is_empty()) {
-        notes.extend(deprecated(service));
+        events.extend(deprecated_annotation_events(service));
     }
-    notes
+    events
 }
 
-/// What to say again of a Service that waits.
-pub(crate) fn reminder(service: &Service, outcome: Outcome<'_>, foreign: bool) -> Option<Note> {
-    outcome.refusal.filter(|refusal| !matches!(refusal, Refusal::Additional { .. }))?;
-    refusal_note(service, outcome, foreign)
+/// The event to repeat for a Service that waits.
+pub(crate) fn repeated_warning(
+    service: &Service,
+    assignment: Assignment<'_>,
+    foreign: bool,
+) -> Option<NewEvent> {
+    assignment.refusal.filter(|refusal| !matches!(refusal, Refusal::MissingFamily { .. }))?;
+    refusal_event(service, assignment, foreign)
 }
 
-/// What to say of what a Service is refused, if it is refused something.
-fn refusal_note(service: &Service, outcome: Outcome<'_>, foreign: bool) -> Option<Note> {
-    let (refusal, pending) = (outcome.refusal?, outcome.addresses.is_empty());
-    let text = refusal.to_string() + &foreign_entry(service, outcome, foreign).unwrap_or_default();
-    let note = match refusal {
-        Refusal::Additional { .. } => normal("AdditionalAssignFailed", text),
-        Refusal::Request(RequestFault::NotEnoughClusterIps) => warning("not enough clusterips", text),
-        Refusal::Request(RequestFault::NoClusterIp) => warning("noclusterIPsIPFamily", text),
-        _ if pending => warning("AllocationFailed", text),
-        _ => warning("LoadBalancerFailed", text),
+/// The event about the refusal of a Service, if it has one.
+fn refusal_event(service: &Service, assignment: Assignment<'_>, foreign: bool) -> Option<NewEvent> {
+    let (refusal, pending) = (assignment.refusal?, assignment.addresses.is_empty());
+    let message = refusal.to_string() + &foreign_entry_hint(service, assignment, foreign).unwrap_or_default();
+    let event = match refusal {
+        Refusal::MissingFamily { .. } => normal("AdditionalAssignFailed", message),
+        Refusal::Request(RequestError::NotEnoughClusterIps) => warning("not enough clusterips", message),
+        Refusal::Request(RequestError::NoClusterIp) => warning("noclusterIPsIPFamily", message),
+        _ if pending => warning("AllocationFailed", message),
+        _ => warning("LoadBalancerFailed", message),
     };
-    Some(Note { premature: refusal.lacks_pool(), ..note })
+    Some(NewEvent { delayed: refusal.is_missing_pool(), ..event })
 }
 
-/// What to say of another writer who insists on what the status of a Service says.
-pub(crate) fn contested_note(contested: &str) -> Note {
+/// The event about another writer that repeatedly overwrites a status.
+pub(crate) fn contested_event(contested: &str) -> NewEvent {
     warning(CONTESTED, contested.to_owned())
 }
 
-/// What to say of a machine that uses an address, or of its end.
-pub(crate) fn conflict_note(conflict: Option<&str>) -> Note {
+/// The event about a machine that uses an address, or that it no longer does.
+pub(crate) fn conflict_event(conflict: Option<&str>) -> NewEvent {
     match conflict {
         Some(message) => warning("AddressConflict", message.to_owned()),
         None => normal("AddressConflictEnded", "no other machine uses the address any more".to_owned()),
     }
 }
 
-fn deprecated(service: &Service) -> impl Iterator<Item = Note> + '_ {
+fn deprecated_annotation_events(service: &Service) -> impl Iterator<Item = NewEvent> + '_ {
     let keys = service.metadata.annotations.iter().flatten().map(|(key, _)| key);
     keys.filter_map(|key| key.strip_prefix(DEPRECATED_PREFIX)).map(|name| {
-        let text = format!("{DEPRECATED_PREFIX}{name} is deprecated: use metallb.io/{name}");
-        warning("deprecatedAnnotation", text)
+        let message = format!("{DEPRECATED_PREFIX}{name} is deprecated: use metallb.io/{name}");
+        warning("deprecatedAnnotation", message)
     })
 }
 
-fn normal(reason: &'static str, text: String) -> Note {
-    Note { warning: false, reason, text, premature: false }
+fn normal(reason: &'static str, message: String) -> NewEvent {
+    NewEvent { warning: false, reason, message, delayed: false }
 }
 
-fn warning(reason: &'static str, text: String) -> Note {
-    Note { warning: true, reason, text, premature: false }
+fn warning(reason: &'static str, message: String) -> NewEvent {
+    NewEvent { warning: true, reason, message, delayed: false }
 }
 
 #[cfg(test)]

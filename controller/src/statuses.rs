@@ -1,7 +1,8 @@
-//! Statuses of configuration objects: how full a pool is, what is wrong with an object, and the whole in one word.
+//! Statuses of configuration objects: statistics of the pools, findings on each object, and our
+//! `ConfigurationState`.
 //!
-//! Computed from the objects as they are; what is already so is not written. Objects that are in order and have no
-//! word of ours get none, so that taking a cluster over from MetalLB writes next to nothing.
+//! Computed from the present objects; a status that is up to date is not written. A valid object without a
+//! condition of ours gets none, so that taking over a cluster from MetalLB writes very little.
 
 mod writer;
 
@@ -20,27 +21,27 @@ use kube::{Resource, ResourceExt as _};
 use rules::{Configuration, Finding, Objects, Severity};
 use serde_json::{Value, json};
 
-use crate::figures::PoolFigures;
 use crate::list::version;
+use crate::pool_stats::PoolStats;
 use crate::watches::Conflict;
 pub(crate) use writer::{Contested, StatusWriter};
 
-/// Name of our `ConfigurationState`, as MetalLB's.
-pub(crate) const STATE: &str = "controller";
-/// Its label for which process it is of.
+/// Name of our `ConfigurationState`, the same as MetalLB's.
+pub(crate) const STATE_NAME: &str = "controller";
+/// The label of a `ConfigurationState` that says which component wrote it.
 pub(crate) const LABEL_COMPONENT_TYPE: &str = "metallb.io/component-type";
 
-/// What follows from it that an object cannot be decoded.
-const UNDECODABLE: &str = "this version of lbstack cannot read the object: correct the field, or upgrade; until then the \
-                           last version that could be read counts, if there is one";
+/// The hint on an object that cannot be decoded.
+const UNDECODABLE: &str = "this version of lbstack cannot read the object: correct the field, or upgrade; \
+                           until then the last version that could be read is in force, if there is one";
 
-/// A status to write.
+/// A write of the status of a configuration object.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Write {
+pub(crate) struct StatusWrite {
     pub(crate) resource: ApiResource,
     pub(crate) namespace: String,
     pub(crate) name: String,
-    /// The object does not exist yet and is made with these labels first.
+    /// Set if the object does not exist yet: it is created with these labels first.
     pub(crate) create: Option<Value>,
     /// The version of the object that it was computed from; 0 if there is none.
     pub(crate) version: u64,
@@ -48,7 +49,7 @@ pub(crate) struct Write {
     pub(crate) patch: Value,
 }
 
-impl Write {
+impl StatusWrite {
     fn of<K: Resource<DynamicType = ()>>(object: &K, status: &Value) -> Self {
         Self {
             resource: ApiResource::erase::<K>(&()),
@@ -61,28 +62,28 @@ impl Write {
     }
 }
 
-/// What statuses are made from.
-pub(crate) struct Facts<'a> {
+/// What statuses are computed from.
+pub(crate) struct StatusSources<'a> {
     pub(crate) namespace: &'a str,
     pub(crate) objects: &'a Objects,
     pub(crate) configuration: &'a Configuration,
     pub(crate) findings: &'a [Finding],
-    /// The objects that cannot be decoded, and why not.
+    /// The objects that cannot be decoded, each with the reason.
     pub(crate) undecodable: &'a [String],
-    pub(crate) figures: &'a BTreeMap<String, PoolFigures>,
+    pub(crate) stats: &'a BTreeMap<String, PoolStats>,
     pub(crate) conflicts: &'a BTreeMap<IpAddr, Conflict>,
     pub(crate) state: Option<&'a ConfigurationState>,
     pub(crate) now: Time,
 }
 
-/// An object with conditions of ours.
-trait Judged: Resource<DynamicType = ()> {
+/// A configuration object with conditions.
+trait HasConditions: Resource<DynamicType = ()> {
     fn conditions(&self) -> &[Condition];
 }
 
-macro_rules! judged {
+macro_rules! impl_has_conditions {
     ($($kind:ty),*) => {$(
-        impl Judged for $kind {
+        impl HasConditions for $kind {
             fn conditions(&self) -> &[Condition] {
                 self.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default()
             }
@@ -90,19 +91,33 @@ macro_rules! judged {
     )*};
 }
 
-judged!(IPAddressPool, L2Advertisement, BGPAdvertisement, BGPPeer, BFDProfile, Community, PoolPolicy);
+impl_has_conditions!(
+    IPAddressPool,
+    L2Advertisement,
+    BGPAdvertisement,
+    BGPPeer,
+    BFDProfile,
+    Community,
+    PoolPolicy
+);
 
-impl Facts<'_> {
-    /// Every status that is not as it shall be.
-    pub(crate) fn writes(&self) -> Vec<Write> {
-        let mut writes: Vec<Write> = self.objects.pools.iter().filter_map(|pool| self.pool(pool)).collect();
-        writes.extend(self.objects.l2_advertisements.iter().filter_map(|object| self.judged(&**object)));
-        writes.extend(self.objects.bgp_advertisements.iter().filter_map(|object| self.judged(&**object)));
-        writes.extend(self.objects.bgp_peers.iter().filter_map(|object| self.judged(&**object)));
-        writes.extend(self.objects.bfd_profiles.iter().filter_map(|object| self.judged(&**object)));
-        writes.extend(self.objects.communities.iter().filter_map(|object| self.judged(&**object)));
-        writes.extend(self.objects.pool_policies.iter().filter_map(|object| self.judged(&**object)));
-        writes.extend(self.state());
+impl StatusSources<'_> {
+    /// The writes of all statuses that are not up to date.
+    pub(crate) fn writes(&self) -> Vec<StatusWrite> {
+        let mut writes: Vec<StatusWrite> =
+            self.objects.pools.iter().filter_map(|pool| self.pool_write(pool)).collect();
+        writes.extend(
+            self.objects.l2_advertisements.iter().filter_map(|object| self.conditions_write(&**object)),
+        );
+        writes.extend(
+            self.objects.bgp_advertisements.iter().filter_map(|object| self.conditions_write(&**object)),
+        );
+        writes.extend(self.objects.bgp_peers.iter().filter_map(|object| self.conditions_write(&**object)));
+        writes.extend(self.objects.bfd_profiles.iter().filter_map(|object| self.conditions_write(&**object)));
+        writes.extend(self.objects.communities.iter().filter_map(|object| self.conditions_write(&**object)));
+        writes
+            .extend(self.objects.pool_policies.iter().filter_map(|object| self.conditions_write(&**object)));
+        writes.extend(self.state_write());
         writes
     }
 
@@ -111,8 +126,9 @@ impl Facts<'_> {
         self.findings.iter().filter(|f| f.object.kind == kind && f.object.name == name).collect()
     }
 
-    /// Whether the object is in use; none if there is nothing to say and nothing was said.
-    fn ready<K: Judged>(&self, object: &K) -> Option<NewCondition> {
+    /// The condition whether the object is in use; `None` if it is, without warnings, and has no such
+    /// condition.
+    fn ready_condition<K: HasConditions>(&self, object: &K) -> Option<NewCondition> {
         let findings = self.findings_on(object);
         let failed = findings.iter().any(|finding| finding.severity == Severity::Error);
         let (reason, message) = if failed {
@@ -123,19 +139,19 @@ impl Facts<'_> {
         } else {
             ("InUseWithWarnings", lines(findings.into_iter()))
         };
-        let said = object.conditions().iter().any(|condition| condition.type_ == "Ready");
+        let has_ready = object.conditions().iter().any(|condition| condition.type_ == "Ready");
         let condition = NewCondition { type_: "Ready", status: Some(!failed), reason, message };
-        (said || reason != "InUse").then_some(condition)
+        (has_ready || reason != "InUse").then_some(condition)
     }
 
-    fn judged<K: Judged>(&self, object: &K) -> Option<Write> {
-        let condition = self.ready(object)?;
+    fn conditions_write<K: HasConditions>(&self, object: &K) -> Option<StatusWrite> {
+        let condition = self.ready_condition(object)?;
         let generation = object.meta().generation;
         let conditions = self.merged(object.conditions(), &[condition], generation)?;
-        Some(Write::of(object, &json!({ "conditions": conditions })))
+        Some(StatusWrite::of(object, &json!({ "conditions": conditions })))
     }
 
-    /// The list to store; none if it says what the old one says.
+    /// The conditions to store; `None` if they are the same as the old ones.
     fn merged(
         &self,
         old: &[Condition],
@@ -143,35 +159,34 @@ impl Facts<'_> {
         generation: Option<i64>,
     ) -> Option<Vec<Condition>> {
         let merged = merge(old, new, generation, &self.now);
-        // Which generation was looked at is worth no write of its own where nothing is said.
         (merged != old).then_some(merged)
     }
 
-    fn pool(&self, pool: &IPAddressPool) -> Option<Write> {
+    fn pool_write(&self, pool: &IPAddressPool) -> Option<StatusWrite> {
         let name = pool.name_any();
-        let figures = self.figures.get(&name).copied().unwrap_or_default();
-        let mut conditions = vec![self.ready(pool).unwrap_or_else(|| NewCondition {
+        let stats = self.stats.get(&name).copied().unwrap_or_default();
+        let mut conditions = vec![self.ready_condition(pool).unwrap_or_else(|| NewCondition {
             type_: "Ready",
             status: Some(true),
             reason: "InUse",
             message: String::new(),
         })];
-        conditions.push(exhausted(&figures));
-        conditions.push(self.conflict(&name));
+        conditions.push(exhausted_condition(&stats));
+        conditions.push(self.conflict_condition(&name));
         let old = pool.status.clone().unwrap_or_default();
         let merged = merge(&old.conditions, &conditions, pool.metadata.generation, &self.now);
         let status = IPAddressPoolStatus {
-            assigned_ipv4: figures.in_use_v4,
-            assigned_ipv6: figures.in_use_v6,
-            available_ipv4: figures.total_v4.saturating_sub(figures.in_use_v4),
-            available_ipv6: figures.total_v6.saturating_sub(figures.in_use_v6),
+            assigned_ipv4: stats.in_use_v4,
+            assigned_ipv6: stats.in_use_v6,
+            available_ipv4: stats.total_v4.saturating_sub(stats.in_use_v4),
+            available_ipv6: stats.total_v6.saturating_sub(stats.in_use_v6),
             conditions: merged,
         };
-        (pool.status.as_ref() != Some(&status)).then(|| Write::of(pool, &json!(status)))
+        (pool.status.as_ref() != Some(&status)).then(|| StatusWrite::of(pool, &json!(status)))
     }
 
-    fn conflict(&self, pool: &str) -> NewCondition {
-        const SHOWN: usize = 5;
+    fn conflict_condition(&self, pool: &str) -> NewCondition {
+        const MAX_SHOWN: usize = 5;
         let of_pool = |ip: &&IpAddr| self.configuration.pool_of(**ip).is_some_and(|of| of.name == pool);
         let foreign =
             self.conflicts.iter().filter(|(_, conflict)| conflict.occupant == Occupant::ForeignHost);
@@ -179,8 +194,8 @@ impl Facts<'_> {
             foreign.map(|(ip, _)| ip).filter(of_pool).map(ToString::to_string).collect();
         let found = !addresses.is_empty();
         let message = if found {
-            let more = addresses.len().saturating_sub(SHOWN);
-            let shown = addresses.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+            let more = addresses.len().saturating_sub(MAX_SHOWN);
+            let shown = addresses.iter().take(MAX_SHOWN).cloned().collect::<Vec<_>>().join(", ");
             let more = if more == 0 { String::new() } else { format!(" and {more} more") };
             format!("other machines on the network use {shown}{more}: see kubectl get addressconflicts")
         } else {
@@ -190,8 +205,8 @@ impl Facts<'_> {
         NewCondition { type_: "Conflict", status: Some(found), reason, message }
     }
 
-    /// Our `ConfigurationState`.
-    fn state(&self) -> Option<Write> {
+    /// The write of our `ConfigurationState`.
+    fn state_write(&self) -> Option<StatusWrite> {
         let errors = self.findings.iter().filter(|finding| finding.severity == Severity::Error);
         let errors = errors.map(|finding| format!("{}: {finding}", finding.object));
         let undecodable = self.undecodable.iter().map(|line| format!("{line}; {UNDECODABLE}"));
@@ -214,13 +229,13 @@ impl Facts<'_> {
             return None;
         }
         let labels = json!({
-            LABEL_COMPONENT_TYPE: STATE,
+            LABEL_COMPONENT_TYPE: STATE_NAME,
             crds::names::LABEL_PART_OF: crds::names::PART_OF,
         });
-        Some(Write {
+        Some(StatusWrite {
             resource: ApiResource::erase::<ConfigurationState>(&()),
             namespace: self.namespace.to_owned(),
-            name: STATE.to_owned(),
+            name: STATE_NAME.to_owned(),
             create: (!exists).then_some(labels),
             version: self.state.map(|state| version(&state.metadata)).unwrap_or_default(),
             patch: json!({ "status": status }),
@@ -228,8 +243,8 @@ impl Facts<'_> {
     }
 }
 
-fn exhausted(figures: &PoolFigures) -> NewCondition {
-    let families = [("IPv4", figures.exhausted_v4), ("IPv6", figures.exhausted_v6)];
+fn exhausted_condition(stats: &PoolStats) -> NewCondition {
+    let families = [("IPv4", stats.exhausted_v4), ("IPv6", stats.exhausted_v6)];
     let full: Vec<&str> = families.iter().filter(|(_, full)| *full).map(|(family, _)| *family).collect();
     let found = !full.is_empty();
     NewCondition {

@@ -1,4 +1,4 @@
-//! What the controller watches.
+//! The watches of the controller, and the stores that they fill.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -26,36 +26,37 @@ use runtime::watch_status::WatchStatus;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
-use crate::dirty::Dirty;
 use crate::list::{PAGE, catch_up};
-use crate::statuses::STATE;
+use crate::statuses::STATE_NAME;
+use crate::work_queue::WorkQueue;
 
 /// A machine that uses an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Conflict {
     pub(crate) occupant: Occupant,
-    /// Which machine that is, and what follows.
-    pub(crate) text: String,
+    /// The message about the machine.
+    pub(crate) message: String,
 }
 
 impl Conflict {
-    /// What a speaker reports.
-    pub(crate) fn of(spec: &AddressConflictSpec) -> Self {
+    /// The conflict that a speaker reports.
+    pub(crate) fn from_spec(spec: &AddressConflictSpec) -> Self {
         let AddressConflictSpec { address, mac, node, interface, announced, .. } = spec;
         if spec.held_by_node {
             let on = if interface.is_empty() { String::new() } else { format!(" (on {interface}, {mac})") };
-            let text = format!("{address} is an address of node {node}{on}, and no other node announces it");
-            return Self { occupant: Occupant::Node(node.clone()), text };
+            let message =
+                format!("{address} is an address of node {node}{on}, and no other node announces it");
+            return Self { occupant: Occupant::Node(node.clone()), message };
         }
-        let what = if *announced { "announced all the same" } else { "not announced until that ends" };
-        let text = format!(
+        let what = if *announced { "is announced nevertheless" } else { "is not announced until that ends" };
+        let message = format!(
             "{address} is used by the machine with {mac}, seen by node {node} on {interface}, and {what}"
         );
-        Self { occupant: Occupant::ForeignHost, text }
+        Self { occupant: Occupant::ForeignHost, message }
     }
 }
 
-/// A node's own addresses, as its status has them.
+/// The addresses of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NodeAddresses {
     pub(crate) node: String,
@@ -63,7 +64,8 @@ pub(crate) struct NodeAddresses {
 }
 
 impl NodeAddresses {
-    pub(crate) fn of(node: Node) -> Option<Self> {
+    /// The addresses in the status of `node`; `None` if it has none.
+    pub(crate) fn from_node(node: Node) -> Option<Self> {
         let listed = node.status?.addresses?;
         let addresses: Vec<IpAddr> = listed
             .into_iter()
@@ -71,11 +73,11 @@ impl NodeAddresses {
             .filter_map(|address| address.address.parse::<IpAddr>().ok())
             .map(|ip| ip.to_canonical())
             .collect();
-        Some(Self { node: node.metadata.name?, addresses }).filter(|facts| !facts.addresses.is_empty())
+        Some(Self { node: node.metadata.name?, addresses }).filter(|node| !node.addresses.is_empty())
     }
 }
 
-/// The address of a pool or Service that a speaker reports as a node's own.
+/// The address of a pool or Service that a speaker reports as an address of a node.
 fn held_address(spec: &AddressConflictSpec) -> Option<NodeAddresses> {
     let address = spec.address.parse().ok().filter(|_| spec.held_by_node)?;
     Some(NodeAddresses { node: spec.node.clone(), addresses: vec![address] })
@@ -113,11 +115,11 @@ fn own_addresses<'a>(subnets: impl Iterator<Item = &'a String>) -> Vec<IpAddr> {
     subnets.filter_map(own).collect()
 }
 
-/// Stores of everything that the controller reads, and the marks of what changed in them.
+/// The stores of all objects that the controller reads, and the queue of their changes.
 #[derive(Clone)]
 pub(crate) struct Watches {
     pub(crate) namespace: String,
-    pub(crate) dirty: Dirty,
+    pub(crate) work_queue: WorkQueue,
     pub(crate) services: Store<Service>,
     pools: Store<IPAddressPool>,
     l2_advertisements: Store<L2Advertisement>,
@@ -132,20 +134,20 @@ pub(crate) struct Watches {
     interfaces: Mirror<NodeAddresses>,
     namespaces: Store<Namespace>,
     nodes: Mirror<NodeAddresses>,
-    /// How the watches do.
+    /// The health of the watches.
     status: WatchStatus,
 }
 
-/// Starts watches of one namespace whose every event marks the configuration.
-struct Starter<'a> {
+/// Starts watches in one namespace, each event of which queues the configuration.
+struct WatchStarter<'a> {
     tasks: &'a mut Tasks,
     client: &'a Client,
     namespace: &'a str,
     shutdown: &'a CancellationToken,
-    dirty: &'a Dirty,
+    work_queue: &'a WorkQueue,
 }
 
-impl Starter<'_> {
+impl WatchStarter<'_> {
     fn start<K>(&mut self) -> Store<K>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
@@ -156,10 +158,10 @@ impl Starter<'_> {
             + Sync
             + 'static,
     {
-        let mark = self.dirty.clone();
+        let queue = self.work_queue.clone();
         let api = Api::namespaced(self.client.clone(), self.namespace);
         reflect(self.tasks, api, watcher::Config::default(), self.shutdown.clone(), move |_| {
-            mark.configuration();
+            queue.add_configuration();
         })
     }
 }
@@ -171,29 +173,29 @@ impl Watches {
         namespace: &str,
         shutdown: &CancellationToken,
     ) -> Self {
-        let dirty = Dirty::default();
+        let work_queue = WorkQueue::default();
         let config = watcher::Config::default;
-        let mark = dirty.clone();
-        // The Services of a large cluster are too many to decode many at a time.
+        let queue = work_queue.clone();
+        // Small pages limit the memory for decoding in a cluster with many Services.
         let pages = config().page_size(PAGE);
         let services = reflect(tasks, Api::all(client.clone()), pages, shutdown.clone(), move |change| {
-            mark.service(&change);
+            queue.add_service(&change);
         });
-        let mark = dirty.clone();
+        let queue = work_queue.clone();
         let namespaces = reflect(tasks, Api::all(client.clone()), config(), shutdown.clone(), move |_| {
-            mark.configuration();
+            queue.add_configuration();
         });
-        let mark = dirty.clone();
+        let queue = work_queue.clone();
         let nodes = extract(
             tasks,
             Api::all(client.clone()),
             config().page_size(PAGE),
             shutdown.clone(),
-            NodeAddresses::of,
+            NodeAddresses::from_node,
             |_, _| true,
-            move || mark.configuration(),
+            move || queue.add_configuration(),
         );
-        let mark = dirty.clone();
+        let queue = work_queue.clone();
         let interfaces = extract(
             tasks,
             Api::namespaced(client.clone(), namespace),
@@ -201,9 +203,9 @@ impl Watches {
             shutdown.clone(),
             interface_addresses,
             |_, _| true,
-            move || mark.configuration(),
+            move || queue.add_configuration(),
         );
-        let mut starter = Starter { tasks, client, namespace, shutdown, dirty: &dirty };
+        let mut starter = WatchStarter { tasks, client, namespace, shutdown, work_queue: &work_queue };
         Self {
             namespace: namespace.to_owned(),
             services,
@@ -220,13 +222,13 @@ impl Watches {
             namespaces,
             nodes,
             status: starter.tasks.watches().clone(),
-            dirty,
+            work_queue,
         }
     }
 
-    /// Waits until the stores of all that assignment goes by have their first lists.
-    pub(crate) async fn ready(&self) {
-        // An error means that the watch's task ended, which ends the process.
+    /// Waits until the stores that assignment depends on have their first lists.
+    pub(crate) async fn synced(&self) {
+        // An error means that the task of the watch ended, which ends the process.
         let _ = ready(&self.services).await;
         let _ = ready(&self.pools).await;
         let _ = ready(&self.pool_policies).await;
@@ -234,9 +236,8 @@ impl Watches {
         let _ = ready(&self.namespaces).await;
     }
 
-    /// Waits until the stores of the other kinds have theirs too. Whatever is wrong with one of them, addresses are
-    /// assigned.
-    pub(crate) async fn complete(&self) {
+    /// Waits until the stores of the other kinds have their first lists. Addresses are assigned without them.
+    pub(crate) async fn optional_synced(&self) {
         let _ = ready(&self.l2_advertisements).await;
         let _ = ready(&self.bgp_advertisements).await;
         let _ = ready(&self.bgp_peers).await;
@@ -247,11 +248,11 @@ impl Watches {
     }
 
     /// Waits until the addresses of the nodes are known.
-    pub(crate) async fn nodes_ready(&self) {
+    pub(crate) async fn nodes_synced(&self) {
         let _ = self.nodes.ready().await;
     }
 
-    /// Waits until the stores of all that assignment goes by have what the API has now.
+    /// Waits until the stores that assignment depends on have the present objects of the API.
     pub(crate) async fn catch_up(&self, client: &Client) -> Result<(), CallError> {
         let namespace = Some(self.namespace.as_str());
         catch_up(&self.pools, client, namespace).await?;
@@ -260,7 +261,7 @@ impl Watches {
         catch_up(&self.namespaces, client, None).await
     }
 
-    /// The objects to judge.
+    /// The objects of the configuration.
     pub(crate) fn objects(&self) -> Objects {
         Objects {
             pools: self.pools.state(),
@@ -275,7 +276,7 @@ impl Watches {
         }
     }
 
-    /// The UID of an object of the configuration or of our `ConfigurationState`.
+    /// The UID of a configuration object or of our `ConfigurationState`.
     pub(crate) fn uid(&self, kind: &str, name: &str) -> Option<String> {
         fn of<K: ResourceExt>(objects: &[Arc<K>], name: &str) -> Option<String> {
             objects.iter().find(|object| object.name_any() == name)?.uid()
@@ -293,7 +294,7 @@ impl Watches {
         }
     }
 
-    /// The nodes' own addresses, by what the nodes say, else by what their speakers say.
+    /// The addresses of the nodes, from the statuses of the nodes, else from the reports of their speakers.
     fn node_addresses(&self) -> BTreeMap<IpAddr, String> {
         let conflicts = self.conflicts.state();
         let held = conflicts.iter().filter_map(|conflict| held_address(&conflict.spec));
@@ -308,23 +309,23 @@ impl Watches {
         .collect()
     }
 
-    /// Addresses that machines use, and which those are.
+    /// The addresses that machines use, with the machine.
     pub(crate) fn conflicts(&self) -> BTreeMap<IpAddr, Conflict> {
         let own = |(ip, node): (IpAddr, String)| {
-            let text =
-                format!("{ip} is the own address of node {node}, at which other machines reach that node");
-            (ip, Conflict { occupant: Occupant::Node(node), text })
+            let message =
+                format!("{ip} is an address of node {node} itself, at which other machines reach that node");
+            (ip, Conflict { occupant: Occupant::Node(node), message })
         };
         let reported = self.conflicts.state();
         let reported = |held: bool| {
             let specs = reported.iter().map(|conflict| &conflict.spec);
             let specs = specs.filter(move |spec| spec.held_by_node == held);
-            specs.filter_map(|spec| Some((spec.address.parse().ok()?, Conflict::of(spec))))
+            specs.filter_map(|spec| Some((spec.address.parse().ok()?, Conflict::from_spec(spec))))
         };
         reported(false).chain(self.node_addresses().into_iter().map(own)).chain(reported(true)).collect()
     }
 
-    /// How the watches do: which objects cannot be decoded, and changes of that.
+    /// The health of the watches, including the objects that cannot be decoded.
     pub(crate) fn status(&self) -> &WatchStatus {
         &self.status
     }
@@ -336,13 +337,13 @@ impl Watches {
 
     /// Our `ConfigurationState`.
     pub(crate) fn state(&self) -> Option<Arc<ConfigurationState>> {
-        self.states.find(|state| state.metadata.name.as_deref() == Some(STATE))
+        self.states.find(|state| state.metadata.name.as_deref() == Some(STATE_NAME))
     }
 }
 
 #[cfg(test)]
-pub(crate) mod by_hand {
-    //! Stores that a test fills.
+pub(crate) mod test_stores {
+    //! Stores that tests fill.
 
     use kube::runtime::reflector::store;
     use kube::runtime::reflector::store::Writer;
@@ -359,13 +360,13 @@ pub(crate) mod by_hand {
     }
 
     impl Watches {
-        /// With these nodes: name and address.
+        /// The same watches with these nodes (name and address).
         pub(crate) fn with_nodes(self, nodes: &[(&str, &str)]) -> Self {
-            let facts = nodes.iter().map(|(node, ip)| NodeAddresses {
+            let nodes = nodes.iter().map(|(node, ip)| NodeAddresses {
                 node: (*node).to_owned(),
                 addresses: vec![ip.parse().unwrap()],
             });
-            Self { nodes: Mirror::fixed(facts.collect()), ..self }
+            Self { nodes: Mirror::fixed(nodes.collect()), ..self }
         }
 
         /// With what these `SpeakerState`s report.
@@ -384,7 +385,7 @@ pub(crate) mod by_hand {
         let (states, of_states) = store();
         let watches = Watches {
             namespace: namespace.to_owned(),
-            dirty: Dirty::default(),
+            work_queue: WorkQueue::default(),
             services,
             pools,
             l2_advertisements: store().0,

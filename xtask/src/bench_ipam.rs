@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use crds::{IPAddressPool, IPAddressPoolSpec, ServiceKey};
-use ipam::{Adoptee, Age, Allocator, Families, Request, Sharing, Wanted};
+use ipam::{Age, Allocator, ExistingService, Families, Request, Sharing, Wanted};
 use k8s_openapi::jiff::Timestamp;
 use rules::{Configuration, Family, Objects};
 
@@ -29,7 +29,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
             last_free(&mut full)?;
         }
     }
-    adoption(100_000)?;
+    restore(100_000)?;
     memory()
 }
 
@@ -63,10 +63,7 @@ fn request(number: u32) -> Request {
     Request {
         families: Ok(Families::Single(Family::V4)),
         wanted: Ok(Wanted::Any),
-        sharing: Sharing {
-            pair: None,
-            ports: [(ipam::Protocol::Tcp, 80), (ipam::Protocol::Tcp, 443)].into(),
-        },
+        sharing: Sharing { key: None, ports: [(ipam::Protocol::Tcp, 80), (ipam::Protocol::Tcp, 443)].into() },
         labels: [("app".to_owned(), format!("service-{number}"))].into(),
         age: Age { created: Some(now()), uid: format!("00000000-0000-0000-0000-{number:012}") },
     }
@@ -80,7 +77,7 @@ fn fill(length: u32) -> anyhow::Result<(Duration, Allocator)> {
     for (service, request) in requests {
         let given = allocator.assign(&service, request, &[], now()).addresses.to_vec();
         ensure!(given.len() == 1, "{service} got nothing of a /{length} that has room");
-        allocator.stored(&service, &given, now());
+        allocator.observed(&service, &given, now());
     }
     Ok((start.elapsed(), allocator))
 }
@@ -95,7 +92,7 @@ fn refusals(full: &mut Allocator) -> anyhow::Result<()> {
         let refused = full.assign(&service, request, &[], now()).refusal.is_some();
         took += start.elapsed();
         ensure!(refused, "{service} got an address of a full pool");
-        full.forget(&service, now());
+        full.remove(&service, now());
     }
     row("a refusal on a full /16", took, TIMES);
     Ok(())
@@ -106,12 +103,12 @@ fn last_free(full: &mut Allocator) -> anyhow::Result<()> {
     const TIMES: u32 = 10_000;
     let mut took = Duration::ZERO;
     for n in 0..TIMES {
-        full.forget(&key((n * 7919) % 65_536), now());
+        full.remove(&key((n * 7919) % 65_536), now());
         let (service, request) = (key(2_000_000 + n), request(2_000_000 + n));
         let start = Instant::now();
         let given = full.assign(&service, request, &[], now()).addresses.to_vec();
         took += start.elapsed();
-        full.stored(&service, &given, now());
+        full.observed(&service, &given, now());
         ensure!(given.len() == 1, "{service} did not get the last free address");
     }
     row("the last free address of a /16", took, TIMES);
@@ -119,39 +116,39 @@ fn last_free(full: &mut Allocator) -> anyhow::Result<()> {
 }
 
 /// Services that all have an address already.
-fn adoptees(count: u32) -> Vec<Adoptee> {
+fn existing_services(count: u32) -> Vec<ExistingService> {
     let address = |n: u32| IpAddr::V4(Ipv4Addr::from_bits(Ipv4Addr::new(10, 0, 0, 0).to_bits() + n));
-    let adoptees = (0..count).map(|n| Adoptee {
+    let existing = (0..count).map(|n| ExistingService {
         service: key(n),
         request: request(n),
         current: vec![address(n)],
         pool: Some("lan".into()),
         waiting_since: None,
     });
-    adoptees.collect()
+    existing.collect()
 }
 
-fn adoption(count: u32) -> anyhow::Result<()> {
-    let adoptees = adoptees(count);
+fn restore(count: u32) -> anyhow::Result<()> {
+    let existing = existing_services(count);
     let mut allocator = allocator(8);
     let start = Instant::now();
-    allocator.adopt(adoptees, now());
-    row(&format!("adopt {count} Services"), start.elapsed(), count);
+    allocator.restore(existing, now());
+    row(&format!("restore {count} Services"), start.elapsed(), count);
     let used = allocator.usage("lan", Family::V4).context("the pool is gone")?.in_use;
-    ensure!(used == u128::from(count), "{used} of {count} addresses were adopted");
+    ensure!(used == u128::from(count), "{used} of {count} addresses were restored");
     Ok(())
 }
 
 /// Resident memory before and after, per Service with its one address, of the allocator alone.
 fn memory() -> anyhow::Result<()> {
     const COUNT: u32 = 100_000;
-    let adoptees = adoptees(COUNT);
+    let existing = existing_services(COUNT);
     let before = resident()?;
     let mut allocator = allocator(8);
     // Cloned, so that the input is in both figures.
-    allocator.adopt(adoptees.clone(), now());
+    allocator.restore(existing.clone(), now());
     let after = resident()?;
-    black_box((&adoptees, &allocator));
+    black_box((&existing, &allocator));
     let each = after.saturating_sub(before) / COUNT as usize;
     println!(
         "{:<46} {:>14} {:>16}",

@@ -1,30 +1,30 @@
 //! The allocator.
 //!
-//! # What it keeps
+//! # State
 //!
-//! For each Service two lists: what it shall have (*desired*), and what the API may have stored for it (*stored*).
-//! An address is *claimed* by a Service while it is in either. So an address that a Service gives up goes to
-//! another only when the write that takes it away is known to have happened, and neither a lost write nor a crash
-//! in between can double it.
+//! Each Service has two lists of addresses: those it is to have (*desired*), and those that the API may store
+//! for it (*stored*). A Service *claims* an address while the address is in either list. An address that a
+//! Service gives up is therefore assigned to another Service only after the write that removes it is known to
+//! have succeeded. Neither a lost write nor a crash can assign an address twice.
 //!
-//! # How an address changes hands
+//! # Life cycle of an address
 //!
 //! ```text
-//!            assign                 stored(now)             release / move            stored(without)
+//!            assign               observed(with it)         release / move           observed(without it)
 //!   free ────────────► desired ────────────────► desired, ─────────────────► stored ─────────────────► free
 //!                                                stored                      only                      │
 //!     ▲                                                                                                │
-//!     └───────── nobody waits ◄──────── the longest-waiting that fits ─────────────────────────────────┘
+//!     └──── no Service waits ◄───── assign to the longest-waiting Service that fits ◄──────────────────┘
 //! ```
 //!
-//! Every operation ends by serving who waits with whatever it freed.
+//! Every operation ends by assigning what it freed to waiting Services.
 
 mod choose;
 mod claims;
 mod classes;
 mod configure;
 mod cycles;
-mod judge;
+mod retention;
 mod serve;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -36,104 +36,107 @@ use crds::ServiceKey;
 use k8s_openapi::jiff::Timestamp;
 use rules::{Configuration, Family};
 
+use crate::address_claims::{AddressClaims, ServiceRef};
 use crate::pool_state::PoolState;
 use crate::refusal::Refusal;
 use crate::request::{Request, Sharing};
-use crate::usage::{ServiceRef, Usage};
-use crate::waiting::{Class, Freed, Place, Waiting};
+use crate::wait_queue::{QueueKey, WaitClass, WaitQueue, WakeKey};
 
 /// How long an address is kept that its pool lost, so that a range can move from one pool to another.
 pub const GRACE: Duration = Duration::from_secs(5);
 
-/// Gives addresses to Services.
+/// Assigns addresses to Services.
 #[derive(Debug, Default)]
 pub struct Allocator {
     configuration: Arc<Configuration>,
     pools: BTreeMap<String, PoolState>,
     /// Names of the pools that admit only some Services, in the order in which they are tried.
-    pinned: Vec<String>,
-    /// Names of the others, which are tried after those.
-    plain: Vec<String>,
-    services: HashMap<ServiceRef, Entry>,
-    addresses: BTreeMap<IpAddr, Usage>,
-    waiting: Waiting,
-    /// By the name of a pool: who has its address from there and waits for something elsewhere.
-    leaving: BTreeMap<String, BTreeSet<ServiceRef>>,
-    /// Addresses that machines use: given to nobody.
+    restricted: Vec<String>,
+    /// Names of the pools that admit every Service, which are tried after the restricted ones.
+    unrestricted: Vec<String>,
+    services: HashMap<ServiceRef, ServiceState>,
+    addresses: BTreeMap<IpAddr, AddressClaims>,
+    queue: WaitQueue,
+    /// By pool: the Services that have an address of it and wait for another one that they asked for.
+    waiting_to_leave: BTreeMap<String, BTreeSet<ServiceRef>>,
+    /// Addresses in use by machines, which are assigned to no Service.
     quarantine: BTreeMap<IpAddr, Occupant>,
-    /// Namespaces that the configuration was judged with; none means every namespace.
+    /// Namespaces that the configuration was validated with; `None` means every namespace.
     namespaces: Option<BTreeSet<String>>,
-    /// Addresses that are being handed over between Services which ask for each other's.
-    pledges: BTreeMap<IpAddr, ServiceRef>,
-    /// Services that share, on which is being decided: they may leave what they have.
-    undecided: BTreeSet<ServiceRef>,
-    /// When the grace of a lost address ends.
-    graces: BTreeSet<(Timestamp, ServiceRef)>,
-    /// Since the queue was last served.
-    freed: BTreeSet<Freed>,
+    /// Addresses that are being exchanged between Services which ask for each other's: the Service that gets
+    /// each.
+    handoffs: BTreeMap<IpAddr, ServiceRef>,
+    /// Sharing Services whose reconciliation has begun: they may leave their addresses, so no Service joins
+    /// them.
+    reconciling: BTreeSet<ServiceRef>,
+    /// When the grace period of a Service with a lost address ends.
+    grace_deadlines: BTreeSet<(Timestamp, ServiceRef)>,
+    /// What became possible since the queue was last served.
+    wake_keys: BTreeSet<WakeKey>,
+    /// Services whose assignment changed since [`Self::take_changed`].
     changed: BTreeSet<ServiceRef>,
-    /// How often it was decided what a Service shall have.
+    /// How often a Service was reconciled.
     #[cfg(test)]
-    decisions: u32,
+    reconciles: u32,
 }
 
-/// What is known of one Service.
+/// The allocator's state of one Service.
 #[derive(Debug)]
-struct Entry {
-    /// None once the Service is no longer ours: it shall have nothing.
+struct ServiceState {
+    /// `None` once the Service is no longer ours: it is to have no address.
     request: Option<Arc<Request>>,
     sharing: Arc<Sharing>,
     desired: Vec<IpAddr>,
     stored: Vec<IpAddr>,
     pool: Option<String>,
-    /// Boxed, like the next: most Services have neither.
+    /// Boxed like the next field, since most Services have neither.
     refusal: Option<Box<Refusal>>,
-    waits: Option<Box<Wait>>,
-    since: Option<Timestamp>,
-    grace: Option<Timestamp>,
+    queued: Option<Box<QueuePosition>>,
+    waiting_since: Option<Timestamp>,
+    grace_deadline: Option<Timestamp>,
 }
 
-/// How a Service is in the queue.
+/// The position of a Service in the queue.
 #[derive(Debug)]
-struct Wait {
-    class: Arc<Class>,
-    place: Place,
-    /// The pool in [`Allocator::leaving`].
-    leaves: Option<String>,
+struct QueuePosition {
+    class: Arc<WaitClass>,
+    key: QueueKey,
+    /// Its entry in [`Allocator::waiting_to_leave`], if it has one.
+    leaving_pool: Option<String>,
 }
 
-/// A Service as it is found at start.
+/// A Service as it is listed when a controller starts.
 #[derive(Clone, Debug)]
-pub struct Adoptee {
-    /// Which Service.
+pub struct ExistingService {
+    /// The name of the Service.
     pub service: ServiceKey,
     /// What it asks for.
     pub request: Request,
-    /// The addresses that its status has.
+    /// The addresses in its status.
     pub current: Vec<IpAddr>,
-    /// The pool that its annotation names.
+    /// The pool in its annotation.
     pub pool: Option<String>,
-    /// Since when it waits, if it does.
+    /// Since when it waits for an address, if it does.
     pub waiting_since: Option<Timestamp>,
 }
 
-/// Which machine uses an address, so that no Service may get it.
+/// The machine that uses an address, so that no Service may get it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Occupant {
-    /// A host on the network that is not of the cluster.
+    /// A host on the network that does not belong to the cluster.
     ForeignHost,
-    /// The node of this name: the address is its own.
+    /// The node of this name, as its own address.
     Node(String),
 }
 
-/// What a Service shall have.
+/// The addresses that a Service is to have.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Outcome<'a> {
+pub struct Assignment<'a> {
     /// The addresses, in the order of the status.
     pub addresses: &'a [IpAddr],
-    /// Their pool.
+    /// The pool of the addresses.
     pub pool: Option<&'a str>,
-    /// Why it did not get what it asks for. A Service can have addresses and yet wait for others.
+    /// Why the request is not met. A Service can have addresses and yet wait for others.
     pub refusal: Option<&'a Refusal>,
 }
 
@@ -142,85 +145,90 @@ pub struct Outcome<'a> {
 pub struct PoolUsage {
     /// Distinct addresses in use.
     pub in_use: u128,
-    /// Addresses that the pool has, without those that it avoids.
+    /// Size of the pool, without the addresses excluded by `avoidBuggyIPs`.
     pub total: u128,
-    /// Whether automatic assignment finds nothing more.
+    /// Whether automatic assignment finds no free address.
     pub exhausted: bool,
 }
 
 impl Allocator {
-    /// Without configuration and Services. Configure it, let it adopt, then assign.
+    /// An allocator without configuration and Services. Configure it, restore the existing Services, then
+    /// assign.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Takes over all Services of ours as they are found, before anything is assigned. First [`Self::release`] the others.
+    /// Restores the state of all Services of ours before anything is assigned. Call [`Self::release`] for the
+    /// others first.
     ///
-    /// In a clash the elder Service keeps the address (then the lower UID), so the order of the list does not
-    /// matter. Then those that lack something get it, longest-waiting first.
-    pub fn adopt(&mut self, mut services: Vec<Adoptee>, now: Timestamp) {
+    /// If two Services have one address, the older one keeps it (then the one with the lower UID), so the
+    /// order of the list does not matter. Then the Services that lack an address get one, longest-waiting
+    /// first.
+    pub fn restore(&mut self, mut services: Vec<ExistingService>, now: Timestamp) {
         services.sort_by(|a, b| (&a.request.age, &a.service).cmp(&(&b.request.age, &b.service)));
-        let mut adopted = Vec::with_capacity(services.len());
-        for adoptee in services {
-            let service = self.enter(&adoptee.service, adoptee.request);
+        let mut restored = Vec::with_capacity(services.len());
+        for existing in services {
+            let service = self.upsert(&existing.service, existing.request);
             let Some(entry) = self.services.get_mut(&service) else { continue };
-            entry.pool = adoptee.pool;
-            entry.since = adoptee.waiting_since;
+            entry.pool = existing.pool;
+            entry.waiting_since = existing.waiting_since;
             let Some(request) = entry.request.clone() else { continue };
-            // Claims of those adopted before are all of elders.
-            let kept = self.judge(&service, &request, &adoptee.current).keep(true);
-            self.set_addresses(&service, Some(kept), Some(adoptee.current));
-            adopted.push((adoptee.waiting_since.unwrap_or(now), service));
+            // All claims so far are those of older Services.
+            let kept = self.retention(&service, &request, &existing.current).kept(true);
+            self.set_addresses(&service, Some(kept), Some(existing.current));
+            restored.push((existing.waiting_since.unwrap_or(now), service));
         }
-        // What each keeps is claimed by now, so who has a part of what it asks for passes nobody that waits longer.
-        adopted.sort_by_key(|(since, _)| *since);
-        self.resolve_each(adopted.into_iter().map(|(_, service)| service).collect(), now);
-        self.serve(now);
+        // All current addresses are claimed by now. A Service that has only one of two families is ordered
+        // like the others, so that it does not overtake a Service that has waited longer.
+        restored.sort_by_key(|(since, _)| *since);
+        self.reconcile_each(restored.into_iter().map(|(_, service)| service).collect(), now);
+        self.serve_waiters(now);
     }
 
-    /// Decides what `service` shall have, which asks for `request` and has `stored` in its status.
+    /// Assigns addresses to `service`, which asks for `request` and has `stored` in its status.
     ///
-    /// Asking again with the same changes nothing.
+    /// Idempotent: a second call with the same arguments changes nothing.
     pub fn assign(
         &mut self,
         service: &ServiceKey,
         request: Request,
         stored: &[IpAddr],
         now: Timestamp,
-    ) -> Outcome<'_> {
+    ) -> Assignment<'_> {
         let known = self.services.get(service).and_then(|entry| entry.request.as_deref());
-        let renewed = known != Some(&request);
-        let service = self.enter(service, request);
-        // Until it is decided whether the Service stays where it is, nobody joins it there.
-        if renewed {
-            self.begin_to_decide(&service);
+        let request_changed = known != Some(&request);
+        let service = self.upsert(service, request);
+        // No Service joins this one on its address until it is known whether it stays there.
+        if request_changed {
+            self.begin_reconcile(&service);
         }
-        self.give_up(&service);
+        self.release_unwanted(&service);
         self.set_addresses(&service, None, Some(stored.to_vec()));
-        // What that freed belongs to who waits for it, before this Service chooses.
-        self.serve(now);
-        self.resolve(&service, now);
-        self.decided(&service);
-        self.serve(now);
-        self.outcome(&service).unwrap_or(Outcome { addresses: &[], pool: None, refusal: None })
+        // Waiting Services get what was freed before this Service chooses.
+        self.serve_waiters(now);
+        self.reconcile(&service, now);
+        self.finish_reconcile(&service);
+        self.serve_waiters(now);
+        self.assignment(&service).unwrap_or(Assignment { addresses: &[], pool: None, refusal: None })
     }
 
-    /// The Service is not ours, or no longer: it shall have nothing. Nobody gets what its status has, whoever wrote that,
-    /// until [`Self::stored`] or this says that it is gone.
+    /// The Service is not ours, or no longer: it is to have no address. The addresses in its status, whoever
+    /// wrote them, are assigned to no other Service until [`Self::observed`] or this method reports them as
+    /// removed.
     pub fn release(&mut self, service: &ServiceKey, stored: &[IpAddr], now: Timestamp) {
         let known = self.services.get_key_value(service).map(|(known, _)| Arc::clone(known));
         if known.is_none() && stored.is_empty() {
             return;
         }
         let service = known.unwrap_or_else(|| Arc::new(service.clone()));
-        let entry = self.services.entry(Arc::clone(&service)).or_insert_with(Entry::new);
+        let entry = self.services.entry(Arc::clone(&service)).or_insert_with(ServiceState::new);
         let was_ours = entry.request.is_some();
-        self.leave_queue(&service);
+        self.dequeue(&service);
         self.end_grace(&service);
         if let Some(entry) = self.services.get_mut(&service) {
-            (entry.request, entry.refusal, entry.since, entry.pool) = (None, None, None, None);
+            (entry.request, entry.refusal, entry.waiting_since, entry.pool) = (None, None, None, None);
         }
-        self.drop_pledges(&service);
+        self.drop_handoffs_to(&service);
         self.set_addresses(&service, Some(Vec::new()), Some(stored.to_vec()));
         if was_ours {
             self.changed.insert(Arc::clone(&service));
@@ -228,28 +236,29 @@ impl Allocator {
         if stored.is_empty() {
             self.services.remove(&service);
         }
-        self.serve(now);
+        self.serve_waiters(now);
     }
 
-    /// The object is gone, and with it everything that it had.
-    pub fn forget(&mut self, service: &ServiceKey, now: Timestamp) {
+    /// The object was deleted, and with it all its addresses.
+    pub fn remove(&mut self, service: &ServiceKey, now: Timestamp) {
         self.release(service, &[], now);
         self.changed.remove(service);
     }
 
-    /// The API is known to store exactly `addresses` for `service` now.
-    pub fn stored(&mut self, service: &ServiceKey, addresses: &[IpAddr], now: Timestamp) {
+    /// The API stores exactly `addresses` for `service`.
+    pub fn observed(&mut self, service: &ServiceKey, addresses: &[IpAddr], now: Timestamp) {
         let Some((service, entry)) = self.services.get_key_value(service) else { return };
         let (service, ours) = (Arc::clone(service), entry.request.is_some());
         self.set_addresses(&service, None, Some(addresses.to_vec()));
         if !ours && addresses.is_empty() {
             self.services.remove(&service);
         }
-        self.serve(now);
+        self.serve_waiters(now);
     }
 
-    /// A write of `addresses` for `service` was begun and its outcome is not known: the API may have either.
-    pub fn uncertain(&mut self, service: &ServiceKey, addresses: &[IpAddr]) {
+    /// The result of a write of `addresses` for `service` is not known: the API may store the old or the new
+    /// ones.
+    pub fn write_unknown(&mut self, service: &ServiceKey, addresses: &[IpAddr]) {
         let Some((service, entry)) = self.services.get_key_value(service) else { return };
         let service = Arc::clone(service);
         let mut either = entry.stored.clone();
@@ -257,35 +266,38 @@ impl Allocator {
         self.set_addresses(&service, None, Some(either));
     }
 
-    /// Lets graces end that are over.
-    pub fn poll(&mut self, now: Timestamp) {
+    /// Ends the grace periods that are over.
+    pub fn handle_timeout(&mut self, now: Timestamp) {
         let mut due = BTreeSet::new();
-        while self.graces.first().is_some_and(|(deadline, _)| *deadline <= now) {
-            due.extend(self.graces.pop_first().map(|(_, service)| service));
+        while self.grace_deadlines.first().is_some_and(|(deadline, _)| *deadline <= now) {
+            due.extend(self.grace_deadlines.pop_first().map(|(_, service)| service));
         }
         if !due.is_empty() {
-            for service in self.order(|service| due.contains(service)) {
-                self.resolve(&service, now);
+            for service in self.reconcile_order(|service| due.contains(service)) {
+                self.reconcile(&service, now);
             }
         }
-        self.serve(now);
+        self.serve_waiters(now);
     }
 
-    /// When [`Self::poll`] has something to do.
+    /// When [`Self::handle_timeout`] must be called next.
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        self.graces.first().map(|(deadline, _)| *deadline)
+        self.grace_deadlines.first().map(|(deadline, _)| *deadline)
     }
 
-    /// What `service` shall have; none if it is not known, or if its namespace is not, so that nothing is decided yet.
-    pub fn outcome(&self, service: &ServiceKey) -> Option<Outcome<'_>> {
-        self.services.get(service).filter(|_| self.knows(&service.namespace)).map(|entry| Outcome {
-            addresses: &entry.desired,
-            pool: entry.pool.as_deref().filter(|_| !entry.desired.is_empty()),
-            refusal: entry.refusal.as_deref(),
+    /// The assignment of `service`; `None` if the Service is not known, or if its namespace is not, in which
+    /// case nothing is decided yet.
+    pub fn assignment(&self, service: &ServiceKey) -> Option<Assignment<'_>> {
+        self.services.get(service).filter(|_| self.namespace_known(&service.namespace)).map(|entry| {
+            Assignment {
+                addresses: &entry.desired,
+                pool: entry.pool.as_deref().filter(|_| !entry.desired.is_empty()),
+                refusal: entry.refusal.as_deref(),
+            }
         })
     }
 
-    /// The Services whose outcome changed since this was last asked.
+    /// The Services whose assignment changed since the last call.
     pub fn take_changed(&mut self) -> Vec<ServiceKey> {
         std::mem::take(&mut self.changed).into_iter().map(|service| (*service).clone()).collect()
     }
@@ -306,21 +318,21 @@ impl Allocator {
         &self.configuration
     }
 
-    /// Who has `ip`, or may still have it in the API.
+    /// The Services that claim `ip`.
     pub fn holders(&self, ip: IpAddr) -> Vec<ServiceKey> {
-        let usage = self.addresses.get(&ip);
-        usage
-            .map(|usage| usage.claims().into_iter().map(|(s, _)| (**s).clone()).collect())
+        let claims = self.addresses.get(&ip);
+        claims
+            .map(|claims| claims.holders().into_iter().map(|(service, _)| (**service).clone()).collect())
             .unwrap_or_default()
     }
 
-    /// Every Service that it was told of and that is not forgotten, in no order.
+    /// Every Service that was added and not removed, in no particular order.
     pub fn services(&self) -> impl Iterator<Item = &ServiceKey> {
         self.services.keys().map(AsRef::as_ref)
     }
 
-    /// How many Services are refused something, by the reason's word.
-    pub fn refused(&self) -> BTreeMap<&'static str, usize> {
+    /// How many Services have a refusal, by [`Refusal::reason`].
+    pub fn refusal_counts(&self) -> BTreeMap<&'static str, usize> {
         let mut counts = BTreeMap::new();
         for refusal in self.services.values().filter_map(|entry| entry.refusal.as_ref()) {
             *counts.entry(refusal.reason()).or_default() += 1;
@@ -328,92 +340,94 @@ impl Allocator {
         counts
     }
 
-    /// Enters `service` with its request into the books.
-    fn enter(&mut self, service: &ServiceKey, request: Request) -> ServiceRef {
+    /// Adds `service` or updates its request.
+    fn upsert(&mut self, service: &ServiceKey, request: Request) -> ServiceRef {
         let known = self.services.get_key_value(service).map(|(known, _)| Arc::clone(known));
         let service = known.unwrap_or_else(|| Arc::new(service.clone()));
-        let entry = self.services.entry(Arc::clone(&service)).or_insert_with(Entry::new);
+        let entry = self.services.entry(Arc::clone(&service)).or_insert_with(ServiceState::new);
         if entry.request.as_deref() == Some(&request) {
             return service;
         }
         entry.sharing = Arc::new(request.sharing.clone());
         entry.request = Some(Arc::new(request));
-        self.drop_pledges(&service);
+        self.drop_handoffs_to(&service);
         service
     }
 
-    /// Takes from `service` what its request does not leave to it, and renews its other claims by its sharing.
-    fn give_up(&mut self, service: &ServiceRef) {
+    /// Withdraws the addresses that `service` may not keep under its request, and updates the sharing of its
+    /// other claims.
+    fn release_unwanted(&mut self, service: &ServiceRef) {
         let Some(entry) = self.services.get(service) else { return };
         let Some(request) = entry.request.clone() else { return };
         let desired = entry.desired.clone();
-        let kept = self.judge(service, &request, &desired).keep(true);
+        let kept = self.retention(service, &request, &desired).kept(true);
         if kept != desired {
             self.set_addresses(service, Some(kept), None);
             self.changed.insert(Arc::clone(service));
         }
-        self.reclaim(service);
+        self.refresh_claims(service);
     }
 
-    /// Whether pools and policies were judged with the labels of `namespace`.
-    fn knows(&self, namespace: &str) -> bool {
+    /// Whether pools and policies were validated with the labels of `namespace`.
+    fn namespace_known(&self, namespace: &str) -> bool {
         self.namespaces.as_ref().is_none_or(|known| known.contains(namespace))
     }
 
-    /// Decides anew what `service` shall have.
-    fn resolve(&mut self, service: &ServiceRef, now: Timestamp) {
+    /// Computes the assignment of `service` and applies it.
+    fn reconcile(&mut self, service: &ServiceRef, now: Timestamp) {
         #[cfg(test)]
-        self.count_decision();
+        self.count_reconcile();
         let Some(entry) = self.services.get(service) else { return };
         let Some(request) = entry.request.clone() else { return };
         let desired = entry.desired.clone();
-        let judged = self.judge(service, &request, &desired);
-        if !self.knows(&service.namespace) {
-            self.postpone(service, judged.keep(true), now);
+        let retention = self.retention(service, &request, &desired);
+        if !self.namespace_known(&service.namespace) {
+            self.defer(service, retention.kept(true), now);
             return;
         }
-        let lost = self.in_grace(service, &judged, now);
-        let mut kept = judged.keep(lost.is_some());
+        let lost = self.update_grace(service, &retention, now);
+        let mut kept = retention.kept(lost.is_some());
         if kept.is_empty() {
-            // Better what the API still has for it than nothing, as long as nobody else may claim it.
-            let stored = self.still_stored(service);
-            kept = self.judge(service, &request, &stored).keep(false);
+            // An address that the API still stores is better than none, if no other Service may claim it.
+            let stored = self.reusable_stored(service);
+            kept = self.retention(service, &request, &stored).kept(false);
         }
-        let lost_one = judged.lost() && lost.is_none() && !desired.is_empty();
+        let lost_one = retention.any_lost() && lost.is_none() && !desired.is_empty();
         let mut choice = self.choose(service, &request, &kept, lost);
-        if lost_one && let Some(both) = self.both_elsewhere(service, &request, &choice) {
+        if lost_one && let Some(both) = self.both_families_elsewhere(service, &request, &choice) {
             choice = both;
         }
-        if !judged.loses_any_of(&choice.addresses) {
-            // It moves already: it is there to stay, and others may join it.
+        if !retention.loses_any_of(&choice.addresses) {
+            // It moves before the grace period ends. It stays at the new address, so others may join it
+            // there.
             self.end_grace(service);
         }
-        self.apply(service, &request, choice, now);
+        self.apply_choice(service, &request, choice, now);
         self.break_cycle(service);
     }
 
-    /// Leaves `kept` to `service`, and it out of everybody's way. It waits from now on, unless it did before.
-    fn postpone(&mut self, service: &ServiceRef, kept: Vec<IpAddr>, now: Timestamp) {
-        self.leave_queue(service);
+    /// Lets `service` keep `kept` without a place in the queue. It waits from now on, unless it did before.
+    fn defer(&mut self, service: &ServiceRef, kept: Vec<IpAddr>, now: Timestamp) {
+        self.dequeue(service);
         self.set_addresses(service, Some(kept), None);
         if let Some(entry) = self.services.get_mut(service) {
             entry.refusal = None;
-            entry.since.get_or_insert(now);
+            entry.waiting_since.get_or_insert(now);
         }
     }
 }
 
 #[cfg(test)]
 impl Allocator {
-    /// Fails rather than decide for ever, so that the history that led there is printed.
-    fn count_decision(&mut self) {
-        const MOST: u32 = 100_000;
-        self.decisions += 1;
-        assert!(self.decisions <= MOST, "more than {MOST} decisions: a loop without end");
+    /// Panics instead of looping for ever, so that proptest prints the history that led to it.
+    fn count_reconcile(&mut self) {
+        const LIMIT: u32 = 100_000;
+        self.reconciles += 1;
+        assert!(self.reconciles <= LIMIT, "more than {LIMIT} reconciliations: an endless loop");
     }
 }
 
-impl Entry {
+impl ServiceState {
     fn new() -> Self {
         Self {
             request: None,
@@ -422,9 +436,9 @@ impl Entry {
             stored: Vec::new(),
             pool: None,
             refusal: None,
-            waits: None,
-            since: None,
-            grace: None,
+            queued: None,
+            waiting_since: None,
+            grace_deadline: None,
         }
     }
 }

@@ -1,20 +1,23 @@
 //! Address management, pure: which Service gets which addresses.
 //!
-//! The [`Allocator`] has one owner. It is told of configuration, of Services and of what the API stores for them,
-//! and says what they shall have. Time is an argument; nothing here reads a clock or waits.
+//! The [`Allocator`] is owned by one task. Its inputs are the configuration, the Services and what the API
+//! stores for them; its output is an [`Assignment`] for each Service. Time is an argument; nothing here reads
+//! a clock or waits.
 
+mod address_claims;
 mod allocator;
+mod free_list;
 mod plan;
 mod pool_state;
 mod refusal;
 mod request;
-mod shared;
-mod space;
-mod usage;
-mod waiting;
+mod shared_addresses;
+mod wait_queue;
 
-pub use allocator::{Adoptee, Allocator, GRACE, Occupant, Outcome, PoolUsage};
+pub use address_claims::SharingConflict;
+pub use allocator::{Allocator, Assignment, ExistingService, GRACE, Occupant, PoolUsage};
 pub use plan::{Cluster, Effect, EffectKind, plan};
 pub use refusal::{LostReason, PoolReason, Refusal};
-pub use request::{Age, Families, Port, Protocol, Request, RequestFault, Sharing, SharingPair, Wanted};
-pub use usage::NoSharing;
+pub use request::{
+    Age, Families, Protocol, ProtocolPort, Request, RequestError, Sharing, SharingKey, Wanted,
+};

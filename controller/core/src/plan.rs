@@ -1,7 +1,8 @@
-//! What a change would do, without doing it.
+//! Computes the effects of a change without applying it.
 //!
-//! The allocator itself is asked, on a copy of the cluster: adopt what is, change, write everything, let graces end.
-//! So the answer is what the controller would do, order of waiting included.
+//! Runs the allocator on a copy of the cluster: restore the existing Services, apply the change, confirm all
+//! writes, let the grace periods end. So the result is what the controller would do, including the order of
+//! waiting Services.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -11,112 +12,113 @@ use crds::ServiceKey;
 use k8s_openapi::jiff::Timestamp;
 use rules::Configuration;
 
-use crate::allocator::{Adoptee, Allocator, GRACE, Occupant};
+use crate::allocator::{Allocator, ExistingService, GRACE, Occupant};
 
 /// A cluster: its configuration and its Services.
 #[derive(Clone, Debug)]
 pub struct Cluster {
-    /// What the configuration objects mean.
+    /// The validated configuration.
     pub configuration: Arc<Configuration>,
-    /// The Services that are ours, with the addresses that they have.
-    pub services: Vec<Adoptee>,
-    /// What stands in the statuses of others, and stays there.
+    /// The Services that are ours, with their current addresses.
+    pub services: Vec<ExistingService>,
+    /// Addresses in the statuses of other Services, which stay there.
     pub others: BTreeMap<ServiceKey, Vec<IpAddr>>,
     /// Addresses that machines use.
     pub quarantine: BTreeMap<IpAddr, Occupant>,
 }
 
-/// What a change would do to one Service.
+/// The effect of a change on one Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Effect {
-    /// Which Service.
+    /// The name of the Service.
     pub service: ServiceKey,
-    /// The addresses that it has.
+    /// Its current addresses.
     pub before: Vec<IpAddr>,
-    /// The addresses that it would have.
+    /// Its addresses after the change.
     pub after: Vec<IpAddr>,
-    /// What that means.
+    /// The kind of the effect.
     pub kind: EffectKind,
-    /// Why it would not get all that it asks for.
+    /// Why its request would not be met.
     pub refusal: Option<String>,
 }
 
-/// What a change means for a Service.
+/// The kind of effect that a change has on a Service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum EffectKind {
-    /// It would lose an address and get none for it.
+    /// It would lose an address without replacement.
     Loses,
-    /// It would get another address for one that it has.
+    /// It would get another address in place of a current one.
     Moves,
-    /// It would get an address and lose none.
+    /// It would get an additional address.
     Gains,
-    /// It has no address and would have none.
+    /// It has no address and would get none.
     Waits,
     /// Nothing would change.
     Keeps,
 }
 
-/// What would become of every Service if the cluster became `after`. Worst first.
+/// The effect on every Service of changing the cluster from `before` to `after`, worst first.
 pub fn plan(before: &Cluster, after: &Cluster, now: Timestamp) -> Vec<Effect> {
     let mut allocator = Allocator::new();
     allocator.configure(Arc::clone(&before.configuration), before.quarantine.clone(), now);
     for (service, stored) in &before.others {
         allocator.release(service, stored, now);
     }
-    allocator.adopt(before.services.clone(), now);
-    settle(&mut allocator, before, now);
+    allocator.restore(before.services.clone(), now);
+    write_all(&mut allocator, before, now);
 
-    let has: BTreeMap<&ServiceKey, &Adoptee> =
-        before.services.iter().map(|adoptee| (&adoptee.service, adoptee)).collect();
+    let has: BTreeMap<&ServiceKey, &ExistingService> =
+        before.services.iter().map(|existing| (&existing.service, existing)).collect();
     let stay: BTreeSet<&ServiceKey> = after.services.iter().map(|new| &new.service).collect();
-    let gone: Vec<&Adoptee> = before.services.iter().filter(|old| !stay.contains(&old.service)).collect();
+    let removed_services: Vec<&ExistingService> =
+        before.services.iter().filter(|old| !stay.contains(&old.service)).collect();
     for (service, stored) in &after.others {
         allocator.release(service, stored, now);
     }
-    let known = gone.iter().map(|adoptee| &adoptee.service).chain(before.others.keys());
+    let known = removed_services.iter().map(|existing| &existing.service).chain(before.others.keys());
     for service in known.filter(|service| !after.others.contains_key(*service) && !stay.contains(service)) {
-        allocator.forget(service, now);
+        allocator.remove(service, now);
     }
     allocator.configure(Arc::clone(&after.configuration), after.quarantine.clone(), now);
-    for adoptee in &after.services {
-        let known = allocator.outcome(&adoptee.service).map(|outcome| outcome.addresses.to_vec());
-        let stored = known.unwrap_or_else(|| adoptee.current.clone());
-        allocator.assign(&adoptee.service, adoptee.request.clone(), &stored, now);
-        settle(&mut allocator, after, now);
+    for existing in &after.services {
+        let known = allocator.assignment(&existing.service).map(|assignment| assignment.addresses.to_vec());
+        let stored = known.unwrap_or_else(|| existing.current.clone());
+        allocator.assign(&existing.service, existing.request.clone(), &stored, now);
+        write_all(&mut allocator, after, now);
     }
     let later = now.checked_add(GRACE).unwrap_or(now);
-    allocator.poll(later);
-    settle(&mut allocator, after, later);
+    allocator.handle_timeout(later);
+    write_all(&mut allocator, after, later);
 
     let mut effects: Vec<Effect> = after
         .services
         .iter()
-        .map(|adoptee| {
-            let before = has.get(&adoptee.service).map(|old| old.current.clone()).unwrap_or_default();
-            let outcome = allocator.outcome(&adoptee.service);
-            let after = outcome.map(|outcome| outcome.addresses.to_vec()).unwrap_or_default();
+        .map(|existing| {
+            let before = has.get(&existing.service).map(|old| old.current.clone()).unwrap_or_default();
+            let assignment = allocator.assignment(&existing.service);
+            let after = assignment.map(|assignment| assignment.addresses.to_vec()).unwrap_or_default();
             Effect {
                 kind: kind(&before, &after),
-                refusal: outcome.and_then(|outcome| outcome.refusal).map(ToString::to_string),
-                service: adoptee.service.clone(),
+                refusal: assignment.and_then(|assignment| assignment.refusal).map(ToString::to_string),
+                service: existing.service.clone(),
                 before,
                 after,
             }
         })
-        .chain(gone.into_iter().filter(|adoptee| !adoptee.current.is_empty()).map(given_up))
+        .chain(removed_services.into_iter().filter(|existing| !existing.current.is_empty()).map(removed))
         .collect();
     effects.sort_by(|a, b| (a.kind, &a.service).cmp(&(b.kind, &b.service)));
     effects
 }
 
-/// Of a Service that is not among those that are served any more.
-fn given_up(adoptee: &Adoptee) -> Effect {
+/// The effect on a Service that is no longer one of ours.
+fn removed(existing: &ExistingService) -> Effect {
     Effect {
-        service: adoptee.service.clone(),
-        before: adoptee.current.clone(),
+        service: existing.service.clone(),
+        before: existing.current.clone(),
         after: Vec::new(),
         kind: EffectKind::Loses,
-        refusal: Some("it would be gone, or of another type or class".to_owned()),
+        refusal: Some("it would be deleted, or have another type or class".to_owned()),
     }
 }
 
@@ -132,16 +134,16 @@ fn kind(before: &[IpAddr], after: &[IpAddr]) -> EffectKind {
     }
 }
 
-/// Does every write at once, until none is due. What others have is not ours to write.
-fn settle(allocator: &mut Allocator, cluster: &Cluster, now: Timestamp) {
+/// Confirms every write at once, until none is due. The statuses of other Services are not written.
+fn write_all(allocator: &mut Allocator, cluster: &Cluster, now: Timestamp) {
     loop {
         let changed = allocator.take_changed();
         if changed.is_empty() {
             return;
         }
         for service in changed.into_iter().filter(|service| !cluster.others.contains_key(service)) {
-            let addresses = allocator.outcome(&service).map(|outcome| outcome.addresses.to_vec());
-            allocator.stored(&service, &addresses.unwrap_or_default(), now);
+            let addresses = allocator.assignment(&service).map(|assignment| assignment.addresses.to_vec());
+            allocator.observed(&service, &addresses.unwrap_or_default(), now);
         }
     }
 }
@@ -151,87 +153,89 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::allocator::tests::{at, configuration, foreign, ips, key, request};
+    use crate::allocator::tests::{at, configuration, existing, foreign, ips, key, request};
 
-    fn adoptee(name: &str, second: i64, wish: &serde_json::Value, current: &[&str]) -> Adoptee {
-        Adoptee {
-            service: key(name),
-            request: request(second, wish, &json!({})),
-            current: ips(current),
-            pool: None,
-            waiting_since: None,
-        }
+    /// A Service created at `second` with these annotations and addresses.
+    fn service(
+        name: &str,
+        second: i64,
+        annotations: &serde_json::Value,
+        current: &[&str],
+    ) -> ExistingService {
+        existing(name, request(second, annotations, &json!({})), current)
     }
 
-    fn cluster(addresses: &[&str], services: Vec<Adoptee>) -> Cluster {
+    fn cluster(addresses: &[&str], services: Vec<ExistingService>) -> Cluster {
         let configuration = configuration(&[("lan", json!({ "addresses": addresses }))]);
         Cluster { configuration, services, others: BTreeMap::new(), quarantine: BTreeMap::new() }
     }
 
     #[test]
-    fn a_shrunk_pool_says_who_moves_who_loses_and_who_keeps() {
+    fn shrinking_a_pool_lists_the_services_that_lose_move_and_keep_addresses() {
         let services = vec![
-            adoptee("a", 1, &json!({}), &["10.0.0.1"]),
-            adoptee("b", 2, &json!({}), &["10.0.0.2"]),
-            adoptee("c", 3, &json!({"loadBalancerIPs": "10.0.0.3"}), &["10.0.0.3"]),
+            service("a", 1, &json!({}), &["10.0.0.1"]),
+            service("b", 2, &json!({}), &["10.0.0.2"]),
+            service("c", 3, &json!({"loadBalancerIPs": "10.0.0.3"}), &["10.0.0.3"]),
         ];
         let before = cluster(&["10.0.0.1-10.0.0.3"], services.clone());
         let effects = plan(&before, &cluster(&["10.0.0.2-10.0.0.2", "10.0.0.4/32"], services), at(9));
-        let said: Vec<_> = effects.iter().map(|e| (e.service.name.as_str(), e.kind)).collect();
-        assert_eq!(said, [("c", EffectKind::Loses), ("a", EffectKind::Moves), ("b", EffectKind::Keeps)]);
+        let kinds: Vec<_> = effects.iter().map(|e| (e.service.name.as_str(), e.kind)).collect();
+        assert_eq!(kinds, [("c", EffectKind::Loses), ("a", EffectKind::Moves), ("b", EffectKind::Keeps)]);
         assert_eq!(effects[1].after, ips(&["10.0.0.4"]));
-        assert!(effects[0].refusal.as_ref().unwrap().contains("no IPAddressPool has it"));
+        assert!(effects[0].refusal.as_ref().unwrap().contains("no IPAddressPool contains it"));
     }
 
     #[test]
-    fn a_grown_pool_says_who_gains_and_who_still_waits() {
+    fn growing_a_pool_lists_the_services_that_gain_addresses_and_still_wait() {
         let services = vec![
-            adoptee("a", 1, &json!({}), &["10.0.0.1"]),
-            adoptee("b", 2, &json!({}), &[]),
-            adoptee("c", 3, &json!({}), &[]),
+            service("a", 1, &json!({}), &["10.0.0.1"]),
+            service("b", 2, &json!({}), &[]),
+            service("c", 3, &json!({}), &[]),
         ];
         let before = cluster(&["10.0.0.1/32"], services.clone());
         let effects = plan(&before, &cluster(&["10.0.0.1-10.0.0.2"], services), at(9));
-        let said: Vec<_> = effects.iter().map(|e| (e.service.name.as_str(), e.kind)).collect();
-        assert_eq!(said, [("b", EffectKind::Gains), ("c", EffectKind::Waits), ("a", EffectKind::Keeps)]);
+        let kinds: Vec<_> = effects.iter().map(|e| (e.service.name.as_str(), e.kind)).collect();
+        assert_eq!(kinds, [("b", EffectKind::Gains), ("c", EffectKind::Waits), ("a", EffectKind::Keeps)]);
     }
 
     #[test]
-    fn nothing_changed_means_that_everybody_keeps_what_it_has() {
-        let before = cluster(&["10.0.0.0/24"], vec![adoptee("a", 1, &json!({}), &["10.0.0.7"])]);
+    fn without_a_change_every_service_keeps_its_address() {
+        let before = cluster(&["10.0.0.0/24"], vec![service("a", 1, &json!({}), &["10.0.0.7"])]);
         let effects = plan(&before, &before.clone(), at(9));
         assert_eq!((effects.len(), effects[0].kind), (1, EffectKind::Keeps));
     }
 
     #[test]
-    fn a_service_that_goes_loses_its_address_to_who_waits() {
-        let services = vec![adoptee("a", 1, &json!({}), &["10.0.0.1"]), adoptee("b", 2, &json!({}), &[])];
+    fn the_address_of_a_removed_service_goes_to_a_waiting_one() {
+        let services = vec![service("a", 1, &json!({}), &["10.0.0.1"]), service("b", 2, &json!({}), &[])];
         let before = cluster(&["10.0.0.1/32"], services.clone());
         let effects = plan(&before, &cluster(&["10.0.0.1/32"], services[1..].to_vec()), at(9));
-        let said: Vec<_> = effects.iter().map(|e| (e.service.name.as_str(), e.kind)).collect();
-        assert_eq!(said, [("a", EffectKind::Loses), ("b", EffectKind::Gains)]);
+        let kinds: Vec<_> = effects.iter().map(|e| (e.service.name.as_str(), e.kind)).collect();
+        assert_eq!(kinds, [("a", EffectKind::Loses), ("b", EffectKind::Gains)]);
     }
 
     #[test]
-    fn an_address_that_a_stranger_uses_is_promised_to_nobody() {
-        let services = vec![adoptee("a", 1, &json!({}), &[])];
+    fn an_address_used_by_a_foreign_host_is_planned_for_no_service() {
+        let services = vec![service("a", 1, &json!({}), &[])];
         let before = cluster(&["10.0.0.1/32"], services.clone());
-        let strangers = |cluster: Cluster| Cluster { quarantine: foreign(&["10.0.0.2"]), ..cluster };
-        let before =
-            Cluster { services: vec![adoptee("b", 0, &json!({}), &["10.0.0.1"])], ..strangers(before) };
+        let with_foreign_host = |cluster: Cluster| Cluster { quarantine: foreign(&["10.0.0.2"]), ..cluster };
+        let before = Cluster {
+            services: vec![service("b", 0, &json!({}), &["10.0.0.1"])],
+            ..with_foreign_host(before)
+        };
         let after = Cluster {
             services: [before.services.clone(), services].concat(),
-            ..strangers(cluster(&["10.0.0.1-10.0.0.2"], Vec::new()))
+            ..with_foreign_host(cluster(&["10.0.0.1-10.0.0.2"], Vec::new()))
         };
         let effects = plan(&before, &after, at(9));
         assert_eq!(effects[0].kind, EffectKind::Waits, "{effects:?}");
     }
 
     #[test]
-    fn what_a_service_of_another_class_has_is_promised_to_nobody() {
-        let had = |service: &Adoptee| (service.service.clone(), service.current.clone());
-        let old = adoptee("old", 1, &json!({}), &["10.0.0.1"]);
-        let waits = vec![adoptee("a", 2, &json!({}), &[])];
+    fn an_address_of_a_service_of_another_class_is_planned_for_no_service() {
+        let had = |service: &ExistingService| (service.service.clone(), service.current.clone());
+        let old = service("old", 1, &json!({}), &["10.0.0.1"]);
+        let waits = vec![service("a", 2, &json!({}), &[])];
         let before = cluster(&["10.0.0.1/32"], [vec![old.clone()], waits.clone()].concat());
         let after = Cluster { others: [had(&old)].into(), ..cluster(&["10.0.0.1/32"], waits) };
         for before in [before, after.clone()] {

@@ -1,37 +1,37 @@
-//! What is given out of one pool.
+//! The assigned and free addresses of one pool.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use rules::{Family, Pool};
 
+use crate::address_claims::AddressClaims;
 use crate::allocator::Occupant;
-use crate::request::{Sharing, SharingPair};
-use crate::shared::{Joiner, Shared};
-use crate::space::Space;
-use crate::usage::Usage;
+use crate::free_list::FreeList;
+use crate::request::{Sharing, SharingKey};
+use crate::shared_addresses::{JoinQuery, SharedAddresses};
 
-/// What is given out of one pool.
+/// The assigned and free addresses of one pool.
 #[derive(Clone, Debug)]
 pub(crate) struct PoolState {
-    space: Space,
-    shared: BTreeMap<(Family, SharingPair), Shared>,
+    free: FreeList,
+    shared: BTreeMap<(Family, SharingKey), SharedAddresses>,
     used_v4: u64,
     used_v6: u64,
-    /// Distinct addresses that each namespace has; kept only where a quota needs it.
+    /// Distinct addresses of each namespace; counted only if the pool has quotas.
     by_namespace: BTreeMap<String, u32>,
 }
 
 impl PoolState {
-    /// The state of `pool` with those of `addresses` in use that are its own, of which some are `joinable`.
+    /// The state of `pool` with its part of `addresses` in use; Services may join those that are `joinable`.
     pub(crate) fn build(
         pool: &Pool,
-        addresses: &BTreeMap<IpAddr, Usage>,
+        addresses: &BTreeMap<IpAddr, AddressClaims>,
         quarantine: &BTreeMap<IpAddr, Occupant>,
-        joinable: impl Fn(IpAddr, &Usage) -> bool,
+        joinable: impl Fn(IpAddr, &AddressClaims) -> bool,
     ) -> Self {
         let mut state = Self {
-            space: Space::new(pool),
+            free: FreeList::new(pool),
             shared: BTreeMap::new(),
             used_v4: 0,
             used_v6: 0,
@@ -39,16 +39,16 @@ impl PoolState {
         };
         for range in &pool.ranges {
             for (ip, _) in quarantine.range(range.first()..=range.last()) {
-                state.space.take(*ip);
+                state.free.remove(*ip);
             }
-            for (ip, usage) in addresses.range(range.first()..=range.last()) {
-                state.taken(*ip);
-                if joinable(*ip, usage) {
-                    state.share(*ip, pool, None, Some(usage));
+            for (ip, claims) in addresses.range(range.first()..=range.last()) {
+                state.mark_used(*ip);
+                if joinable(*ip, claims) {
+                    state.update_shared(*ip, pool, None, Some(claims));
                 }
                 if !pool.quotas.is_empty() {
                     let namespaces: BTreeSet<_> =
-                        usage.claims().into_iter().map(|(service, _)| &service.namespace).collect();
+                        claims.holders().into_iter().map(|(service, _)| &service.namespace).collect();
                     for namespace in namespaces {
                         state.count_namespace(namespace, true);
                     }
@@ -59,8 +59,8 @@ impl PoolState {
     }
 
     #[cfg(test)]
-    pub(crate) fn views(&self) -> usize {
-        self.shared.values().map(Shared::views).sum()
+    pub(crate) fn cached_queries(&self) -> usize {
+        self.shared.values().map(SharedAddresses::cached_queries).sum()
     }
 
     fn used_mut(&mut self, family: Family) -> &mut u64 {
@@ -78,8 +78,8 @@ impl PoolState {
         }
     }
 
-    /// Distinct addresses that `namespace` has; right only where the pool has quotas.
-    pub(crate) fn namespace_has(&self, namespace: &str) -> u32 {
+    /// Distinct addresses of `namespace`; correct only if the pool has quotas.
+    pub(crate) fn addresses_of_namespace(&self, namespace: &str) -> u32 {
         self.by_namespace.get(namespace).copied().unwrap_or_default()
     }
 
@@ -92,57 +92,57 @@ impl PoolState {
     }
 
     /// The first claim on `ip`.
-    pub(crate) fn taken(&mut self, ip: IpAddr) {
+    pub(crate) fn mark_used(&mut self, ip: IpAddr) {
         *self.used_mut(Family::of(ip)) += 1;
-        self.space.take(ip);
+        self.free.remove(ip);
     }
 
-    /// The last claim on `ip` is gone.
-    pub(crate) fn returned(&mut self, ip: IpAddr, pool: &Pool, quarantined: bool) {
+    /// The last claim on `ip` was removed.
+    pub(crate) fn mark_free(&mut self, ip: IpAddr, pool: &Pool, quarantined: bool) {
         let used = self.used_mut(Family::of(ip));
         *used = used.saturating_sub(1);
         if !quarantined {
-            self.space.give_back(ip, pool);
+            self.free.insert(ip, pool);
         }
     }
 
-    /// `ip`, which nobody has, may be given again, or no longer.
-    pub(crate) fn quarantine(&mut self, ip: IpAddr, pool: &Pool, on: bool) {
-        if on { self.space.take(ip) } else { self.space.give_back(ip, pool) }
+    /// Whether a machine uses `ip`, which no Service claims, so that it is not assigned.
+    pub(crate) fn set_quarantined(&mut self, ip: IpAddr, pool: &Pool, quarantined: bool) {
+        if quarantined { self.free.remove(ip) } else { self.free.insert(ip, pool) }
     }
 
-    /// The pair of `ip` was `before`; now it is that of `usage`, or nobody may join it. What the pool keeps back is joined
-    /// only on request.
-    pub(crate) fn share(
+    /// The sharing key of `ip` was `before`. Now it is that of `claims`; without claims no Service may join
+    /// it. A reserved address is joined only by Services that ask for it.
+    pub(crate) fn update_shared(
         &mut self,
         ip: IpAddr,
         pool: &Pool,
-        before: Option<SharingPair>,
-        usage: Option<&Usage>,
+        before: Option<SharingKey>,
+        claims: Option<&AddressClaims>,
     ) {
-        let Some(position) = self.space.position(ip).filter(|_| !pool.keeps_back(ip)) else { return };
+        let Some(position) = self.free.position(ip).filter(|_| !pool.keeps_back(ip)) else { return };
         let family = Family::of(ip);
-        let now = usage.and_then(|usage| Some((usage.pair()?.clone(), usage)));
-        if let Some(before) = before.filter(|before| now.as_ref().is_none_or(|(pair, _)| pair != before)) {
+        let now = claims.and_then(|claims| Some((claims.sharing_key()?.clone(), claims)));
+        if let Some(before) = before.filter(|before| now.as_ref().is_none_or(|(key, _)| key != before)) {
             let key = (family, before);
             if self.shared.get_mut(&key).is_some_and(|shared| shared.remove(position)) {
                 self.shared.remove(&key);
             }
         }
-        if let Some((pair, usage)) = now {
-            self.shared.entry((family, pair)).or_default().insert(position, usage);
+        if let Some((key, claims)) = now {
+            self.shared.entry((family, key)).or_default().insert(position, claims);
         }
     }
 
     /// The first address of `family` that a Service with `sharing` can have, shared or free.
-    pub(crate) fn find(
+    pub(crate) fn find_address(
         &mut self,
         family: Family,
         pool: &Pool,
         sharing: &Sharing,
-        addresses: &BTreeMap<IpAddr, Usage>,
+        addresses: &BTreeMap<IpAddr, AddressClaims>,
     ) -> Option<IpAddr> {
-        let free = self.space.first_free(family, pool);
+        let free = self.free.first_free(family, pool);
         let shared = self.find_shared(family, sharing, None, addresses);
         match (free, shared) {
             (Some(free), Some(shared)) => Some(free.min(shared).1),
@@ -150,25 +150,25 @@ impl PoolState {
         }
     }
 
-    /// The first address of `family`, with its position, that a Service with `sharing` can join, if need be beside one of
-    /// `namespace`.
+    /// The first address of `family`, with its position, that a Service with `sharing` can join. If
+    /// `namespace` is set, a Service of it must have the address already.
     pub(crate) fn find_shared(
         &mut self,
         family: Family,
         sharing: &Sharing,
         namespace: Option<&str>,
-        addresses: &BTreeMap<IpAddr, Usage>,
+        addresses: &BTreeMap<IpAddr, AddressClaims>,
     ) -> Option<(u128, IpAddr)> {
-        let shared = self.shared.get_mut(&(family, sharing.pair.clone()?))?;
-        let space = &self.space;
-        let usage_at = |position| addresses.get(&space.address_at(family, position)?);
-        let joiner = Joiner { ports: sharing.ports.clone(), namespace: namespace.map(str::to_owned) };
-        let position = shared.first(&joiner, usage_at)?;
-        Some((position, space.address_at(family, position)?))
+        let shared = self.shared.get_mut(&(family, sharing.key.clone()?))?;
+        let free = &self.free;
+        let claims_at = |position| addresses.get(&free.address_at(family, position)?);
+        let query = JoinQuery { ports: sharing.ports.clone(), namespace: namespace.map(str::to_owned) };
+        let position = shared.first(&query, claims_at)?;
+        Some((position, free.address_at(family, position)?))
     }
 
     /// Whether automatic assignment finds no free address of `family`.
     pub(crate) fn exhausted(&mut self, family: Family, pool: &Pool) -> bool {
-        self.space.first_free(family, pool).is_none()
+        self.free.first_free(family, pool).is_none()
     }
 }

@@ -1,4 +1,4 @@
-//! Why a Service did not get what it asks for: for people by `Display`, for programs by [`Refusal::reason`].
+//! Why the request of a Service is not met: for users by `Display`, for programs by [`Refusal::reason`].
 
 use std::fmt;
 use std::net::IpAddr;
@@ -6,18 +6,18 @@ use std::net::IpAddr;
 use crds::ServiceKey;
 use rules::Family;
 
-use crate::request::{Protocol, RequestFault};
-use crate::usage::NoSharing;
+use crate::address_claims::SharingConflict;
+use crate::request::{Protocol, RequestError};
 
-/// Why a Service did not get what it asks for.
+/// Why the request of a Service is not met.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// The request cannot be understood.
-    Request(RequestFault),
+    /// The request is invalid.
+    Request(RequestError),
     /// There is no pool at all.
     NoPools,
     /// No pool can give an address automatically; the reason for each.
-    NoneFits(Vec<(String, PoolReason)>),
+    NoPoolFits(Vec<(String, PoolReason)>),
     /// The pool that was asked for cannot give an address.
     Pool {
         /// Its name.
@@ -27,9 +27,9 @@ pub enum Refusal {
     },
     /// There is no pool of this name.
     UnknownPool(String),
-    /// The pool has an error and is left out until that is mended.
+    /// The pool has an error and assigns no address until that is corrected.
     InvalidPool(String),
-    /// No pool has the address that was asked for.
+    /// No pool contains the address that was asked for.
     OutsideEveryPool(IpAddr),
     /// The address is in another pool than the one asked for.
     NotInPool {
@@ -37,13 +37,13 @@ pub enum Refusal {
         ip: IpAddr,
         /// The pool asked for.
         asked: String,
-        /// The pool that has it.
+        /// The pool that contains it.
         pool: String,
     },
     /// The two addresses asked for are in two pools.
     TwoPools(String, String),
-    /// The pool keeps addresses ending in .0 and .255 back.
-    Avoided {
+    /// `avoidBuggyIPs` of the pool excludes the address.
+    Excluded {
         /// The address.
         ip: IpAddr,
         /// Its pool.
@@ -53,44 +53,45 @@ pub enum Refusal {
     Taken {
         /// The address.
         ip: IpAddr,
-        /// Who has it.
-        by: ServiceKey,
+        /// The Service that has it.
+        holder: ServiceKey,
         /// Why it cannot be shared.
-        why: NoSharing,
+        reason: SharingConflict,
     },
-    /// A host on the network that is not of the cluster uses the address.
+    /// A host on the network that does not belong to the cluster uses the address.
     Conflict(IpAddr),
-    /// The address is a node's own.
+    /// The address is a node's own address.
     NodeAddress {
         /// The address.
         ip: IpAddr,
         /// The node.
         node: String,
     },
-    /// The address belongs to no pool any more, or its pool no longer admits the Service. It is about to be lost.
+    /// The address is in no pool any more, or its pool no longer admits the Service. It is withdrawn after a
+    /// grace period.
     Lost {
         /// The address.
         ip: IpAddr,
-        /// Why.
-        why: LostReason,
+        /// Why it is lost.
+        reason: LostReason,
     },
-    /// It has one family of the two that it prefers.
-    Additional {
+    /// The Service has an address of only one of its two families.
+    MissingFamily {
         /// The missing family.
         family: Family,
-        /// The pool of the address that it has.
+        /// The pool of its address.
         pool: String,
-        /// Why the pool cannot give the other.
+        /// Why the pool cannot assign an address of the other family.
         reason: PoolReason,
     },
 }
 
-/// Why a pool cannot give an address to a Service.
+/// Why a pool cannot assign an address to a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PoolReason {
     /// It has an error.
     Invalid,
-    /// It gives none to Services that do not ask for it.
+    /// `autoAssign` is off, and the Service does not ask for the pool.
     AutoAssignOff,
     /// Its `serviceAllocation` does not admit the namespace.
     Namespace(String),
@@ -98,7 +99,7 @@ pub enum PoolReason {
     Labels,
     /// It has no addresses of the family.
     NoFamily(Family),
-    /// All its addresses of the family are given, kept back, or used by other machines.
+    /// All its addresses of the family are assigned, reserved, excluded or used by other machines.
     Full {
         /// The family.
         family: Family,
@@ -107,50 +108,50 @@ pub enum PoolReason {
         /// How many there are.
         total: u128,
     },
-    /// The namespace has as many addresses of the pool as it may.
+    /// The namespace has reached its quota of the pool.
     Quota {
         /// The namespace.
         namespace: String,
-        /// How many it may have.
+        /// The quota.
         max: u32,
     },
 }
 
-/// Why an address is about to be lost.
+/// Why a Service is about to lose an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LostReason {
-    /// It is in no pool any more.
+    /// No pool contains it any more.
     NoPool,
-    /// Its pool now keeps it back.
-    Avoided(String),
+    /// `avoidBuggyIPs` of its pool now excludes it.
+    Excluded(String),
     /// Its pool no longer admits the Service.
     NotAdmitted(String, PoolReason),
-    /// The Service's other address is in this other pool.
+    /// The Service's other address is in this pool, and both must be in one.
     OtherPool(String),
 }
 
 impl Refusal {
-    /// One CamelCase word for conditions and metrics.
+    /// The CamelCase reason for conditions and metrics.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Request(_) => "InvalidRequest",
             Self::NoPools => "NoPools",
-            Self::NoneFits(_) => "NoPoolFits",
+            Self::NoPoolFits(_) => "NoPoolFits",
             Self::Pool { .. } => "PoolDoesNotFit",
             Self::UnknownPool(_) => "UnknownPool",
             Self::InvalidPool(_) => "InvalidPool",
             Self::OutsideEveryPool(_) => "OutsideEveryPool",
             Self::NotInPool { .. } | Self::TwoPools(..) => "PoolMismatch",
-            Self::Avoided { .. } => "AddressKeptBack",
+            Self::Excluded { .. } => "AddressKeptBack",
             Self::Taken { .. } => "AddressInUse",
             Self::Conflict(_) => "AddressConflict",
             Self::NodeAddress { .. } => "NodeAddress",
             Self::Lost { .. } => "AddressLostByPool",
-            Self::Additional { .. } => "OneFamilyOnly",
+            Self::MissingFamily { .. } => "OneFamilyOnly",
         }
     }
 
-    /// Every word of [`Self::reason`], for metrics that count by it.
+    /// Every value of [`Self::reason`], for the metric that counts by it.
     pub const REASONS: [&'static str; 14] = [
         "InvalidRequest",
         "NoPools",
@@ -169,14 +170,14 @@ impl Refusal {
     ];
 }
 
-/// So many pools are listed: an event holds 1024 characters, and a person reads fewer.
-const SHOWN: usize = 10;
+/// How many pools a message lists: an event holds 1024 bytes, and a reader wants fewer.
+const MAX_POOLS_SHOWN: usize = 10;
 
-/// What a user wrote, quoted, and cut so that the rest of the message is still seen: an event holds 1024 bytes, an
+/// User input, quoted and truncated, so that the rest of the message fits: an event holds 1024 bytes, an
 /// annotation 256 KiB.
-pub(crate) struct Shown<'a>(pub(crate) &'a str);
+pub(crate) struct Quoted<'a>(pub(crate) &'a str);
 
-impl fmt::Display for Shown<'_> {
+impl fmt::Display for Quoted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const LONGEST: usize = 128;
         if self.0.len() <= LONGEST {
@@ -186,12 +187,12 @@ impl fmt::Display for Shown<'_> {
     }
 }
 
-/// A pool's name, which need not be one.
-struct Named<'a>(&'a str);
+/// A requested pool name, truncated, since it need not be a valid object name.
+struct Truncated<'a>(&'a str);
 
-impl fmt::Display for Named<'_> {
+impl fmt::Display for Truncated<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // No object has a longer name.
+        // The longest object name.
         const LONGEST: usize = 253;
         if self.0.len() <= LONGEST {
             return f.write_str(self.0);
@@ -201,8 +202,9 @@ impl fmt::Display for Named<'_> {
 }
 
 impl Refusal {
-    /// Whether a pool that is created together with the Service ends it.
-    pub fn lacks_pool(&self) -> bool {
+    /// Whether the pool that would meet the request does not exist, but may be about to be created with the
+    /// Service.
+    pub fn is_missing_pool(&self) -> bool {
         matches!(self, Self::NoPools | Self::UnknownPool(_) | Self::OutsideEveryPool(_))
     }
 }
@@ -212,47 +214,54 @@ impl fmt::Display for Refusal {
         match self {
             Self::Request(fault) => write!(f, "{fault}"),
             Self::NoPools => f.write_str("there is no IPAddressPool yet: create one"),
-            Self::NoneFits(pools) => {
+            Self::NoPoolFits(pools) => {
                 f.write_str("no pool can give an address: ")?;
-                for (index, (pool, reason)) in pools.iter().take(SHOWN).enumerate() {
+                for (index, (pool, reason)) in pools.iter().take(MAX_POOLS_SHOWN).enumerate() {
                     write!(f, "{}pool {pool}: {reason}", if index == 0 { "" } else { "; " })?;
                 }
-                match pools.len().saturating_sub(SHOWN) {
+                match pools.len().saturating_sub(MAX_POOLS_SHOWN) {
                     0 => Ok(()),
                     more => write!(f, "; and {more} more pools"),
                 }
             }
             Self::Pool { pool, reason } => write!(f, "pool {pool} was asked for, but: {reason}"),
             Self::UnknownPool(pool) => {
-                write!(f, "pool {} was asked for, but there is no IPAddressPool of this name", Named(pool))
+                write!(
+                    f,
+                    "pool {} was asked for, but there is no IPAddressPool of this name",
+                    Truncated(pool)
+                )
             }
             Self::InvalidPool(pool) => {
                 write!(
                     f,
-                    "pool {pool} has an error, shown on the IPAddressPool, and gives no address until that is corrected"
+                    "pool {pool} has an error, shown on the IPAddressPool, and gives no address until \
+                     that is corrected"
                 )
             }
             Self::OutsideEveryPool(ip) => {
                 write!(
                     f,
-                    "{ip} was asked for, but no IPAddressPool has it: ask for another, or add it to a pool"
+                    "{ip} was asked for, but no IPAddressPool contains it: ask for another, or add it to \
+                     a pool"
                 )
             }
             Self::NotInPool { ip, asked, pool } => {
                 write!(
                     f,
-                    "{ip} was asked for from pool {}, but it is in pool {pool}: drop one of the two wishes",
-                    Named(asked)
+                    "{ip} was asked for from pool {}, but it is in pool {pool}: remove one of the two \
+                     requests",
+                    Truncated(asked)
                 )
             }
             Self::TwoPools(a, b) => {
                 write!(f, "the addresses asked for are in two pools, {a} and {b}: both must be in one")
             }
-            Self::Avoided { ip, pool } => {
-                write!(f, "{ip} was asked for, but pool {pool} has avoidBuggyIPs on and keeps it back")
+            Self::Excluded { ip, pool } => {
+                write!(f, "{ip} was asked for, but avoidBuggyIPs of pool {pool} excludes it")
             }
-            Self::Taken { ip, by, why } => {
-                write!(f, "{ip} was asked for, but Service {by} has it and it cannot be shared: {why}")
+            Self::Taken { ip, holder, reason } => {
+                write!(f, "{ip} was asked for, but Service {holder} has it and it cannot be shared: {reason}")
             }
             Self::Conflict(ip) => {
                 write!(
@@ -263,11 +272,12 @@ impl fmt::Display for Refusal {
             Self::NodeAddress { ip, node } => {
                 write!(
                     f,
-                    "{ip} was asked for, but it is node {node}'s own address, which no Service may have: ask for another"
+                    "{ip} was asked for, but it is node {node}'s own address, which no Service may have: \
+                     ask for another"
                 )
             }
-            Self::Lost { ip, why } => write!(f, "{ip} is given up: {why}"),
-            Self::Additional { family, pool, reason } => {
+            Self::Lost { ip, reason } => write!(f, "{ip} will be withdrawn: {reason}"),
+            Self::MissingFamily { family, pool, reason } => {
                 write!(f, "the {family} address is missing, since pool {pool} cannot give one: {reason}")
             }
         }
@@ -288,7 +298,10 @@ impl fmt::Display for PoolReason {
                 write!(f, "{total} of {total} {family} addresses in use")
             }
             Self::Full { family, in_use, total } => {
-                write!(f, "{in_use} of {total} {family} addresses in use, the others are kept back")
+                write!(
+                    f,
+                    "{in_use} of {total} {family} addresses in use, the others are reserved or excluded"
+                )
             }
             Self::Quota { namespace, max } => {
                 write!(f, "namespace {namespace} has reached its quota of {max} addresses")
@@ -300,8 +313,8 @@ impl fmt::Display for PoolReason {
 impl fmt::Display for LostReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoPool => f.write_str("no IPAddressPool has it any more"),
-            Self::Avoided(pool) => write!(f, "pool {pool} now has avoidBuggyIPs on"),
+            Self::NoPool => f.write_str("no IPAddressPool contains it any more"),
+            Self::Excluded(pool) => write!(f, "avoidBuggyIPs of pool {pool} now excludes it"),
             Self::NotAdmitted(pool, reason) => write!(f, "pool {pool}: {reason}"),
             Self::OtherPool(pool) => {
                 write!(f, "the Service's other address is in pool {pool}, and both must be in one")
@@ -310,39 +323,41 @@ impl fmt::Display for LostReason {
     }
 }
 
-impl fmt::Display for NoSharing {
+impl fmt::Display for SharingConflict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::HolderNotAsked => {
+            Self::HolderHasNoKey => {
                 f.write_str("both need the same metallb.io/allow-shared-ip, which that Service does not have")
             }
-            Self::AskerNotAsked => {
+            Self::RequesterHasNoKey => {
                 f.write_str("both need the same metallb.io/allow-shared-ip, which this Service does not have")
             }
-            Self::Keys { holder, asker } => write!(
+            Self::Keys { holder, requester } => write!(
                 f,
                 "both need the same metallb.io/allow-shared-ip, and that Service has {}, this one {}",
-                Shown(holder),
-                Shown(asker)
+                Quoted(holder),
+                Quoted(requester)
             ),
             Self::TrafficPolicies { holder_is_local } => {
-                let (holder, asker) =
+                let (holder, requester) =
                     if *holder_is_local { ("Local", "Cluster") } else { ("Cluster", "Local") };
                 write!(
                     f,
-                    "that Service has externalTrafficPolicy {holder}, this one {asker}: both need the same"
+                    "that Service has externalTrafficPolicy {holder}, this one {requester}: both need \
+                     the same"
                 )
             }
-            Self::Selectors { holder, asker } => write!(
+            Self::Selectors { holder, requester } => write!(
                 f,
-                "with externalTrafficPolicy Local both need the same pod selector, and that Service has {}, this one {}",
-                Shown(holder),
-                Shown(asker)
+                "with externalTrafficPolicy Local both need the same pod selector, and that Service has {}, \
+                 this one {}",
+                Quoted(holder),
+                Quoted(requester)
             ),
             Self::Port(protocol, port) => write!(f, "both use {protocol} port {port}"),
-            Self::Leaves => {
-                f.write_str("that Service is about to give it up, and who waits longest gets it then")
-            }
+            Self::HolderLeaving => f.write_str(
+                "that Service is about to give it up, and the Service that has waited longest gets it",
+            ),
         }
     }
 }

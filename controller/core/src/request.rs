@@ -1,4 +1,5 @@
-//! What a Service asks for, read from its object once (`reference/metallb.md` §2, §3.3, §3.4).
+//! The request of a Service for addresses, read from its object: annotations, families, ports and sharing
+//! key.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -8,33 +9,33 @@ use k8s_openapi::api::core::v1::{Service, ServiceSpec};
 use k8s_openapi::jiff::Timestamp;
 use rules::Family;
 
-use crate::refusal::Shown;
+use crate::refusal::Quoted;
 
-/// What a Service asks for.
+/// The request of a Service for addresses.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Request {
-    /// Which families.
-    pub families: Result<Families, RequestFault>,
-    /// Which addresses.
-    pub wanted: Result<Wanted, RequestFault>,
-    /// With whom it may share an address.
+    /// The families of the addresses.
+    pub families: Result<Families, RequestError>,
+    /// The addresses or the pool that it asks for.
+    pub wanted: Result<Wanted, RequestError>,
+    /// With which Services it may share an address.
     pub sharing: Sharing,
     /// The Service's labels, which pools select by.
     pub labels: BTreeMap<String, String>,
-    /// How old it is: in a clash the elder keeps the address.
+    /// Its age: if two Services have one address, the older one keeps it.
     pub age: Age,
 }
 
-/// The families of a Service, from its cluster addresses.
+/// The families of a Service, from its cluster IPs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Families {
     /// One address of this family.
     Single(Family),
-    /// One of each.
+    /// One address of each family.
     Dual {
-        /// The family that counts if only one can be had.
+        /// The preferred family if only one is available.
         primary: Family,
-        /// Whether one alone is not enough.
+        /// Whether one address alone is not sufficient (`RequireDualStack`).
         required: bool,
     },
 }
@@ -52,112 +53,115 @@ impl Families {
 /// Which addresses a Service asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wanted {
-    /// Whatever is free.
+    /// Any free address.
     Any,
-    /// Whatever is free in this pool.
+    /// Any free address of this pool.
     Pool(String),
-    /// Exactly these, in this order.
+    /// Exactly these addresses, in this order.
     Addresses {
         /// One for each family.
         addresses: Vec<IpAddr>,
-        /// The pool that must have them.
+        /// The pool that must contain them, if one is named.
         pool: Option<String>,
     },
 }
 
 /// A port of a Service: protocol and number.
-pub type Port = (Protocol, u16);
+pub type ProtocolPort = (Protocol, u16);
 
 /// Protocols of Service ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
-    /// Also what an absent protocol means.
+    /// TCP, also the default.
     Tcp,
-    /// Datagrams.
+    /// UDP.
     Udp,
-    /// Messages.
+    /// SCTP.
     Sctp,
 }
 
-/// With whom a Service may share an address.
+/// With which Services a Service may share an address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sharing {
-    /// The value of the annotation and the backend key; none means with nobody.
-    pub pair: Option<SharingPair>,
-    /// The ports that it needs for itself.
-    pub ports: BTreeSet<Port>,
+    /// The sharing key; without it the Service shares with no other.
+    pub key: Option<SharingKey>,
+    /// Its ports, which no Service on the same address may use.
+    pub ports: BTreeSet<ProtocolPort>,
 }
 
-/// Services with equal pairs may share an address if their ports differ.
+/// Services with equal sharing keys may share an address if their ports differ.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SharingPair {
-    /// The annotation's value.
-    pub key: String,
-    /// The pod selector if only local endpoints are served, else empty: pods behind one address must then be the same.
+pub struct SharingKey {
+    /// The value of the annotation.
+    pub value: String,
+    /// The pod selector with `externalTrafficPolicy: Local`, else empty: all Services on one address must
+    /// then select the same pods.
     pub backend: String,
 }
 
-/// How old a Service is; the elder is less.
+/// The age of a Service; the older Service is less.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Age {
     /// When the object was created.
     pub created: Option<Timestamp>,
-    /// Its UID, to tell apart what was created in one second.
+    /// Its UID, to order Services that were created in the same second.
     pub uid: String,
 }
 
-/// A request that cannot be understood.
+/// Why a request is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RequestFault {
-    /// The Service has no cluster address, so nothing could forward to it.
+pub enum RequestError {
+    /// The Service has no cluster IP, so no traffic could be forwarded to it.
     #[error("the Service has no clusterIP, so no traffic could reach it: give it one")]
     NoClusterIp,
-    /// `RequireDualStack` without two cluster addresses.
+    /// `RequireDualStack` without two cluster IPs.
     #[error("ipFamilyPolicy is RequireDualStack, but the Service has fewer than two clusterIPs")]
     NotEnoughClusterIps,
-    /// An address that is none.
+    /// A value that is not a valid IP address.
     #[error(
         "{field} has {}, which is not a valid IP address: write one address per family, separated by a comma",
-        Shown(.value)
+        Quoted(.value)
     )]
-    NoAddress {
-        /// Where it stands.
+    InvalidAddress {
+        /// The field or annotation.
         field: &'static str,
-        /// What stands there.
+        /// The invalid value.
         value: String,
     },
     /// More than one address of one family.
     #[error("{field} asks for more than one {family} address: a Service gets at most one of each family")]
-    TwoOfOneFamily {
-        /// Where they stand.
+    DuplicateFamily {
+        /// The field or annotation.
         field: &'static str,
         /// The family.
         family: Family,
     },
-    /// The addresses are not of the families that the Service has.
+    /// The families of the addresses are not those of the Service.
     #[error(
-        "{field} asks for {asked}, but the Service is {service}: ask for exactly one address of each family that it has"
+        "{field} asks for {asked}, but the Service is {service}: ask for exactly one address of each family \
+         that it has"
     )]
     FamilyMismatch {
-        /// Where they stand.
+        /// The field or annotation.
         field: &'static str,
         /// The families asked for.
         asked: String,
         /// The families of the Service.
         service: String,
     },
-    /// Both ways to ask for an address at once.
+    /// An address is requested by the field and by the annotation.
     #[error(
-        "both spec.loadBalancerIP and the annotation metallb.io/loadBalancerIPs are set: remove spec.loadBalancerIP"
+        "both spec.loadBalancerIP and the annotation metallb.io/loadBalancerIPs are set: remove \
+         spec.loadBalancerIP"
     )]
-    BothWays,
+    ConflictingFields,
 }
 
-const FIELD: &str = "spec.loadBalancerIP";
-const ANNOTATION: &str = "the annotation metallb.io/loadBalancerIPs";
+const LOAD_BALANCER_IP_FIELD: &str = "spec.loadBalancerIP";
+const LOAD_BALANCER_IPS_ANNOTATION: &str = "the annotation metallb.io/loadBalancerIPs";
 
 impl Request {
-    /// What `service` asks for.
+    /// Reads the request of `service`.
     pub fn from_service(service: &Service) -> Self {
         let spec = service.spec.clone().unwrap_or_default();
         let annotations = service.metadata.annotations.as_ref();
@@ -167,7 +171,7 @@ impl Request {
             wanted: wanted(&spec, annotations, families.as_ref().ok()),
             families,
             sharing: Sharing {
-                pair: key.map(|key| SharingPair { key: key.to_owned(), backend: backend(&spec) }),
+                key: key.map(|key| SharingKey { value: key.to_owned(), backend: backend(&spec) }),
                 ports: ports(&spec),
             },
             labels: service.metadata.labels.clone().unwrap_or_default(),
@@ -180,24 +184,26 @@ impl Request {
 }
 
 impl Sharing {
-    /// Whether the two may have one address.
+    /// Whether two Services may share an address.
     pub fn may_share(&self, other: &Self) -> bool {
-        self.pair.is_some() && self.pair == other.pair && self.ports.is_disjoint(&other.ports)
+        self.key.is_some() && self.key == other.key && self.ports.is_disjoint(&other.ports)
     }
 }
 
-/// From the cluster addresses, as MetalLB: the policy alone does not say what the cluster offers.
-fn families(spec: &ServiceSpec) -> Result<Families, RequestFault> {
+/// Read from the cluster IPs, like MetalLB does: `ipFamilyPolicy` alone does not say which families the
+/// cluster has.
+fn families(spec: &ServiceSpec) -> Result<Families, RequestError> {
     let listed = spec.cluster_ips.clone().unwrap_or_default();
     let texts = if listed.is_empty() { spec.cluster_ip.clone().into_iter().collect() } else { listed };
-    let cluster: Vec<Family> = texts.iter().filter_map(|text| text.parse().ok()).map(Family::of).collect();
+    let cluster_families: Vec<Family> =
+        texts.iter().filter_map(|text| text.parse().ok()).map(Family::of).collect();
     let required = spec.ip_family_policy.as_deref() == Some("RequireDualStack");
-    match cluster.as_slice() {
-        [] => Err(RequestFault::NoClusterIp),
-        [_] if required => Err(RequestFault::NotEnoughClusterIps),
+    match cluster_families.as_slice() {
+        [] => Err(RequestError::NoClusterIp),
+        [_] if required => Err(RequestError::NotEnoughClusterIps),
         [first, second, ..] if first != second => {
-            let named = spec.ip_families.as_ref().and_then(|families| families.first());
-            let primary = match named.map(String::as_str) {
+            let first_listed = spec.ip_families.as_ref().and_then(|families| families.first());
+            let primary = match first_listed.map(String::as_str) {
                 Some("IPv6") => Family::V6,
                 Some(_) => Family::V4,
                 None => *first,
@@ -212,24 +218,24 @@ fn wanted(
     spec: &ServiceSpec,
     annotations: Option<&BTreeMap<String, String>>,
     families: Option<&Families>,
-) -> Result<Wanted, RequestFault> {
+) -> Result<Wanted, RequestError> {
     let pool = annotations::get(annotations, ADDRESS_POOL).filter(|name| !name.is_empty()).map(str::to_owned);
     let list = annotations::get(annotations, LOAD_BALANCER_IPS).filter(|list| !list.is_empty());
     let single = spec.load_balancer_ip.as_deref().filter(|ip| !ip.is_empty());
     let (field, texts): (_, Vec<&str>) = match (list, single) {
-        (Some(_), Some(_)) => return Err(RequestFault::BothWays),
-        (Some(list), None) => (ANNOTATION, list.split(',').map(str::trim).collect()),
-        (None, Some(ip)) => (FIELD, vec![ip]),
+        (Some(_), Some(_)) => return Err(RequestError::ConflictingFields),
+        (Some(list), None) => (LOAD_BALANCER_IPS_ANNOTATION, list.split(',').map(str::trim).collect()),
+        (None, Some(ip)) => (LOAD_BALANCER_IP_FIELD, vec![ip]),
         (None, None) => return Ok(pool.map_or(Wanted::Any, Wanted::Pool)),
     };
     let mut addresses: Vec<IpAddr> = Vec::with_capacity(2);
     for text in texts {
         let ip: IpAddr =
-            text.parse().map_err(|_| RequestFault::NoAddress { field, value: text.to_owned() })?;
+            text.parse().map_err(|_| RequestError::InvalidAddress { field, value: text.to_owned() })?;
         let ip = ip.to_canonical();
         let family = Family::of(ip);
         if addresses.iter().any(|other| Family::of(*other) == family) {
-            return Err(RequestFault::TwoOfOneFamily { field, family });
+            return Err(RequestError::DuplicateFamily { field, family });
         }
         addresses.push(ip);
     }
@@ -243,13 +249,13 @@ fn wanted(
                 Families::Single(family) => format!("{family} only"),
                 Families::Dual { .. } => "dual-stack".to_owned(),
             };
-            return Err(RequestFault::FamilyMismatch { field, asked: asked.join(" and "), service });
+            return Err(RequestError::FamilyMismatch { field, asked: asked.join(" and "), service });
         }
     }
     Ok(Wanted::Addresses { addresses, pool })
 }
 
-/// The selector as text, sorted by key, if only local endpoints are served.
+/// The selector as text, sorted by key, with `externalTrafficPolicy: Local`; else empty.
 fn backend(spec: &ServiceSpec) -> String {
     if spec.external_traffic_policy.as_deref() != Some("Local") {
         return String::new();
@@ -258,7 +264,7 @@ fn backend(spec: &ServiceSpec) -> String {
     selector.map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
 }
 
-fn ports(spec: &ServiceSpec) -> BTreeSet<Port> {
+fn ports(spec: &ServiceSpec) -> BTreeSet<ProtocolPort> {
     let ports = spec.ports.iter().flatten();
     ports
         .filter_map(|port| {

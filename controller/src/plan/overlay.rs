@@ -1,4 +1,4 @@
-//! The cluster with changed objects laid over it.
+//! The objects of the cluster with changed objects overlaid.
 
 use std::sync::Arc;
 
@@ -11,27 +11,27 @@ use rules::Objects;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// Objects of a cluster.
+/// The objects of a cluster that determine the addresses of its Services.
 #[derive(Clone, Debug, Default)]
-pub(super) struct State {
+pub(super) struct ClusterObjects {
     /// The namespace of the configuration.
     pub(super) namespace: String,
-    /// The class of Services that the stack serves. Empty: Services without a class.
+    /// The class of the Services that the stack serves. Empty: Services without a class.
     pub(super) class: String,
     pub(super) objects: Objects,
     pub(super) services: Vec<Arc<Service>>,
     pub(super) conflicts: Vec<Arc<AddressConflict>>,
 }
 
-/// Kinds that change what Services get.
-const KINDS: &str = "LoadBalancerStack, IPAddressPool, L2Advertisement, BGPAdvertisement, BGPPeer, BFDProfile, Community, PoolPolicy, \
-                     Namespace, Service, List";
+/// The supported kinds.
+const KINDS: &str = "LoadBalancerStack, IPAddressPool, L2Advertisement, BGPAdvertisement, BGPPeer, \
+                     BFDProfile, Community, PoolPolicy, Namespace, Service, List";
 
-impl State {
-    /// Lays every object of `text` over the cluster.
+impl ClusterObjects {
+    /// Overlays every object of `text`.
     pub(super) fn apply(&mut self, text: &str) -> anyhow::Result<()> {
         let documents: Vec<Value> = serde_saphyr::from_str_multiple::<Value, Vec<Value>>(text)
-            .map_err(|error| anyhow::anyhow!("this is no YAML: {error}"))?;
+            .map_err(|error| anyhow::anyhow!("this is not valid YAML: {error}"))?;
         for document in documents.into_iter().filter(|document| !document.is_null()) {
             self.apply_object(document)?;
         }
@@ -50,27 +50,27 @@ impl State {
                 return Ok(());
             }
             "LoadBalancerStack" => self.apply_stack(object),
-            "IPAddressPool" => lay(&mut objects.pools, object, Some(namespace)),
-            "L2Advertisement" => lay(&mut objects.l2_advertisements, object, Some(namespace)),
-            "BGPAdvertisement" => lay(&mut objects.bgp_advertisements, object, Some(namespace)),
-            "BGPPeer" => lay(&mut objects.bgp_peers, object, Some(namespace)),
-            "BFDProfile" => lay(&mut objects.bfd_profiles, object, Some(namespace)),
-            "Community" => lay(&mut objects.communities, object, Some(namespace)),
-            "PoolPolicy" => lay(&mut objects.pool_policies, object, Some(namespace)),
-            "Namespace" => lay(&mut objects.namespaces, object, None),
-            "Service" => lay(&mut self.services, object, Some("default")),
-            other => bail!("kind {other:?} is not one that this understands: give {KINDS}"),
+            "IPAddressPool" => overlay(&mut objects.pools, object, Some(namespace)),
+            "L2Advertisement" => overlay(&mut objects.l2_advertisements, object, Some(namespace)),
+            "BGPAdvertisement" => overlay(&mut objects.bgp_advertisements, object, Some(namespace)),
+            "BGPPeer" => overlay(&mut objects.bgp_peers, object, Some(namespace)),
+            "BFDProfile" => overlay(&mut objects.bfd_profiles, object, Some(namespace)),
+            "Community" => overlay(&mut objects.communities, object, Some(namespace)),
+            "PoolPolicy" => overlay(&mut objects.pool_policies, object, Some(namespace)),
+            "Namespace" => overlay(&mut objects.namespaces, object, None),
+            "Service" => overlay(&mut self.services, object, Some("default")),
+            other => bail!("kind {other:?} is not supported: use {KINDS}"),
         }
         .with_context(|| format!("the {kind} cannot be read"))
     }
 
-    /// Does what the operator would do with the stack: its inline pools take the place of those that it has now.
+    /// Applies the stack like the operator: its inline pools replace those of the present stack.
     fn apply_stack(&mut self, object: Value) -> anyhow::Result<()> {
         let spec = serde_json::from_value::<LoadBalancerStack>(object)?.spec;
         anyhow::ensure!(
             spec.namespace == self.namespace,
-            "its spec.namespace is {:?}, and the configuration of this cluster is in {:?}: the namespace of a stack \
-             cannot change",
+            "its spec.namespace is {:?}, and the configuration of this cluster is in {:?}: the namespace of \
+             a stack cannot change",
             spec.namespace,
             self.namespace
         );
@@ -82,7 +82,7 @@ impl State {
         replace_inline(&mut objects.pool_policies, pools, AddressPool::pool_policy)
     }
 
-    /// Takes the object `KIND/NAME` or `Service/NAMESPACE/NAME` out.
+    /// Removes the object `KIND/NAME` or `Service/NAMESPACE/NAME`.
     pub(super) fn delete(&mut self, target: &str) -> anyhow::Result<()> {
         let parts: Vec<&str> = target.split('/').collect();
         let objects = &mut self.objects;
@@ -103,27 +103,27 @@ impl State {
     }
 }
 
-/// Puts what `make` makes of the inline pools in the place of what was made of them before.
+/// Replaces the objects that were built from inline pools by those that `build` returns.
 fn replace_inline<K: Resource<DynamicType = ()>>(
     list: &mut Vec<Arc<K>>,
     pools: &[AddressPool],
-    make: impl Fn(&AddressPool, ObjectMeta) -> Option<K>,
+    build: impl Fn(&AddressPool, ObjectMeta) -> Option<K>,
 ) -> anyhow::Result<()> {
     let (old, others): (Vec<_>, Vec<_>) =
         std::mem::take(list).into_iter().partition(|object| is_inline(&**object));
     *list = others;
     for pool in pools {
-        // An object that stays keeps its age, by which clashes are judged; a new one is the youngest.
+        // An object that stays keeps its age, which decides conflicts; a new one is the youngest.
         let stays = old.iter().find(|object| object.name_any() == pool.name);
         let metadata = stays.map_or_else(
             || ObjectMeta { name: Some(pool.name.clone()), ..ObjectMeta::default() },
             |object| object.meta().clone(),
         );
-        let Some(object) = make(pool, metadata) else { continue };
+        let Some(object) = build(pool, metadata) else { continue };
         anyhow::ensure!(
             list.iter().all(|other| other.name_any() != pool.name),
-            "spec.addressPools has {:?}, and the cluster has {} of that name which is not the stack's: choose another \
-             name, or delete that object first",
+            "spec.addressPools has {:?}, and the cluster has {} of that name which is not the stack's: \
+             choose another name, or delete that object first",
             pool.name,
             K::kind(&())
         );
@@ -132,14 +132,14 @@ fn replace_inline<K: Resource<DynamicType = ()>>(
     Ok(())
 }
 
-/// Whether the operator made it of an inline pool.
+/// Whether the operator created the object from an inline pool.
 fn is_inline<K: Resource>(object: &K) -> bool {
     object.labels().get(LABEL_MANAGED_BY).is_some_and(|manager| manager == OPERATOR)
         && !object.labels().contains_key(LABEL_IMPORTED_FROM)
 }
 
-/// Puts the object in the place of the one of its name, which keeps its age, identity and status.
-fn lay<K>(list: &mut Vec<Arc<K>>, mut object: Value, namespace: Option<&str>) -> anyhow::Result<()>
+/// Replaces the object of the same name, whose age, identity and status are kept, or adds it.
+fn overlay<K>(list: &mut Vec<Arc<K>>, mut object: Value, namespace: Option<&str>) -> anyhow::Result<()>
 where
     K: Resource<DynamicType = ()> + DeserializeOwned + serde::Serialize,
 {
@@ -156,7 +156,7 @@ where
         }
         object["status"] = old["status"].clone();
         if K::kind(&()) == "Service" {
-            // What the API server fills in and a manifest leaves out.
+            // Fields that the API server sets if a manifest lacks them.
             for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
                 if object["spec"][field].is_null() {
                     object["spec"][field] = old["spec"][field].clone();
@@ -170,7 +170,7 @@ where
         }
     }
     if K::kind(&()) == "Service" {
-        assume_cluster_addresses(&mut object["spec"]);
+        assume_cluster_ips(&mut object["spec"]);
     }
     let new = Arc::new(serde_json::from_value(object)?);
     match position {
@@ -180,17 +180,17 @@ where
     Ok(())
 }
 
-/// A Service that does not exist yet has no cluster addresses; their families are what counts here.
-fn assume_cluster_addresses(spec: &mut Value) {
+/// Sets cluster IPs on a Service that does not exist yet. Only their families matter here.
+fn assume_cluster_ips(spec: &mut Value) {
     if !spec["clusterIP"].is_null() || !spec["clusterIPs"].is_null() || !spec.is_object() {
         return;
     }
     let dual = spec["ipFamilyPolicy"].as_str().is_some_and(|policy| policy != "SingleStack");
-    let named = spec["ipFamilies"].as_array().cloned().unwrap_or_default();
-    let addresses: Vec<&str> = match named.first().and_then(Value::as_str) {
+    let listed = spec["ipFamilies"].as_array().cloned().unwrap_or_default();
+    let addresses: Vec<&str> = match listed.first().and_then(Value::as_str) {
         Some("IPv6") if dual => vec!["::", "0.0.0.0"],
         Some("IPv6") => vec!["::"],
-        _ if dual || named.len() > 1 => vec!["0.0.0.0", "::"],
+        _ if dual || listed.len() > 1 => vec!["0.0.0.0", "::"],
         _ => vec!["0.0.0.0"],
     };
     spec["clusterIPs"] = addresses.into();
@@ -214,10 +214,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn objects_are_laid_over_those_of_their_name_and_new_ones_are_young() {
-        let mut state = State { namespace: "metallb-system".into(), ..State::default() };
+    fn objects_replace_those_of_the_same_name_and_new_ones_have_no_age() {
+        let mut state = ClusterObjects { namespace: "metallb-system".into(), ..ClusterObjects::default() };
         let old = serde_json::json!({"apiVersion": "metallb.io/v1beta1", "kind": "IPAddressPool",
-            "metadata": {"name": "lan", "namespace": "metallb-system", "creationTimestamp": "2024-01-01T00:00:00Z"},
+            "metadata": {"name": "lan", "namespace": "metallb-system",
+                "creationTimestamp": "2024-01-01T00:00:00Z"},
             "spec": {"addresses": ["10.0.0.0/24"]}});
         state.objects.pools.push(Arc::new(serde_json::from_value(old).unwrap()));
         let text = "
@@ -244,7 +245,7 @@ spec: {addresses: [10.1.0.0/25]}
     }
 
     #[test]
-    fn a_stack_brings_its_inline_pools_and_takes_those_away_that_it_has_no_more() {
+    fn a_stack_adds_its_inline_pools_and_removes_those_that_it_no_longer_has() {
         let pool = |name: &str, labels: Value| {
             let object = serde_json::json!({"apiVersion": "metallb.io/v1beta1", "kind": "IPAddressPool",
                 "metadata": {"name": name, "namespace": "metallb-system", "labels": labels,
@@ -260,20 +261,24 @@ spec: {addresses: [10.1.0.0/25]}
             pool("imported", imported),
             pool("by-hand", serde_json::json!({})),
         ];
-        let before = State {
+        let before = ClusterObjects {
             namespace: "metallb-system".into(),
             objects: Objects { pools, ..Objects::default() },
-            ..State::default()
+            ..ClusterObjects::default()
         };
         let stack = |fields: &str| {
             format!(
-                "{{apiVersion: lbstack.dev/v1alpha1, kind: LoadBalancerStack, metadata: {{name: default}}, spec: {{{fields}}}}}"
+                "{{apiVersion: lbstack.dev/v1alpha1, kind: LoadBalancerStack, metadata: {{name: default}}, \
+                 spec: {{{fields}}}}}"
             )
         };
 
         let mut after = before.clone();
         after
-            .apply(&stack("loadBalancerClass: c, addressPools: [{name: stays, addresses: [10.1.0.0/24]}, {name: new, addresses: [10.2.0.0/24]}]"))
+            .apply(&stack(
+                "loadBalancerClass: c, addressPools: [{name: stays, addresses: [10.1.0.0/24]}, \
+                 {name: new, addresses: [10.2.0.0/24]}]",
+            ))
             .unwrap();
         let names: Vec<String> = after.objects.pools.iter().map(|pool| pool.name_any()).collect();
         assert_eq!(names, ["imported", "by-hand", "stays", "new"]);
@@ -293,8 +298,8 @@ spec: {addresses: [10.1.0.0/25]}
     }
 
     #[test]
-    fn what_is_not_understood_is_said() {
-        let mut state = State::default();
+    fn unsupported_input_is_reported() {
+        let mut state = ClusterObjects::default();
         let error = state.apply("kind: Pod\n").unwrap_err().to_string();
         assert!(error.contains("kind \"Pod\"") && error.contains("IPAddressPool"), "{error}");
         let error = state.delete("IPAddressPool/x").unwrap_err().to_string();

@@ -13,21 +13,21 @@ fn object<K: serde::de::DeserializeOwned>(kind: &str, name: &str, more: &Value) 
     Arc::new(fixtures::object(kind, name, more))
 }
 
-/// The writes for `objects`, in which the pool `lan` has 3 addresses of which 3 are in use.
-fn writes(objects: &Objects, state: Option<&ConfigurationState>, conflicts: &[&str]) -> Vec<Write> {
+/// The writes for `objects`, in which all 3 addresses of the pool `lan` are in use.
+fn writes(objects: &Objects, state: Option<&ConfigurationState>, conflicts: &[&str]) -> Vec<StatusWrite> {
     let (configuration, findings) = Configuration::from_objects(objects);
-    let full = PoolFigures { in_use_v4: 3, total_v4: 3, exhausted_v4: true, ..PoolFigures::default() };
-    Facts {
+    let full = PoolStats { in_use_v4: 3, total_v4: 3, exhausted_v4: true, ..PoolStats::default() };
+    StatusSources {
         namespace: "metallb-system",
         objects,
         configuration: &configuration,
         findings: &findings,
         undecodable: &[],
-        figures: &BTreeMap::from([("lan".to_owned(), full)]),
+        stats: &BTreeMap::from([("lan".to_owned(), full)]),
         conflicts: &conflicts
             .iter()
             .map(|ip| {
-                let conflict = Conflict { occupant: Occupant::ForeignHost, text: String::new() };
+                let conflict = Conflict { occupant: Occupant::ForeignHost, message: String::new() };
                 (ip.parse().unwrap(), conflict)
             })
             .collect(),
@@ -41,13 +41,13 @@ fn lan() -> Arc<IPAddressPool> {
     object("IPAddressPool", "lan", &json!({"spec": {"addresses": ["10.0.0.1-10.0.0.3"]}}))
 }
 
-fn condition<'a>(write: &'a Write, type_: &str) -> &'a Value {
+fn condition<'a>(write: &'a StatusWrite, type_: &str) -> &'a Value {
     let conditions = write.patch["status"]["conditions"].as_array().unwrap();
     conditions.iter().find(|condition| condition["type"] == type_).unwrap()
 }
 
 #[test]
-fn a_full_pool_says_so_and_once() {
+fn a_full_pool_is_reported_once() {
     let objects = Objects { pools: vec![lan()], ..Objects::default() };
     let first = writes(&objects, None, &["10.0.0.2", "10.9.9.9"]);
     let write = &first[0];
@@ -62,11 +62,11 @@ fn a_full_pool_says_so_and_once() {
     json_patch::merge(&mut stored, &write.patch);
     let objects = Objects { pools: vec![Arc::new(serde_json::from_value(stored).unwrap())], ..objects };
     let state = writes(&objects, None, &["10.0.0.2", "10.9.9.9"]);
-    assert_eq!(state.iter().map(|write| write.name.as_str()).collect::<Vec<_>>(), [STATE]);
+    assert_eq!(state.iter().map(|write| write.name.as_str()).collect::<Vec<_>>(), [STATE_NAME]);
 }
 
 #[test]
-fn an_advertisement_in_order_gets_no_word_and_one_with_an_error_does() {
+fn an_advertisement_with_an_error_gets_a_condition_and_a_valid_one_does_not() {
     let good: Arc<L2Advertisement> = object("L2Advertisement", "good", &json!({}));
     let bad: Arc<L2Advertisement> = object(
         "L2Advertisement",
@@ -75,7 +75,7 @@ fn an_advertisement_in_order_gets_no_word_and_one_with_an_error_does() {
     );
     let objects = Objects { l2_advertisements: vec![good, bad], ..Objects::default() };
     let all = writes(&objects, None, &[]);
-    assert_eq!(all.iter().map(|write| write.name.as_str()).collect::<Vec<_>>(), ["bad", STATE]);
+    assert_eq!(all.iter().map(|write| write.name.as_str()).collect::<Vec<_>>(), ["bad", STATE_NAME]);
     assert_eq!(condition(&all[0], "Ready")["reason"], "ConfigurationError");
     let state = &all[1];
     assert_eq!(state.patch["status"]["result"], "Invalid");
@@ -89,30 +89,32 @@ fn an_advertisement_in_order_gets_no_word_and_one_with_an_error_does() {
 }
 
 #[test]
-fn the_state_is_made_once_and_written_only_on_change() {
+fn the_configuration_state_is_created_once_and_written_only_on_change() {
     let first = writes(&Objects::default(), None, &[]);
     assert!(first[0].create.is_some());
-    let mut stored = json!({"apiVersion": "metallb.io/v1beta1", "kind": "ConfigurationState", "metadata": {"name": STATE}});
+    let mut stored = json!({"apiVersion": "metallb.io/v1beta1", "kind": "ConfigurationState",
+        "metadata": {"name": STATE_NAME}});
     json_patch::merge(&mut stored, &first[0].patch);
     let state: ConfigurationState = serde_json::from_value(stored).unwrap();
     assert_eq!(writes(&Objects::default(), Some(&state), &[]), []);
 }
 
-/// Whether the first write of the pool in each round is due, whose answer `store` makes the next object.
+/// Whether the write of the pool is due in each of four rounds. `store` changes what the API server stores of
+/// a write.
 fn rounds(store: impl Fn(&mut Value)) -> Vec<writer::Due> {
-    let target = ("IPAddressPool".to_owned(), "lan".to_owned());
-    let mut memory = writer::Memory::default();
+    let key = ("IPAddressPool".to_owned(), "lan".to_owned());
+    let mut history = writer::WriteHistory::default();
     let (mut pool, now) = (lan(), tokio::time::Instant::now());
     let mut due = Vec::new();
     for round in 0..4_u64 {
         let objects = Objects { pools: vec![pool.clone()], ..Objects::default() };
         let write = writes(&objects, None, &[]).into_iter().find(|write| write.name == "lan");
         let Some(write) = write else { break };
-        due.push(memory.due(&target, &write, now));
+        due.push(history.due(&key, &write, now));
         if due.last() == Some(&writer::Due::Now) {
             let mut stored = serde_json::to_value(&*pool).unwrap();
             json_patch::merge(&mut stored, &write.patch);
-            memory.wrote(&target, writer::said(&write.patch), 10 * round + 1, now);
+            history.record_write(&key, writer::without_transition_times(&write.patch), 10 * round + 1, now);
             stored["metadata"]["resourceVersion"] = json!((10 * round + 1).to_string());
             store(&mut stored);
             pool = Arc::new(serde_json::from_value(stored).unwrap());
@@ -122,14 +124,14 @@ fn rounds(store: impl Fn(&mut Value)) -> Vec<writer::Due> {
 }
 
 #[test]
-fn what_an_older_definition_prunes_is_not_written_again_and_again() {
+fn a_field_that_an_older_definition_prunes_is_not_written_repeatedly() {
     let prune = |stored: &mut Value| drop(stored["status"].as_object_mut().unwrap().remove("conditions"));
     assert_eq!(rounds(prune), [writer::Due::Now, writer::Due::No, writer::Due::No, writer::Due::No]);
-    assert_eq!(rounds(|_| {}), [writer::Due::Now], "what was stored is as it shall be");
+    assert_eq!(rounds(|_| {}), [writer::Due::Now], "the status is up to date");
 }
 
 #[test]
-fn a_status_that_another_writer_undoes_is_not_answered_at_once() {
+fn a_status_that_another_writer_reverts_is_not_written_at_once() {
     let undo = |stored: &mut Value| {
         stored["status"]["conditions"] = json!([]);
         stored["metadata"]["resourceVersion"] = json!("999");
@@ -140,29 +142,29 @@ fn a_status_that_another_writer_undoes_is_not_answered_at_once() {
 }
 
 #[test]
-fn a_state_that_an_older_definition_prunes_is_not_written_again_and_again() {
-    let target = ("ConfigurationState".to_owned(), STATE.to_owned());
-    let (mut memory, now) = (writer::Memory::default(), tokio::time::Instant::now());
+fn a_configuration_state_that_an_older_definition_prunes_is_not_written_repeatedly() {
+    let key = ("ConfigurationState".to_owned(), STATE_NAME.to_owned());
+    let (mut history, now) = (writer::WriteHistory::default(), tokio::time::Instant::now());
     let first = writes(&Objects::default(), None, &[]).remove(0);
-    assert_eq!(memory.due(&target, &first, now), writer::Due::Now);
-    memory.wrote(&target, writer::said(&first.patch), 7, now);
-    let pruned = json!({"metadata": {"name": STATE, "resourceVersion": "7"}});
+    assert_eq!(history.due(&key, &first, now), writer::Due::Now);
+    history.record_write(&key, writer::without_transition_times(&first.patch), 7, now);
+    let pruned = json!({"metadata": {"name": STATE_NAME, "resourceVersion": "7"}});
     let pruned: ConfigurationState = serde_json::from_value(pruned).unwrap();
     let second = writes(&Objects::default(), Some(&pruned), &[]).remove(0);
-    assert_eq!(memory.due(&target, &second, now), writer::Due::No);
+    assert_eq!(history.due(&key, &second, now), writer::Due::No);
 }
 
 #[test]
-fn a_status_that_cannot_be_written_is_tried_after_longer_and_longer() {
-    let target = ("ConfigurationState".to_owned(), STATE.to_owned());
-    let (mut memory, start) = (writer::Memory::default(), tokio::time::Instant::now());
+fn a_status_that_cannot_be_written_is_retried_with_backoff() {
+    let key = ("ConfigurationState".to_owned(), STATE_NAME.to_owned());
+    let (mut history, start) = (writer::WriteHistory::default(), tokio::time::Instant::now());
     let write = writes(&Objects::default(), None, &[]).remove(0);
     let (mut now, mut attempts) = (start, 0);
     while now < start + std::time::Duration::from_secs(3_600) {
-        match memory.due(&target, &write, now) {
+        match history.due(&key, &write, now) {
             writer::Due::Now => {
                 attempts += 1;
-                memory.failed(target.clone(), now);
+                history.record_failure(key.clone(), now);
             }
             writer::Due::Later(at) => now = at,
             other => panic!("{other:?}"),

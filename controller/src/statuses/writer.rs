@@ -1,4 +1,4 @@
-//! Writes statuses of configuration objects, at most once a second each.
+//! Writes the statuses of configuration objects, in rounds of at most one per second.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -11,151 +11,151 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::Write;
+use super::StatusWrite;
 use crate::COMPONENT;
-use crate::contention::{Contention, Verdict};
+use crate::contention::{Contention, Decision};
 use crate::list::version;
-use crate::other_writer::{other_writer, report};
+use crate::other_writer::{contested_message, other_writer};
 
-/// Between two rounds of writes: a burst of Services costs one write a second for a pool, not one each.
-const PAUSE: Duration = Duration::from_secs(1);
+/// Interval between two rounds of writes: a burst of changed Services causes one write per second for a pool.
+const ROUND_INTERVAL: Duration = Duration::from_secs(1);
 
-/// After a write that failed; doubled each time.
-const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+/// The longest delay after a failed write; it starts with [`ROUND_INTERVAL`] and is doubled each time.
+const MAX_BACKOFF: Duration = Duration::from_secs(300);
 
-/// Which object: kind and name.
-type Target = (String, String);
+/// An object: kind and name.
+type ObjectKey = (String, String);
 
-/// An object whose status another writer insists on.
+/// An object whose status another writer repeatedly overwrites.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Contested {
     pub(crate) kind: String,
     pub(crate) name: String,
-    pub(crate) text: String,
+    pub(crate) message: String,
 }
 
-/// What a task brings back.
+/// The result of a task.
 #[derive(Debug)]
-enum Ended {
-    /// The version of the object after the write; none if it was not begun.
-    Write {
-        target: Target,
-        said: Value,
-        result: Option<Result<u64, CallError>>,
-    },
+enum TaskResult {
+    /// Of a write: the version of the object after it; no result if it was not sent.
+    Write { key: ObjectKey, content: Value, result: Option<Result<u64, CallError>> },
+    /// The other writer of a status.
     Identified(Contested),
 }
 
-/// What was written, and the version of the object after that.
+/// The content of a write, and the version of the object after it.
 #[derive(Debug)]
 struct Written {
-    said: Value,
+    content: Value,
     version: u64,
 }
 
-/// Which writes are due: pure.
+/// Decides which writes are due. Without I/O.
 #[derive(Debug, Default)]
-pub(super) struct Memory {
-    contention: Contention<Target, Written>,
-    /// How often a write failed, and not before when the next is tried.
-    failed: HashMap<Target, (u32, Instant)>,
+pub(super) struct WriteHistory {
+    contention: Contention<ObjectKey, Written>,
+    /// How often the write of an object failed, and the earliest time of the next attempt.
+    failed: HashMap<ObjectKey, (u32, Instant)>,
 }
 
-/// Whether to write.
+/// Whether a write is due.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Due {
     Now,
-    /// Not before then.
+    /// Not before this time.
     Later(Instant),
-    /// Not as long as nothing changes.
+    /// Not until something changes.
     No,
-    /// Another writer insists on the status: to be reported.
+    /// Another writer repeatedly overwrites the status, which is to be reported.
     Contested,
 }
 
-impl Memory {
-    /// Whether `write` is due. What the API server did not store, as a definition of an older version has no such field,
-    /// is not written again: nobody has changed the object since.
-    pub(super) fn due(&mut self, target: &Target, write: &Write, now: Instant) -> Due {
-        if let Some((_, not_before)) = self.failed.get(target).filter(|(_, not_before)| now < *not_before) {
+impl WriteHistory {
+    /// Whether `write` is due. A field that the API server does not store (because of an older definition) is
+    /// not written again while the version of the object is that of the last write.
+    pub(super) fn due(&mut self, key: &ObjectKey, write: &StatusWrite, now: Instant) -> Due {
+        if let Some((_, not_before)) = self.failed.get(key).filter(|(_, not_before)| now < *not_before) {
             return Due::Later(*not_before);
         }
-        let written =
-            self.contention.established(target).filter(|written| written.said == said(&write.patch));
+        let written = self
+            .contention
+            .last_written(key)
+            .filter(|written| written.content == without_transition_times(&write.patch));
         if written.is_some_and(|written| write.create.is_none() && write.version <= written.version) {
             return Due::No;
         }
         let restores = written.is_some();
-        match self.contention.judge(target, restores, now) {
-            Verdict::Write => Due::Now,
-            Verdict::LeaveAlone { first: true } => Due::Contested,
-            Verdict::Wait | Verdict::LeaveAlone { first: false } => {
-                self.contention.answer(target).map_or(Due::No, Due::Later)
+        match self.contention.decide(key, restores, now) {
+            Decision::Write => Due::Now,
+            Decision::BackOff { first: true } => Due::Contested,
+            Decision::Wait | Decision::BackOff { first: false } => {
+                self.contention.retry_at(key).map_or(Due::No, Due::Later)
             }
         }
     }
 
-    /// The write succeeded; the object has this version now.
-    pub(super) fn wrote(&mut self, target: &Target, said: Value, version: u64, now: Instant) {
-        self.failed.remove(target);
-        self.contention.wrote(target, Written { said, version }, now);
+    /// The write succeeded, and the object has this version now.
+    pub(super) fn record_write(&mut self, key: &ObjectKey, content: Value, version: u64, now: Instant) {
+        self.failed.remove(key);
+        self.contention.record_write(key, Written { content, version }, now);
     }
 
-    pub(super) fn failed(&mut self, target: Target, now: Instant) {
-        let (times, _) = self.failed.get(&target).copied().unwrap_or((0, now));
-        let pause = PAUSE.saturating_mul(1 << times.min(16)).min(LONGEST_PAUSE);
-        self.failed.insert(target, (times + 1, now + pause));
+    pub(super) fn record_failure(&mut self, key: ObjectKey, now: Instant) {
+        let (times, _) = self.failed.get(&key).copied().unwrap_or((0, now));
+        let pause = ROUND_INTERVAL.saturating_mul(1 << times.min(16)).min(MAX_BACKOFF);
+        self.failed.insert(key, (times + 1, now + pause));
     }
 }
 
-/// What a patch says, whenever it says it: transition times do not count.
-pub(super) fn said(patch: &Value) -> Value {
-    let mut said = patch.clone();
-    let conditions = said.pointer_mut("/status/conditions").and_then(Value::as_array_mut);
+/// The content of a patch, without transition times.
+pub(super) fn without_transition_times(patch: &Value) -> Value {
+    let mut content = patch.clone();
+    let conditions = content.pointer_mut("/status/conditions").and_then(Value::as_array_mut);
     for condition in conditions.into_iter().flatten().filter_map(Value::as_object_mut) {
         condition.remove("lastTransitionTime");
     }
-    said
+    content
 }
 
-/// Writes statuses of configuration objects.
+/// Writes the statuses of configuration objects.
 pub(crate) struct StatusWriter {
     client: Client,
     leadership: Leadership,
-    /// No write lasts longer.
-    bound: Duration,
-    tasks: JoinSet<Ended>,
-    writing: HashSet<Target>,
-    memory: Memory,
+    /// Timeout of a write.
+    timeout: Duration,
+    tasks: JoinSet<TaskResult>,
+    writing: HashSet<ObjectKey>,
+    history: WriteHistory,
     next: Instant,
 }
 
 impl StatusWriter {
-    pub(crate) fn new(client: Client, leadership: Leadership, bound: Duration) -> Self {
+    pub(crate) fn new(client: Client, leadership: Leadership, timeout: Duration) -> Self {
         Self {
             client,
             leadership,
-            bound,
+            timeout,
             tasks: JoinSet::new(),
             writing: HashSet::new(),
-            memory: Memory::default(),
+            history: WriteHistory::default(),
             next: Instant::now(),
         }
     }
 
-    /// Waits until a write ended, or it is known who else writes a status. Cancel-safe.
-    pub(crate) async fn written(&mut self) -> Option<Contested> {
+    /// Waits for the next completed task; returns an object with another writer, if one was found.
+    /// Cancel-safe.
+    pub(crate) async fn next_completion(&mut self) -> Option<Contested> {
         match self.tasks.join_next().await {
-            Some(Ok(Ended::Identified(contested))) => return Some(contested),
-            Some(Ok(Ended::Write { target, said, result })) => {
-                self.writing.remove(&target);
+            Some(Ok(TaskResult::Identified(contested))) => return Some(contested),
+            Some(Ok(TaskResult::Write { key, content, result })) => {
+                self.writing.remove(&key);
                 let now = Instant::now();
                 match result {
-                    Some(Ok(version)) => self.memory.wrote(&target, said, version, now),
+                    Some(Ok(version)) => self.history.record_write(&key, content, version, now),
                     Some(Err(error)) => {
-                        let (kind, name) = &target;
-                        tracing::warn!(kind, name, %error, "a status could not be written, trying again");
-                        self.memory.failed(target, now);
+                        let (kind, name) = &key;
+                        tracing::warn!(kind, name, %error, "a status could not be written, will retry");
+                        self.history.record_failure(key, now);
                     }
                     None => {}
                 }
@@ -166,59 +166,59 @@ impl StatusWriter {
         None
     }
 
-    /// Whether a round may begin; else when.
-    pub(crate) fn wait(&self) -> Option<Instant> {
+    /// When the next round may begin; `None` if it may begin now.
+    pub(crate) fn next_round(&self) -> Option<Instant> {
         (Instant::now() < self.next).then_some(self.next)
     }
 
-    /// Begins the writes. Returns when to look again, if some are still due then.
-    pub(crate) fn write(&mut self, due: Vec<Write>) -> Option<Instant> {
+    /// Starts the writes that are due. Returns when to call this again, if some are due later.
+    pub(crate) fn start_round(&mut self, due: Vec<StatusWrite>) -> Option<Instant> {
         let now = Instant::now();
-        let mut again: Option<Instant> = None;
+        let mut next: Option<Instant> = None;
         for write in due {
-            let target = (write.resource.kind.clone(), write.name.clone());
-            if self.writing.contains(&target) {
-                again = Some(now + PAUSE);
+            let key = (write.resource.kind.clone(), write.name.clone());
+            if self.writing.contains(&key) {
+                next = Some(now + ROUND_INTERVAL);
                 continue;
             }
-            match self.memory.due(&target, &write, now) {
+            match self.history.due(&key, &write, now) {
                 Due::No => {}
-                Due::Later(at) => again = Some(again.map_or(at, |again| again.min(at))),
-                Due::Contested => self.identify(write),
+                Due::Later(at) => next = Some(next.map_or(at, |next| next.min(at))),
+                Due::Contested => self.identify_other_writer(write),
                 Due::Now => {
-                    self.next = now + PAUSE;
-                    again = Some(self.next);
-                    self.begin(target, write);
+                    self.next = now + ROUND_INTERVAL;
+                    next = Some(self.next);
+                    self.start_write(key, write);
                 }
             }
         }
-        again.map(|again| again.max(self.next))
+        next.map(|next| next.max(self.next))
     }
 
-    fn begin(&mut self, target: Target, write: Write) {
-        self.writing.insert(target.clone());
-        let (client, leadership, bound) = (self.client.clone(), self.leadership.clone(), self.bound);
+    fn start_write(&mut self, key: ObjectKey, write: StatusWrite) {
+        self.writing.insert(key.clone());
+        let (client, leadership, timeout) = (self.client.clone(), self.leadership.clone(), self.timeout);
         self.tasks.spawn(async move {
-            let written = leadership.while_leading(carry_out(&client, &write));
-            let result = tokio::time::timeout(bound, written).await;
+            let written = leadership.while_leading(write_status(&client, &write));
+            let result = tokio::time::timeout(timeout, written).await;
             let result = result.unwrap_or(Some(Err(CallError::Timeout)));
-            Ended::Write { target, said: said(&write.patch), result }
+            TaskResult::Write { key, content: without_transition_times(&write.patch), result }
         });
     }
 
-    fn identify(&mut self, write: Write) {
+    fn identify_other_writer(&mut self, write: StatusWrite) {
         let client = self.client.clone();
         self.tasks.spawn(async move {
-            let Write { resource, namespace, name, .. } = write;
+            let StatusWrite { resource, namespace, name, .. } = write;
             let manager = other_writer(&client, &resource, &namespace, &name).await;
-            let text = report(manager.as_deref(), false);
-            Ended::Identified(Contested { kind: resource.kind, name, text })
+            let message = contested_message(manager.as_deref(), false);
+            TaskResult::Identified(Contested { kind: resource.kind, name, message })
         });
     }
 }
 
-/// Returns the version of the object after the write.
-async fn carry_out(client: &Client, write: &Write) -> Result<u64, CallError> {
+/// Writes the status. Returns the version of the object after the write.
+async fn write_status(client: &Client, write: &StatusWrite) -> Result<u64, CallError> {
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &write.namespace, &write.resource);
     if let Some(labels) = &write.create {
         let object = json!({

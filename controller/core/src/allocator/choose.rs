@@ -1,17 +1,17 @@
-//! What a Service shall have: keep, complete, move or refuse (`reference/metallb.md` §3.2, §3.3).
+//! The choice of addresses for a Service: keep the current ones, add a family, move, or refuse.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use rules::{Configuration, Family, Pool};
 
-use super::judge::{missing, not_admitted};
+use super::retention::{admission_refusal, missing_families};
 use super::{Allocator, Occupant};
+use crate::address_claims::{ServiceRef, SharingConflict};
 use crate::refusal::{PoolReason, Refusal};
 use crate::request::{Families, Request, Wanted};
-use crate::usage::{NoSharing, ServiceRef};
 
-/// What a Service shall have, and why not more.
+/// The addresses chosen for a Service, and why the request is not met, if so.
 #[derive(Debug)]
 pub(super) struct Choice {
     pub(super) addresses: Vec<IpAddr>,
@@ -19,7 +19,7 @@ pub(super) struct Choice {
 }
 
 impl Choice {
-    fn met(addresses: Vec<IpAddr>) -> Self {
+    fn fulfilled(addresses: Vec<IpAddr>) -> Self {
         Self { addresses, refusal: None }
     }
 
@@ -29,9 +29,10 @@ impl Choice {
 }
 
 impl Allocator {
-    /// What `service` shall have, which may keep `kept`; `lost` is set while some of that is only kept in grace.
+    /// Chooses addresses for `service`, which may keep `kept`. `lost` is set during the grace period of one
+    /// of these.
     ///
-    /// A request that cannot be met never takes away what the Service has.
+    /// A request that cannot be met never removes a current address.
     pub(super) fn choose(
         &mut self,
         service: &ServiceRef,
@@ -52,7 +53,7 @@ impl Allocator {
             _ if lost.is_some() => Choice { addresses: kept.to_vec(), refusal: lost },
             Wanted::Pool(name) => self.choose_in_pool(service, request, kept, families, name),
             Wanted::Any if kept.is_empty() => self.choose_any(service, request, families),
-            Wanted::Any => self.complete(service, request, kept, families),
+            Wanted::Any => self.add_missing_family(service, request, kept, families),
         }
     }
 
@@ -70,7 +71,7 @@ impl Allocator {
             return Choice { addresses: kept.to_vec(), refusal: lost };
         }
         match self.check_addresses(service, request, kept, wanted, pool) {
-            Ok(()) => Choice::met(wanted.to_vec()),
+            Ok(()) => Choice::fulfilled(wanted.to_vec()),
             Err(refusal) => Choice::refused(kept, refusal),
         }
     }
@@ -84,8 +85,8 @@ impl Allocator {
         wanted: &[IpAddr],
         asked: Option<&str>,
     ) -> Result<(), Refusal> {
-        // First what no waiting would change.
-        let pool = self.pool_of_all(service, request, kept, wanted, asked)?;
+        // First what does not change by waiting.
+        let pool = self.common_pool(service, request, kept, wanted, asked)?;
         let new: Vec<IpAddr> = wanted.iter().copied().filter(|ip| !kept.contains(ip)).collect();
         for ip in new.iter().copied() {
             match self.quarantine.get(&ip) {
@@ -93,33 +94,38 @@ impl Allocator {
                 Some(Occupant::Node(node)) => return Err(Refusal::NodeAddress { ip, node: node.clone() }),
                 None => {}
             }
-            if let Some(usage) = self.addresses.get(&ip)
-                && let Some((by, why)) = usage.blocker(service, &request.sharing, |_| true)
+            if let Some(claims) = self.addresses.get(&ip)
+                && let Some((holder, reason)) = claims.blocker(service, &request.sharing, |_| true)
             {
-                return Err(Refusal::Taken { ip, by: (*by).clone(), why });
+                return Err(Refusal::Taken { ip, holder: (*holder).clone(), reason });
             }
-            if let Some(by) = self.leaves(service, ip) {
-                return Err(Refusal::Taken { ip, by: (*by).clone(), why: NoSharing::Leaves });
+            if let Some(holder) = self.departing_holder(service, ip) {
+                return Err(Refusal::Taken {
+                    ip,
+                    holder: (*holder).clone(),
+                    reason: SharingConflict::HolderLeaving,
+                });
             }
         }
-        // A quota that was lowered takes nothing away: only an addition is measured by it.
+        // A lowered quota removes no address: it applies only to additional ones.
         let Some(pool) = pool.filter(|_| !new.is_empty()) else { return Ok(()) };
         self.check_quota(pool, service, wanted)
             .map_err(|reason| Refusal::Pool { pool: pool.name.clone(), reason })
     }
 
-    /// Who has `ip` and is about to leave it, to another than `service`.
-    fn leaves(&self, service: &ServiceRef, ip: IpAddr) -> Option<ServiceRef> {
-        let usage = self.addresses.get(&ip)?;
-        let pledged_to_it = self.pledges.get(&ip) == Some(service);
-        if pledged_to_it || usage.claims_include(service) || self.is_joinable(ip, usage) {
+    /// The holder of `ip` if all its holders are about to leave it and it is not handed over to `service`.
+    fn departing_holder(&self, service: &ServiceRef, ip: IpAddr) -> Option<ServiceRef> {
+        let claims = self.addresses.get(&ip)?;
+        let handed_to_service = self.handoffs.get(&ip) == Some(service);
+        if handed_to_service || claims.contains(service) || self.is_joinable(ip, claims) {
             return None;
         }
-        usage.claims().first().map(|(holder, _)| Arc::clone(holder))
+        claims.holders().first().map(|(holder, _)| Arc::clone(holder))
     }
 
-    /// The one pool that has `wanted` and gives it to `service` if free; none if all is kept and its pool is left out.
-    fn pool_of_all(
+    /// The pool that contains all of `wanted` and may assign it to `service`; `None` if all addresses are
+    /// kept and their pool is rejected.
+    fn common_pool(
         &self,
         service: &ServiceRef,
         request: &Request,
@@ -149,13 +155,13 @@ impl Allocator {
             if keeps {
                 continue;
             }
-            if self.is_closed(&pool.name) {
+            if self.is_rejected(&pool.name) {
                 return Err(Refusal::InvalidPool(pool.name.clone()));
             }
             if pool.avoids(ip) {
-                return Err(Refusal::Avoided { ip, pool: pool.name.clone() });
+                return Err(Refusal::Excluded { ip, pool: pool.name.clone() });
             }
-            if let Some(reason) = not_admitted(pool, service, request) {
+            if let Some(reason) = admission_refusal(pool, service, request) {
                 return Err(Refusal::Pool { pool: pool.name.clone(), reason });
             }
         }
@@ -171,21 +177,21 @@ impl Allocator {
         name: &str,
     ) -> Choice {
         if kept.first().and_then(|ip| self.configuration.pool_of(*ip)).is_some_and(|pool| pool.name == name) {
-            return self.complete(service, request, kept, families);
+            return self.add_missing_family(service, request, kept, families);
         }
-        if self.is_closed(name) {
+        if self.is_rejected(name) {
             return Choice::refused(kept, Refusal::InvalidPool(name.to_owned()));
         }
         if !self.configuration.pools.contains_key(name) {
             return Choice::refused(kept, Refusal::UnknownPool(name.to_owned()));
         }
-        match self.find_in(name, service, request, &choices_in_named(families)) {
-            Ok(addresses) => self.complete(service, request, &addresses, families),
+        match self.find_first_of(name, service, request, &family_sets_in_named_pool(families)) {
+            Ok(addresses) => self.add_missing_family(service, request, &addresses, families),
             Err(reason) => Choice::refused(kept, Refusal::Pool { pool: name.to_owned(), reason }),
         }
     }
 
-    /// Automatic assignment: the pools that admit only some first, then the others.
+    /// Automatic assignment: first from restricted pools, then from the others.
     fn choose_any(&mut self, service: &ServiceRef, request: &Request, families: Families) -> Choice {
         let Configuration { pools, left_out, .. } = &*self.configuration;
         if pools.is_empty() && left_out.is_empty() {
@@ -194,17 +200,19 @@ impl Allocator {
         let unusable = left_out.keys().filter(|name| !pools.contains_key(*name));
         let mut reasons: Vec<(String, PoolReason)> =
             unusable.map(|name| (name.clone(), PoolReason::Invalid)).collect();
-        for group in [self.pinned.clone(), self.plain.clone()] {
-            for (index, wish) in choices(families).iter().enumerate() {
+        for group in [self.restricted.clone(), self.unrestricted.clone()] {
+            for (index, family_set) in family_sets(families).iter().enumerate() {
                 for name in &group {
-                    if let Some(reason) = self.not_automatic(name, service, request) {
+                    if let Some(reason) = self.auto_assign_refusal(name, service, request) {
                         if index == 0 {
                             reasons.push((name.clone(), reason));
                         }
                         continue;
                     }
-                    match self.find_in(name, service, request, std::slice::from_ref(wish)) {
-                        Ok(addresses) => return self.complete(service, request, &addresses, families),
+                    match self.find_first_of(name, service, request, std::slice::from_ref(family_set)) {
+                        Ok(addresses) => {
+                            return self.add_missing_family(service, request, &addresses, families);
+                        }
                         Err(reason) if index == 0 => reasons.push((name.clone(), reason)),
                         Err(_) => {}
                     }
@@ -212,75 +220,77 @@ impl Allocator {
             }
         }
         reasons.sort_by(|a, b| a.0.cmp(&b.0));
-        Choice::refused(&[], Refusal::NoneFits(reasons))
+        Choice::refused(&[], Refusal::NoPoolFits(reasons))
     }
 
-    /// Whether the pool has an error: what was assigned from its last valid version stays, and nothing new is.
-    pub(super) fn is_closed(&self, name: &str) -> bool {
+    /// Whether the pool has an error: addresses of its last valid version are kept, and no new ones are
+    /// assigned.
+    pub(super) fn is_rejected(&self, name: &str) -> bool {
         self.configuration.left_out.contains_key(name)
     }
 
-    /// Why the pool `name` gives nothing to `service` automatically.
-    pub(super) fn not_automatic(
+    /// Why the pool `name` assigns no address to `service` automatically.
+    pub(super) fn auto_assign_refusal(
         &self,
         name: &str,
         service: &ServiceRef,
         request: &Request,
     ) -> Option<PoolReason> {
         let pool = self.configuration.pools.get(name)?;
-        if self.is_closed(name) {
+        if self.is_rejected(name) {
             return Some(PoolReason::Invalid);
         }
         if !pool.auto_assign {
             return Some(PoolReason::AutoAssignOff);
         }
-        not_admitted(pool, service, request)
+        admission_refusal(pool, service, request)
     }
 
-    /// Adds the families that `has` lacks, from the same pool.
-    fn complete(
+    /// Adds the family that `current` lacks, from the same pool.
+    fn add_missing_family(
         &mut self,
         service: &ServiceRef,
         request: &Request,
-        has: &[IpAddr],
+        current: &[IpAddr],
         families: Families,
     ) -> Choice {
-        let lacks = missing(families, has);
-        let Some(family) = lacks.first().copied() else { return Choice::met(has.to_vec()) };
-        let Some(name) = has.first().and_then(|ip| self.configuration.pool_of(*ip)).map(|p| p.name.clone())
+        let missing = missing_families(families, current);
+        let Some(family) = missing.first().copied() else { return Choice::fulfilled(current.to_vec()) };
+        let Some(name) =
+            current.first().and_then(|ip| self.configuration.pool_of(*ip)).map(|p| p.name.clone())
         else {
             let left_out =
                 self.services.get(service).and_then(|entry| entry.pool.clone()).unwrap_or_default();
-            return Choice::refused(has, Refusal::InvalidPool(left_out));
+            return Choice::refused(current, Refusal::InvalidPool(left_out));
         };
-        let reason = match self.find_beside(&name, service, request, has, &[family]) {
+        let reason = match self.find_addresses(&name, service, request, current, &[family]) {
             Ok(more) => {
-                let mut both = [has, &more].concat();
+                let mut both = [current, &more].concat();
                 both.sort();
-                return Choice::met(both);
+                return Choice::fulfilled(both);
             }
             Err(reason) => reason,
         };
         let required = matches!(families, Families::Dual { required: true, .. });
         if required && request.wanted == Ok(Wanted::Any) {
-            let elsewhere = self.choose_any(service, request, families);
-            if elsewhere.refusal.is_none() {
-                return elsewhere;
+            let moved = self.choose_any(service, request, families);
+            if moved.refusal.is_none() {
+                return moved;
             }
         }
-        Choice::refused(has, Refusal::Additional { family, pool: name, reason })
+        Choice::refused(current, Refusal::MissingFamily { family, pool: name, reason })
     }
 
-    /// For a Service that prefers both families and has just lost the one that its clients use first: both from another
-    /// pool, if there is one. Its clients have to learn a new address in any case, and without that it would have none
-    /// of the family any more. Who loses the other family stays where it is.
-    pub(super) fn both_elsewhere(
+    /// Addresses of both families from another pool, if one has them, for a Service that prefers two families
+    /// and has lost its primary one. Its clients need a new address in any case, and in its current pool it
+    /// would have no address of the primary family. A Service that loses the other family stays in its pool.
+    pub(super) fn both_families_elsewhere(
         &mut self,
         service: &ServiceRef,
         request: &Request,
         choice: &Choice,
     ) -> Option<Choice> {
-        let Some(Refusal::Additional { family, .. }) = &choice.refusal else { return None };
+        let Some(Refusal::MissingFamily { family, .. }) = &choice.refusal else { return None };
         let (Ok(Families::Dual { primary, .. }), Ok(Wanted::Any)) = (&request.families, &request.wanted)
         else {
             return None;
@@ -288,27 +298,27 @@ impl Allocator {
         if family != primary {
             return None;
         }
-        let pools: Vec<String> = self.pinned.iter().chain(&self.plain).cloned().collect();
+        let pools: Vec<String> = self.restricted.iter().chain(&self.unrestricted).cloned().collect();
         let found = pools.iter().find_map(|name| {
-            if self.not_automatic(name, service, request).is_some() {
+            if self.auto_assign_refusal(name, service, request).is_some() {
                 return None;
             }
-            self.find_in(name, service, request, &[Family::ALL.to_vec()]).ok()
+            self.find_first_of(name, service, request, &[Family::ALL.to_vec()]).ok()
         });
-        found.map(Choice::met)
+        found.map(Choice::fulfilled)
     }
 
-    /// Addresses from the pool `name`, by the first of `wishes` that it can fulfil.
-    fn find_in(
+    /// Addresses from the pool `name` for the first of `family_sets` that it has addresses for.
+    fn find_first_of(
         &mut self,
         name: &str,
         service: &ServiceRef,
         request: &Request,
-        wishes: &[Vec<Family>],
+        family_sets: &[Vec<Family>],
     ) -> Result<Vec<IpAddr>, PoolReason> {
         let mut first_reason = None;
-        for wish in wishes {
-            match self.find_beside(name, service, request, &[], wish) {
+        for families in family_sets {
+            match self.find_addresses(name, service, request, &[], families) {
                 Ok(found) => return Ok(found),
                 Err(reason) => first_reason = first_reason.or(Some(reason)),
             }
@@ -316,14 +326,14 @@ impl Allocator {
         Err(first_reason.unwrap_or(PoolReason::AutoAssignOff))
     }
 
-    /// One address of each family of `wish` from the pool `name`, to have beside `has`.
-    fn find_beside(
+    /// One address of each of `families` from the pool `name`, in addition to `current`.
+    fn find_addresses(
         &mut self,
         name: &str,
         service: &ServiceRef,
         request: &Request,
-        has: &[IpAddr],
-        wish: &[Family],
+        current: &[IpAddr],
+        families: &[Family],
     ) -> Result<Vec<IpAddr>, PoolReason> {
         let configuration = Arc::clone(&self.configuration);
         let (Some(pool), Some(state)) = (configuration.pools.get(name), self.pools.get_mut(name)) else {
@@ -332,47 +342,48 @@ impl Allocator {
         if configuration.left_out.contains_key(name) {
             return Err(PoolReason::Invalid);
         }
-        if let Some(reason) = not_admitted(pool, service, request) {
+        if let Some(reason) = admission_refusal(pool, service, request) {
             return Err(reason);
         }
-        let mut found = Vec::with_capacity(wish.len());
-        for family in wish {
-            let ip = state.find(*family, pool, &request.sharing, &self.addresses);
-            found.push(ip.ok_or_else(|| none_free(pool, state.used(*family), *family))?);
+        let mut found = Vec::with_capacity(families.len());
+        for family in families {
+            let ip = state.find_address(*family, pool, &request.sharing, &self.addresses);
+            found.push(ip.ok_or_else(|| no_free_address(pool, state.used(*family), *family))?);
         }
-        let Err(reason) = self.check_quota(pool, service, &[has, &found].concat()) else {
+        let Err(reason) = self.check_quota(pool, service, &[current, &found].concat()) else {
             return Ok(found);
         };
-        // Where the namespace has its fill, what it has can still be shared.
-        self.joinable(pool, service, request, wish, &found)
+        // If the quota is reached, addresses that the namespace has already can still be shared.
+        self.shared_alternatives(pool, service, request, families, &found)
             .into_iter()
-            .find(|mix| self.check_quota(pool, service, &[has, mix].concat()).is_ok())
+            .find(|alternative| self.check_quota(pool, service, &[current, alternative].concat()).is_ok())
             .ok_or(reason)
     }
 
-    /// `found` with one or all addresses replaced by such that the namespace has already and `service` can share.
-    fn joinable(
+    /// `found` with one or all addresses replaced by addresses that the namespace has already and `service`
+    /// can share.
+    fn shared_alternatives(
         &mut self,
         pool: &Pool,
         service: &ServiceRef,
         request: &Request,
-        wish: &[Family],
+        families: &[Family],
         found: &[IpAddr],
     ) -> Vec<Vec<IpAddr>> {
         let Some(state) = self.pools.get_mut(&pool.name) else { return Vec::new() };
         let namespace = Some(service.namespace.as_str());
         let mut own =
             |family: &Family| state.find_shared(*family, &request.sharing, namespace, &self.addresses);
-        let own: Vec<Option<IpAddr>> = wish.iter().map(|family| own(family).map(|(_, ip)| ip)).collect();
+        let own: Vec<Option<IpAddr>> = families.iter().map(|family| own(family).map(|(_, ip)| ip)).collect();
         let replaced = |which: &dyn Fn(usize) -> bool| -> Option<Vec<IpAddr>> {
             let pairs = found.iter().zip(&own).enumerate();
             pairs.map(|(index, (any, own))| if which(index) { *own } else { Some(*any) }).collect()
         };
-        let one = (0..wish.len()).map(|only| replaced(&|index| index == only));
+        let one = (0..families.len()).map(|only| replaced(&|index| index == only));
         one.chain([replaced(&|_| true)]).flatten().collect()
     }
 
-    /// Whether its namespace may have as many addresses of `pool` when `service` has `target` and nothing else.
+    /// Whether the quota of its namespace in `pool` allows `service` to have exactly `target`.
     pub(super) fn check_quota(
         &self,
         pool: &Pool,
@@ -382,26 +393,29 @@ impl Allocator {
         let (Some(max), Some(state)) = (pool.quota(&service.namespace), self.pools.get(&pool.name)) else {
             return Ok(());
         };
-        let namespace_alone = |ip: &IpAddr| {
-            let usage = self.addresses.get(ip);
-            usage.is_none_or(|usage| !usage.other_in_namespace(&service.namespace, service))
+        let only_holder_in_namespace = |ip: &IpAddr| {
+            let claims = self.addresses.get(ip);
+            claims.is_none_or(|claims| !claims.other_in_namespace(&service.namespace, service))
         };
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        // What the Service is about to give up counts no more, or it could never move within a full quota.
+        // Addresses that the Service is about to give up do not count, or it could never move within a full
+        // quota.
         let claimed = self.claimed(service);
-        let gives_up =
-            claimed.iter().filter(|ip| pool.contains(**ip) && !target.contains(ip) && namespace_alone(ip));
-        let adds = target.iter().filter(|ip| !claimed.contains(ip) && namespace_alone(ip));
-        let has = state.namespace_has(&service.namespace).saturating_sub(count(gives_up.count()));
-        if has.saturating_add(count(adds.count())) > max {
+        let given_up = claimed
+            .iter()
+            .filter(|ip| pool.contains(**ip) && !target.contains(ip) && only_holder_in_namespace(ip));
+        let added = target.iter().filter(|ip| !claimed.contains(ip) && only_holder_in_namespace(ip));
+        let current =
+            state.addresses_of_namespace(&service.namespace).saturating_sub(count(given_up.count()));
+        if current.saturating_add(count(added.count())) > max {
             return Err(PoolReason::Quota { namespace: service.namespace.clone(), max });
         }
         Ok(())
     }
 }
 
-/// Sets of families to try, best first, each over all pools.
-fn choices(families: Families) -> Vec<Vec<Family>> {
+/// The sets of families to try, in order of preference, each in all pools.
+fn family_sets(families: Families) -> Vec<Vec<Family>> {
     match families {
         Families::Single(family) => vec![vec![family]],
         Families::Dual { required: true, .. } => vec![Family::ALL.to_vec()],
@@ -411,17 +425,17 @@ fn choices(families: Families) -> Vec<Vec<Family>> {
     }
 }
 
-/// The same in a pool that was asked for, where IPv4 comes before IPv6 whatever the primary family.
-fn choices_in_named(families: Families) -> Vec<Vec<Family>> {
+/// The same for a requested pool, where IPv4 comes before IPv6 whatever the primary family.
+fn family_sets_in_named_pool(families: Families) -> Vec<Vec<Family>> {
     match families {
         Families::Dual { required: false, .. } => {
             vec![Family::ALL.to_vec(), vec![Family::V4], vec![Family::V6]]
         }
-        other => choices(other),
+        other => family_sets(other),
     }
 }
 
-fn none_free(pool: &Pool, in_use: u64, family: Family) -> PoolReason {
+fn no_free_address(pool: &Pool, in_use: u64, family: Family) -> PoolReason {
     if pool.has(family) {
         PoolReason::Full { family, in_use: in_use.into(), total: pool.capacity(family) }
     } else {

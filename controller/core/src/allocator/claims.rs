@@ -1,4 +1,4 @@
-//! Claims: the one place where an address is taken or becomes free.
+//! Claims: the only place where an address becomes used or free.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -6,21 +6,21 @@ use std::sync::Arc;
 use rules::Family;
 
 use super::Allocator;
-use crate::usage::{ServiceRef, Usage};
-use crate::waiting::Freed;
+use crate::address_claims::{AddressClaims, ServiceRef};
+use crate::wait_queue::WakeKey;
 
 impl Allocator {
-    /// Whether `service` shall have `ip` (and not only may still have it in the API).
+    /// Whether `ip` is a desired address of `service`, and not only one that the API may still store.
     pub(super) fn desires(&self, service: &ServiceRef, ip: IpAddr) -> bool {
         self.services.get(service).is_some_and(|entry| entry.desired.contains(&ip))
     }
 
-    /// What `service` shall have or may still have in the API.
+    /// The desired and the stored addresses of `service`.
     pub(super) fn claimed(&self, service: &ServiceRef) -> Vec<IpAddr> {
         self.services.get(service).map(|entry| union(&entry.desired, &entry.stored)).unwrap_or_default()
     }
 
-    /// Sets what `service` shall have, or what is stored for it, and moves its claims accordingly.
+    /// Sets the desired or the stored addresses of `service`, or both, and updates its claims.
     pub(super) fn set_addresses(
         &mut self,
         service: &ServiceRef,
@@ -37,89 +37,90 @@ impl Allocator {
             entry.stored = stored;
         }
         let after = union(&entry.desired, &entry.stored);
-        let turned = |ip: &IpAddr| entry.desired.contains(ip) != desired_before.contains(ip);
-        let turned: Vec<IpAddr> =
-            after.iter().filter(|ip| before.contains(ip) && turned(ip)).copied().collect();
+        let desired_changed = |ip: &IpAddr| entry.desired.contains(ip) != desired_before.contains(ip);
+        let desired_changed: Vec<IpAddr> =
+            after.iter().filter(|ip| before.contains(ip) && desired_changed(ip)).copied().collect();
         for ip in after.iter().filter(|ip| !before.contains(ip)) {
             self.claim(service, *ip);
         }
         for ip in before.iter().filter(|ip| !after.contains(ip)) {
             self.unclaim(service, *ip);
         }
-        for ip in turned {
-            self.renew_joinable(ip);
+        for ip in desired_changed {
+            self.update_joinable(ip);
         }
     }
 
-    /// Whether Services may join those on `ip`: one of them is there to stay. Where all are about to leave, and where the
-    /// address is pledged to another, it belongs to who waits for it.
-    pub(super) fn is_joinable(&self, ip: IpAddr, usage: &Usage) -> bool {
+    /// Whether Services may join those on `ip`: at least one of them stays there. An address that all its
+    /// Services are about to leave, or that is being handed over, is for the Service that waits for it.
+    pub(super) fn is_joinable(&self, ip: IpAddr, claims: &AddressClaims) -> bool {
         let stays = |holder: &ServiceRef| {
             let entry = self.services.get(holder);
-            entry.is_some_and(|entry| entry.desired.contains(&ip) && entry.grace.is_none())
-                && !self.undecided.contains(holder)
+            entry.is_some_and(|entry| entry.desired.contains(&ip) && entry.grace_deadline.is_none())
+                && !self.reconciling.contains(holder)
         };
-        !self.quarantine.contains_key(&ip) && !self.pledges.contains_key(&ip) && usage.any(stays)
+        !self.quarantine.contains_key(&ip) && !self.handoffs.contains_key(&ip) && claims.any(stays)
     }
 
-    /// Enters anew whether Services may join those on `ip`, and serves who can then.
-    pub(super) fn renew_joinable(&mut self, ip: IpAddr) {
-        let Some(usage) = self.addresses.get(&ip) else { return };
-        let joinable = self.is_joinable(ip, usage);
+    /// Updates whether Services may join those on `ip`, and records whom that may help.
+    pub(super) fn update_joinable(&mut self, ip: IpAddr) {
+        let Some(claims) = self.addresses.get(&ip) else { return };
+        let joinable = self.is_joinable(ip, claims);
         if let Some(pool) = self.configuration.pool_of(ip)
             && let Some(state) = self.pools.get_mut(&pool.name)
         {
-            state.share(ip, pool, usage.pair().cloned(), Some(usage).filter(|_| joinable));
+            state.update_shared(ip, pool, claims.sharing_key().cloned(), Some(claims).filter(|_| joinable));
         }
-        if joinable && usage.pair().is_some() {
-            let holders = usage.claims().into_iter().map(|(holder, _)| Arc::clone(holder));
+        if joinable && claims.sharing_key().is_some() {
+            let holders = claims.holders().into_iter().map(|(holder, _)| Arc::clone(holder));
             for holder in holders.collect::<Vec<_>>() {
-                self.note_freed(ip, Some(&holder.namespace));
+                self.record_wake_keys(ip, Some(&holder.namespace));
             }
         }
     }
 
-    /// The same for all that `service` has.
-    pub(super) fn renew_all_joinable(&mut self, service: &ServiceRef) {
+    /// The same for all addresses of `service`.
+    pub(super) fn update_joinable_of(&mut self, service: &ServiceRef) {
         for ip in self.claimed(service) {
-            self.renew_joinable(ip);
+            self.update_joinable(ip);
         }
     }
 
-    /// Nobody joins `service` where it is until [`Self::decided`] says whether it stays there.
-    pub(super) fn begin_to_decide(&mut self, service: &ServiceRef) {
-        if self.services.get(service).is_some_and(|entry| entry.sharing.pair.is_some()) {
-            self.undecided.insert(Arc::clone(service));
-            self.renew_all_joinable(service);
+    /// No Service joins `service` on its addresses until [`Self::finish_reconcile`].
+    pub(super) fn begin_reconcile(&mut self, service: &ServiceRef) {
+        if self.services.get(service).is_some_and(|entry| entry.sharing.key.is_some()) {
+            self.reconciling.insert(Arc::clone(service));
+            self.update_joinable_of(service);
         }
     }
 
-    /// Where `service` is now, it stays.
-    pub(super) fn decided(&mut self, service: &ServiceRef) {
-        if self.undecided.remove(service) {
-            self.renew_all_joinable(service);
+    /// `service` stays on the addresses that it has now.
+    pub(super) fn finish_reconcile(&mut self, service: &ServiceRef) {
+        if self.reconciling.remove(service) {
+            self.update_joinable_of(service);
         }
     }
 
-    /// Nothing is pledged to `service` any more.
-    pub(super) fn drop_pledges(&mut self, service: &ServiceRef) {
-        let to_it = self.pledges.iter().filter(|(_, to)| *to == service);
+    /// Cancels the handoffs to `service`.
+    pub(super) fn drop_handoffs_to(&mut self, service: &ServiceRef) {
+        let to_it = self.handoffs.iter().filter(|(_, to)| *to == service);
         for ip in to_it.map(|(ip, _)| *ip).collect::<Vec<_>>() {
-            self.pledges.remove(&ip);
-            self.renew_joinable(ip);
+            self.handoffs.remove(&ip);
+            self.update_joinable(ip);
         }
     }
 
-    /// Renews those claims of `service` that are not as its sharing has them. Others may fit beside it then.
-    pub(super) fn reclaim(&mut self, service: &ServiceRef) {
+    /// Updates the claims of `service` whose sharing is outdated. Other Services may be able to share with it
+    /// then.
+    pub(super) fn refresh_claims(&mut self, service: &ServiceRef) {
         let Some(sharing) = self.services.get(service).map(|entry| Arc::clone(&entry.sharing)) else {
             return;
         };
         for ip in self.claimed(service) {
-            let held = self.addresses.get(&ip).and_then(|usage| usage.sharing_of(service));
+            let held = self.addresses.get(&ip).and_then(|claims| claims.sharing_of(service));
             if held != Some(&*sharing) {
                 self.claim(service, ip);
-                self.note_freed(ip, Some(&service.namespace));
+                self.record_wake_keys(ip, Some(&service.namespace));
             }
         }
     }
@@ -129,43 +130,43 @@ impl Allocator {
         let sharing = Arc::clone(&entry.sharing);
         let (before, first, first_in_namespace) = match self.addresses.get(&ip) {
             None => (None, true, true),
-            Some(usage) => {
-                let mine = usage.claims_include(service);
-                let alone = !mine && !usage.other_in_namespace(&service.namespace, service);
-                (usage.pair().cloned(), false, alone)
+            Some(claims) => {
+                let mine = claims.contains(service);
+                let alone = !mine && !claims.other_in_namespace(&service.namespace, service);
+                (claims.sharing_key().cloned(), false, alone)
             }
         };
         self.addresses
             .entry(ip)
-            .and_modify(|usage| usage.claim(service, &sharing))
-            .or_insert_with(|| Usage::new(service, &sharing));
-        let Some(usage) = self.addresses.get(&ip) else { return };
-        let joinable = self.is_joinable(ip, usage);
+            .and_modify(|claims| claims.claim(service, &sharing))
+            .or_insert_with(|| AddressClaims::new(service, &sharing));
+        let Some(claims) = self.addresses.get(&ip) else { return };
+        let joinable = self.is_joinable(ip, claims);
         let Some(pool) = self.configuration.pool_of(ip) else { return };
         let Some(state) = self.pools.get_mut(&pool.name) else { return };
         if first {
-            state.taken(ip);
+            state.mark_used(ip);
         }
         if first_in_namespace && !pool.quotas.is_empty() {
             state.count_namespace(&service.namespace, true);
         }
-        state.share(ip, pool, before, Some(usage).filter(|_| joinable));
+        state.update_shared(ip, pool, before, Some(claims).filter(|_| joinable));
     }
 
     fn unclaim(&mut self, service: &ServiceRef, ip: IpAddr) {
-        let Some(usage) = self.addresses.get_mut(&ip) else { return };
-        let before = usage.pair().cloned();
-        let empty = usage.unclaim(service);
-        let last_in_namespace = empty || !usage.other_in_namespace(&service.namespace, service);
+        let Some(claims) = self.addresses.get_mut(&ip) else { return };
+        let before = claims.sharing_key().cloned();
+        let empty = claims.unclaim(service);
+        let last_in_namespace = empty || !claims.other_in_namespace(&service.namespace, service);
         let quarantined = self.quarantine.contains_key(&ip);
-        let Some(usage) = self.addresses.get(&ip) else { return };
-        let joinable = !empty && self.is_joinable(ip, usage);
+        let Some(claims) = self.addresses.get(&ip) else { return };
+        let joinable = !empty && self.is_joinable(ip, claims);
         if let Some(pool) = self.configuration.pool_of(ip)
             && let Some(state) = self.pools.get_mut(&pool.name)
         {
-            state.share(ip, pool, before, joinable.then_some(usage));
+            state.update_shared(ip, pool, before, joinable.then_some(claims));
             if empty {
-                state.returned(ip, pool, quarantined);
+                state.mark_free(ip, pool, quarantined);
             }
             if last_in_namespace && !pool.quotas.is_empty() {
                 state.count_namespace(&service.namespace, false);
@@ -174,21 +175,22 @@ impl Allocator {
         if empty {
             self.addresses.remove(&ip);
         }
-        self.note_freed(ip, Some(&service.namespace));
+        self.record_wake_keys(ip, Some(&service.namespace));
     }
 
-    /// Something may fit on `ip` that did not before, since a Service of `namespace` changed its claim, if one did.
-    pub(super) fn note_freed(&mut self, ip: IpAddr, namespace: Option<&str>) {
-        self.freed.insert(Freed::Address(ip));
+    /// Records that other Services than before may be able to have `ip`. `namespace` is that of the Service
+    /// whose claim changed, if one did.
+    pub(super) fn record_wake_keys(&mut self, ip: IpAddr, namespace: Option<&str>) {
+        self.wake_keys.insert(WakeKey::Address(ip));
         let Some(pool) = self.configuration.pool_of(ip) else { return };
-        self.freed.insert(Freed::InPool(pool.name.clone(), Family::of(ip)));
+        self.wake_keys.insert(WakeKey::InPool(pool.name.clone(), Family::of(ip)));
         if let Some(namespace) = namespace.filter(|namespace| pool.quota(namespace).is_some()) {
-            self.freed.insert(Freed::InQuota(pool.name.clone(), namespace.to_owned()));
+            self.wake_keys.insert(WakeKey::InQuota(pool.name.clone(), namespace.to_owned()));
         }
     }
 }
 
-/// Both lists without repetition, what is desired first.
+/// Both lists without duplicates, desired addresses first.
 pub(super) fn union(desired: &[IpAddr], stored: &[IpAddr]) -> Vec<IpAddr> {
     let mut all = desired.to_vec();
     all.extend(stored.iter().filter(|ip| !desired.contains(ip)));

@@ -1,9 +1,9 @@
-//! Services that ask for each other's places: for the very address, or for a place in the pool, which is full.
+//! Cycles of Services that ask for each other's address, or for the full pool that the other is in.
 //!
-//! None of them can move first, since no address is given before it is free. So the youngest of the cycle is
-//! cleared, and each address of the cycle is pledged to who takes its place: when the youngest's is free, it goes to
-//! its heir, whose own becomes free in turn, and so on around. Nobody outside of the cycle loses by that: without it
-//! none of its members would ever move.
+//! None of them can move first, since no address is assigned before it is free. So the youngest Service of
+//! the cycle gives up its address, and each address of the cycle is reserved for its successor (*handoff*):
+//! when the youngest's address is free, its successor gets it, whose own address becomes free in turn, and so
+//! on. Services outside of the cycle lose nothing, since without the exchange no member would ever move.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
@@ -11,18 +11,18 @@ use std::sync::Arc;
 
 use rules::Family;
 
-use super::{Allocator, Entry};
+use super::{Allocator, ServiceState};
+use crate::address_claims::ServiceRef;
 use crate::refusal::{PoolReason, Refusal};
 use crate::request::{Families, Request, Wanted};
-use crate::usage::ServiceRef;
 
-/// How many Services are looked at in search of a cycle: more than anybody moves about at a time.
-const LONGEST: usize = 64;
+/// How many Services a search for a cycle visits: more than anyone moves at a time.
+const MAX_VISITED: usize = 64;
 
 impl Allocator {
-    /// If `service` waits for a place in a cycle, starts the exchange.
+    /// If `service` waits in a cycle, starts the exchange.
     pub(super) fn break_cycle(&mut self, service: &ServiceRef) {
-        let members = self.cycle(service);
+        let members = self.find_cycle(service);
         let age = |member: &ServiceRef| {
             self.services.get(member).and_then(|entry| entry.request.clone()).map(|r| r.age.clone())
         };
@@ -35,85 +35,98 @@ impl Allocator {
         }
         let next = members.iter().cycle().skip(1);
         for (member, next) in members.iter().zip(next) {
-            for ip in self.takes(member, next) {
-                self.pledges.insert(ip, Arc::clone(member));
-                self.renew_joinable(ip);
+            for ip in self.would_take(member, next) {
+                self.handoffs.insert(ip, Arc::clone(member));
+                self.update_joinable(ip);
             }
         }
         self.changed.insert(Arc::clone(&youngest));
         self.set_addresses(&youngest, Some(Vec::new()), None);
     }
 
-    /// A shortest cycle of at least two in which each waits for the next one's place, from `service` on; none is empty.
-    fn cycle(&self, service: &ServiceRef) -> Vec<ServiceRef> {
-        let mut before: BTreeMap<ServiceRef, ServiceRef> = BTreeMap::new();
-        let mut ahead = VecDeque::from([Arc::clone(service)]);
-        while let Some(member) = ahead.pop_front() {
+    /// A shortest cycle of at least two Services, beginning with `service`, each of which waits for the
+    /// addresses of the next; empty if there is none.
+    fn find_cycle(&self, service: &ServiceRef) -> Vec<ServiceRef> {
+        let mut predecessor: BTreeMap<ServiceRef, ServiceRef> = BTreeMap::new();
+        let mut to_visit = VecDeque::from([Arc::clone(service)]);
+        while let Some(member) = to_visit.pop_front() {
             for next in self.waits_on(&member) {
                 if next == *service && member != *service {
                     let mut members = vec![Arc::clone(&member)];
-                    while let Some(earlier) = members.last().and_then(|last| before.get(last)) {
+                    while let Some(earlier) = members.last().and_then(|last| predecessor.get(last)) {
                         members.push(Arc::clone(earlier));
                     }
                     members.reverse();
                     return members;
                 }
-                if next != *service && before.len() < LONGEST && !before.contains_key(&next) {
-                    before.insert(Arc::clone(&next), Arc::clone(&member));
-                    ahead.push_back(next);
+                if next != *service && predecessor.len() < MAX_VISITED && !predecessor.contains_key(&next) {
+                    predecessor.insert(Arc::clone(&next), Arc::clone(&member));
+                    to_visit.push_back(next);
                 }
             }
         }
         Vec::new()
     }
 
-    /// The Services of which each alone stands between `service` and what it asks for.
+    /// The Services each of which is the only obstacle for the request of `service`.
     fn waits_on(&self, service: &ServiceRef) -> Vec<ServiceRef> {
         let refusal = self.services.get(service).and_then(|entry| entry.refusal.as_deref());
-        let there: Vec<ServiceRef> = match refusal {
-            Some(Refusal::Taken { by, .. }) => {
-                self.services.get_key_value(by).map(|(by, _)| Arc::clone(by)).into_iter().collect()
-            }
+        let blockers: Vec<ServiceRef> = match refusal {
+            Some(Refusal::Taken { holder, .. }) => self
+                .services
+                .get_key_value(holder)
+                .map(|(holder, _)| Arc::clone(holder))
+                .into_iter()
+                .collect(),
             Some(Refusal::Pool { pool, reason: PoolReason::Full { .. } }) => {
-                self.leaving.get(pool).into_iter().flatten().take(LONGEST).cloned().collect()
+                self.waiting_to_leave.get(pool).into_iter().flatten().take(MAX_VISITED).cloned().collect()
             }
             _ => Vec::new(),
         };
-        there.into_iter().filter(|other| !self.takes(service, other).is_empty()).collect()
+        blockers.into_iter().filter(|other| !self.would_take(service, other).is_empty()).collect()
     }
 
-    /// The addresses that `service` would take from `other`, were `other` gone; none if that would not help.
-    fn takes(&self, service: &ServiceRef, other: &ServiceRef) -> Vec<IpAddr> {
-        let (Some(entry), Some(theirs)) = (self.services.get(service), self.services.get(other)) else {
+    /// The addresses of `other` that `service` would get if `other` gave them up; empty if that would not
+    /// help.
+    fn would_take(&self, service: &ServiceRef, other: &ServiceRef) -> Vec<IpAddr> {
+        let (Some(entry), Some(other_entry)) = (self.services.get(service), self.services.get(other)) else {
             return Vec::new();
         };
         let Some(request) = &entry.request else { return Vec::new() };
-        let clear = |ip: &IpAddr| {
-            let usage = self.addresses.get(ip);
-            usage.is_none_or(|usage| {
-                usage.claims().into_iter().all(|(claimer, _)| claimer == other || claimer == service)
+        let unclaimed_by_others = |ip: &IpAddr| {
+            let claims = self.addresses.get(ip);
+            claims.is_none_or(|claims| {
+                claims.holders().into_iter().all(|(claimer, _)| claimer == other || claimer == service)
             })
         };
         let wanted = match &request.wanted {
             Ok(Wanted::Addresses { addresses, .. }) => addresses,
-            Ok(Wanted::Pool(name)) if self.suits(request, entry, theirs, name) => &theirs.desired,
+            Ok(Wanted::Pool(name)) if self.satisfies_pool_request(request, entry, other_entry, name) => {
+                &other_entry.desired
+            }
             _ => return Vec::new(),
         };
         let new: Vec<IpAddr> = wanted.iter().copied().filter(|ip| !entry.desired.contains(ip)).collect();
         let pool = wanted.first().and_then(|ip| self.configuration.pool_of(*ip));
         let allowed = pool.is_some_and(|pool| {
-            !self.is_closed(&pool.name) && self.check_quota(pool, service, wanted).is_ok()
+            !self.is_rejected(&pool.name) && self.check_quota(pool, service, wanted).is_ok()
         });
-        if allowed && new.iter().all(clear) { new } else { Vec::new() }
+        if allowed && new.iter().all(unclaimed_by_others) { new } else { Vec::new() }
     }
 
-    /// Whether what the other Service has would do for one that asks for the pool `name`: all of it from that pool, and of
-    /// the families that it asks for.
-    fn suits(&self, request: &Request, entry: &Entry, theirs: &Entry, name: &str) -> bool {
+    /// Whether the addresses of the other Service satisfy a request for the pool `name`: all are of that pool
+    /// and of the requested families.
+    fn satisfies_pool_request(
+        &self,
+        request: &Request,
+        entry: &ServiceState,
+        other_entry: &ServiceState,
+        name: &str,
+    ) -> bool {
         let families =
             |addresses: &[IpAddr]| addresses.iter().copied().map(Family::of).collect::<BTreeSet<_>>();
-        let offered = families(&theirs.desired);
-        let of_families = match request.families {
+        let offered = families(&other_entry.desired);
+        let has_families = match request.families {
             Ok(Families::Single(family)) => offered == BTreeSet::from([family]),
             Ok(Families::Dual { required: true, .. }) => offered.len() == 2,
             // It never gives up a family that it has.
@@ -121,10 +134,10 @@ impl Allocator {
             Err(_) => false,
         };
         let pool = self.configuration.pools.get(name);
-        let given = |ip: &IpAddr| {
+        let assignable = |ip: &IpAddr| {
             pool.is_some_and(|pool| pool.contains(*ip) && !pool.keeps_back(*ip))
                 && !self.quarantine.contains_key(ip)
         };
-        of_families && theirs.desired.iter().all(given)
+        has_families && other_entry.desired.iter().all(assignable)
     }
 }

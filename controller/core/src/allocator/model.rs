@@ -1,89 +1,90 @@
-//! Random histories against a naive model: what the API stores, and one claim a Service and address.
+//! Random histories, checked against a simple model of the cluster.
 //!
-//! The model knows nothing of pools as intervals, queues or claims. It holds the objects, carries out writes when
-//! the history says so (or loses them, or does them without telling), and after every step looks at *all* addresses
-//! that any Service has or is given, one by one.
+//! The model has no intervals, queues or claims. It holds the objects, carries out writes when the history
+//! says so (or loses them, or loses only the answer), and checks *all* addresses of all Services one by one
+//! after every step.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use proptest::prelude::*;
 
-use self::objects::{CROWDED, key, objects_of, request, wish};
+use self::objects::{CROWDED, key, objects_of, request, request_choice};
 use self::steps::{Step, crowded_step, step};
 use super::claims::union;
-use super::tests::{at, foreign, ips, nodes};
+use super::tests::{at, existing, foreign, ips, nodes};
 use super::*;
 
 mod checks;
 mod objects;
 mod steps;
 
-/// Few Services and few addresses, so that everything meets everything.
+/// Few Services and few addresses, so that they often interact.
 const SERVICES: u8 = 7;
 
-/// The cluster as it is: no controller's opinion.
+/// A Service object as the API stores it.
 #[derive(Clone, Debug, Default)]
 struct Object {
     request: Option<Request>,
-    /// What it shared by when it was last a load balancer.
+    /// Its sharing when it last was a load balancer.
     sharing: Sharing,
     stored: Vec<IpAddr>,
-    /// The pool that its annotation names.
+    /// The pool in its annotation.
     pool: Option<String>,
-    /// Grows with each change.
+    /// Increases with each change.
     version: u64,
 }
 
-/// Writes by the version that they were made for.
+/// Writes: the version that each was made for, and the addresses.
 type Writes = BTreeMap<ServiceKey, (u64, Vec<IpAddr>)>;
 
-/// A controller that another has taken over from, and that lives on with what it knew then.
-struct Older {
+/// A controller that lost the Lease and continues with the state that it had then.
+struct FormerLeader {
     allocator: Allocator,
-    /// The version of each object as it has seen it.
+    /// The version of each object that it has seen last.
     seen: BTreeMap<ServiceKey, u64>,
 }
 
 #[derive(Default)]
 struct World {
     version: u64,
-    /// Begun, and neither carried out nor refused by now.
-    under_way: Writes,
-    /// The same as far as the controller knows.
-    unsettled: Writes,
-    /// What the pools and policies are.
+    /// Sent to the API server, and neither carried out nor refused yet.
+    sent: Writes,
+    /// The same as the controller knows it.
+    in_flight: Writes,
+    /// Numbers of the pools and policies.
     choice: (u8, u8),
     last_valid: rules::LastValid,
     objects: BTreeMap<ServiceKey, Object>,
     allocator: Allocator,
-    older: Option<Older>,
-    /// What the older controller has written and the present one has not seen.
+    former: Option<FormerLeader>,
+    /// Services that the former leader has written and the present one has not seen since.
     unseen: BTreeSet<ServiceKey>,
     configuration: Arc<Configuration>,
     quarantine: BTreeMap<IpAddr, Occupant>,
     /// The one namespace that is not known, if any.
     unknown: Option<&'static str>,
     now: i64,
-    /// Since when an address of a Service is in no pool that gives it to that Service.
-    homeless: BTreeMap<(ServiceKey, IpAddr), i64>,
-    /// Since when a Service waits, as its condition has it.
+    /// Since when an address of a Service is in no pool.
+    unpooled: BTreeMap<(ServiceKey, IpAddr), i64>,
+    /// Since when a Service waits, as in its condition.
     waits: BTreeMap<ServiceKey, i64>,
 }
 
-/// What was before a step.
+/// The state before a step.
 struct Before {
     desired: BTreeMap<ServiceKey, Vec<IpAddr>>,
-    /// Who waited, longest first.
+    /// The waiting Services, longest-waiting first.
     waiting: Vec<ServiceKey>,
-    pledged: BTreeSet<IpAddr>,
-    /// Who asks for something else in this step: what that frees is given to who waits for it first.
-    renewed: Option<ServiceKey>,
+    handed_off: BTreeSet<IpAddr>,
+    /// The Service whose request changes in this step: an address that it frees goes to a waiting Service
+    /// first.
+    request_changed: Option<ServiceKey>,
 }
 
 impl Before {
     fn of(world: &World, step: &Step) -> Self {
-        let renewed = match step {
+        let request_changed = match step {
             Step::Apply(service, _) => Some(key(*service)),
             _ => None,
         };
@@ -92,8 +93,8 @@ impl Before {
         };
         let mut waiting: Vec<ServiceKey> = world.waits.keys().cloned().collect();
         waiting.sort_by_key(|service| (world.waits.get(service), age(service)));
-        let pledged = world.allocator.pledges.keys().copied().collect();
-        Self { desired: world.all(), waiting, pledged, renewed }
+        let handed_off = world.allocator.handoffs.keys().copied().collect();
+        Self { desired: world.all(), waiting, handed_off, request_changed }
     }
 }
 
@@ -104,7 +105,7 @@ impl World {
         world
     }
 
-    /// The object is another version from now on.
+    /// Increases the version of the object.
     fn changed(&mut self, service: &ServiceKey) {
         self.version += 1;
         if let Some(object) = self.objects.get_mut(service) {
@@ -116,7 +117,8 @@ impl World {
     fn write(&mut self, service: &ServiceKey, addresses: Vec<IpAddr>) {
         let pool =
             addresses.first().and_then(|ip| self.configuration.pool_of(*ip)).map(|pool| pool.name.clone());
-        let known = self.allocator.outcome(service).and_then(|outcome| outcome.pool).map(str::to_owned);
+        let known =
+            self.allocator.assignment(service).and_then(|assignment| assignment.pool).map(str::to_owned);
         if let Some(object) = self.objects.get_mut(service) {
             object.pool = pool.or(known).filter(|_| !addresses.is_empty());
             object.stored = addresses;
@@ -124,20 +126,20 @@ impl World {
         self.changed(service);
     }
 
-    /// A write of `service` that is under way is carried out, if it still can.
-    fn land(&mut self, service: &ServiceKey) {
-        let Some((version, addresses)) = self.under_way.remove(service) else { return };
+    /// The API server carries out a write of `service` that was sent, unless the object has changed since.
+    fn carry_out(&mut self, service: &ServiceKey) {
+        let Some((version, addresses)) = self.sent.remove(service) else { return };
         if self.objects.get(service).is_some_and(|object| object.version == version) {
             self.write(service, addresses);
         }
     }
 
-    /// What the controller takes for stored: what it sees, and what it began to write for that version.
+    /// What the controller considers as stored: what it sees, and what it has sent for that version.
     fn possibly_stored(&mut self, service: &ServiceKey, object: &Object) -> Vec<IpAddr> {
-        if self.unsettled.get(service).is_some_and(|(version, _)| object.version > *version) {
-            self.unsettled.remove(service);
+        if self.in_flight.get(service).is_some_and(|(version, _)| object.version > *version) {
+            self.in_flight.remove(service);
         }
-        let written = self.unsettled.get(service).map(|(_, addresses)| addresses.clone()).unwrap_or_default();
+        let written = self.in_flight.get(service).map(|(_, addresses)| addresses.clone()).unwrap_or_default();
         union(&object.stored, &written)
     }
 
@@ -161,28 +163,29 @@ impl World {
         self.allocator.set_namespaces(known.map(str::to_owned).collect(), at(self.now));
     }
 
-    /// The older controller writes what it decides for `service`, if the object is still the one that it has seen.
-    fn write_of_older(&mut self, service: &ServiceKey) {
-        let (Some(older), Some(object)) = (&mut self.older, self.objects.get_mut(service)) else { return };
-        older.allocator.poll(at(self.now));
-        let Some(outcome) = older.allocator.outcome(service) else { return };
-        let (addresses, pool) = (outcome.addresses.to_vec(), outcome.pool.map(str::to_owned));
-        if older.seen.get(service) != Some(&object.version) || addresses == object.stored {
+    /// The former leader writes its assignment for `service`, if it has seen the present version of the
+    /// object.
+    fn write_by_former_leader(&mut self, service: &ServiceKey) {
+        let (Some(former), Some(object)) = (&mut self.former, self.objects.get_mut(service)) else { return };
+        former.allocator.handle_timeout(at(self.now));
+        let Some(assignment) = former.allocator.assignment(service) else { return };
+        let (addresses, pool) = (assignment.addresses.to_vec(), assignment.pool.map(str::to_owned));
+        if former.seen.get(service) != Some(&object.version) || addresses == object.stored {
             return;
         }
         self.version += 1;
         (object.stored, object.pool, object.version) = (addresses.clone(), pool, self.version);
-        older.seen.insert(service.clone(), self.version);
-        older.allocator.stored(service, &addresses, at(self.now));
+        former.seen.insert(service.clone(), self.version);
+        former.allocator.observed(service, &addresses, at(self.now));
         self.unseen.insert(service.clone());
     }
 
-    /// The controller looks at the object, as after an event of the watch.
-    fn look(&mut self, service: &ServiceKey) {
+    /// The controller processes the object, as after a watch event.
+    fn sync(&mut self, service: &ServiceKey) {
         self.unseen.remove(service);
         let Some(object) = self.objects.get(service).cloned() else {
-            self.unsettled.remove(service);
-            return self.allocator.forget(service, at(self.now));
+            self.in_flight.remove(service);
+            return self.allocator.remove(service, at(self.now));
         };
         let stored = self.possibly_stored(service, &object);
         match object.request {
@@ -195,8 +198,8 @@ impl World {
 
     fn restart(&mut self) {
         // A new controller does not know since when an address is in no pool.
-        self.homeless.clear();
-        self.unsettled.clear();
+        self.unpooled.clear();
+        self.in_flight.clear();
         self.unseen.clear();
         self.last_valid = rules::LastValid::default();
         self.configure();
@@ -206,8 +209,8 @@ impl World {
         for (service, object) in self.objects.iter().filter(|(_, object)| object.request.is_none()) {
             self.allocator.release(service, &object.stored, at(self.now));
         }
-        let adoptees = self.objects.iter().filter_map(|(service, object)| {
-            Some(Adoptee {
+        let existing = self.objects.iter().filter_map(|(service, object)| {
+            Some(ExistingService {
                 service: service.clone(),
                 request: object.request.clone()?,
                 current: object.stored.clone(),
@@ -215,21 +218,21 @@ impl World {
                 waiting_since: self.waits.get(service).map(|since| at(*since)),
             })
         });
-        self.allocator.adopt(adoptees.collect(), at(self.now));
+        self.allocator.restore(existing.collect(), at(self.now));
     }
 
     fn step(&mut self, step: &Step) {
-        self.carry_out(step);
-        self.note_waiting();
+        self.execute(step);
+        self.record_waiting();
     }
 
-    fn note_waiting(&mut self) {
+    fn record_waiting(&mut self) {
         let refused: BTreeSet<ServiceKey> = self
             .objects
             .keys()
             .filter(|service| {
                 self.allocator.services.get(*service).is_some_and(|entry| entry.request.is_some())
-                    && self.allocator.outcome(service).is_none_or(|o| o.refusal.is_some())
+                    && self.allocator.assignment(service).is_none_or(|o| o.refusal.is_some())
             })
             .cloned()
             .collect();
@@ -239,51 +242,51 @@ impl World {
         }
     }
 
-    /// Takes the step and looks whether all holds that must.
+    /// Executes the step and checks the invariants.
     fn checked(&mut self, step: &Step) -> Result<(), TestCaseError> {
         let before = Before::of(self, step);
         self.step(step);
-        self.check_doubles()?;
+        self.check_unique()?;
         self.check_grants(&before.desired)?;
         self.check_joins(&before)?;
-        self.check_kept_back(&before.desired)?;
+        self.check_reserved(&before.desired)?;
         self.check_quotas(&before.desired)?;
         self.check_order(&before)?;
         self.check_grace()?;
         self.check_waiting()
     }
 
-    fn carry_out(&mut self, step: &Step) {
+    fn execute(&mut self, step: &Step) {
         match step {
-            Step::Apply(service, wish) => {
+            Step::Apply(service, request_choice) => {
                 let object = self.objects.entry(key(*service)).or_default();
-                let request = request(*service, wish);
+                let request = request(*service, request_choice);
                 object.sharing = request.sharing.clone();
                 object.request = Some(request);
                 self.changed(&key(*service));
-                self.look(&key(*service));
+                self.sync(&key(*service));
             }
             Step::Delete(service) => {
                 self.objects.remove(&key(*service));
-                self.look(&key(*service));
+                self.sync(&key(*service));
             }
             Step::ChangeType(service) => {
                 if let Some(object) = self.objects.get_mut(&key(*service)) {
                     object.request = None;
                     self.changed(&key(*service));
-                    self.look(&key(*service));
+                    self.sync(&key(*service));
                 }
             }
-            // What the write was made for is outdated, which its answer shows.
+            // The write fails since it was made for an outdated version.
             Step::Write(service)
-            | Step::WriteUnheard(service)
+            | Step::WriteUnconfirmed(service)
             | Step::WriteLost(service)
             | Step::Begin(service)
                 if self.unseen.contains(&key(*service)) =>
             {
-                self.look(&key(*service));
+                self.sync(&key(*service));
             }
-            Step::Write(service) | Step::WriteUnheard(service) | Step::WriteLost(service) => {
+            Step::Write(service) | Step::WriteUnconfirmed(service) | Step::WriteLost(service) => {
                 let (service, desired) = (key(*service), self.desired(&key(*service)));
                 if !self.objects.contains_key(&service) {
                     return;
@@ -292,24 +295,24 @@ impl World {
                     self.write(&service, desired.clone());
                 }
                 if matches!(step, Step::Write(_)) {
-                    self.unsettled.remove(&service);
-                    self.allocator.stored(&service, &desired, at(self.now));
+                    self.in_flight.remove(&service);
+                    self.allocator.observed(&service, &desired, at(self.now));
                 } else {
-                    self.allocator.uncertain(&service, &desired);
+                    self.allocator.write_unknown(&service, &desired);
                 }
             }
             Step::Begin(service) => {
                 let service = key(*service);
                 let Some(object) = self.objects.get(&service) else { return };
                 let (version, desired) = (object.version, self.desired(&service));
-                self.under_way.insert(service.clone(), (version, desired.clone()));
-                let (known, addresses) = self.unsettled.entry(service.clone()).or_default();
+                self.sent.insert(service.clone(), (version, desired.clone()));
+                let (known, addresses) = self.in_flight.entry(service.clone()).or_default();
                 *known = version.max(*known);
                 *addresses = union(addresses, &desired);
-                self.allocator.uncertain(&service, &desired);
+                self.allocator.write_unknown(&service, &desired);
             }
-            Step::Land(service) => self.land(&key(*service)),
-            Step::WriteOfAnother(service, choice) => {
+            Step::CarryOut(service) => self.carry_out(&key(*service)),
+            Step::ForeignWrite(service, choice) => {
                 let list: &[&str] = match choice {
                     0 => &[],
                     1 => &["192.168.1.5"],
@@ -320,23 +323,25 @@ impl World {
                 let Some(object) = self.objects.get_mut(&service) else { return };
                 object.stored = ips(list);
                 self.changed(&service);
-                self.look(&service);
+                self.sync(&service);
             }
             Step::TakeOver(carried_out) => {
-                let under_way: Vec<ServiceKey> = self.under_way.keys().cloned().collect();
-                for (index, service) in under_way.iter().enumerate() {
+                let sent: Vec<ServiceKey> = self.sent.keys().cloned().collect();
+                for (index, service) in sent.iter().enumerate() {
                     if carried_out >> (index % 8) & 1 == 1 {
-                        self.land(service);
+                        self.carry_out(service);
                     }
                 }
-                // No write outlasts the Lease under which it was begun.
-                self.under_way.clear();
+                // No write is carried out after the Lease under which it was sent.
+                self.sent.clear();
                 let seen = self.objects.iter().map(|(service, object)| (service.clone(), object.version));
-                self.older =
-                    Some(Older { seen: seen.collect(), allocator: std::mem::take(&mut self.allocator) });
+                self.former = Some(FormerLeader {
+                    seen: seen.collect(),
+                    allocator: std::mem::take(&mut self.allocator),
+                });
                 self.restart();
             }
-            Step::Older(service) => self.write_of_older(&key(*service)),
+            Step::FormerLeader(service) => self.write_by_former_leader(&key(*service)),
             Step::Configure(pools, policies) => {
                 self.choice = (*pools, *policies);
                 self.configure();
@@ -364,24 +369,24 @@ impl World {
             }
             Step::Wait(seconds) => {
                 self.now += i64::from(*seconds);
-                self.allocator.poll(at(self.now));
+                self.allocator.handle_timeout(at(self.now));
             }
         }
     }
 
-    /// Sees everything as it is, and writes everything until nothing changes.
-    fn settle(&mut self) -> Result<(), TestCaseError> {
+    /// Processes all objects and writes until nothing changes.
+    fn converge(&mut self) -> Result<(), TestCaseError> {
         self.set_namespaces(None);
-        self.older = None;
-        self.under_way.clear();
-        self.unsettled.clear();
+        self.former = None;
+        self.sent.clear();
+        self.in_flight.clear();
         for service in self.objects.keys().cloned().collect::<Vec<_>>() {
-            self.look(&service);
+            self.sync(&service);
         }
         self.write_all()
     }
 
-    /// Writes everything until nothing changes.
+    /// Writes until nothing changes.
     fn write_all(&mut self) -> Result<(), TestCaseError> {
         for _ in 0..100 {
             let due: Vec<ServiceKey> = self
@@ -391,14 +396,14 @@ impl World {
                 .map(|(service, _)| service.clone())
                 .collect();
             if due.is_empty() {
-                self.note_waiting();
+                self.record_waiting();
                 return Ok(());
             }
             for service in due {
                 let desired = self.desired(&service);
                 self.write(&service, desired.clone());
-                self.unsettled.remove(&service);
-                self.allocator.stored(&service, &desired, at(self.now));
+                self.in_flight.remove(&service);
+                self.allocator.observed(&service, &desired, at(self.now));
             }
         }
         Err(TestCaseError::fail("the writes never end"))
@@ -413,7 +418,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 512, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn requirement_9_the_invariants_hold_over_every_history(
+    fn the_invariants_hold_in_every_history(
         policies in 0..6_u8,
         steps in proptest::collection::vec(step(), 1..60),
     ) {
@@ -421,15 +426,15 @@ proptest! {
         for step in &steps {
             world.checked(step)?;
         }
-        world.settle()?;
-        world.check_doubles()?;
+        world.converge()?;
+        world.check_unique()?;
         world.check_exchanges()?;
-        world.check_rest()?;
-        world.check_doubles()?;
+        world.check_stable()?;
+        world.check_unique()?;
     }
 
     #[test]
-    fn in_a_crowd_whoever_fits_is_served_longest_waiting_first(
+    fn with_few_addresses_services_that_fit_are_served_longest_waiting_first(
         pools in CROWDED,
         policies in 0..6_u8,
         steps in proptest::collection::vec(crowded_step(), 1..40),
@@ -443,46 +448,52 @@ proptest! {
     }
 
     #[test]
-    fn the_order_of_adoption_does_not_matter(
-        wishes in proptest::collection::vec((wish(), 0..4_u8), 1..7),
+    fn the_order_of_restored_services_does_not_matter(
+        choices in proptest::collection::vec((request_choice(), 0..4_u8), 1..7),
         seed in any::<u64>(),
     ) {
-        let adoptees: Vec<Adoptee> = wishes.iter().zip(0..).map(|((wish, current), service)| Adoptee {
-            service: key(service),
-            request: request(service, wish),
-            current: match current { 0 => ips(&[]), 1 => ips(&["10.0.0.1"]), 2 => ips(&["10.0.0.2"]), _ => ips(&["10.0.0.1", "fc00::1"]) },
-            pool: None,
-            waiting_since: None,
+        let services: Vec<ExistingService> = choices.iter().zip(0..).map(|((choice, current), number)| {
+            let current: &[&str] = match current {
+                0 => &[],
+                1 => &["10.0.0.1"],
+                2 => &["10.0.0.2"],
+                _ => &["10.0.0.1", "fc00::1"],
+            };
+            ExistingService { service: key(number), ..existing("", request(number, choice), current) }
         }).collect();
-        let outcome = |list: Vec<Adoptee>| {
+        let assignment = |list: Vec<ExistingService>| {
             let mut allocator = Allocator::new();
             allocator.set_configuration(Arc::new(Configuration::from_objects(&objects_of(2, 0)).0), at(0));
-            allocator.adopt(list, at(0));
-            (0..SERVICES).map(|s| allocator.outcome(&key(s)).map(|o| o.addresses.to_vec())).collect::<Vec<_>>()
+            allocator.restore(list, at(0));
+            let addresses = |number| allocator.assignment(&key(number)).map(|a| a.addresses.to_vec());
+            (0..SERVICES).map(addresses).collect::<Vec<_>>()
         };
-        let expected = outcome(adoptees.clone());
-        let mut shuffled = adoptees;
-        shuffled.sort_by_key(|adoptee| {
-            let place = u64::from(adoptee.service.name.as_bytes()[1]).wrapping_mul(seed | 1);
-            place.rotate_left(17)
+        let expected = assignment(services.clone());
+        let mut shuffled = services;
+        shuffled.sort_by_key(|existing| {
+            let rank = u64::from(existing.service.name.as_bytes()[1]).wrapping_mul(seed | 1);
+            rank.rotate_left(17)
         });
-        prop_assert_eq!(outcome(shuffled), expected);
+        prop_assert_eq!(assignment(shuffled), expected);
     }
 
     #[test]
-    fn to_release_and_to_assign_again_is_stable(wishes in proptest::collection::vec(wish(), 1..7), which in 0..SERVICES) {
+    fn releasing_and_assigning_again_is_stable(
+        choices in proptest::collection::vec(request_choice(), 1..7),
+        which in 0..SERVICES,
+    ) {
         let mut world = World::new(2, 0);
-        for (wish, service) in wishes.iter().zip(0..) {
-            world.step(&Step::Apply(service, wish.clone()));
+        for (request_choice, service) in choices.iter().zip(0..) {
+            world.step(&Step::Apply(service, request_choice.clone()));
         }
-        world.settle()?;
+        world.converge()?;
         let before = world.all();
         let waiting = before.values().any(Vec::is_empty);
         if let Some(object) = world.objects.get(&key(which)).cloned() {
             world.step(&Step::ChangeType(which));
             world.objects.insert(key(which), object);
-            world.look(&key(which));
-            world.settle()?;
+            world.sync(&key(which));
+            world.converge()?;
             if !waiting {
                 prop_assert_eq!(world.all(), before);
             }

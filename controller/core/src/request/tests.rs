@@ -18,7 +18,8 @@ fn v4() -> Value {
 }
 
 fn dual() -> Value {
-    json!({"clusterIPs": ["10.96.0.1", "fd00::1"], "ipFamilies": ["IPv4", "IPv6"], "ipFamilyPolicy": "PreferDualStack"})
+    json!({"clusterIPs": ["10.96.0.1", "fd00::1"], "ipFamilies": ["IPv4", "IPv6"],
+        "ipFamilyPolicy": "PreferDualStack"})
 }
 
 fn with(mut spec: Value, more: Value) -> Value {
@@ -31,7 +32,7 @@ fn ips(texts: &[&str]) -> Vec<IpAddr> {
 }
 
 #[test]
-fn families_come_from_the_cluster_addresses() {
+fn families_come_from_the_cluster_ips() {
     let families = |spec| request(spec, json!({})).families;
     assert_eq!(families(v4()), Ok(Families::Single(Family::V4)));
     assert_eq!(families(json!({"clusterIP": "fd00::1"})), Ok(Families::Single(Family::V6)));
@@ -39,14 +40,14 @@ fn families_come_from_the_cluster_addresses() {
     let reversed =
         with(dual(), json!({"ipFamilies": ["IPv6", "IPv4"], "ipFamilyPolicy": "RequireDualStack"}));
     assert_eq!(families(reversed), Ok(Families::Dual { primary: Family::V6, required: true }));
-    assert_eq!(families(json!({})), Err(RequestFault::NoClusterIp));
-    assert_eq!(families(json!({"clusterIP": "None"})), Err(RequestFault::NoClusterIp));
+    assert_eq!(families(json!({})), Err(RequestError::NoClusterIp));
+    assert_eq!(families(json!({"clusterIP": "None"})), Err(RequestError::NoClusterIp));
     let short = with(v4(), json!({"ipFamilyPolicy": "RequireDualStack"}));
-    assert_eq!(families(short), Err(RequestFault::NotEnoughClusterIps));
+    assert_eq!(families(short), Err(RequestError::NotEnoughClusterIps));
 }
 
 #[test]
-fn addresses_and_pools_are_asked_for_in_every_notation() {
+fn addresses_and_pools_are_read_in_every_notation() {
     let wanted = |spec, annotations| request(spec, annotations).wanted.unwrap();
     let addresses = |list: &[&str], pool: Option<&str>| Wanted::Addresses {
         addresses: ips(list),
@@ -64,17 +65,18 @@ fn addresses_and_pools_are_asked_for_in_every_notation() {
         wanted(with(v4(), json!({"loadBalancerIP": "1.2.3.4"})), json!({})),
         addresses(&["1.2.3.4"], None)
     );
-    let both = json!({"metallb.universe.tf/address-pool": "realpool", "metallb.universe.tf/loadBalancerIPs": "192.168.33.30"});
+    let both = json!({"metallb.universe.tf/address-pool": "realpool",
+        "metallb.universe.tf/loadBalancerIPs": "192.168.33.30"});
     assert_eq!(wanted(v4(), both), addresses(&["192.168.33.30"], Some("realpool")));
     assert_eq!(
         wanted(dual(), json!({"metallb.io/loadBalancerIPs": "fc00::1, 1.2.3.4"})),
         addresses(&["fc00::1", "1.2.3.4"], None),
-        "the user's order stays"
+        "in the order of the user"
     );
 }
 
 #[test]
-fn what_cannot_be_understood_is_said() {
+fn an_invalid_request_is_reported() {
     let fault = |spec, ips: &str| {
         request(spec, json!({"metallb.io/loadBalancerIPs": ips})).wanted.unwrap_err().to_string()
     };
@@ -96,17 +98,17 @@ fn the_current_prefix_wins_even_when_it_is_empty() {
 }
 
 #[test]
-fn a_sharing_pair_is_the_annotation_and_with_local_endpoints_the_selector() {
-    let pair = |spec, key: &str| request(spec, json!({"metallb.io/allow-shared-ip": key})).sharing.pair;
+fn a_sharing_key_is_the_annotation_and_with_local_traffic_policy_the_selector() {
+    let key = |spec, value: &str| request(spec, json!({"metallb.io/allow-shared-ip": value})).sharing.key;
     let selected = with(v4(), json!({"selector": {"b": "2", "a": "1"}}));
-    assert_eq!(pair(selected.clone(), "k"), Some(SharingPair { key: "k".into(), backend: String::new() }));
+    assert_eq!(key(selected.clone(), "k"), Some(SharingKey { value: "k".into(), backend: String::new() }));
     let local = with(selected, json!({"externalTrafficPolicy": "Local"}));
-    assert_eq!(pair(local, "k"), Some(SharingPair { key: "k".into(), backend: "a=1,b=2".into() }));
-    assert_eq!(pair(v4(), ""), None);
+    assert_eq!(key(local, "k"), Some(SharingKey { value: "k".into(), backend: "a=1,b=2".into() }));
+    assert_eq!(key(v4(), ""), None);
 }
 
 #[test]
-fn services_share_with_equal_pairs_and_different_ports_only() {
+fn services_share_with_equal_keys_and_different_ports_only() {
     let sharing = |key: &str, ports: Value| {
         request(with(v4(), json!({"ports": ports})), json!({"metallb.io/allow-shared-ip": key})).sharing
     };

@@ -1,12 +1,12 @@
-//! What must hold after every step, and at rest.
+//! The invariants after every step, and after everything is written.
 
 use super::*;
+use crate::address_claims::sharing_conflict;
 use crate::request::{Families, Wanted};
-use crate::usage::no_sharing;
 
 impl World {
-    /// What each address is given to or still stored for.
-    fn claims(&self) -> BTreeMap<IpAddr, BTreeSet<ServiceKey>> {
+    /// The Services that each address is assigned to.
+    fn assigned(&self) -> BTreeMap<IpAddr, BTreeSet<ServiceKey>> {
         let mut claims: BTreeMap<IpAddr, BTreeSet<ServiceKey>> = BTreeMap::new();
         for service in self.objects.keys() {
             for ip in self.desired(service) {
@@ -16,8 +16,8 @@ impl World {
         claims
     }
 
-    /// No address is given to two that may not share it, and none is given that another still has in the API.
-    pub(super) fn check_doubles(&self) -> Result<(), TestCaseError> {
+    /// No address is assigned to two Services that may not share it.
+    pub(super) fn check_unique(&self) -> Result<(), TestCaseError> {
         let sharing = |service: &ServiceKey| {
             self.objects
                 .get(service)
@@ -30,20 +30,20 @@ impl World {
             let twice = families.len() == 2 && families[0] == families[1];
             prop_assert!(families.len() <= 2 && !twice, "{service} has two addresses of one family");
         }
-        for (ip, given) in self.claims() {
+        for (ip, given) in self.assigned() {
             let given: Vec<_> = given.into_iter().collect();
             for (index, a) in given.iter().enumerate() {
                 for b in &given[index + 1..] {
-                    let clash = no_sharing(&sharing(a), &sharing(b));
-                    prop_assert!(clash.is_none(), "{ip} is given to {a} and {b}: {clash:?}");
+                    let conflict = sharing_conflict(&sharing(a), &sharing(b));
+                    prop_assert!(conflict.is_none(), "{ip} is assigned to {a} and {b}: {conflict:?}");
                 }
             }
         }
         Ok(())
     }
 
-    /// Nothing is given newly that the API still stores for somebody who may not share it, but for what a controller has
-    /// stored that did not notice the loss of its Lease.
+    /// No address is newly assigned that the API still stores for a Service which may not share it, except
+    /// for one that a former leader has written which did not notice the loss of its Lease.
     pub(super) fn check_grants(
         &self,
         before: &BTreeMap<ServiceKey, Vec<IpAddr>>,
@@ -56,18 +56,18 @@ impl World {
             {
                 prop_assert!(
                     !self.quarantine.contains_key(ip),
-                    "{ip} is under conflict and was given to {service}"
+                    "{ip} is used by a machine and was assigned to {service}"
                 );
-                // An address of a pool with an error is left to whom it is believed to be stored for still.
+                // An address of a pool with an error is kept by a Service for which it may still be stored.
                 let left_out =
                     self.configuration.left_out.values().flatten().any(|range| range.contains(*ip));
                 prop_assert!(left_out || self.configuration.pool_of(*ip).is_some(), "{ip} is in no pool");
                 let is_seen = |other: &ServiceKey| other != service && !self.unseen.contains(other);
                 for (other, held) in self.objects.iter().filter(|(other, _)| is_seen(other)) {
-                    let clash = no_sharing(&held.sharing, &request.sharing);
+                    let conflict = sharing_conflict(&held.sharing, &request.sharing);
                     prop_assert!(
-                        clash.is_none() || !held.stored.contains(ip),
-                        "{ip} was given to {service} while the API has it for {other}"
+                        conflict.is_none() || !held.stored.contains(ip),
+                        "{ip} was assigned to {service} while the API has it for {other}"
                     );
                 }
             }
@@ -75,7 +75,7 @@ impl World {
         Ok(())
     }
 
-    /// What a step gave to whom: neither had before nor believed to be stored for the Service still.
+    /// The addresses that a step assigned, except those that may still have been stored for the same Service.
     fn granted(&self, before: &BTreeMap<ServiceKey, Vec<IpAddr>>) -> Vec<(ServiceKey, IpAddr)> {
         let mut granted = Vec::new();
         for service in self.objects.keys() {
@@ -93,11 +93,12 @@ impl World {
         self.objects.get(service)?.request.as_ref()
     }
 
-    /// Whoever is given an address beside others is given it beside one that stays: what all are about to leave belongs to
-    /// who waits for it. Who leaves in this step because what it waited for became possible has stayed until then.
+    /// A Service joins others on an address only if one of them stays: an address that all are about to leave
+    /// is for the Service that waits for it. A Service that leaves in this step since its request became
+    /// possible stayed until then.
     pub(super) fn check_joins(&self, before: &Before) -> Result<(), TestCaseError> {
         let served = |service: &ServiceKey| {
-            before.renewed.as_ref() != Some(service)
+            before.request_changed.as_ref() != Some(service)
                 && before.waiting.contains(service)
                 && !self.waits.contains_key(service)
         };
@@ -113,27 +114,27 @@ impl World {
         Ok(())
     }
 
-    /// What a pool keeps back is given only to who asks for it.
-    pub(super) fn check_kept_back(
+    /// Reserved addresses are assigned only to Services that ask for them.
+    pub(super) fn check_reserved(
         &self,
         before: &BTreeMap<ServiceKey, Vec<IpAddr>>,
     ) -> Result<(), TestCaseError> {
         for (service, ip) in self.granted(before) {
-            let kept_back = self.configuration.pool_of(ip).is_some_and(|pool| pool.keeps_back(ip));
+            let reserved = self.configuration.pool_of(ip).is_some_and(|pool| pool.keeps_back(ip));
             let wanted = self.request(&service).map(|request| &request.wanted);
             let asks =
                 matches!(wanted, Some(Ok(Wanted::Addresses { addresses, .. })) if addresses.contains(&ip));
-            let closed = self
+            let rejected = self
                 .configuration
                 .pool_of(ip)
                 .filter(|pool| self.configuration.left_out.contains_key(&pool.name));
-            prop_assert!(closed.is_none(), "{ip} of a pool with an error was given to {service}");
-            prop_assert!(!kept_back || asks, "{ip} is kept back and was given to {service}");
+            prop_assert!(rejected.is_none(), "{ip} of a pool with an error was assigned to {service}");
+            prop_assert!(!reserved || asks, "{ip} is reserved and was assigned to {service}");
         }
         Ok(())
     }
 
-    /// No namespace gets more addresses of a pool than it may have.
+    /// No namespace gets more addresses of a pool than its quota.
     pub(super) fn check_quotas(
         &self,
         before: &BTreeMap<ServiceKey, Vec<IpAddr>>,
@@ -145,31 +146,35 @@ impl World {
             let has: BTreeSet<IpAddr> =
                 of_namespace.flat_map(|other| self.desired(other)).filter(|ip| pool.contains(*ip)).collect();
             let fits = pool.quota(namespace).is_none_or(|max| has.len() <= max as usize);
-            prop_assert!(fits, "{ip} was given to {service}, and {namespace} has {has:?} of {}", &pool.name);
+            prop_assert!(
+                fits,
+                "{ip} was assigned to {service}, and {namespace} has {has:?} of {}",
+                &pool.name
+            );
         }
         Ok(())
     }
 
-    /// Nobody is given an address that another could have had who waited longer.
+    /// No Service is assigned an address that another one could have had which waited longer.
     ///
-    /// Only looks at those for whom that is plain to see: who waits asks for any address of one family.
+    /// Checks only Services for which that is easy to tell: those that wait for any address of one family.
     pub(super) fn check_order(&self, before: &Before) -> Result<(), TestCaseError> {
-        let place = |service: &ServiceKey| before.waiting.iter().position(|other| other == service);
+        let rank = |service: &ServiceKey| before.waiting.iter().position(|other| other == service);
         for (service, ip) in self.granted(&before.desired) {
-            let Some(of_service) = place(&service) else { continue };
-            if before.pledged.contains(&ip) || self.allocator.holders(ip).len() != 1 {
+            let Some(rank_of_service) = rank(&service) else { continue };
+            if before.handed_off.contains(&ip) || self.allocator.holders(ip).len() != 1 {
                 continue;
             }
-            for other in &before.waiting[..of_service] {
-                let waits = before.renewed.as_ref() != Some(other) && self.desired(other).is_empty();
-                let passed_over = waits && self.could_have(other, ip);
-                prop_assert!(!passed_over, "{ip} was given to {service}, but {other} waited longer");
+            for other in &before.waiting[..rank_of_service] {
+                let waits = before.request_changed.as_ref() != Some(other) && self.desired(other).is_empty();
+                let overtaken = waits && self.could_have(other, ip);
+                prop_assert!(!overtaken, "{ip} was assigned to {service}, but {other} waited longer");
             }
         }
         Ok(())
     }
 
-    /// Whether `service`, which asks for anything, could have `ip` if it is free.
+    /// Whether `service`, which asks for any address, could have `ip` if it is free.
     fn could_have(&self, service: &ServiceKey, ip: IpAddr) -> bool {
         let (Some(request), Some(pool)) = (self.request(service), self.configuration.pool_of(ip)) else {
             return false;
@@ -182,59 +187,58 @@ impl World {
             && self.could_take(service, ip)
     }
 
-    /// What is in no pool for a Service is kept for the time of grace, and no longer.
+    /// An address that is in no pool is kept for the grace period, and no longer.
     pub(super) fn check_grace(&mut self) -> Result<(), TestCaseError> {
-        let mut homeless = BTreeMap::new();
+        let mut unpooled = BTreeMap::new();
         for service in self.objects.keys().filter(|service| self.decided(service)) {
             for ip in self.desired(service) {
                 let left_out = &self.configuration.left_out;
-                let remembered = self.allocator.outcome(service).and_then(|outcome| outcome.pool);
+                let remembered = self.allocator.assignment(service).and_then(|assignment| assignment.pool);
                 let invalid = remembered.is_some_and(|pool| left_out.contains_key(pool))
                     || left_out.values().flatten().any(|range| range.contains(ip));
                 if self.configuration.pool_of(ip).is_none() && !invalid {
-                    let since = self.homeless.get(&(service.clone(), ip)).copied().unwrap_or(self.now);
-                    prop_assert!(self.now - since < 5, "{ip} of {service} is kept after its grace");
-                    homeless.insert((service.clone(), ip), since);
+                    let since = self.unpooled.get(&(service.clone(), ip)).copied().unwrap_or(self.now);
+                    prop_assert!(self.now - since < 5, "{ip} of {service} is kept after its grace period");
+                    unpooled.insert((service.clone(), ip), since);
                 }
             }
         }
-        self.homeless = homeless;
+        self.unpooled = unpooled;
         Ok(())
     }
 
-    /// Once all is written, looking again and starting anew change nothing, and nobody waits for what is free.
-    pub(super) fn check_rest(&mut self) -> Result<(), TestCaseError> {
-        let rest = self.all();
-        for service in rest.keys() {
-            self.look(service);
+    /// Once everything is written, neither processing the objects again nor a restart changes anything.
+    pub(super) fn check_stable(&mut self) -> Result<(), TestCaseError> {
+        let stable = self.all();
+        for service in stable.keys() {
+            self.sync(service);
         }
-        prop_assert_eq!(&self.all(), &rest, "looking again changed something");
-        let counted: BTreeSet<IpAddr> = rest.values().flatten().copied().collect();
+        prop_assert_eq!(&self.all(), &stable, "processing again changed something");
+        let counted: BTreeSet<IpAddr> = stable.values().flatten().copied().collect();
         for pool in self.configuration.pools.values() {
             for family in Family::ALL {
                 let in_pool =
                     counted.iter().filter(|ip| Family::of(**ip) == family && pool.contains(**ip)).count();
-                let usage = self.allocator.usage(&pool.name, family).unwrap_or_default();
-                prop_assert_eq!(usage.in_use, in_pool as u128, "{} {}", &pool.name, family);
+                let claims = self.allocator.usage(&pool.name, family).unwrap_or_default();
+                prop_assert_eq!(claims.in_use, in_pool as u128, "{} {}", &pool.name, family);
             }
         }
-        self.allocator.poll(at(self.now + 100));
+        self.allocator.handle_timeout(at(self.now + 100));
         self.now += 100;
-        self.settle()?;
-        let rest = self.all();
+        self.converge()?;
+        let stable = self.all();
         self.restart();
-        prop_assert_eq!(&self.all(), &rest, "a restart changed something");
+        prop_assert_eq!(&self.all(), &stable, "a restart changed something");
         Ok(())
     }
 
-    /// No two Services are left that would each go to the pool where the other is, and could take its address there.
+    /// No two Services are left that ask for the pool of the other and could have its address there.
     pub(super) fn check_exchanges(&self) -> Result<(), TestCaseError> {
         if !self.quarantine.is_empty() {
             return Ok(());
         }
-        let claims = self.claims();
-        // The address that a Service has to itself, if it is the one of the one family that it wants, and its pool is
-        // another than the one that it asks for.
+        let claims = self.assigned();
+        // The address of a single-stack Service that does not share it, if the Service asks for another pool.
         let moves = |(service, object): (&ServiceKey, &Object)| {
             let request = object.request.as_ref()?;
             let (Ok(Wanted::Pool(to)), Ok(Families::Single(family))) = (&request.wanted, &request.families)
@@ -265,7 +269,7 @@ impl World {
         Ok(())
     }
 
-    /// Whether nothing but who has `ip` now is in the way of `service`, which asks for the pool.
+    /// Whether `service`, which asks for the pool of `ip`, could have `ip` if its holder gave it up.
     fn could_take(&self, service: &ServiceKey, ip: IpAddr) -> bool {
         let (Some(request), Some(pool)) = (self.request(service), self.configuration.pool_of(ip)) else {
             return false;
@@ -283,11 +287,11 @@ impl World {
             && pool.quota(&service.namespace).is_none_or(|max| has.len() <= max as usize)
     }
 
-    /// Whoever waits, waits with reason: given the whole table anew, it still finds nothing.
+    /// No Service waits without reason: reconciling all of them again assigns nothing.
     pub(super) fn check_waiting(&mut self) -> Result<(), TestCaseError> {
         let before = self.all();
-        // Who just lost an address may keep it after all if he who had the better claim goes before the write: luck,
-        // that nobody waits for.
+        // A Service that has just lost an address may keep it after all if the Service with the better claim
+        // is deleted before the write. That is not checked.
         let stored =
             |service: &ServiceKey| self.allocator.services.get(service).is_some_and(|e| !e.stored.is_empty());
         if before.iter().any(|(service, desired)| desired.is_empty() && stored(service)) {
@@ -297,10 +301,10 @@ impl World {
             let found =
                 self.allocator.services.get_key_value(service).map(|(service, _)| Arc::clone(service));
             if let Some(service) = found {
-                self.allocator.resolve(&service, at(self.now));
+                self.allocator.reconcile(&service, at(self.now));
             }
         }
-        prop_assert_eq!(self.all(), before, "somebody waited for what was free");
+        prop_assert_eq!(self.all(), before, "a Service waited for a free address");
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! What the histories are made of: pools, policies and requests.
+//! The pools, policies and requests of the histories.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ use super::*;
 use crate::allocator::tests::{objects, request as request_of};
 
 #[derive(Clone, Debug)]
-pub(super) struct Wish {
+pub(super) struct RequestChoice {
     families: u8,
     wanted: u8,
     sharing: u8,
@@ -15,29 +15,36 @@ pub(super) struct Wish {
     labelled: bool,
 }
 
-pub(super) fn wish() -> impl Strategy<Value = Wish> {
+pub(super) fn request_choice() -> impl Strategy<Value = RequestChoice> {
     (0..4_u8, 0..16_u8, 0..4_u8, 0..3_u8, any::<bool>()).prop_map(
-        |(families, wanted, sharing, port, labelled)| Wish { families, wanted, sharing, port, labelled },
+        |(families, wanted, sharing, port, labelled)| RequestChoice {
+            families,
+            wanted,
+            sharing,
+            port,
+            labelled,
+        },
     )
 }
 
-/// One family and few wishes, so that many Services want the same and differ in what admits them.
-pub(super) fn crowded_wish() -> impl Strategy<Value = Wish> {
+/// One family and few choices, so that many Services ask for the same and differ in the pools that admit
+/// them.
+pub(super) fn crowded_request() -> impl Strategy<Value = RequestChoice> {
     let wanted = prop::sample::select(vec![0, 1, 3, 6, 11, 12]);
-    (wanted, 0..6_u8, any::<bool>()).prop_map(|(wanted, sharing, labelled)| Wish {
+    (wanted, 0..6_u8, any::<bool>()).prop_map(|(wanted, sharing, labelled)| RequestChoice {
         families: 0,
         wanted,
-        // Seldom, since it makes room.
+        // Rarely, since sharing makes room.
         sharing: if sharing == 5 { 2 } else { 0 },
         port: 0,
         labelled,
     })
 }
 
-/// The choices of pools with one or two addresses for everybody.
+/// The choices of pools with one or two addresses in total.
 pub(super) const CROWDED: std::ops::RangeInclusive<u8> = 8..=10;
 
-/// Most Services are of one namespace, some of another: which pools admit and quotas bind differently.
+/// Most Services are in one namespace, some in another, with different pools and quotas.
 pub(super) fn key(service: u8) -> ServiceKey {
     ServiceKey::new(if service % 3 == 2 { "bank" } else { "shop" }, format!("s{service}"))
 }
@@ -56,25 +63,26 @@ fn pools(choice: u8) -> Vec<(&'static str, Value)> {
         "serviceAllocation": {"serviceSelectors": [{"matchLabels": {"app": "x"}}]}}),
     );
     let moved = ("b", json!({"addresses": ["10.0.0.3/32", "10.0.1.0/31"]}));
-    let pinned = (
+    let restricted = (
         "c",
         json!({"addresses": ["10.0.2.0/30"], "avoidBuggyIPs": true,
         "serviceAllocation": {"priority": 1, "namespaces": ["shop"]}}),
     );
-    let closed = ("c", json!({"addresses": ["10.0.2.0/31"], "serviceAllocation": {"namespaces": ["bank"]}}));
+    let rejected =
+        ("c", json!({"addresses": ["10.0.2.0/31"], "serviceAllocation": {"namespaces": ["bank"]}}));
     let invalid = ("a", json!({"addresses": ["10.0.0.1-10.0.0.3", "10.0"]}));
     match choice {
         0 => vec![both],
         1 => vec![small, moved],
-        2 => vec![both, pinned],
-        3 => vec![both, closed],
+        2 => vec![both, restricted],
+        3 => vec![both, rejected],
         4 => vec![invalid],
         5 => Vec::new(),
         6 => vec![("a", json!({"addresses": ["10.0.0.1-10.0.0.3"], "autoAssign": false}))],
-        7 | 8 => vec![labelled, closed],
+        7 | 8 => vec![labelled, rejected],
         9 => vec![("a", json!({"addresses": ["10.0.0.1/32"]}))],
         10 => vec![small],
-        _ => vec![moved, pinned],
+        _ => vec![moved, restricted],
     }
 }
 
@@ -82,7 +90,8 @@ fn policies(choice: u8) -> Vec<(&'static str, Value)> {
     let of = |team: &str| json!({"matchLabels": {"team": team}});
     let each = ("q", json!({"pool": "a", "quotas": [{"maxAddresses": 1}]}));
     let teams = json!({"pool": "a", "quotas": [
-        {"namespaceSelector": of("shop"), "maxAddresses": 2}, {"namespaceSelector": of("bank"), "maxAddresses": 0}]});
+        {"namespaceSelector": of("shop"), "maxAddresses": 2},
+        {"namespaceSelector": of("bank"), "maxAddresses": 0}]});
     let kept = ("r", json!({"pool": "a", "reserved": [{"addresses": "10.0.0.2"}, {"addresses": "fc00::1"}]}));
     let elsewhere = json!({"pool": "b", "reserved": [{"addresses": "10.0.1.0"}],
         "quotas": [{"namespaceSelector": of("shop"), "maxAddresses": 1}]});
@@ -95,14 +104,14 @@ fn policies(choice: u8) -> Vec<(&'static str, Value)> {
     }
 }
 
-pub(super) fn request(service: u8, wish: &Wish) -> Request {
-    let cluster = match wish.families {
+pub(super) fn request(service: u8, request_choice: &RequestChoice) -> Request {
+    let cluster = match request_choice.families {
         0 => json!({"clusterIPs": ["10.96.0.1"]}),
         1 => json!({"clusterIPs": ["fd00::1"]}),
         2 => json!({"clusterIPs": ["10.96.0.1", "fd00::1"], "ipFamilyPolicy": "PreferDualStack"}),
         _ => json!({"clusterIPs": ["10.96.0.1", "fd00::1"], "ipFamilyPolicy": "RequireDualStack"}),
     };
-    let mut annotations = match wish.wanted {
+    let mut annotations = match request_choice.wanted {
         0 => json!({"loadBalancerIPs": "10.0.0.1"}),
         1 => json!({"loadBalancerIPs": "10.0.0.2"}),
         2 => json!({"loadBalancerIPs": "10.0.0.3"}),
@@ -115,13 +124,13 @@ pub(super) fn request(service: u8, wish: &Wish) -> Request {
         9 => json!({"loadBalancerIPs": "10.0.0.2,fc00::1"}),
         _ => json!({}),
     };
-    if wish.sharing > 1 {
-        annotations["allow-shared-ip"] = json!(format!("key{}", wish.sharing));
+    if request_choice.sharing > 1 {
+        annotations["allow-shared-ip"] = json!(format!("key{}", request_choice.sharing));
     }
     let mut spec = cluster;
-    spec["ports"] = json!([{"port": 80 + u16::from(wish.port)}]);
+    spec["ports"] = json!([{"port": 80 + u16::from(request_choice.port)}]);
     let mut request = request_of(i64::from(service), &annotations, &spec);
-    if !wish.labelled {
+    if !request_choice.labelled {
         request.labels.clear();
     }
     request

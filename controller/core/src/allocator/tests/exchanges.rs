@@ -1,134 +1,143 @@
-//! Services that ask for each other's places.
+//! Services that ask for each other's addresses.
 
 use super::*;
 
 #[test]
 fn two_services_that_ask_for_each_others_address_exchange_them() {
     let mut a = allocator(&[("lan", addresses(&["10.0.0.1-10.0.0.2"]))]);
-    settle(&mut a, "old", plain(1), 1);
-    settle(&mut a, "young", plain(2), 1);
-    settle(&mut a, "stranger", plain(3), 1);
-    settle(&mut a, "old", asks(1, "10.0.0.2"), 2);
-    a.assign(&key("young"), asks(2, "10.0.0.1"), &ips(&["10.0.0.2"]), at(3));
-    assert_eq!(has(&a, "young"), Vec::<String>::new(), "the younger is cleared first");
-    assert_eq!(has(&a, "old"), ["10.0.0.1"], "and the elder moves only then");
+    assign_and_write(&mut a, "old", any(1), 1);
+    assign_and_write(&mut a, "young", any(2), 1);
+    assign_and_write(&mut a, "outside", any(3), 1);
+    assign_and_write(&mut a, "old", with_ip(1, "10.0.0.2"), 2);
+    a.assign(&key("young"), with_ip(2, "10.0.0.1"), &ips(&["10.0.0.2"]), at(3));
+    assert_eq!(assigned(&a, "young"), Vec::<String>::new(), "the younger Service gives up its address first");
+    assert_eq!(assigned(&a, "old"), ["10.0.0.1"], "the older moves only then");
     write_all(&mut a, 4);
-    assert_eq!(has(&a, "old"), ["10.0.0.2"]);
-    assert_eq!(has(&a, "young"), ["10.0.0.1"]);
-    assert_eq!(has(&a, "stranger"), Vec::<String>::new());
+    assert_eq!(assigned(&a, "old"), ["10.0.0.2"]);
+    assert_eq!(assigned(&a, "young"), ["10.0.0.1"]);
+    assert_eq!(assigned(&a, "outside"), Vec::<String>::new());
 }
 
 #[test]
-fn three_services_in_a_ring_exchange_their_addresses() {
+fn three_services_in_a_cycle_exchange_their_addresses() {
     let mut a = allocator(&[("lan", addresses(&["10.0.0.1-10.0.0.3"]))]);
     for (name, second) in [("a", 1), ("b", 2), ("c", 3)] {
-        settle(&mut a, name, plain(second), 1);
+        assign_and_write(&mut a, name, any(second), 1);
     }
-    settle(&mut a, "a", asks(1, "10.0.0.2"), 2);
-    settle(&mut a, "b", asks(2, "10.0.0.3"), 2);
-    settle(&mut a, "c", asks(3, "10.0.0.1"), 2);
+    assign_and_write(&mut a, "a", with_ip(1, "10.0.0.2"), 2);
+    assign_and_write(&mut a, "b", with_ip(2, "10.0.0.3"), 2);
+    assign_and_write(&mut a, "c", with_ip(3, "10.0.0.1"), 2);
     write_all(&mut a, 3);
-    assert_eq!([has(&a, "a"), has(&a, "b"), has(&a, "c")], [["10.0.0.2"], ["10.0.0.3"], ["10.0.0.1"]]);
+    assert_eq!(
+        [assigned(&a, "a"), assigned(&a, "b"), assigned(&a, "c")],
+        [["10.0.0.2"], ["10.0.0.3"], ["10.0.0.1"]]
+    );
 }
 
 #[test]
-fn services_in_full_pools_that_ask_for_each_others_pool_exchange_their_places() {
+fn services_in_full_pools_that_ask_for_each_others_pool_exchange_addresses() {
     let pools = || [("left", addresses(&["10.0.0.1-10.0.0.2"])), ("right", addresses(&["10.0.1.1/32"]))];
     let mut a = allocator(&pools());
-    settle(&mut a, "stays", from(1, "left"), 1);
-    settle(&mut a, "old", from(2, "left"), 1);
-    settle(&mut a, "young", from(3, "right"), 1);
-    settle(&mut a, "queues", from(4, "right"), 1);
-    settle(&mut a, "old", from(2, "right"), 2);
-    assert_eq!(has(&a, "old"), ["10.0.0.2"], "it keeps what it has while it waits");
-    settle(&mut a, "young", from(3, "left"), 3);
+    assign_and_write(&mut a, "stays", in_pool(1, "left"), 1);
+    assign_and_write(&mut a, "old", in_pool(2, "left"), 1);
+    assign_and_write(&mut a, "young", in_pool(3, "right"), 1);
+    assign_and_write(&mut a, "queues", in_pool(4, "right"), 1);
+    assign_and_write(&mut a, "old", in_pool(2, "right"), 2);
+    assert_eq!(assigned(&a, "old"), ["10.0.0.2"], "it keeps what it has while it waits");
+    assign_and_write(&mut a, "young", in_pool(3, "left"), 3);
     write_all(&mut a, 4);
-    assert_eq!(has(&a, "old"), ["10.0.1.1"]);
-    assert_eq!(has(&a, "young"), ["10.0.0.2"]);
-    assert_eq!(has(&a, "stays"), ["10.0.0.1"], "who asked for nothing else is left alone");
-    assert_eq!(has(&a, "queues"), Vec::<String>::new(), "and who waits outside gains and loses nothing");
+    assert_eq!(assigned(&a, "old"), ["10.0.1.1"]);
+    assert_eq!(assigned(&a, "young"), ["10.0.0.2"]);
+    assert_eq!(assigned(&a, "stays"), ["10.0.0.1"], "a Service without a new request is not affected");
+    assert_eq!(assigned(&a, "queues"), Vec::<String>::new(), "nor is a waiting Service outside of the cycle");
 }
 
 #[test]
-fn a_request_for_a_pool_and_one_for_an_address_meet_in_an_exchange() {
+fn a_request_for_a_pool_and_one_for_an_address_form_a_cycle() {
     let mut a = allocator(&[("left", addresses(&["10.0.0.1/32"])), ("right", addresses(&["10.0.1.1/32"]))]);
-    settle(&mut a, "old", from(1, "left"), 1);
-    settle(&mut a, "young", from(2, "right"), 1);
-    settle(&mut a, "old", asks(1, "10.0.1.1"), 2);
-    settle(&mut a, "young", from(2, "left"), 3);
+    assign_and_write(&mut a, "old", in_pool(1, "left"), 1);
+    assign_and_write(&mut a, "young", in_pool(2, "right"), 1);
+    assign_and_write(&mut a, "old", with_ip(1, "10.0.1.1"), 2);
+    assign_and_write(&mut a, "young", in_pool(2, "left"), 3);
     write_all(&mut a, 4);
-    assert_eq!((has(&a, "old"), has(&a, "young")), (vec!["10.0.1.1".into()], vec!["10.0.0.1".into()]));
+    assert_eq!(
+        (assigned(&a, "old"), assigned(&a, "young")),
+        (vec!["10.0.1.1".into()], vec!["10.0.0.1".into()])
+    );
 }
 
 #[test]
-fn no_exchange_begins_that_a_quota_would_stop_half_way() {
+fn no_exchange_begins_that_a_quota_would_stop() {
     let pools = [("left", addresses(&["10.0.0.1/32"])), ("right", addresses(&["10.0.1.1/32"]))];
     let mut a = allocator(&pools);
-    settle(&mut a, "old", from(1, "left"), 1);
-    settle(&mut a, "young", from(2, "right"), 1);
+    assign_and_write(&mut a, "old", in_pool(1, "left"), 1);
+    assign_and_write(&mut a, "young", in_pool(2, "right"), 1);
     let quota = json!({"pool": "right", "quotas": [{ "maxAddresses": 0 }]});
     a.set_configuration(configuration_with(&pools, &[("quota", quota)]), at(2));
-    settle(&mut a, "old", from(1, "right"), 3);
-    settle(&mut a, "young", from(2, "left"), 3);
+    assign_and_write(&mut a, "old", in_pool(1, "right"), 3);
+    assign_and_write(&mut a, "young", in_pool(2, "left"), 3);
     write_all(&mut a, 4);
-    assert_eq!((has(&a, "old"), has(&a, "young")), (vec!["10.0.0.1".into()], vec!["10.0.1.1".into()]));
+    assert_eq!(
+        (assigned(&a, "old"), assigned(&a, "young")),
+        (vec!["10.0.0.1".into()], vec!["10.0.1.1".into()])
+    );
 }
 
-/// A ring of two in which each address is given up before it is taken: a sharer of a third key does not come between.
+/// In a cycle of two, each address is given up before it is assigned. A third Service with the same sharing
+/// key does not get it in between.
 #[test]
-fn nobody_joins_on_an_address_that_is_pledged_to_another() {
+fn no_service_joins_on_an_address_that_is_being_handed_over() {
     let mut a = allocator(&[("lan", addresses(&["10.0.0.1-10.0.0.2"]))]);
     let moves = |second, key: &str, ip: &str| {
         request(second, &json!({"allow-shared-ip": key, "loadBalancerIPs": ip}), &json!({}))
     };
-    settle(&mut a, "old", shares(1, "k", 80), 1);
-    settle(&mut a, "young", shares(2, "l", 80), 1);
-    settle(&mut a, "old", moves(1, "k", "10.0.0.2"), 2);
+    assign_and_write(&mut a, "old", sharing(1, "k", 80), 1);
+    assign_and_write(&mut a, "young", sharing(2, "l", 80), 1);
+    assign_and_write(&mut a, "old", moves(1, "k", "10.0.0.2"), 2);
     a.assign(&key("young"), moves(2, "l", "10.0.0.1"), &ips(&["10.0.0.2"]), at(3));
-    for (name, wish) in [("k", shares(3, "k", 81)), ("l", shares(4, "l", 81))] {
-        a.assign(&key(name), wish, &[], at(4));
-        assert_eq!(has(&a, name), Vec::<String>::new());
+    for (name, request) in [("k", sharing(3, "k", 81)), ("l", sharing(4, "l", 81))] {
+        a.assign(&key(name), request, &[], at(4));
+        assert_eq!(assigned(&a, name), Vec::<String>::new());
     }
     write_all(&mut a, 5);
-    assert_eq!([has(&a, "old"), has(&a, "young")], [["10.0.0.2"], ["10.0.0.1"]]);
-    assert_eq!([has(&a, "k"), has(&a, "l")], [["10.0.0.2"], ["10.0.0.1"]], "it is shared with who stays");
+    assert_eq!([assigned(&a, "old"), assigned(&a, "young")], [["10.0.0.2"], ["10.0.0.1"]]);
+    assert_eq!(
+        [assigned(&a, "k"), assigned(&a, "l")],
+        [["10.0.0.2"], ["10.0.0.1"]],
+        "they share with the Services that stay"
+    );
 }
 
-/// That somebody may join one of the two where it is frees nothing for the other: the exchange would be given up before
-/// it has begun, begin again, and never come to an end.
+/// An address that becomes joinable is not free for the other Service of the cycle. Otherwise the exchange
+/// would be cancelled and started again for ever.
 #[test]
-fn a_service_that_shares_exchanges_one_of_its_addresses_with_another_that_is_restored_with_it() {
-    let restored = |name: &str, second, ip: &str, pair: Option<&str>, current: &[&str]| {
+fn a_sharing_service_exchanges_one_of_its_addresses_with_another_restored_service() {
+    let restored = |name: &str, second, ip: &str, sharing_key: Option<&str>, current: &[&str]| {
         let mut annotations = json!({"loadBalancerIPs": ip});
-        if let Some(pair) = pair {
-            annotations["allow-shared-ip"] = json!(pair);
+        if let Some(key) = sharing_key {
+            annotations["allow-shared-ip"] = json!(key);
         }
         let cluster = if ip.contains(',') { vec!["10.96.0.1", "fd00::1"] } else { vec!["10.96.0.1"] };
         let policy = if ip.contains(',') { "PreferDualStack" } else { "SingleStack" };
-        Adoptee {
-            service: key(name),
-            request: request(second, &annotations, &json!({"clusterIPs": cluster, "ipFamilyPolicy": policy})),
-            current: ips(current),
-            pool: None,
-            waiting_since: None,
-        }
+        let spec = json!({"clusterIPs": cluster, "ipFamilyPolicy": policy});
+        existing(name, request(second, &annotations, &spec), current)
     };
     let mut a = allocator(&[("lan", addresses(&["10.0.0.1-10.0.0.3", "fc00::1-fc00::2"]))]);
     let shares = restored("shares", 1, "10.0.0.2,fc00::1", Some("k"), &["10.0.0.2"]);
     let other = restored("other", 2, "10.0.0.2", None, &["10.0.0.1", "fc00::1"]);
-    a.adopt(vec![shares, other], at(9));
+    a.restore(vec![shares, other], at(9));
     write_all(&mut a, 10);
-    assert_eq!(has(&a, "shares"), ["10.0.0.2", "fc00::1"]);
+    assert_eq!(assigned(&a, "shares"), ["10.0.0.2", "fc00::1"]);
 }
 
-/// What the histories of the model rely on: their input is printed when one fails, not when it hangs.
+/// The model relies on this: proptest prints the input of a test that fails, but not of one that hangs.
 #[test]
-#[should_panic(expected = "a loop without end")]
-fn decisions_without_end_fail_instead_of_hanging() {
+#[should_panic(expected = "an endless loop")]
+fn an_endless_loop_of_reconciliations_panics_instead_of_hanging() {
     let mut a = allocator(&[("lan", addresses(&["10.0.0.1/32"]))]);
-    settle(&mut a, "web", plain(1), 1);
+    assign_and_write(&mut a, "web", any(1), 1);
     let web = a.services.keys().next().cloned().unwrap();
     loop {
-        a.resolve(&web, at(2));
+        a.reconcile(&web, at(2));
     }
 }

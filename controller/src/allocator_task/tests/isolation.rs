@@ -1,33 +1,33 @@
-//! What is wrong with one object or one kind holds up no other.
+//! A problem with one object or kind does not affect others.
 
 use crds::annotations::IP_ALLOCATED_FROM_POOL;
 use kube::ResourceExt as _;
 
-use super::api::{Answer, Server};
-use super::promises::{begin, over};
+use super::fake_api::{Answer, Server};
+use super::guarantees::{fill_stores, task_with_server};
 use super::*;
 
-/// An owner that watches `server`, in which there are a pool and a namespace, for a minute of virtual time.
-async fn a_minute(server: &Server) -> Readiness {
+/// Runs a task with watches of `server`, which has a pool and a namespace, for a minute of virtual time.
+async fn run_a_minute(server: &Server) -> Readiness {
     let mut lan = json!(pool("10.0.0.1-10.0.0.3"));
     lan["metadata"]["resourceVersion"] = json!("6");
-    a_minute_with(server, vec![lan]).await
+    run_a_minute_with(server, vec![lan]).await
 }
 
 /// The same with these pools.
-async fn a_minute_with(server: &Server, pools: Vec<Value>) -> Readiness {
+async fn run_a_minute_with(server: &Server, pools: Vec<Value>) -> Readiness {
     server.set_list("ipaddresspools", pools);
     server.set_list("namespaces", vec![json!(namespace("shop"))]);
     let (client, shutdown, mut tasks) = (server.client(), CancellationToken::new(), Tasks::new());
     let watches = Watches::start(&mut tasks, &client, "metallb-system", &shutdown);
     let readiness = Readiness::new();
-    let owner = Owner { client, watches, ready: readiness.gate("adoption"), ..owner().0 };
-    let _ = tokio::time::timeout(Duration::from_secs(60), owner.run(shutdown)).await;
+    let task = AllocatorTask { client, watches, ready: readiness.gate("restore"), ..new_task().0 };
+    let _ = tokio::time::timeout(Duration::from_secs(60), task.run(shutdown)).await;
     readiness
 }
 
 #[tokio::test(start_paused = true)]
-async fn requirement_6_a_kind_that_assignment_does_not_need_and_that_cannot_be_listed_stops_nothing() {
+async fn addresses_are_assigned_if_a_kind_cannot_be_listed_that_assignment_does_not_depend_on() {
     for plural in [
         "bgppeers",
         "bgpadvertisements",
@@ -39,7 +39,7 @@ async fn requirement_6_a_kind_that_assignment_does_not_need_and_that_cannot_be_l
     ] {
         let (server, _changes) = Server::new(&[service("shop", "web", None, &[])]);
         server.refuse_list(plural);
-        let readiness = a_minute(&server).await;
+        let readiness = run_a_minute(&server).await;
         assert!(readiness.waiting_for().is_empty(), "{plural}");
         let stored = server.service("web");
         assert_eq!(stored["status"]["loadBalancer"]["ingress"], json!([{"ip": "10.0.0.1"}]), "{plural}");
@@ -48,12 +48,12 @@ async fn requirement_6_a_kind_that_assignment_does_not_need_and_that_cannot_be_l
 }
 
 #[tokio::test(start_paused = true)]
-async fn requirement_6_what_cannot_be_decoded_is_reported_by_name_in_the_configuration_state() {
+async fn an_object_that_cannot_be_decoded_is_reported_by_name_in_the_configuration_state() {
     let (server, _changes) = Server::new(&[]);
     let odd = json!({"apiVersion": "metallb.io/v1beta1", "kind": "L2Advertisement",
         "metadata": {"name": "odd", "namespace": "metallb-system"}, "spec": {"interfaces": "eth0"}});
     server.set_list("l2advertisements", vec![odd]);
-    a_minute(&server).await;
+    run_a_minute(&server).await;
     let state = server.patches("configurationstates").pop().unwrap();
     assert_eq!(state["status"]["result"], "Invalid");
     let summary = state["status"]["errorSummary"].as_str().unwrap();
@@ -64,25 +64,25 @@ async fn requirement_6_what_cannot_be_decoded_is_reported_by_name_in_the_configu
 }
 
 #[tokio::test(start_paused = true)]
-async fn requirement_6_objects_that_cannot_be_decoded_are_left_out_one_by_one_and_their_addresses_given_to_nobody()
- {
+async fn objects_that_cannot_be_decoded_are_skipped_and_their_addresses_not_assigned() {
     let web = service("shop", "web", None, &[]);
     let (server, changes) = Server::new(std::slice::from_ref(&web));
-    let (owner, mut writers) = over(&server, changes);
-    begin(&server, &mut writers, &web);
-    let odd = json!({"metadata": {"name": "odd", "namespace": "metallb-system", "resourceVersion": "9"}, "spec": 7});
+    let (task, mut writers) = task_with_server(&server, changes);
+    fill_stores(&server, &mut writers, &web);
+    let metadata = json!({"name": "odd", "namespace": "metallb-system", "resourceVersion": "9"});
+    let odd = json!({"metadata": metadata, "spec": 7});
     server.set_list("poolpolicies", vec![odd]);
     server.add_service(json!({"metadata": {"name": "odd", "namespace": "shop", "resourceVersion": "9"},
         "spec": "none", "status": {"loadBalancer": {"ingress": [{"ip": "10.0.0.1"}]}}}));
-    let listed = owner.try_look_afresh().await.unwrap();
-    let mut term = Term::new(&owner, &Unsettled::default());
+    let listed = task.try_relist().await.unwrap();
+    let mut term = Term::new(&task, &InFlight::default());
     term.configure();
-    term.adopt(listed);
-    assert_eq!(has(&term, "shop", "web"), Some(vec!["10.0.0.2".into()]));
+    term.restore(listed);
+    assert_eq!(assigned(&term, "shop", "web"), Some(vec!["10.0.0.2".into()]));
 }
 
 #[tokio::test(start_paused = true)]
-async fn requirement_1_a_pool_that_a_new_controller_cannot_decode_takes_nothing_from_whom_it_serves() {
+async fn a_pool_that_a_new_controller_cannot_decode_withdraws_no_address() {
     let mut web = service("shop", "web", None, &["10.7.0.1"]);
     web.annotations_mut().insert(IP_ALLOCATED_FROM_POOL.to_owned(), "odd".to_owned());
     let (server, _changes) = Server::new(&[web]);
@@ -90,15 +90,15 @@ async fn requirement_1_a_pool_that_a_new_controller_cannot_decode_takes_nothing_
         "spec": {"addresses": "10.7.0.1/32"}});
     let mut lan = json!(pool("10.0.0.1-10.0.0.3"));
     lan["metadata"]["resourceVersion"] = json!("6");
-    a_minute_with(&server, vec![lan, odd]).await;
+    run_a_minute_with(&server, vec![lan, odd]).await;
     let stored = server.service("web");
     assert_eq!(stored["status"]["loadBalancer"]["ingress"], json!([{"ip": "10.7.0.1"}]), "{stored}");
     assert_eq!(server.writes(), 0, "{:?}", server.events());
 }
 
-/// More than are written at once.
+/// More failing Services than are written concurrently.
 #[tokio::test(start_paused = true)]
-async fn status_writes_that_fail_all_the_time_hold_up_no_other_service() {
+async fn failing_status_writes_do_not_delay_other_services() {
     let bad: Vec<Service> = (0..40).map(|n| service("shop", &format!("bad{n}"), None, &[])).collect();
     let all = [bad, vec![service("shop", "good", None, &[])]].concat();
     let (server, changes) = Server::new(&all);
@@ -109,11 +109,11 @@ async fn status_writes_that_fail_all_the_time_hold_up_no_other_service() {
         object["status"] = json!({});
         Answer::Error(500)
     });
-    let (owner, mut writers) = over(&server, changes);
+    let (task, mut writers) = task_with_server(&server, changes);
     writers.pools.apply_watcher_event(&Event::Apply(pool("10.0.0.0/24")));
-    let mut term = Term::new(&owner, &Unsettled::default());
+    let mut term = Term::new(&task, &InFlight::default());
     term.configure();
-    term.adopt(Listed::of(all, 1, ""));
+    term.restore(ServiceList::of(all, 1, ""));
     let _ = tokio::time::timeout(Duration::from_secs(60), term.run()).await;
     assert_eq!(server.service("good")["status"]["loadBalancer"]["ingress"], json!([{"ip": "10.0.0.40"}]));
     assert!(server.begun() < 40 * 15, "{} writes in a minute: they are backed off", server.begun());

@@ -1,4 +1,4 @@
-//! An API server with what the owner asks for: lists, writes of Service statuses, and events.
+//! A fake API server with the calls of the allocator task: lists, writes of Service statuses, and events.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -10,19 +10,19 @@ use kube::client::Body;
 use serde_json::{Value, json};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-/// What the server does with a status that was written: it may answer something else than it stored.
+/// What the server does with a status that was written: its answer may differ from what it stores.
 type OnWrite = Box<dyn Fn(&mut Value) -> Answer + Send>;
 
 /// How the server answers a write.
-pub(in crate::owner) enum Answer {
-    /// With the object as it was when this was decided.
+pub(in crate::allocator_task) enum Answer {
+    /// With this object.
     Done(Value),
     /// With an error of this code.
     Error(u16),
 }
 
 struct State {
-    /// By plural name: the objects that a list has.
+    /// The objects of each list, by plural name.
     lists: BTreeMap<String, Vec<Value>>,
     /// The Services by name.
     services: BTreeMap<String, Value>,
@@ -31,9 +31,9 @@ struct State {
     begun: usize,
     delay: Duration,
     fail_lists: bool,
-    /// The plural names of which no list is answered with objects.
+    /// The plural names whose lists are refused.
     unlistable: BTreeSet<String>,
-    /// What was written of other objects than Services: plural name, and the patch.
+    /// Writes of objects other than Services: plural name and patch.
     patches: Vec<(String, Value)>,
     events: Vec<Value>,
     on_write: OnWrite,
@@ -42,7 +42,7 @@ struct State {
 
 /// The server.
 #[derive(Clone)]
-pub(in crate::owner) struct Server(Arc<Mutex<State>>);
+pub(in crate::allocator_task) struct Server(Arc<Mutex<State>>);
 
 fn bump(state: &mut State, object: &mut Value) {
     state.version += 1;
@@ -50,8 +50,8 @@ fn bump(state: &mut State, object: &mut Value) {
 }
 
 impl Server {
-    /// With these Services, and with what each change of one sends.
-    pub(in crate::owner) fn new(
+    /// A server with these Services, and the receiver of their changes.
+    pub(in crate::allocator_task) fn new(
         services: &[k8s_openapi::api::core::v1::Service],
     ) -> (Self, UnboundedReceiver<Value>) {
         let (changed, changes) = unbounded_channel();
@@ -75,66 +75,70 @@ impl Server {
         (Self(Arc::new(Mutex::new(state))), changes)
     }
 
-    /// What it does with each status that is written.
-    pub(in crate::owner) fn on_write(&self, on_write: impl Fn(&mut Value) -> Answer + Send + 'static) {
+    /// Sets what it does with each status that is written.
+    pub(in crate::allocator_task) fn on_write(
+        &self,
+        on_write: impl Fn(&mut Value) -> Answer + Send + 'static,
+    ) {
         self.0.lock().unwrap().on_write = Box::new(on_write);
     }
 
-    /// Another Service.
-    pub(in crate::owner) fn add_service(&self, service: Value) {
+    /// Adds a Service.
+    pub(in crate::allocator_task) fn add_service(&self, service: Value) {
         let name = service["metadata"]["name"].as_str().unwrap().to_owned();
         self.0.lock().unwrap().services.insert(name, service);
     }
 
-    /// What a list of this plural name has.
-    pub(in crate::owner) fn set_list(&self, plural: &str, objects: Vec<Value>) {
+    /// Sets the objects of the list of this plural name.
+    pub(in crate::allocator_task) fn set_list(&self, plural: &str, objects: Vec<Value>) {
         self.0.lock().unwrap().lists.insert(plural.to_owned(), objects);
     }
 
-    /// Each write takes so long, and is not done if the client gives up before.
-    pub(in crate::owner) fn delay_writes(&self, delay: Duration) {
+    /// Delays each write. It is not carried out if the client gives up before.
+    pub(in crate::allocator_task) fn delay_writes(&self, delay: Duration) {
         self.0.lock().unwrap().delay = delay;
     }
 
-    /// Whether lists fail.
-    pub(in crate::owner) fn fail_lists(&self, fail: bool) {
+    /// Sets whether lists fail.
+    pub(in crate::allocator_task) fn fail_lists(&self, fail: bool) {
         self.0.lock().unwrap().fail_lists = fail;
     }
 
-    /// No list of this plural name succeeds.
-    pub(in crate::owner) fn refuse_list(&self, plural: &str) {
+    /// Refuses lists of this plural name.
+    pub(in crate::allocator_task) fn refuse_list(&self, plural: &str) {
         self.0.lock().unwrap().unlistable.insert(plural.to_owned());
     }
 
-    /// What was written of objects of this plural name.
-    pub(in crate::owner) fn patches(&self, plural: &str) -> Vec<Value> {
+    /// The patches of objects of this plural name.
+    pub(in crate::allocator_task) fn patches(&self, plural: &str) -> Vec<Value> {
         let state = self.0.lock().unwrap();
         state.patches.iter().filter(|(of, _)| of == plural).map(|(_, patch)| patch.clone()).collect()
     }
 
-    /// How many writes have reached it.
-    pub(in crate::owner) fn begun(&self) -> usize {
+    /// How many writes were received.
+    pub(in crate::allocator_task) fn begun(&self) -> usize {
         self.0.lock().unwrap().begun
     }
 
-    /// The Service as it is.
-    pub(in crate::owner) fn service(&self, name: &str) -> Value {
+    /// The present Service.
+    pub(in crate::allocator_task) fn service(&self, name: &str) -> Value {
         self.0.lock().unwrap().services[name].clone()
     }
 
-    /// How many statuses of Services were written.
-    pub(in crate::owner) fn writes(&self) -> usize {
+    /// How many writes of Service statuses were processed.
+    pub(in crate::allocator_task) fn writes(&self) -> usize {
         self.0.lock().unwrap().writes
     }
 
-    /// The reasons and notes of the events.
-    pub(in crate::owner) fn events(&self) -> Vec<(String, String)> {
+    /// The reasons and messages of the events.
+    pub(in crate::allocator_task) fn events(&self) -> Vec<(String, String)> {
         let text = |event: &Value, field: &str| event[field].as_str().unwrap_or_default().to_owned();
         let state = self.0.lock().unwrap();
         state.events.iter().map(|event| (text(event, "reason"), text(event, "message"))).collect()
     }
 
-    pub(in crate::owner) fn client(&self) -> Client {
+    /// A client of this server.
+    pub(in crate::allocator_task) fn client(&self) -> Client {
         let server = self.clone();
         let answer = move |request: Request<Body>| {
             let server = server.clone();
@@ -142,11 +146,11 @@ impl Server {
                 let (parts, body) = request.into_parts();
                 let body = body.collect_bytes().await.unwrap();
                 let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
-                let delay = server.begin(&parts.method);
+                let delay = server.start_queued(&parts.method);
                 tokio::time::sleep(delay).await;
                 let query = parts.uri.query().unwrap_or_default().to_owned();
                 if query.contains("watch=true") {
-                    // Nothing happens after the list.
+                    // No event follows the list.
                     std::future::pending::<()>().await;
                 }
                 let (code, answer) = server.answer(&parts.method, parts.uri.path(), &query, body);
@@ -156,7 +160,7 @@ impl Server {
         Client::new(tower::service_fn(answer), "shop")
     }
 
-    fn begin(&self, method: &Method) -> Duration {
+    fn start_queued(&self, method: &Method) -> Duration {
         let mut state = self.0.lock().unwrap();
         if *method != Method::PATCH {
             return Duration::ZERO;
@@ -218,9 +222,9 @@ impl Server {
     }
 }
 
-/// A server that lists so many Services, each with so many bytes of managed fields, and makes each page when it is asked
-/// for it.
-pub(in crate::owner) fn many_services(count: usize, managed: usize) -> Client {
+/// A server that lists `count` Services, each with `managed` bytes of managed fields, and builds each page
+/// when it is requested.
+pub(in crate::allocator_task) fn serve_many_services(count: usize, managed: usize) -> Client {
     let answer = move |request: Request<Body>| async move {
         let query = request.uri().query().unwrap_or_default().to_owned();
         let parameter = |name: &str| {
@@ -239,7 +243,9 @@ pub(in crate::owner) fn many_services(count: usize, managed: usize) -> Client {
         for number in first..last {
             let comma = if number == first { "" } else { "," };
             text.push_str(&format!(
-                r#"{comma}{{"metadata":{{"namespace":"shop","name":"s{number}","resourceVersion":"5","managedFields":[{{"manager":"m","fieldsV1":{{{fields}"f:z":{{}}}}}}]}},"spec":{{"type":"LoadBalancer","clusterIPs":["10.96.0.1"],"ports":[{{"port":80}}]}}}}"#
+                r#"{comma}{{"metadata":{{"namespace":"shop","name":"s{number}","resourceVersion":"5",
+                "managedFields":[{{"manager":"m","fieldsV1":{{{fields}"f:z":{{}}}}}}]}},
+                "spec":{{"type":"LoadBalancer","clusterIPs":["10.96.0.1"],"ports":[{{"port":80}}]}}}}"#
             ));
         }
         text.push_str("]}");

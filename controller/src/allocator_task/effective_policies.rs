@@ -1,4 +1,4 @@
-//! Policies that were deleted a moment ago.
+//! The policies in force, including recently deleted ones.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -8,16 +8,16 @@ use ipam::GRACE;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 
-/// The policies in force: those that exist, and for the time of [`GRACE`] those that no longer do. So a policy can be
-/// replaced by deletion and creation, and nothing is given away in between.
+/// The policies in force: those that exist, and deleted ones for a grace period of [`GRACE`]. So a policy can
+/// be replaced by deletion and creation, and no reserved address is assigned in between.
 #[derive(Debug, Default)]
-pub(super) struct Policies {
-    /// By name, with when its grace ends if it does not exist.
+pub(super) struct EffectivePolicies {
+    /// By name, with the end of the grace period if it was deleted.
     in_force: BTreeMap<String, (Arc<PoolPolicy>, Option<Timestamp>)>,
 }
 
-impl Policies {
-    /// The policies in force while the API has `existing`.
+impl EffectivePolicies {
+    /// Updates the policies by those that exist, and returns the ones in force.
     pub(super) fn update(&mut self, existing: &[Arc<PoolPolicy>], now: Timestamp) -> Vec<Arc<PoolPolicy>> {
         let names: BTreeSet<String> = existing.iter().map(|policy| policy.name_any()).collect();
         self.in_force.retain(|name, (_, end)| {
@@ -27,12 +27,12 @@ impl Policies {
         self.in_force.values().map(|(policy, _)| Arc::clone(policy)).collect()
     }
 
-    /// Whether the policy is in force although it does not exist.
+    /// Whether the policy is in force although it was deleted.
     pub(super) fn is_deleted(&self, name: &str) -> bool {
         self.in_force.get(name).is_some_and(|(_, end)| end.is_some())
     }
 
-    /// When [`Self::update`] gives fewer.
+    /// When the next grace period ends.
     pub(super) fn next_deadline(&self) -> Option<Timestamp> {
         self.in_force.values().filter_map(|(_, end)| *end).min()
     }
@@ -59,9 +59,9 @@ mod tests {
     }
 
     #[test]
-    fn a_deleted_policy_stays_in_force_for_the_time_of_grace() {
+    fn a_deleted_policy_stays_in_force_for_the_grace_period() {
         let (gone, stays) = (policy("gone", "10.0.0.1"), policy("stays", "10.0.0.2"));
-        let mut policies = Policies::default();
+        let mut policies = EffectivePolicies::default();
         assert_eq!(policies.update(&[gone.clone(), stays.clone()], at(0)), [gone.clone(), stays.clone()]);
         assert_eq!(policies.next_deadline(), None);
         assert_eq!(policies.update(std::slice::from_ref(&stays), at(10)), [gone.clone(), stays.clone()]);
@@ -73,13 +73,13 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_that_is_created_anew_takes_the_place_of_the_deleted_one_at_once() {
+    fn a_policy_that_is_created_again_replaces_the_deleted_one_at_once() {
         let (old, new) = ([policy("p", "10.0.0.1")], [policy("p", "10.0.0.2")]);
-        let mut policies = Policies::default();
+        let mut policies = EffectivePolicies::default();
         policies.update(&old, at(0));
         policies.update(&[], at(1));
         assert_eq!(policies.update(&new, at(2)), new);
         assert_eq!(policies.next_deadline(), None);
-        assert_eq!(policies.update(&[], at(20)), new, "its own grace begins with its own deletion");
+        assert_eq!(policies.update(&[], at(20)), new, "its grace period begins with its own deletion");
     }
 }

@@ -1,5 +1,5 @@
-//! The newest state of each Service that is known: of the store, or of a list or a write that the store has not
-//! caught up with.
+//! The newest known version of each Service: that of the store, or that of a list or a write which the store
+//! does not have yet.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -10,14 +10,14 @@ use kube::runtime::reflector::{ObjectRef, Store};
 
 use crate::service::version;
 
-/// A store, and what is newer than it.
+/// A store, and the Services of which a newer version is known.
 #[derive(Debug)]
-pub(super) struct Known {
+pub(super) struct ServiceCache {
     store: Store<Service>,
     newer: HashMap<ServiceKey, Arc<Service>>,
 }
 
-impl Known {
+impl ServiceCache {
     pub(super) fn new(store: Store<Service>) -> Self {
         Self { store, newer: HashMap::new() }
     }
@@ -26,7 +26,7 @@ impl Known {
         self.store.get(&ObjectRef::new(&key.name).within(&key.namespace))
     }
 
-    /// The newest state; none if the Service does not exist.
+    /// The newest version; `None` if the Service does not exist.
     pub(super) fn get(&mut self, key: &ServiceKey) -> Option<Arc<Service>> {
         let stored = self.in_store(key);
         let Some(newer) = self.newer.get(key) else { return stored };
@@ -39,8 +39,8 @@ impl Known {
         }
     }
 
-    /// The API gave this state.
-    pub(super) fn learn(&mut self, service: Service) {
+    /// The API returned this version.
+    pub(super) fn insert_newer(&mut self, service: Service) {
         let key = ServiceKey::of(&service);
         let behind = self.in_store(&key).is_none_or(|stored| version(&stored) < version(&service));
         let newest = self.newer.get(&key).is_none_or(|newer| version(newer) < version(&service));
@@ -49,19 +49,19 @@ impl Known {
         }
     }
 
-    /// The watch saw a deletion.
+    /// The watch reported a deletion.
     pub(super) fn deleted(&mut self, key: &ServiceKey, deletion: u64) {
         if self.newer.get(key).is_some_and(|newer| version(newer) <= deletion) {
             self.newer.remove(key);
         }
     }
 
-    /// The API says that it does not exist.
-    pub(super) fn gone(&mut self, key: &ServiceKey) {
+    /// The API reports that the Service does not exist.
+    pub(super) fn remove(&mut self, key: &ServiceKey) {
         self.newer.remove(key);
     }
 
-    /// Those that the store does not have: of `others`, and of what is newer than it.
+    /// The Services that the store does not have: of `others`, and of the newer ones.
     pub(super) fn missing<'a>(&'a self, others: impl Iterator<Item = &'a ServiceKey>) -> Vec<ServiceKey> {
         let all: BTreeSet<&ServiceKey> = self.newer.keys().chain(others).collect();
         all.into_iter().filter(|key| self.in_store(key).is_none()).cloned().collect()
@@ -83,18 +83,18 @@ mod tests {
     }
 
     #[test]
-    fn what_a_new_list_does_not_have_is_missing_whether_it_was_written_or_only_seen() {
+    fn services_that_a_new_list_lacks_are_missing_whether_written_or_only_seen() {
         let (store, mut writer) = store::<Service>();
-        let mut known = Known::new(store);
+        let mut cache = ServiceCache::new(store);
         let seen = ["a", "b", "c"].map(|name| ServiceKey::of(&service(name, 1)));
         for name in ["a", "b"] {
             writer.apply_watcher_event(&Event::Apply(service(name, 1)));
         }
-        known.learn(service("c", 2));
-        // A watch that was broken for too long lists anew, and tells of no deletion.
+        cache.insert_newer(service("c", 2));
+        // A watch that was interrupted for too long lists again, without reporting deletions.
         for event in [Event::Init, Event::InitApply(service("a", 1)), Event::InitDone] {
             writer.apply_watcher_event(&event);
         }
-        assert_eq!(known.missing(seen.iter()), seen[1..]);
+        assert_eq!(cache.missing(seen.iter()), seen[1..]);
     }
 }

@@ -1,4 +1,4 @@
-//! What a term makes of the stores. The API is asked by writes, which are queued here and never begun.
+//! What a term does with the content of the stores. The writes that it queues are not sent here.
 
 use k8s_openapi::api::core::v1::Service;
 use kube::Config;
@@ -11,37 +11,37 @@ use serde_json::{Value, json};
 use super::*;
 use crate::COMPONENT;
 use crate::fixtures;
-use crate::watches::by_hand::{Writers, watches};
+use crate::watches::test_stores::{Writers, watches};
 
-mod api;
 mod events;
+mod fake_api;
+mod guarantees;
 mod isolation;
-mod promises;
 
-/// An API server that is away.
-pub(super) fn nowhere() -> Client {
+/// A client of an API server that cannot be reached.
+pub(super) fn unreachable_client() -> Client {
     Client::try_from(Config::new("http://127.0.0.1:9".parse().unwrap())).unwrap()
 }
 
-/// The owner over stores in which there is the namespace `shop`.
-fn owner() -> (Owner, Writers) {
-    let client = nowhere();
+/// A task with stores that contain the namespace `shop`.
+fn new_task() -> (AllocatorTask, Writers) {
+    let client = unreachable_client();
     let (watches, mut writers) = watches("metallb-system");
     writers.namespaces.apply_watcher_event(&Event::Apply(namespace("shop")));
-    let owner = Owner {
+    let task = AllocatorTask {
         events: Events::start(&mut Tasks::new(), client.clone(), COMPONENT, None, CancellationToken::new()),
         client,
         class: String::new(),
         watches,
         leadership: Leadership::fixed(true),
         metrics: Metrics::default(),
-        ready: Readiness::new().gate("adoption"),
-        write_bound: Duration::from_secs(1),
-        remind_every: Duration::from_secs(1_800),
+        ready: Readiness::new().gate("restore"),
+        write_timeout: Duration::from_secs(1),
+        repeat_interval: Duration::from_secs(1_800),
         heartbeat: Heartbeat::new("addresses", Duration::from_secs(15)),
-        judge: Mutex::default(),
+        history: Mutex::default(),
     };
-    (owner, writers)
+    (task, writers)
 }
 
 fn object<K: DeserializeOwned>(kind: &str, name: &str, spec: &Value) -> K {
@@ -53,12 +53,12 @@ fn pool(addresses: &str) -> IPAddressPool {
 }
 
 #[tokio::test]
-async fn requirement_8_events_about_configuration_refer_to_it_by_its_uid_as_kubectl_describe_selects_them() {
-    let (owner, mut writers) = owner();
+async fn events_about_configuration_have_its_uid_by_which_kubectl_describe_selects_them() {
+    let (task, mut writers) = new_task();
     let mut pool = pool("10.0.0.0/24");
     pool.metadata.uid = Some("3d0e".into());
     writers.pools.apply_watcher_event(&Event::Apply(pool));
-    let uid = |kind| status_object(kind, "lan", &owner.watches).uid;
+    let uid = |kind| status_object(kind, "lan", &task.watches).uid;
     assert_eq!(uid("IPAddressPool").as_deref(), Some("3d0e"));
     assert_eq!(uid("L2Advertisement"), None, "another kind");
 }
@@ -67,7 +67,7 @@ fn namespace(name: &str) -> k8s_openapi::api::core::v1::Namespace {
     fixtures::namespace(name, &json!({}))
 }
 
-/// A Service of this class whose status has these addresses.
+/// A Service of this class with these addresses in its status.
 fn service(namespace: &str, name: &str, class: Option<&str>, addresses: &[&str]) -> Service {
     let ingress: Vec<Value> = addresses.iter().map(|ip| json!({ "ip": ip })).collect();
     let more =
@@ -75,70 +75,70 @@ fn service(namespace: &str, name: &str, class: Option<&str>, addresses: &[&str])
     fixtures::service(namespace, name, &more)
 }
 
-/// What the Service of ours shall have; none if that is not decided.
-fn has(term: &Term<'_>, namespace: &str, name: &str) -> Option<Vec<String>> {
-    let outcome = term.allocator.outcome(&ServiceKey::new(namespace, name))?;
-    Some(outcome.addresses.iter().map(ToString::to_string).collect())
+/// The assigned addresses of the Service; `None` if nothing is decided.
+fn assigned(term: &Term<'_>, namespace: &str, name: &str) -> Option<Vec<String>> {
+    let assignment = term.allocator.assignment(&ServiceKey::new(namespace, name))?;
+    Some(assignment.addresses.iter().map(ToString::to_string).collect())
 }
 
 #[tokio::test]
-async fn what_a_service_of_another_class_still_has_is_not_given_to_one_of_ours() {
-    let (owner, mut writers) = owner();
+async fn an_address_of_a_service_of_another_class_is_not_assigned() {
+    let (task, mut writers) = new_task();
     writers.pools.apply_watcher_event(&Event::Apply(pool("10.0.0.1-10.0.0.3")));
-    let mut term = Term::new(&owner, &Unsettled::default());
+    let mut term = Term::new(&task, &InFlight::default());
     term.configure();
     let all = vec![service("shop", "new", None, &[]), service("shop", "other", Some("x/y"), &["10.0.0.1"])];
-    term.adopt(Listed::of(all, 1, ""));
-    assert_eq!(has(&term, "shop", "new"), Some(vec!["10.0.0.2".into()]));
+    term.restore(ServiceList::of(all, 1, ""));
+    assert_eq!(assigned(&term, "shop", "new"), Some(vec!["10.0.0.2".into()]));
 
     writers.services.apply_watcher_event(&Event::Apply(service("shop", "late", Some("x/y"), &["10.0.0.3"])));
-    term.look_at(&ServiceKey::new("shop", "late"));
+    term.sync_service(&ServiceKey::new("shop", "late"));
     writers.services.apply_watcher_event(&Event::Apply(service("shop", "newer", None, &[])));
-    term.look_at(&ServiceKey::new("shop", "newer"));
-    assert_eq!(has(&term, "shop", "newer"), Some(vec![]));
+    term.sync_service(&ServiceKey::new("shop", "newer"));
+    assert_eq!(assigned(&term, "shop", "newer"), Some(vec![]));
 }
 
 #[tokio::test]
-async fn a_service_is_left_undecided_until_the_store_has_its_namespace() {
-    let (owner, mut writers) = owner();
+async fn a_service_is_not_decided_until_the_store_has_its_namespace() {
+    let (task, mut writers) = new_task();
     writers.pools.apply_watcher_event(&Event::Apply(pool("10.0.0.1/32")));
-    let mut term = Term::new(&owner, &Unsettled::default());
+    let mut term = Term::new(&task, &InFlight::default());
     term.configure();
-    term.adopt(Listed::of(vec![service("early", "web", None, &[])], 1, ""));
-    assert_eq!(has(&term, "early", "web"), None);
+    term.restore(ServiceList::of(vec![service("early", "web", None, &[])], 1, ""));
+    assert_eq!(assigned(&term, "early", "web"), None);
     writers.namespaces.apply_watcher_event(&Event::Apply(namespace("early")));
     term.configure();
-    assert_eq!(has(&term, "early", "web"), Some(vec!["10.0.0.1".into()]));
+    assert_eq!(assigned(&term, "early", "web"), Some(vec!["10.0.0.1".into()]));
 }
 
 #[tokio::test]
-async fn what_a_policy_reserves_is_not_given_away_when_the_policy_is_replaced() {
-    let (owner, mut writers) = owner();
+async fn a_reserved_address_is_not_assigned_while_its_policy_is_replaced() {
+    let (task, mut writers) = new_task();
     let reserves = json!({"pool": "lan", "reserved": [{"addresses": "10.0.0.1"}]});
     let policy: crds::PoolPolicy = object("PoolPolicy", "kept", &reserves);
     writers.pools.apply_watcher_event(&Event::Apply(pool("10.0.0.1/32")));
     writers.pool_policies.apply_watcher_event(&Event::Apply(policy.clone()));
-    let mut term = Term::new(&owner, &Unsettled::default());
+    let mut term = Term::new(&task, &InFlight::default());
     term.configure();
-    term.adopt(Listed::of(vec![service("shop", "web", None, &[])], 1, ""));
+    term.restore(ServiceList::of(vec![service("shop", "web", None, &[])], 1, ""));
     writers.pool_policies.apply_watcher_event(&Event::Delete(policy));
     term.configure();
-    assert_eq!(has(&term, "shop", "web"), Some(vec![]));
-    assert!(term.grace_deadline().is_some(), "it is looked at again when the grace is over");
+    assert_eq!(assigned(&term, "shop", "web"), Some(vec![]));
+    assert!(term.grace_deadline().is_some(), "it is processed again after the grace period");
 }
 
 #[tokio::test]
-async fn nothing_is_said_of_a_pool_before_it_is_judged() {
-    let (owner, mut writers) = owner();
-    let mut term = Term::new(&owner, &Unsettled::default());
+async fn a_pool_gets_no_status_before_it_is_validated() {
+    let (task, mut writers) = new_task();
+    let mut term = Term::new(&task, &InFlight::default());
     term.configure();
-    // It will be left out, but nobody has looked yet.
+    // It is invalid, but was not validated yet.
     writers.pools.apply_watcher_event(&Event::Apply(pool("10.0.0")));
-    let told = |term: &Term<'_>| {
+    let status_of_pool = |term: &Term<'_>| {
         let due = term.due_statuses(&BTreeMap::new());
         due.into_iter().find(|write| write.name == "lan").map(|write| write.patch["status"].clone())
     };
-    assert_eq!(told(&term), None);
+    assert_eq!(status_of_pool(&term), None);
     term.configure();
-    assert_eq!(told(&term).unwrap()["conditions"][0]["reason"], "ConfigurationError");
+    assert_eq!(status_of_pool(&term).unwrap()["conditions"][0]["reason"], "ConfigurationError");
 }

@@ -1,4 +1,5 @@
-//! The configuration: judged, and put in force once all is known that restricts it.
+//! Validates the configuration and applies it, edited pools only once everything that restricts them is
+//! known.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -12,93 +13,99 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 use rules::{Configuration, Finding, LastValid, Objects, Severity};
 
-use super::policies::Policies;
-use super::{Check, LIST_RETRY, Term};
+use super::effective_policies::EffectivePolicies;
+use super::{CatchUp, LIST_RETRY_INTERVAL, Term};
 use crate::service;
 use crate::watches::{Conflict, Watches};
 use tokio::time::Instant;
 
-/// For so long an edit of a pool waits for what restricts it, of an API server that answers: a kind that may not be listed any
-/// more must not keep every later configuration from being put in force.
-const CATCH_UP_PATIENCE: Duration = Duration::from_secs(60);
+/// How long an edit of a pool waits for the objects that restrict it while the API server answers: a kind
+/// that can no longer be listed must not block every later configuration.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What outlives a term, and is kept by a replica that stands by too: what was valid, and what was deleted a moment ago.
+/// Earlier versions of the configuration: the last valid version of each object, and recently deleted
+/// policies. Outlives a term, and is updated by standby replicas too.
 #[derive(Debug, Default)]
-pub(crate) struct Judge {
-    policies: Policies,
+pub(crate) struct ConfigurationHistory {
+    policies: EffectivePolicies,
     last_valid: LastValid,
 }
 
-impl Judge {
-    /// What `objects` mean, together with the last valid version of what has an error.
-    pub(super) fn configure(&mut self, objects: &Objects, now: Timestamp) -> (Configuration, Vec<Finding>) {
+impl ConfigurationHistory {
+    /// Validates `objects`. An object with an error is replaced by its last valid version.
+    pub(super) fn build(&mut self, objects: &Objects, now: Timestamp) -> (Configuration, Vec<Finding>) {
         let pool_policies = self.policies.update(&objects.pool_policies, now);
         let (configuration, mut findings) =
             self.last_valid.configure(&Objects { pool_policies, ..objects.clone() });
-        // There is nobody left to tell.
+        // A finding on a deleted object cannot be reported on it.
         findings.retain(|finding| {
             finding.object.kind != "PoolPolicy" || !self.policies.is_deleted(&finding.object.name)
         });
         (configuration, findings)
     }
 
-    /// When a policy that was deleted is no longer in force.
+    /// When the next deleted policy is no longer in force.
     pub(super) fn next_deadline(&self) -> Option<Timestamp> {
         self.policies.next_deadline()
     }
 }
 
 impl Term<'_> {
-    /// Judges the configuration anew and puts it in force; if a pool is new or was edited, once everything is known that the
-    /// API had by then. The watch of policies may be slower than that of pools, and what a policy keeps back must not
-    /// be given away before it is heard of. The same holds for quotas, labels of namespaces and conflicts.
+    /// Validates and applies the configuration. If a pool is new or edited, waits until the stores have
+    /// caught up with the API: the watch of policies may be behind that of pools, and an address that a
+    /// policy reserves must not be assigned before the policy is known. The same holds for quotas, labels of
+    /// namespaces and conflicts.
     pub(super) fn reconfigure(&mut self) {
-        let objects = self.owner.watches.objects();
+        let objects = self.task.watches.objects();
         let known: BTreeMap<String, &IPAddressPool> =
             self.objects.pools.iter().map(|pool| (pool.name_any(), &**pool)).collect();
-        let as_known =
-            |pool: &Arc<IPAddressPool>| known.get(&pool.name_any()).is_some_and(|known| same(known, pool));
+        let unchanged = |pool: &Arc<IPAddressPool>| {
+            known.get(&pool.name_any()).is_some_and(|known| same_spec(known, pool))
+        };
         let edited: Vec<Arc<IPAddressPool>> =
-            objects.pools.iter().filter(|pool| !as_known(pool)).cloned().collect();
-        let checked = |pool: &Arc<IPAddressPool>| self.checked.iter().any(|checked| same(checked, pool));
+            objects.pools.iter().filter(|pool| !unchanged(pool)).cloned().collect();
+        let checked =
+            |pool: &Arc<IPAddressPool>| self.checked_pools.iter().any(|checked| same_spec(checked, pool));
         if edited.iter().all(checked) {
-            self.checked.clear();
+            self.checked_pools.clear();
             self.configure_with(objects);
-        } else if self.check.is_none() {
-            self.checked = edited;
-            self.check = Some(self.catch_up());
+        } else if self.catch_up.is_none() {
+            self.checked_pools = edited;
+            self.catch_up = Some(self.catch_up());
         }
     }
 
-    /// Judges the configuration anew if another set of pools cannot be decoded. (No event of a store tells of such a pool.)
+    /// Reconfigures if the set of pools that cannot be decoded has changed. (A store has no event for such a
+    /// pool.)
     pub(super) fn reconfigure_undecodable(&mut self) {
-        if self.owner.watches.undecodable_pools() != self.undecodable_pools {
+        if self.task.watches.undecodable_pools() != self.undecodable_pools {
             self.reconfigure();
         }
     }
 
-    fn catch_up(&self) -> Check {
-        let (watches, client): (Watches, _) = (self.owner.watches.clone(), self.owner.client.clone());
+    fn catch_up(&self) -> CatchUp {
+        let (watches, client): (Watches, _) = (self.task.watches.clone(), self.task.client.clone());
         Box::pin(async move {
-            let mut deadline = Instant::now() + CATCH_UP_PATIENCE;
+            let mut deadline = Instant::now() + CATCH_UP_TIMEOUT;
             loop {
                 match tokio::time::timeout_at(deadline, watches.catch_up(&client)).await {
                     Ok(Ok(())) => return,
                     Ok(Err(error)) => {
                         tracing::warn!(
                             %error,
-                            "a pool was edited, and the API cannot be asked what restricts it: nothing is assigned from it yet"
+                            "a pool was edited, and the objects that restrict it cannot be listed: nothing \
+                             is assigned from it yet"
                         );
                         if !error.concerns_one_object() {
-                            // While the API server is away nothing could be written either.
-                            deadline = Instant::now() + CATCH_UP_PATIENCE;
+                            // While the API server is unavailable nothing could be written either.
+                            deadline = Instant::now() + CATCH_UP_TIMEOUT;
                         }
-                        tokio::time::sleep(LIST_RETRY).await;
+                        tokio::time::sleep(LIST_RETRY_INTERVAL).await;
                     }
                     Err(_) => {
                         tracing::error!(
-                            "a pool was edited, and what restricts it cannot be had: the pool is put in force with the \
-                             policies, conflicts and namespaces that are known"
+                            "a pool was edited, and the objects that restrict it cannot be listed: the pool \
+                             is applied with the known policies, conflicts and namespaces"
                         );
                         return;
                     }
@@ -107,30 +114,30 @@ impl Term<'_> {
         })
     }
 
-    /// Judges the configuration anew and puts it in force.
+    /// Validates the present objects and applies the configuration.
     pub(super) fn configure(&mut self) {
-        self.configure_with(self.owner.watches.objects());
+        self.configure_with(self.task.watches.objects());
     }
 
     fn configure_with(&mut self, objects: Objects) {
         let now = Timestamp::now();
         self.objects = objects;
-        let (mut configuration, findings) = self.owner.judge().configure(&self.objects, now);
-        self.undecodable_pools = self.owner.watches.undecodable_pools();
+        let (mut configuration, findings) = self.task.history().build(&self.objects, now);
+        self.undecodable_pools = self.task.watches.undecodable_pools();
         configuration.leave_out_unreadable(&self.undecodable_pools);
         for finding in findings.iter().filter(|finding| !self.findings.contains(finding)) {
             tracing::warn!(object = %finding.object, %finding, "configuration");
             let rules::ObjectRef { kind, namespace, name } = &finding.object;
-            let uid = self.owner.watches.uid(kind, name);
+            let uid = self.task.watches.uid(kind, name);
             let object = reference(kind, namespace.as_deref(), name, uid);
             let reason = match finding.severity {
                 Severity::Error => "ConfigurationError",
                 Severity::Warning => "ConfigurationWarning",
             };
-            self.owner.events.warning(&object, "Judge", reason, finding.to_string());
+            self.task.events.warning(&object, "Validate", reason, finding.to_string());
         }
         self.findings = findings;
-        let before = std::mem::replace(&mut self.conflicts, self.owner.watches.conflicts());
+        let before = std::mem::replace(&mut self.conflicts, self.task.watches.conflicts());
         let occupants = self.conflicts.iter().map(|(ip, conflict)| (*ip, conflict.occupant.clone()));
         self.allocator.configure(Arc::new(configuration), occupants.collect(), now);
         let namespaces = self.objects.namespaces.iter().map(|namespace| namespace.name_any());
@@ -138,57 +145,60 @@ impl Term<'_> {
         let either: BTreeSet<IpAddr> = before.keys().chain(self.conflicts.keys()).copied().collect();
         for ip in either {
             if before.get(&ip) != self.conflicts.get(&ip) {
-                self.report_on_pool(ip, before.get(&ip));
+                self.emit_pool_conflict(ip, before.get(&ip));
                 for holder in self.allocator.holders(ip) {
-                    self.review(&holder);
+                    self.enqueue_write(&holder);
                 }
             }
         }
     }
 
-    /// Reports on the pool of `ip` that a foreign host uses it, or no longer does. Of nodes a finding tells.
-    fn report_on_pool(&self, ip: IpAddr, before: Option<&Conflict>) {
+    /// Sends an event about the pool of `ip` that a foreign host uses it, or no longer does. (For nodes there
+    /// is a finding.)
+    fn emit_pool_conflict(&self, ip: IpAddr, before: Option<&Conflict>) {
         let foreign = |conflict: Option<&Conflict>| {
             let conflict = conflict.filter(|conflict| conflict.occupant == Occupant::ForeignHost);
-            conflict.map(|conflict| conflict.text.clone())
+            conflict.map(|conflict| conflict.message.clone())
         };
         let (before, after) = (foreign(before), foreign(self.conflicts.get(&ip)));
         let Some(pool) = self.allocator.configuration().pool_of(ip).filter(|_| before != after) else {
             return;
         };
-        let pool = status_object("IPAddressPool", &pool.name, &self.owner.watches);
-        Self::tell(&self.owner.events, &pool, vec![service::conflict_note(after.as_deref())]);
+        let pool = status_object("IPAddressPool", &pool.name, &self.task.watches);
+        Self::emit(&self.task.events, &pool, vec![service::conflict_event(after.as_deref())]);
     }
 
-    /// What to say on a Service with `addresses` of the machines that use them: reason and message.
-    pub(super) fn conflict(&self, addresses: &[IpAddr]) -> Option<(&'static str, String)> {
+    /// Reason and message of the condition of a Service with `addresses` that machines use.
+    pub(super) fn conflict_condition(&self, addresses: &[IpAddr]) -> Option<(&'static str, String)> {
         let conflicts: Vec<&Conflict> = addresses.iter().filter_map(|ip| self.conflicts.get(ip)).collect();
         let foreign = conflicts.iter().any(|conflict| conflict.occupant == Occupant::ForeignHost);
-        let texts = conflicts.iter().map(|conflict| conflict.text.as_str()).collect::<Vec<_>>().join("; ");
+        let messages =
+            conflicts.iter().map(|conflict| conflict.message.as_str()).collect::<Vec<_>>().join("; ");
         match (conflicts.is_empty(), foreign) {
             (true, _) => None,
             (false, true) => Some((
                 "UsedByOthers",
                 format!(
-                    "{texts}: take the address from that machine, or ask for another by metallb.io/loadBalancerIPs"
+                    "{messages}: remove the address from that machine, or ask for another by \
+                     metallb.io/loadBalancerIPs"
                 ),
             )),
             (false, false) => Some((
                 "UsedByNode",
                 format!(
-                    "{texts}: leave it out of the pool, and ask for another by metallb.io/loadBalancerIPs"
+                    "{messages}: exclude it from the pool, and ask for another by metallb.io/loadBalancerIPs"
                 ),
             )),
         }
     }
 }
 
-/// Whether two versions of a pool give the same addresses to the same Services.
-fn same(a: &IPAddressPool, b: &IPAddressPool) -> bool {
+/// Whether two versions of a pool have the same spec.
+fn same_spec(a: &IPAddressPool, b: &IPAddressPool) -> bool {
     a.name_any() == b.name_any() && a.spec == b.spec
 }
 
-/// With the UID, by which `kubectl describe` finds events.
+/// A reference to an object, with the UID, by which `kubectl describe` finds events.
 fn reference(kind: &str, namespace: Option<&str>, name: &str, uid: Option<String>) -> ObjectReference {
     ObjectReference {
         api_version: Some(api_version(kind).into()),
@@ -208,7 +218,7 @@ pub(crate) fn api_version(kind: &str) -> &'static str {
     }
 }
 
-/// An object with a status of ours, as events name it.
+/// A reference to an object with a status of ours.
 pub(super) fn status_object(kind: &str, name: &str, watches: &Watches) -> ObjectReference {
     reference(kind, Some(&watches.namespace), name, watches.uid(kind, name))
 }

@@ -1,61 +1,64 @@
-//! What users rely on, over an API server that is played.
+//! Guarantees to users, tested with a fake API server.
 
 use runtime::reflect::Change;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::api::{Answer, Server, many_services};
+use super::fake_api::{Answer, Server, serve_many_services};
 use super::*;
 use crate::service::CONTESTED;
 
-/// The owner over `server`, whose changes of Services reach the store like by a watch.
-pub(super) fn over(server: &Server, mut changes: UnboundedReceiver<Value>) -> (Owner, Writers) {
-    let (owner, mut writers) = owner();
+/// A task with `server`, whose changes of Services reach the store as by a watch.
+pub(super) fn task_with_server(
+    server: &Server,
+    mut changes: UnboundedReceiver<Value>,
+) -> (AllocatorTask, Writers) {
+    let (task, mut writers) = new_task();
     let client = server.client();
-    // As long as the test: they end with what holds them.
+    // Leaked, since tasks are aborted when their set is dropped.
     let tasks = Box::leak(Box::new(Tasks::new()));
     let events = Events::start(tasks, client.clone(), COMPONENT, None, CancellationToken::new());
-    let dirty = owner.watches.dirty.clone();
+    let work_queue = task.watches.work_queue.clone();
     let mut of_services = std::mem::replace(&mut writers.services, kube::runtime::reflector::store().1);
     tokio::spawn(async move {
         while let Some(service) = changes.recv().await {
             let service: Service = serde_json::from_value(service).unwrap();
             of_services.apply_watcher_event(&Event::Apply(service.clone()));
-            dirty.service(&Change::Applied(&service));
+            work_queue.add_service(&Change::Applied(&service));
         }
     });
-    (Owner { client, events, ..owner }, writers)
+    (AllocatorTask { client, events, ..task }, writers)
 }
 
 const DAY: Duration = Duration::from_secs(24 * 3_600);
 
 /// Runs a term over a pool with addresses and the one Service `web` for a day of virtual time.
-async fn a_day(server: &Server, changes: UnboundedReceiver<Value>, web: Service, pools: &[&str]) {
-    let (owner, mut writers) = over(server, changes);
+async fn run_a_day(server: &Server, changes: UnboundedReceiver<Value>, web: Service, pools: &[&str]) {
+    let (task, mut writers) = task_with_server(server, changes);
     for addresses in pools {
         writers.pools.apply_watcher_event(&Event::Apply(pool(addresses)));
     }
-    let mut term = Term::new(&owner, &Unsettled::default());
+    let mut term = Term::new(&task, &InFlight::default());
     term.configure();
-    term.adopt(Listed::of(vec![web], 1, ""));
+    term.restore(ServiceList::of(vec![web], 1, ""));
     let _ = tokio::time::timeout(DAY, term.run()).await;
 }
 
-/// What `k3s` does: whatever is written, it writes its own address.
-fn insists(object: &mut Value) -> Answer {
+/// Overwrites each status with its own address, as the load balancer of k3s does.
+fn overwrite_like_k3s(object: &mut Value) -> Answer {
     let ours = object.clone();
     object["status"]["loadBalancer"]["ingress"] = json!([{"ip": "192.168.1.5"}]);
-    object["metadata"]["managedFields"] = json!([{"manager": "k3s", "operation": "Update", "subresource": "status",
-        "time": "2024-01-01T00:00:00Z", "fieldsType": "FieldsV1", "fieldsV1": {"f:status": {"f:loadBalancer": {}}}}]);
+    object["metadata"]["managedFields"] = json!([{"manager": "k3s", "operation": "Update",
+        "subresource": "status", "time": "2024-01-01T00:00:00Z", "fieldsType": "FieldsV1",
+        "fieldsV1": {"f:status": {"f:loadBalancer": {}}}}]);
     Answer::Done(ours)
 }
 
 #[tokio::test(start_paused = true)]
-async fn requirement_3_a_service_whose_status_another_writer_insists_on_is_left_alone_with_a_report_that_names_it()
- {
+async fn a_service_whose_status_is_repeatedly_overwritten_is_backed_off_and_the_writer_reported() {
     let web = service("shop", "web", None, &[]);
     let (server, changes) = Server::new(std::slice::from_ref(&web));
-    server.on_write(insists);
-    a_day(&server, changes, web, &["10.0.0.1-10.0.0.3"]).await;
+    server.on_write(overwrite_like_k3s);
+    run_a_day(&server, changes, web, &["10.0.0.1-10.0.0.3"]).await;
     assert!((4..=25).contains(&server.writes()), "{} writes in a day", server.writes());
     let stored = server.service("web");
     assert_eq!(stored["status"]["loadBalancer"]["ingress"][0]["ip"], "192.168.1.5");
@@ -67,36 +70,36 @@ async fn requirement_3_a_service_whose_status_another_writer_insists_on_is_left_
     for text in ["\"k3s\"", "--disable=servicelb", "10.0.0.1"] {
         assert!(condition["message"].as_str().unwrap().contains(text), "{condition}");
     }
-    let told = server.events();
-    assert!(told.iter().any(|(reason, note)| reason == CONTESTED && note.contains("k3s")), "{told:?}");
+    let events = server.events();
+    assert!(events.iter().any(|(reason, event)| reason == CONTESTED && event.contains("k3s")), "{events:?}");
 }
 
-/// Another allocator over the same pools: whatever is written, it writes the next address of them.
-fn insists_on_another_of_ours(object: &mut Value) -> Answer {
+/// Overwrites each status with another address of our pools, as a second allocator would.
+fn overwrite_with_the_next_address(object: &mut Value) -> Answer {
     let ours = object.clone();
     let ip =
         object.pointer("/status/loadBalancer/ingress/0/ip").and_then(Value::as_str).unwrap_or("10.0.0.0");
     let last: u8 = ip.rsplit_once('.').unwrap().1.parse().unwrap();
-    insists(object);
+    overwrite_like_k3s(object);
     object["status"]["loadBalancer"]["ingress"] = json!([{"ip": format!("10.0.0.{}", last % 3 + 1)}]);
     Answer::Done(ours)
 }
 
 #[tokio::test(start_paused = true)]
-async fn requirement_3_who_stores_another_address_of_our_pools_again_and_again_is_left_alone_too() {
+async fn a_writer_that_repeatedly_stores_another_address_of_our_pools_causes_back_off() {
     for asks in [json!({}), json!({"metallb.io/loadBalancerIPs": "10.0.0.1"})] {
         let mut web = json!(service("shop", "web", None, &[]));
         web["metadata"]["annotations"] = asks;
         let web: Service = serde_json::from_value(web).unwrap();
         let (server, changes) = Server::new(std::slice::from_ref(&web));
-        server.on_write(insists_on_another_of_ours);
-        a_day(&server, changes, web, &["10.0.0.1-10.0.0.3"]).await;
+        server.on_write(overwrite_with_the_next_address);
+        run_a_day(&server, changes, web, &["10.0.0.1-10.0.0.3"]).await;
         assert!((2..=30).contains(&server.writes()), "{} writes in a day", server.writes());
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_writes_the_whole_status_again_and_again_is_left_alone_too() {
+async fn a_writer_that_repeatedly_replaces_the_whole_status_causes_back_off() {
     let web = service("shop", "web", None, &[]);
     let (server, changes) = Server::new(std::slice::from_ref(&web));
     server.on_write(|object| {
@@ -105,26 +108,26 @@ async fn who_writes_the_whole_status_again_and_again_is_left_alone_too() {
         object["metadata"]["annotations"] = json!({});
         Answer::Done(ours)
     });
-    a_day(&server, changes, web, &["10.0.0.1-10.0.0.3"]).await;
+    run_a_day(&server, changes, web, &["10.0.0.1-10.0.0.3"]).await;
     assert!(server.writes() <= 30, "{} writes in a day", server.writes());
 }
 
-/// A controller without pools runs for a while over a Service with the entry of another load balancer.
-pub(super) async fn with_an_entry_of_another(time: Duration) -> Server {
+/// Runs a controller without pools on a Service with an entry of another load balancer.
+pub(super) async fn with_a_foreign_entry(time: Duration) -> Server {
     let web = service("shop", "web", None, &["172.30.0.150"]);
     let (server, changes) = Server::new(std::slice::from_ref(&web));
-    let (owner, _writers) = over(&server, changes);
-    let mut term = Term::new(&owner, &Unsettled::default());
+    let (task, _writers) = task_with_server(&server, changes);
+    let mut term = Term::new(&task, &InFlight::default());
     term.configure();
-    term.known.learn(web);
-    term.look_at(&ServiceKey::new("shop", "web"));
+    term.services.insert_newer(web);
+    term.sync_service(&ServiceKey::new("shop", "web"));
     let _ = tokio::time::timeout(time, term.run()).await;
     server
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_entry_of_another_load_balancer_is_never_taken_away_while_no_pool_has_anything_for_the_service() {
-    let server = with_an_entry_of_another(DAY).await;
+async fn an_entry_of_another_load_balancer_is_not_removed_while_nothing_is_assigned() {
+    let server = with_a_foreign_entry(DAY).await;
     let stored = server.service("web");
     assert_eq!(stored["status"]["loadBalancer"]["ingress"][0]["ip"], "172.30.0.150");
     assert_eq!(server.writes(), 1, "the condition, once");
@@ -132,41 +135,41 @@ async fn an_entry_of_another_load_balancer_is_never_taken_away_while_no_pool_has
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_assigned_replaces_an_entry_of_another_load_balancer() {
+async fn an_assigned_address_replaces_an_entry_of_another_load_balancer() {
     let web = service("shop", "web", None, &["172.30.0.150"]);
     let (server, changes) = Server::new(std::slice::from_ref(&web));
-    let (owner, mut writers) = over(&server, changes);
+    let (task, mut writers) = task_with_server(&server, changes);
     writers.pools.apply_watcher_event(&Event::Apply(pool("10.0.0.1-10.0.0.3")));
-    let mut term = Term::new(&owner, &Unsettled::default());
+    let mut term = Term::new(&task, &InFlight::default());
     term.configure();
-    term.known.learn(web);
-    term.look_at(&ServiceKey::new("shop", "web"));
+    term.services.insert_newer(web);
+    term.sync_service(&ServiceKey::new("shop", "web"));
     let _ = tokio::time::timeout(Duration::from_secs(60), term.run()).await;
     assert_eq!(server.service("web")["status"]["loadBalancer"]["ingress"], json!([{"ip": "10.0.0.1"}]));
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_event_is_sent_for_a_write_that_was_done_although_it_was_answered_by_an_error() {
+async fn an_event_is_sent_for_a_write_that_was_carried_out_although_the_answer_was_an_error() {
     for code in [504, 409, 500] {
         let web = service("shop", "web", None, &[]);
         let (server, changes) = Server::new(std::slice::from_ref(&web));
         server.on_write(move |_| Answer::Error(code));
-        a_day(&server, changes, web, &["10.0.0.1-10.0.0.3"]).await;
+        run_a_day(&server, changes, web, &["10.0.0.1-10.0.0.3"]).await;
         assert_eq!(server.service("web")["status"]["loadBalancer"]["ingress"][0]["ip"], "10.0.0.1");
         let allocated = server.events().iter().filter(|(reason, _)| reason == "IPAllocated").count();
         assert_eq!(allocated, 1, "after {code}: {:?}", server.events());
     }
 }
 
-/// The pool and its policy are in the API; the watch of pools is faster.
+/// The pool and its policy are in the API, and the watch of policies is behind.
 #[tokio::test(start_paused = true)]
-async fn a_pool_gives_nothing_before_the_policies_are_known_that_were_there_before_it() {
+async fn nothing_is_assigned_from_a_new_pool_before_the_earlier_policies_are_known() {
     let web = service("shop", "web", None, &[]);
     let (server, changes) = Server::new(std::slice::from_ref(&web));
-    let (owner, mut writers) = over(&server, changes);
-    let mut term = Term::new(&owner, &Unsettled::default());
+    let (task, mut writers) = task_with_server(&server, changes);
+    let mut term = Term::new(&task, &InFlight::default());
     term.configure();
-    term.adopt(Listed::of(vec![web], 1, ""));
+    term.restore(ServiceList::of(vec![web], 1, ""));
     let reserves = json!({"pool": "lan", "reserved": [{"addresses": "10.0.0.1"}]});
     let mut policy: Value = json!(object::<crds::PoolPolicy>("PoolPolicy", "p", &reserves));
     policy["metadata"]["resourceVersion"] = json!("5");
@@ -176,17 +179,17 @@ async fn a_pool_gives_nothing_before_the_policies_are_known_that_were_there_befo
     server.set_list("ipaddresspools", vec![lan.clone()]);
     server.set_list("namespaces", vec![json!(namespace("shop"))]);
     writers.pools.apply_watcher_event(&Event::Apply(serde_json::from_value(lan).unwrap()));
-    owner.watches.dirty.configuration();
+    task.watches.work_queue.add_configuration();
     let _ = tokio::time::timeout(Duration::from_secs(30), term.run()).await;
-    assert_eq!(has(&term, "shop", "web"), Some(vec![]), "the policy has not been heard of");
+    assert_eq!(assigned(&term, "shop", "web"), Some(vec![]), "the policy is not known yet");
     writers.pool_policies.apply_watcher_event(&Event::Apply(serde_json::from_value(policy).unwrap()));
-    owner.watches.dirty.configuration();
+    task.watches.work_queue.add_configuration();
     let _ = tokio::time::timeout(Duration::from_secs(30), term.run()).await;
-    assert_eq!(has(&term, "shop", "web"), Some(vec!["10.0.0.2".into()]));
+    assert_eq!(assigned(&term, "shop", "web"), Some(vec!["10.0.0.2".into()]));
 }
 
-/// Edits of a policy that are invalid, or lose what they refer to.
-fn invalid_policies() -> Vec<Value> {
+/// Edits of a policy that are invalid, or whose reference does not resolve.
+fn invalid_policy_specs() -> Vec<Value> {
     let quotas = |selector: Value| json!([{"maxAddresses": 1, "namespaceSelector": selector}]);
     let valid = |pool: &str, reserved: &str| json!({"pool": pool, "reserved": [{"addresses": reserved}]});
     let mut list = vec![valid("lan", "10.0.0.1x"), valid("lann", "10.0.0.1"), valid("lan", "10.10.0.1")];
@@ -198,9 +201,9 @@ fn invalid_policies() -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn requirement_1_an_invalid_edit_of_a_policy_frees_no_reserved_address_and_drops_no_quota() {
-    for invalid in invalid_policies() {
-        let (owner, mut writers) = owner();
+async fn an_invalid_edit_of_a_policy_ends_no_reservation_and_no_quota() {
+    for invalid in invalid_policy_specs() {
+        let (task, mut writers) = new_task();
         let policy = |spec: Value| {
             let policy: crds::PoolPolicy = object("PoolPolicy", "p", &spec);
             Event::Apply(policy)
@@ -209,57 +212,63 @@ async fn requirement_1_an_invalid_edit_of_a_policy_frees_no_reserved_address_and
         let valid =
             json!({"pool": "lan", "reserved": [{"addresses": "10.0.0.1"}], "quotas": [{"maxAddresses": 1}]});
         writers.pool_policies.apply_watcher_event(&policy(valid));
-        // A replica that stands by has seen the valid version too.
-        owner.judge().configure(&owner.watches.objects(), Timestamp::now());
+        // A standby replica has seen the valid version too.
+        task.history().build(&task.watches.objects(), Timestamp::now());
         writers.pool_policies.apply_watcher_event(&policy(invalid.clone()));
-        let mut term = Term::new(&owner, &Unsettled::default());
+        let mut term = Term::new(&task, &InFlight::default());
         term.configure();
-        term.adopt(Listed::of(vec![service("shop", "a", None, &[]), service("shop", "b", None, &[])], 1, ""));
-        assert_eq!(has(&term, "shop", "a"), Some(vec!["10.0.0.2".into()]), "{invalid}");
-        assert_eq!(has(&term, "shop", "b"), Some(vec![]), "{invalid}");
+        term.restore(ServiceList::of(
+            vec![service("shop", "a", None, &[]), service("shop", "b", None, &[])],
+            1,
+            "",
+        ));
+        assert_eq!(assigned(&term, "shop", "a"), Some(vec!["10.0.0.2".into()]), "{invalid}");
+        assert_eq!(assigned(&term, "shop", "b"), Some(vec![]), "{invalid}");
         let due = term.due_statuses(&BTreeMap::new());
         let status =
             |name: &str| due.iter().find(|write| write.name == name).unwrap().patch["status"].clone();
         let ready = &status("p")["conditions"][0];
         assert_eq!((&ready["type"], &ready["status"]), (&json!("Ready"), &json!("False")), "{invalid}");
         assert!(ready["message"].as_str().unwrap().contains("last valid version"), "{ready}");
-        let state = status(statuses::STATE);
-        assert_eq!(state["result"], "Invalid", "from which the stack takes it");
+        let state = status(statuses::STATE_NAME);
+        assert_eq!(state["result"], "Invalid", "the status of the stack includes it");
         assert!(state["errorSummary"].as_str().unwrap().starts_with("PoolPolicy p: spec."), "{state}");
     }
 }
 
 #[tokio::test]
-async fn requirement_4_a_nodes_own_address_is_not_assigned_and_pool_and_services_name_the_node() {
-    let (owner, mut writers) = owner();
+async fn a_nodes_own_address_is_not_assigned_and_reports_name_the_node() {
+    let (task, mut writers) = new_task();
     let nodes = [("node1", "10.0.0.1"), ("node2", "10.0.0.2")];
-    let owner = Owner { watches: owner.watches.clone().with_nodes(&nodes), ..owner };
+    let task = AllocatorTask { watches: task.watches.clone().with_nodes(&nodes), ..task };
     writers.pools.apply_watcher_event(&Event::Apply(pool("10.0.0.1-10.0.0.5")));
     // On an interface of a node, as its speaker reports; the second is an address of a Service there.
     let state = json!({"metadata": {"name": "node4"}, "status": {"node": "node4", "interfaces": [
         {"name": "eth1", "mac": "02:00:00:00:00:01", "subnets": ["10.0.0.5/24", "10.0.0.4/32"]}]}});
     let states = vec![serde_json::from_value(state).unwrap()];
-    let owner = Owner { watches: owner.watches.clone().with_speaker_states(states), ..owner };
+    let task = AllocatorTask { watches: task.watches.clone().with_speaker_states(states), ..task };
     // The same in the annotation of an earlier release.
     let links =
         json!([{"name": "eth1", "mac": "02:00:00:00:00:01", "subnets": ["10.0.0.3/24", "10.0.0.4/32"]}]);
-    let state: crds::ConfigurationState = serde_json::from_value(json!({"metadata": {"name": "speaker-node3",
-        "labels": {"metallb.io/node-name": "node3"}, "annotations": {"lbstack.dev/links": links.to_string()}}}))
-    .unwrap();
+    let state: crds::ConfigurationState =
+        serde_json::from_value(json!({"metadata": {"name": "speaker-node3",
+        "labels": {"metallb.io/node-name": "node3"},
+        "annotations": {"lbstack.dev/links": links.to_string()}}}))
+        .unwrap();
     writers.states.apply_watcher_event(&Event::Apply(state));
-    let mut term = Term::new(&owner, &Unsettled::default());
+    let mut term = Term::new(&task, &InFlight::default());
     term.configure();
     let mut asks = service("shop", "asks", None, &[]);
     asks.metadata.annotations = Some([("metallb.io/loadBalancerIPs".into(), "10.0.0.2".into())].into());
     let holds = service("shop", "holds", None, &["10.0.0.1"]);
-    term.adopt(Listed::of(vec![service("shop", "any", None, &[]), asks, holds], 1, ""));
-    assert_eq!(has(&term, "shop", "any"), Some(vec!["10.0.0.4".into()]));
-    assert_eq!(has(&term, "shop", "asks"), Some(vec![]));
-    assert_eq!(has(&term, "shop", "holds"), Some(vec!["10.0.0.1".into()]), "who has it keeps it");
+    term.restore(ServiceList::of(vec![service("shop", "any", None, &[]), asks, holds], 1, ""));
+    assert_eq!(assigned(&term, "shop", "any"), Some(vec!["10.0.0.4".into()]));
+    assert_eq!(assigned(&term, "shop", "asks"), Some(vec![]));
+    assert_eq!(assigned(&term, "shop", "holds"), Some(vec!["10.0.0.1".into()]), "a current address is kept");
     let refusal =
-        term.allocator.outcome(&ServiceKey::new("shop", "asks")).unwrap().refusal.unwrap().to_string();
+        term.allocator.assignment(&ServiceKey::new("shop", "asks")).unwrap().refusal.unwrap().to_string();
     assert!(refusal.contains("10.0.0.2") && refusal.contains("node2"), "{refusal}");
-    let warning = term.conflict(&["10.0.0.1".parse().unwrap()]).unwrap();
+    let warning = term.conflict_condition(&["10.0.0.1".parse().unwrap()]).unwrap();
     assert!(warning.0 == "UsedByNode" && warning.1.contains("node1"), "{warning:?}");
     let finding = term.findings.iter().find(|finding| finding.object.name == "lan").unwrap().to_string();
     assert!(["node1", "node2", "node3", "node4"].iter().all(|node| finding.contains(node)), "{finding}");
@@ -267,19 +276,19 @@ async fn requirement_4_a_nodes_own_address_is_not_assigned_and_pool_and_services
 
 #[tokio::test]
 async fn an_address_that_a_speaker_reports_as_held_by_a_node_is_treated_as_that_nodes_own() {
-    let (owner, mut writers) = owner();
+    let (task, mut writers) = new_task();
     writers.pools.apply_watcher_event(&Event::Apply(pool("10.0.0.1-10.0.0.2")));
     let spec = json!({"address": "10.0.0.1", "mac": "02:00:00:00:00:01", "node": "node1", "interface": "eth1",
         "heldByNode": true, "announced": false});
     let held = object("AddressConflict", "10-0-0-1", &spec);
     writers.conflicts.apply_watcher_event(&Event::Apply(held));
-    let mut term = Term::new(&owner, &Unsettled::default());
+    let mut term = Term::new(&task, &InFlight::default());
     term.configure();
     let holds = service("shop", "holds", None, &["10.0.0.1"]);
-    term.adopt(Listed::of(vec![service("shop", "any", None, &[]), holds], 1, ""));
-    assert_eq!(has(&term, "shop", "any"), Some(vec!["10.0.0.2".into()]));
-    assert_eq!(has(&term, "shop", "holds"), Some(vec!["10.0.0.1".into()]), "who has it keeps it");
-    let (reason, text) = term.conflict(&["10.0.0.1".parse().unwrap()]).unwrap();
+    term.restore(ServiceList::of(vec![service("shop", "any", None, &[]), holds], 1, ""));
+    assert_eq!(assigned(&term, "shop", "any"), Some(vec!["10.0.0.2".into()]));
+    assert_eq!(assigned(&term, "shop", "holds"), Some(vec!["10.0.0.1".into()]), "a current address is kept");
+    let (reason, text) = term.conflict_condition(&["10.0.0.1".parse().unwrap()]).unwrap();
     assert_eq!(reason, "UsedByNode");
     assert!(text.contains("node node1 (on eth1, 02:00:00:00:00:01)"), "{text}");
     let finding = term.findings.iter().find(|finding| finding.object.name == "lan").unwrap().to_string();
@@ -287,12 +296,12 @@ async fn an_address_that_a_speaker_reports_as_held_by_a_node_is_treated_as_that_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_replica_that_stands_by_sets_off_no_alert_and_is_ready() {
+async fn a_standby_replica_is_ready_and_causes_no_alert() {
     let mut registry = prometheus_client::registry::Registry::default();
     let metrics = Metrics::register(&mut registry);
-    let (owner, mut writers) = owner();
-    let owner = Owner { metrics, leadership: Leadership::fixed(false), ..owner };
-    // Of the kinds that assignment does not go by, there is no list yet.
+    let (task, mut writers) = new_task();
+    let task = AllocatorTask { metrics, leadership: Leadership::fixed(false), ..task };
+    // The kinds that assignment does not depend on have no list yet.
     macro_rules! listed {
         ($($kind:ident),*) => {$(
             writers.$kind.apply_watcher_event(&Event::Init);
@@ -301,16 +310,16 @@ async fn a_replica_that_stands_by_sets_off_no_alert_and_is_ready() {
     }
     listed!(services, pools, pool_policies, namespaces, conflicts);
     let readiness = Readiness::new();
-    let owner = Owner { ready: readiness.gate("adoption"), ..owner };
-    let _ = tokio::time::timeout(Duration::from_secs(120), owner.run(CancellationToken::new())).await;
+    let task = AllocatorTask { ready: readiness.gate("restore"), ..task };
+    let _ = tokio::time::timeout(Duration::from_secs(120), task.run(CancellationToken::new())).await;
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
     assert!(text.lines().any(|line| line == "metallb_k8s_client_config_loaded_bool 1"), "{text}");
     assert!(readiness.waiting_for().is_empty());
 }
 
-/// Fills the stores and the server with a pool and the namespace, so that a term can begin.
-pub(super) fn begin(server: &Server, writers: &mut Writers, web: &Service) {
+/// Fills the stores and the server with a pool, the namespace and `web`, so that a term can begin.
+pub(super) fn fill_stores(server: &Server, writers: &mut Writers, web: &Service) {
     let mut lan = json!(pool("10.0.0.1-10.0.0.3"));
     lan["metadata"]["resourceVersion"] = json!("6");
     server.set_list("ipaddresspools", vec![lan.clone()]);
@@ -333,15 +342,15 @@ pub(super) fn begin(server: &Server, writers: &mut Writers, web: &Service) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_write_under_way_ends_before_the_process_gives_its_lease_up() {
+async fn a_pending_write_is_completed_before_the_lease_is_released() {
     let web = service("shop", "web", None, &[]);
     let (server, _changes) = Server::new(std::slice::from_ref(&web));
     server.delay_writes(Duration::from_millis(900));
-    let (owner, mut writers) = owner();
-    begin(&server, &mut writers, &web);
-    let owner = Owner { client: server.client(), ..owner };
+    let (task, mut writers) = new_task();
+    fill_stores(&server, &mut writers, &web);
+    let task = AllocatorTask { client: server.client(), ..task };
     let shutdown = CancellationToken::new();
-    let run = tokio::spawn(owner.run(shutdown.clone()));
+    let run = tokio::spawn(task.run(shutdown.clone()));
     while server.begun() == 0 {
         tokio::task::yield_now().await;
         tokio::time::advance(Duration::from_millis(1)).await;
@@ -352,23 +361,23 @@ async fn a_write_under_way_ends_before_the_process_gives_its_lease_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn requirement_6_a_leader_that_cannot_list_shows_no_sign_of_life_and_one_that_has_nothing_to_do_does() {
+async fn the_heartbeat_of_a_leader_stops_if_it_cannot_list_but_not_if_it_is_idle() {
     for fails in [true, false] {
         let web = service("shop", "web", None, &[]);
         let (server, _changes) = Server::new(std::slice::from_ref(&web));
-        let (owner, mut writers) = owner();
-        begin(&server, &mut writers, &web);
+        let (task, mut writers) = new_task();
+        fill_stores(&server, &mut writers, &web);
         server.fail_lists(fails);
-        let heartbeat = owner.heartbeat.clone();
-        let owner = Owner { client: server.client(), ..owner };
-        let run = owner.run(CancellationToken::new());
+        let heartbeat = task.heartbeat.clone();
+        let task = AllocatorTask { client: server.client(), ..task };
+        let run = task.run(CancellationToken::new());
         let _ = tokio::time::timeout(Duration::from_secs(60), run).await;
         assert_eq!(heartbeat.is_alive(Instant::now()), !fails, "fails: {fails}");
     }
 }
 
-/// Set for the process in which the memory is measured.
-const MEASURES: &str = "LBSTACK_TEST_MEASURES_MEMORY";
+/// Environment variable that is set in the process in which the memory is measured.
+const MEMORY_TEST_ENV: &str = "LBSTACK_TEST_MEASURES_MEMORY";
 
 fn kilobytes(of: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
@@ -376,28 +385,34 @@ fn kilobytes(of: &str) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// In a process of its own, in which nothing else takes memory.
+/// In a separate process, in which nothing else uses memory.
 #[test]
-fn requirement_8_ten_thousand_services_with_large_managed_fields_are_adopted_in_64_megabytes() {
-    let name = "owner::tests::promises::requirement_8_ten_thousand_services_with_large_managed_fields_are_adopted_in_64_megabytes";
-    if std::env::var_os(MEASURES).is_none() {
+fn ten_thousand_services_with_large_managed_fields_are_restored_in_64_megabytes() {
+    let name = concat!(
+        "allocator_task::tests::guarantees::",
+        "ten_thousand_services_with_large_managed_fields_are_restored_in_64_megabytes"
+    );
+    if std::env::var_os(MEMORY_TEST_ENV).is_none() {
         let this = std::env::current_exe().unwrap();
-        let child =
-            std::process::Command::new(this).args(["--exact", name]).env(MEASURES, "1").output().unwrap();
-        let told = String::from_utf8_lossy(&child.stdout).into_owned();
-        assert!(child.status.success() && told.contains("1 passed"), "{told}");
+        let child = std::process::Command::new(this)
+            .args(["--exact", name])
+            .env(MEMORY_TEST_ENV, "1")
+            .output()
+            .unwrap();
+        let events = String::from_utf8_lossy(&child.stdout).into_owned();
+        assert!(child.status.success() && events.contains("1 passed"), "{events}");
         return;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let (owner, _writers) = owner();
-        let client = many_services(10_000, 50_000);
-        let owner = Owner { client, ..owner };
+        let (task, _writers) = new_task();
+        let client = serve_many_services(10_000, 50_000);
+        let task = AllocatorTask { client, ..task };
         let before = kilobytes("VmRSS:");
-        let listed = Listed::from_api(&owner).await.unwrap();
+        let listed = ServiceList::from_api(&task).await.unwrap();
         let peak = kilobytes("VmHWM:") - before;
-        let mut term = Term::new(&owner, &Unsettled::default());
-        term.adopt(listed);
+        let mut term = Term::new(&task, &InFlight::default());
+        term.restore(listed);
         assert_eq!(term.allocator.services().count(), 10_000);
         assert!(peak < 64 * 1024, "{} MiB", peak / 1024);
     });
