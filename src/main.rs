@@ -29,7 +29,7 @@ enum Command {
 const WORKERS: usize = 2;
 
 fn main() -> ExitCode {
-    runtime::memory::spare();
+    runtime::memory::tune_allocator();
     let cli = Cli::parse();
     let result = run(cli.command);
     runtime::telemetry::flush();

@@ -128,7 +128,8 @@ impl Owner {
         let mut leadership = self.leadership.clone();
         let unsettled = Unsettled::default();
         self.stand_by_report();
-        let first = shutdown.run_until_cancelled(tokio::time::timeout(FIRST_ELECTION, leadership.won()));
+        let first =
+            shutdown.run_until_cancelled(tokio::time::timeout(FIRST_ELECTION, leadership.wait_acquired()));
         if first.await.is_some_and(|elected| elected.is_err()) {
             // A replica that stands by is ready: it would take over at once.
             self.ready.open();
@@ -139,7 +140,7 @@ impl Owner {
             }
             tokio::select! {
                 biased;
-                () = leadership.lost() => {}
+                () = leadership.wait_lost() => {}
                 () = self.lead(&unsettled, shutdown) => return,
             }
             self.stand_by_report();
@@ -153,7 +154,7 @@ impl Owner {
 
     /// Waits for the Lease. What was valid is kept meanwhile; what else the watches mark is read from the stores later.
     async fn stand_by(&self, leadership: &mut Leadership) {
-        let mut won = std::pin::pin!(leadership.won());
+        let mut won = std::pin::pin!(leadership.wait_acquired());
         loop {
             self.judge().configure(&self.watches.objects(), Timestamp::now());
             tokio::select! {
@@ -258,7 +259,7 @@ impl<'a> Term<'a> {
             self.owner.heartbeat.beat();
             self.writes.begin();
             if self.writes.busy() {
-                self.owner.events.hold();
+                self.owner.events.throttle();
             }
             if figures_due.is_some_and(|due| Instant::now() >= due) {
                 figures_due = self.publish();

@@ -149,7 +149,7 @@ where
     K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
 {
     let api = lenient(&api, &(), api.clone().into_client());
-    let call = || async { client::bounded(api.list(&ListParams::default())).await };
+    let call = || async { client::with_timeout(api.list(&ListParams::default())).await };
     let mut list = call().await;
     // Just after a definition was made, say.
     for _ in 0..TEMPORARY_ATTEMPTS {

@@ -18,9 +18,9 @@ use kube::runtime::reflector::Store;
 use kube::runtime::watcher;
 use kube::{Client, Resource, ResourceExt};
 use rules::Objects;
+use runtime::cache::{Cache, watch_projected};
 use runtime::client::CallError;
-use runtime::extract::{Mirror, extract};
-use runtime::reflect::{ready, reflect};
+use runtime::reflect::{reflect, wait_synced};
 use runtime::tasks::Tasks;
 use runtime::watch_status::WatchStatus;
 use serde::Deserialize;
@@ -118,7 +118,7 @@ pub(crate) struct Watches {
     conflicts: Store<AddressConflict>,
     states: Store<ConfigurationState>,
     namespaces: Store<Namespace>,
-    nodes: Mirror<NodeAddresses>,
+    nodes: Cache<NodeAddresses>,
     /// How the watches do.
     status: WatchStatus,
 }
@@ -171,7 +171,7 @@ impl Watches {
             mark.configuration();
         });
         let mark = dirty.clone();
-        let nodes = extract(
+        let nodes = watch_projected(
             tasks,
             Api::all(client.clone()),
             config().page_size(PAGE),
@@ -203,27 +203,27 @@ impl Watches {
     /// Waits until the stores of all that assignment goes by have their first lists.
     pub(crate) async fn ready(&self) {
         // An error means that the watch's task ended, which ends the process.
-        let _ = ready(&self.services).await;
-        let _ = ready(&self.pools).await;
-        let _ = ready(&self.pool_policies).await;
-        let _ = ready(&self.conflicts).await;
-        let _ = ready(&self.namespaces).await;
+        let _ = wait_synced(&self.services).await;
+        let _ = wait_synced(&self.pools).await;
+        let _ = wait_synced(&self.pool_policies).await;
+        let _ = wait_synced(&self.conflicts).await;
+        let _ = wait_synced(&self.namespaces).await;
     }
 
     /// Waits until the stores of the other kinds have theirs too. Whatever is wrong with one of them, addresses are
     /// assigned.
     pub(crate) async fn complete(&self) {
-        let _ = ready(&self.l2_advertisements).await;
-        let _ = ready(&self.bgp_advertisements).await;
-        let _ = ready(&self.bgp_peers).await;
-        let _ = ready(&self.bfd_profiles).await;
-        let _ = ready(&self.communities).await;
-        let _ = ready(&self.states).await;
+        let _ = wait_synced(&self.l2_advertisements).await;
+        let _ = wait_synced(&self.bgp_advertisements).await;
+        let _ = wait_synced(&self.bgp_peers).await;
+        let _ = wait_synced(&self.bfd_profiles).await;
+        let _ = wait_synced(&self.communities).await;
+        let _ = wait_synced(&self.states).await;
     }
 
     /// Waits until the addresses of the nodes are known.
     pub(crate) async fn nodes_ready(&self) {
-        let _ = self.nodes.ready().await;
+        let _ = self.nodes.wait_synced().await;
     }
 
     /// Waits until the stores of all that assignment goes by have what the API has now.
@@ -339,7 +339,7 @@ pub(crate) mod by_hand {
                 node: (*node).to_owned(),
                 addresses: vec![ip.parse().unwrap()],
             });
-            Self { nodes: Mirror::fixed(facts.collect()), ..self }
+            Self { nodes: Cache::fixed(facts.collect()), ..self }
         }
     }
 
@@ -364,7 +364,7 @@ pub(crate) mod by_hand {
             conflicts,
             states,
             namespaces,
-            nodes: Mirror::fixed(Vec::new()),
+            nodes: Cache::fixed(Vec::new()),
             status: WatchStatus::default(),
         };
         let writers = Writers {

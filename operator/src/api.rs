@@ -12,7 +12,7 @@ use kube::api::{
 use kube::core::ApiResource;
 use kube::{Client, ResourceExt as _};
 use render::{Key, Kind};
-use runtime::client::{CallError, bounded};
+use runtime::client::{CallError, with_timeout};
 use runtime::lease::Leadership;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -104,7 +104,7 @@ impl Api {
         namespace: Option<&str>,
         name: &str,
     ) -> Result<Option<DynamicObject>, Error> {
-        match bounded(self.of(&kind.api_resource(), namespace).get(name)).await {
+        match with_timeout(self.of(&kind.api_resource(), namespace).get(name)).await {
             Ok(object) => Ok(Some(object)),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error.into()),
@@ -141,7 +141,7 @@ impl Api {
     ) -> Result<DynamicObject, Error> {
         self.may_write()?;
         let api = self.of(&key.kind.api_resource(), key.namespace.as_deref());
-        Ok(bounded(api.patch(&key.name, params, patch)).await?)
+        Ok(with_timeout(api.patch(&key.name, params, patch)).await?)
     }
 
     /// Asks for the deletion of the object that was seen; a workload goes after its pods. True: it is gone already.
@@ -158,7 +158,7 @@ impl Api {
             ..DeleteParams::default()
         };
         let api = self.of(&key.kind.api_resource(), key.namespace.as_deref());
-        match bounded(api.delete(&key.name, &params)).await {
+        match with_timeout(api.delete(&key.name, &params)).await {
             Ok(_) => Ok(false),
             Err(error) if error.is_not_found() => Ok(true),
             Err(error) => Err(error.into()),
@@ -175,14 +175,14 @@ impl Api {
         let metadata = json!({"finalizers": finalizers, "resourceVersion": stack.resource_version()});
         let patch = Patch::Merge(json!({"metadata": metadata}));
         let params = PatchParams { field_manager: Some(OPERATOR.to_owned()), ..PatchParams::default() };
-        Ok(bounded(self.stacks().patch(&stack.name_any(), &params, &patch)).await?)
+        Ok(with_timeout(self.stacks().patch(&stack.name_any(), &params, &patch)).await?)
     }
 
     /// The stack as it is now, if it exists. Only who leads may ask, since nobody else would do anything about it.
     pub(crate) async fn stack(&self) -> Result<Option<DynamicObject>, Error> {
         self.may_write()?;
         let only = ListParams::default().fields(&format!("metadata.name={STACK}"));
-        Ok(bounded(self.stacks().list(&only)).await?.items.pop())
+        Ok(with_timeout(self.stacks().list(&only)).await?.items.pop())
     }
 
     /// Stores the status of the stack.
@@ -192,7 +192,7 @@ impl Api {
         let body = json!({"apiVersion": resource.api_version, "kind": resource.kind,
             "metadata": {"name": name}, "status": status});
         let params = PatchParams::apply(OPERATOR).force();
-        Ok(bounded(self.stacks().patch_status(name, &params, &Patch::Apply(body))).await?)
+        Ok(with_timeout(self.stacks().patch_status(name, &params, &Patch::Apply(body))).await?)
     }
 
     /// What `extract` makes of each pod with `labels` in `namespace`. Pods are large, so no more than a page of them is held.
@@ -217,7 +217,7 @@ impl Api {
         let api: KubeApi<K> = KubeApi::namespaced(self.client.clone(), namespace);
         let mut params = params.limit(PAGE);
         loop {
-            let page = bounded(api.list(&params)).await?;
+            let page = with_timeout(api.list(&params)).await?;
             page.items.into_iter().for_each(&mut take);
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => params.continue_token = Some(token),
@@ -252,7 +252,7 @@ impl Api {
         resource: &ApiResource,
         namespace: Option<&str>,
     ) -> Result<Vec<DynamicObject>, Error> {
-        match bounded(self.of(resource, namespace).list(&ListParams::default())).await {
+        match with_timeout(self.of(resource, namespace).list(&ListParams::default())).await {
             Ok(list) => Ok(list.items),
             Err(error) if error.is_not_found() => Ok(Vec::new()),
             Err(error) => Err(error.into()),
@@ -277,7 +277,7 @@ impl Api {
         for object in objects.iter().filter(is_unowned) {
             self.may_write()?;
             let (api, name) = (self.of(resource, Some(namespace)), object.name_any());
-            match bounded(api.delete(&name, &DeleteParams::default())).await {
+            match with_timeout(api.delete(&name, &DeleteParams::default())).await {
                 Err(error) if !error.is_not_found() => {
                     left.push(format!("{} {name} ({})", resource.kind, Error::from(error).explain()));
                 }
@@ -290,7 +290,7 @@ impl Api {
     /// A definition of a kind, if it exists.
     pub(crate) async fn definition(&self, name: &str) -> Result<Option<DynamicObject>, Error> {
         let resource = ApiResource::erase::<CustomResourceDefinition>(&());
-        match bounded(self.of(&resource, None).get(name)).await {
+        match with_timeout(self.of(&resource, None).get(name)).await {
             Ok(object) => Ok(Some(object)),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error.into()),

@@ -36,7 +36,7 @@ use prometheus_client::registry::Registry;
 use runtime::admin::{self, Readiness};
 use runtime::events::Events;
 use runtime::heartbeat::Heartbeat;
-use runtime::lease::{self, Candidate, Leadership, Settings};
+use runtime::lease::{self, Candidate, ElectionSettings, Leadership};
 use runtime::tasks::Tasks;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -116,7 +116,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 }
 
 /// One Lease for the whole cluster, whose holder says where it runs.
-fn lease(namespace: &str, pod_name: Option<&str>) -> Settings {
+fn lease(namespace: &str, pod_name: Option<&str>) -> ElectionSettings {
     let identity = lease::unique_identity(pod_name.unwrap_or(OPERATOR));
-    Settings::new(OPERATOR_LEASE_NAMESPACE, OPERATOR_LEASE, rivals::identity(namespace, &identity))
+    ElectionSettings::new(OPERATOR_LEASE_NAMESPACE, OPERATOR_LEASE, rivals::identity(namespace, &identity))
 }

@@ -1,7 +1,7 @@
 //! Mirrors of the stack and of every object of it.
 //!
 //! Objects are kept as the API has them, managed fields included: who owns which field is what repair goes by.
-//! That is why this is [`runtime::reflect::mirror`]: [`runtime::reflect::reflect`] drops them.
+//! That is why this is [`runtime::reflect::reflect_dynamic`]: [`runtime::reflect::reflect`] drops them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -19,7 +19,7 @@ use kube::runtime::watcher;
 use kube::{Client, ResourceExt as _};
 use render::legacy::{ANNOTATION_CONFIG_MAP, CONFIG_MAP};
 use render::{Key, Kind};
-use runtime::reflect::Heard;
+use runtime::reflect::StoreEvent;
 use runtime::tasks::Tasks;
 use runtime::watch_status::WatchStatus;
 use tokio::sync::{Notify, watch as channel};
@@ -330,12 +330,12 @@ fn mirror(
 ) -> (Cache, impl Future<Output = ()> + Send + 'static) {
     let (progress, first_list) = channel::channel(FirstList::Awaited);
     let heard = move |heard| match heard {
-        Heard::Listed => {
+        StoreEvent::Synced => {
             progress.send_replace(FirstList::In);
             changed.notify_one();
         }
-        Heard::Changed => changed.notify_one(),
-        Heard::Undefined => {
+        StoreEvent::Changed => changed.notify_one(),
+        StoreEvent::Undefined => {
             let awaited = |list: &mut FirstList| {
                 let first = *list == FirstList::Awaited;
                 if first {
@@ -346,7 +346,8 @@ fn mirror(
             progress.send_if_modified(awaited);
         }
     };
-    let (store, keep_up) = runtime::reflect::mirror(status, api, resource.clone(), config, stop, heard);
+    let (store, keep_up) =
+        runtime::reflect::reflect_dynamic(status, api, resource.clone(), config, stop, heard);
     (Cache { resource, store, first_list }, keep_up)
 }
 

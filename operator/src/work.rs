@@ -58,7 +58,7 @@ async fn work(
     changed: &Notify,
 ) {
     loop {
-        leadership.won().await;
+        leadership.wait_acquired().await;
         reconciler.begin();
         while leadership.is_leading() {
             heartbeat.beat();
@@ -67,7 +67,7 @@ async fn work(
             tokio::select! {
                 () = changed.notified() => tokio::time::sleep(SETTLE).await,
                 () = tokio::time::sleep(next) => {}
-                () = leadership.lost() => {}
+                () = leadership.wait_lost() => {}
             }
         }
     }

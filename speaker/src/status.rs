@@ -104,7 +104,7 @@ impl Writer {
             shutdown.cancelled().await;
             return Ok(());
         }
-        let states = tokio::time::timeout(STATES_PATIENCE, self.stores.states.ready());
+        let states = tokio::time::timeout(STATES_PATIENCE, self.stores.states.wait_synced());
         if shutdown.run_until_cancelled(states).await.is_none() {
             return Ok(());
         }
@@ -154,7 +154,7 @@ impl Writer {
         let conflicts = self.conflicts.write(now, published, links, owner).await;
         // Before the objects go that it remembers. Before it is known what an earlier process has remembered, a write
         // would remove that.
-        let known = self.stores.states.is_listed();
+        let known = self.stores.states.is_synced();
         let state = if known { self.state.write(published, node, findings, owner).await } else { Ok(()) };
         let announcements = self.announcements.write(published, owner, known && state.is_ok()).await;
         let results = [

@@ -17,8 +17,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
 use rules::{Configuration, Finding, LastValid};
-use runtime::extract::{Mirror, extract};
-use runtime::reflect::Ended;
+use runtime::cache::{Cache, watch_projected};
+use runtime::reflect::WatchEnded;
 use runtime::tasks::Tasks;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -48,15 +48,15 @@ pub(crate) struct Viewer {
 /// What is kept of the objects.
 #[derive(Clone)]
 pub(crate) struct Stores {
-    pub(crate) services: Mirror<ServiceFacts>,
-    slices: Mirror<SliceFacts>,
-    pub(crate) nodes: Mirror<NodeFacts>,
-    pub(crate) pods: Mirror<SpeakerPod>,
-    pools: Mirror<IPAddressPool>,
-    l2_advertisements: Mirror<L2Advertisement>,
-    pub(crate) statuses: Mirror<StatusFacts>,
-    pub(crate) states: Mirror<SpeakerState>,
-    pub(crate) conflicts: Mirror<AddressConflict>,
+    pub(crate) services: Cache<ServiceFacts>,
+    slices: Cache<SliceFacts>,
+    pub(crate) nodes: Cache<NodeFacts>,
+    pub(crate) pods: Cache<SpeakerPod>,
+    pools: Cache<IPAddressPool>,
+    l2_advertisements: Cache<L2Advertisement>,
+    pub(crate) statuses: Cache<StatusFacts>,
+    pub(crate) states: Cache<SpeakerState>,
+    pub(crate) conflicts: Cache<AddressConflict>,
     last_valid: Arc<Mutex<LastValid>>,
 }
 
@@ -107,7 +107,7 @@ impl Stores {
         // No view is made of these.
         let of = |object: AddressConflict| Some(bare(object));
         let api = Api::namespaced(client.clone(), &namespace);
-        let conflicts = extract(tasks, api, all(), shutdown.clone(), of, always, || {});
+        let conflicts = watch_projected(tasks, api, all(), shutdown.clone(), of, always, || {});
         let mut start = Start { tasks, changed, shutdown };
         let service = move |service: Service| ServiceFacts::of(service, class.as_deref());
         let pool = |pool: IPAddressPool| Some(rules::without_usage(pool));
@@ -115,7 +115,7 @@ impl Stores {
         let pod = move |object| speaker_pod(object, pod.as_deref());
         let status = move |status| StatusFacts::of(status, &me);
         let state = move |object| Some(speaker_state(object, &node));
-        let services: Mirror<ServiceFacts> = start.watch(Api::all(client.clone()), balanced, service, always);
+        let services: Cache<ServiceFacts> = start.watch(Api::all(client.clone()), balanced, service, always);
         let known = services.clone();
         let ours = move |before: Option<&SliceFacts>, now: Option<&SliceFacts>| {
             concerns(before, now, |service| known.contains(&service.to_string()))
@@ -156,14 +156,14 @@ impl Stores {
     }
 
     /// Waits for the first lists.
-    pub(crate) async fn ready(&self) -> Result<(), Ended> {
-        self.services.ready().await?;
-        self.slices.ready().await?;
-        self.nodes.ready().await?;
-        self.pods.ready().await?;
-        self.pools.ready().await?;
-        self.l2_advertisements.ready().await?;
-        self.statuses.ready().await
+    pub(crate) async fn ready(&self) -> Result<(), WatchEnded> {
+        self.services.wait_synced().await?;
+        self.slices.wait_synced().await?;
+        self.nodes.wait_synced().await?;
+        self.pods.wait_synced().await?;
+        self.pools.wait_synced().await?;
+        self.l2_advertisements.wait_synced().await?;
+        self.statuses.wait_synced().await
     }
 
     /// The object of this node.
@@ -179,7 +179,7 @@ impl Stores {
     /// What there is now.
     pub(crate) fn known(&self) -> Known {
         // Before the states themselves, so that it never says more than these do.
-        let states_listed = self.states.is_listed();
+        let states_listed = self.states.is_synced();
         let states = self.states.all();
         let mut statuses = self.statuses.all();
         statuses.extend(self.remembered());
@@ -283,7 +283,7 @@ pub(crate) async fn keep_view(
     outlet: Outlet,
     changed: Arc<Notify>,
     shutdown: CancellationToken,
-) -> Result<(), Ended> {
+) -> Result<(), WatchEnded> {
     let Outlet { views, findings } = outlet;
     if let Some(snapshot) = &snapshot {
         *stores.last_valid() = snapshot.last_valid();
@@ -382,14 +382,14 @@ impl Start<'_> {
         config: watcher::Config,
         of: impl Fn(K) -> Option<F> + Send + 'static,
         matters: impl Fn(Option<&F>, Option<&F>) -> bool + Send + 'static,
-    ) -> Mirror<F>
+    ) -> Cache<F>
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
         F: PartialEq + Send + Sync + 'static,
     {
         let changed = Arc::clone(self.changed);
         let notify = move || changed.notify_one();
-        extract(self.tasks, api, config, self.shutdown.clone(), of, matters, notify)
+        watch_projected(self.tasks, api, config, self.shutdown.clone(), of, matters, notify)
     }
 }
 

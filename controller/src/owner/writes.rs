@@ -9,7 +9,7 @@ use crds::ServiceKey;
 use k8s_openapi::api::core::v1::Service;
 use kube::Client;
 use kube::api::{Api, ApiResource, ListParams, Patch, PatchParams};
-use runtime::client::{CallError, bounded};
+use runtime::client::{CallError, with_timeout};
 use runtime::lease::Leadership;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -233,7 +233,7 @@ impl Writes {
                         PatchParams { field_manager: Some(COMPONENT.into()), ..PatchParams::default() };
                     let patch = Patch::Merge(&plan.patch);
                     // What was sent carries the version that it was made for, so a successor's write has outdated it.
-                    let write = bounded(api.patch_status(&key.name, &parameters, &patch));
+                    let write = with_timeout(api.patch_status(&key.name, &parameters, &patch));
                     let written = tokio::time::timeout(bound, leadership.while_leading(write)).await;
                     Some(written.ok().flatten().unwrap_or(Err(CallError::Timeout)))
                 } else {
@@ -273,7 +273,7 @@ impl Writes {
         let key = key.clone();
         self.tasks.spawn(async move {
             let parameters = ListParams::default().fields(&format!("metadata.name={}", key.name));
-            let result = bounded(api.list(&parameters)).await.map(|list| list.items.into_iter().next());
+            let result = with_timeout(api.list(&parameters)).await.map(|list| list.items.into_iter().next());
             Report::Verify { key, result }
         });
     }

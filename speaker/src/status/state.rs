@@ -16,7 +16,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, Client};
 use rules::{Finding, Severity};
-use runtime::client::{CallError, bounded};
+use runtime::client::{CallError, with_timeout};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -101,7 +101,7 @@ impl State {
                 object["metadata"]["ownerReferences"] = json!([owner]);
             }
             let params = PatchParams::apply(FIELD_MANAGER).force();
-            bounded(self.api.patch(&name, &params, &Patch::Apply(object))).await?;
+            with_timeout(self.api.patch(&name, &params, &Patch::Apply(object))).await?;
         }
         let old = stored.and_then(|object| object.status).unwrap_or_default();
         let new = status(&old, published, findings, self.beacon_port);
@@ -112,7 +112,7 @@ impl State {
                 "status": new,
             });
             let params = PatchParams::apply(FIELD_MANAGER).force();
-            bounded(self.api.patch_status(&name, &params, &Patch::Apply(patch))).await?;
+            with_timeout(self.api.patch_status(&name, &params, &Patch::Apply(patch))).await?;
         }
         self.tidy(published).await
     }
@@ -122,7 +122,7 @@ impl State {
         let Some(nodes) = nodes_to_tidy(published, &self.me, &self.stores) else { return Ok(()) };
         for state in self.stores.states.all() {
             if state.node.as_ref().is_some_and(|node| !nodes.contains(node)) {
-                match bounded(self.api.delete(&state.name, &DeleteParams::default())).await {
+                match with_timeout(self.api.delete(&state.name, &DeleteParams::default())).await {
                     Err(error) if !error.is_not_found() => return Err(error),
                     _ => {}
                 }
