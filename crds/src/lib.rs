@@ -48,7 +48,7 @@ pub use kube::core::{ObjectMeta, Resource, ResourceExt, Selector, SelectorExt};
 pub use l2_advertisement::{L2Advertisement, L2AdvertisementSpec, PreferredNodeSelector};
 pub use legacy_address_pool::{LegacyAddressPool, LegacyAddressPoolSpec, LegacyBgpAdvertisement};
 pub use pool_policy::{NamespaceQuota, PoolPolicy, PoolPolicySpec, PoolPolicyStatus, Reservation};
-pub use selector::{SelectorFault, parse_selector};
+pub use selector::{SelectorError, parse_selector};
 pub use service_bgp_status::{ServiceBGPStatus, ServiceBGPStatusSpec, ServiceBGPStatusStatus};
 pub use service_key::ServiceKey;
 pub use service_l2_status::{

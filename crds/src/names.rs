@@ -12,7 +12,7 @@ pub const SPEAKER: &str = "speaker";
 /// The operator's Deployment and ServiceAccount; also its server-side-apply field manager.
 pub const OPERATOR: &str = "lbstack-operator";
 /// What the field managers of all our processes begin with.
-pub const MANAGERS: &str = "lbstack-";
+pub const FIELD_MANAGER_PREFIX: &str = "lbstack-";
 /// The key that speakers authenticate their beacons with, made by the operator.
 pub const BEACON_KEY_SECRET: &str = "speaker-beacon-key";
 /// A key that the user may bring, as MetalLB's manual tells; it has precedence over [`BEACON_KEY_SECRET`].

@@ -1,6 +1,6 @@
 //! Every call of the operator: bounded in time, and written only while this process leads.
 
-use crds::names::{MANAGERS, OPERATOR, STACK};
+use crds::names::{FIELD_MANAGER_PREFIX, OPERATOR, STACK};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{Event, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
@@ -270,7 +270,7 @@ impl Api {
         let objects = self.list(resource, Some(namespace)).await?;
         let is_unowned = |object: &&DynamicObject| {
             let written = |entry: &ManagedFieldsEntry| {
-                entry.manager.as_deref().is_some_and(|manager| manager.starts_with(MANAGERS))
+                entry.manager.as_deref().is_some_and(|manager| manager.starts_with(FIELD_MANAGER_PREFIX))
             };
             object.owner_references().is_empty() && object.managed_fields().iter().any(written)
         };

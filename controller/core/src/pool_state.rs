@@ -120,7 +120,7 @@ impl PoolState {
         before: Option<SharingPair>,
         usage: Option<&Usage>,
     ) {
-        let Some(position) = self.space.position(ip).filter(|_| !pool.keeps_back(ip)) else { return };
+        let Some(position) = self.space.position(ip).filter(|_| !pool.is_reserved(ip)) else { return };
         let family = Family::of(ip);
         let now = usage.and_then(|usage| Some((usage.pair()?.clone(), usage)));
         if let Some(before) = before.filter(|before| now.as_ref().is_none_or(|(pair, _)| pair != before)) {

@@ -117,7 +117,7 @@ impl Space {
 
     /// Puts `ip` back, unless the pool keeps it back.
     pub(crate) fn give_back(&mut self, ip: IpAddr, pool: &Pool) {
-        if pool.keeps_back(ip) {
+        if pool.is_reserved(ip) {
             return;
         }
         let line = self.line_mut(Family::of(ip));

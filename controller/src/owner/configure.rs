@@ -117,7 +117,7 @@ impl Term<'_> {
         self.objects = objects;
         let (mut configuration, findings) = self.owner.judge().configure(&self.objects, now);
         self.undecodable_pools = self.owner.watches.undecodable_pools();
-        configuration.leave_out_unreadable(&self.undecodable_pools);
+        configuration.reject_undecodable(&self.undecodable_pools);
         for finding in findings.iter().filter(|finding| !self.findings.contains(finding)) {
             tracing::warn!(object = %finding.object, %finding, "configuration");
             let rules::ObjectRef { kind, namespace, name } = &finding.object;

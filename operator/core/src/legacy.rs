@@ -113,7 +113,7 @@ pub(crate) fn import(sources: &Sources, namespace: &str) -> Imported {
         imported.no_config_map(sources);
     }
     imported.address_pools(sources, namespace);
-    let faulty = imported.from_config_map.faulty.iter().chain(&imported.from_address_pools.faulty);
+    let faulty = imported.from_config_map.invalid.iter().chain(&imported.from_address_pools.invalid);
     imported.frozen = faulty.filter_map(Key::of).collect();
     imported
 }
@@ -190,7 +190,7 @@ impl Imported {
             field: format!("{} {}", finding.object, finding.field),
             value: finding.value,
             problem: finding.problem,
-            remedy: finding.remedy,
+            remedy: finding.hint,
         }));
         for (name, why) in &sources.undecoded {
             self.spoil(ADDRESS_POOL);
@@ -216,7 +216,7 @@ impl Imported {
         let keys: BTreeSet<Key> = imported.iter().map(Object::key).collect();
         for finding in findings.iter().filter(|finding| finding.severity == Severity::Error) {
             let Some(key) = Key::of(&finding.object).filter(|key| keys.contains(key)) else { continue };
-            self.frozen.extend(finding.other.as_ref().and_then(Key::of));
+            self.frozen.extend(finding.related.as_ref().and_then(Key::of));
             if !self.frozen.insert(key) {
                 continue;
             }
@@ -226,7 +226,7 @@ impl Imported {
                 field: format!("imported {} {}", finding.object, finding.field),
                 value: finding.value.clone(),
                 problem: finding.problem.clone(),
-                remedy: finding.remedy.clone(),
+                remedy: finding.hint.clone(),
             });
         }
     }
@@ -262,7 +262,7 @@ fn of_line(name: &str, finding: LineFinding) -> Fault {
         field: format!("ConfigMap {name} line {} {}", finding.line, finding.field),
         value: String::new(),
         problem: finding.problem,
-        remedy: finding.remedy,
+        remedy: finding.hint,
     }
 }
 
@@ -296,7 +296,7 @@ fn all(stack: &ValidatedStack, source: &str, converted: Converted) -> Vec<Object
         bgp_peers,
         bfd_profiles,
         communities,
-        faulty: _,
+        invalid: _,
     } = converted;
     let mut objects = Vec::new();
     objects.extend(adopt(stack, source, pools));

@@ -47,7 +47,7 @@ pub(crate) fn judge(namespace: &str, pools: Vec<AddressPool>) -> Judged {
         .map(|finding| finding.object.name.as_str())
         .collect();
     let others =
-        findings.iter().filter(|finding| failed(finding)).filter_map(|finding| finding.other.as_ref());
+        findings.iter().filter(|finding| failed(finding)).filter_map(|finding| finding.related.as_ref());
     let disputed = others.map(|other| other.name.clone()).collect();
     let mut judged = Judged { sound: Vec::new(), withheld: Vec::new(), disputed, faults: Vec::new() };
     for (index, pool) in pools.iter().enumerate() {

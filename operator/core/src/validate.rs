@@ -333,7 +333,7 @@ pub(crate) fn from_finding(index: usize, finding: &rules::Finding) -> Fault {
         field: format!("spec.addressPools[{index}].{field}"),
         value: finding.value.clone(),
         problem: finding.problem.clone(),
-        remedy: finding.remedy.clone(),
+        remedy: finding.hint.clone(),
     }
 }
 

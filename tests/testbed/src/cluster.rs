@@ -13,7 +13,6 @@ use crate::components::{Component, Static};
 use crate::control_plane::{self, ControlPlane};
 use crate::error::{Attempt, Error, Result};
 use crate::host::Host;
-use crate::keeper::Keeper;
 use crate::node::{NodeSetup, routes_to_pods};
 use crate::options::{KubeProxy, Options};
 use crate::packages::{self, Purpose};
@@ -22,6 +21,7 @@ use crate::pki::Authority;
 use crate::plan::Plan;
 use crate::process::{Daemon, Namespace, until};
 use crate::progress::Progress;
+use crate::reaper::Reaper;
 use crate::registry::{Images, Registry, WEB};
 use crate::state::{Leftover, Owner, State, is_of_this_boot, leftover};
 use crate::topology::{BRIDGE, Lan, ip_batch};
@@ -35,7 +35,7 @@ pub struct Cluster {
     pub(crate) nodes: Vec<NodeSetup>,
     lan: Lan,
     registry: Registry,
-    keeper: Option<Keeper>,
+    reaper: Option<Reaper>,
     /// Whether it goes with this handle.
     owned: bool,
 }
@@ -43,7 +43,8 @@ pub struct Cluster {
 impl Cluster {
     /// Builds a cluster and returns when all its nodes are Ready.
     ///
-    /// The first time on a machine it builds Kubernetes from source, which takes some minutes; later 10 to 20 s.
+    /// The first time on a machine it builds Kubernetes from source, which takes some minutes; later 10 to 20
+    /// s.
     pub fn up(options: Options) -> Result<Self> {
         let plan = Plan::new(&options)?;
         let progress = options.progress.clone();
@@ -68,9 +69,9 @@ impl Cluster {
         }
         Owner::this_process()?.write(&paths)?;
         state.write(&paths)?;
-        let keeper = if state.options.keep { None } else { Some(Keeper::start(&paths, &state.tools)?) };
+        let reaper = if state.options.keep { None } else { Some(Reaper::start(&paths, &state.tools)?) };
         let mut cluster = Self::of(paths, state);
-        cluster.keeper = keeper;
+        cluster.reaper = reaper;
         cluster.owned = true;
         let built = cluster.build(images.as_ref(), &progress);
         drop(lock);
@@ -90,7 +91,7 @@ impl Cluster {
                 problem: format!(
                     "the testbed {id:?} is incomplete: what made it has crashed, or is still at it"
                 ),
-                remedy: format!("wait, or take it away: `cargo xtask cluster down --id {id}`"),
+                hint: format!("wait, or take it away: `cargo xtask cluster down --id {id}`"),
             });
         }
         Ok(Self::of(paths, state))
@@ -109,7 +110,7 @@ impl Cluster {
         let registry =
             Registry::new(state.crane.join("crane"), &lan.gateway().namespace, plan.lan.gateway.v4.addr());
         let control_plane = ControlPlane::new(&paths, options, plan, &state.binaries);
-        Self { paths, control_plane, nodes: setups, lan, registry, keeper: None, owned: false, state }
+        Self { paths, control_plane, nodes: setups, lan, registry, reaper: None, owned: false, state }
     }
 
     fn build(&mut self, images: Option<&Images>, progress: &Progress) -> Result<()> {
@@ -118,8 +119,8 @@ impl Cluster {
         self.lan.create()?;
         let control_plane = self.lan.plug_in(&plan.control_plane)?;
         self.lan.plug_in(&plan.client)?;
-        // Whoever talks to pods by their own addresses knows the way: the control plane for admission calls, the
-        // gateway for answers to pods.
+        // Whoever talks to pods by their own addresses knows the way: the control plane for admission calls,
+        // the gateway for answers to pods.
         for namespace in [&control_plane.namespace, &self.lan.gateway().namespace] {
             ip_batch(namespace, &routes_to_pods(&plan, None))?;
         }
@@ -163,7 +164,8 @@ impl Cluster {
         self.state.write(&self.paths)
     }
 
-    /// What does not need the API server: the registry with its images, and each node's machine with containerd.
+    /// What does not need the API server: the registry with its images, and each node's machine with
+    /// containerd.
     fn prepare_nodes(&self, images: &Images, authority: &Authority, plan: &Plan) -> Result<()> {
         self.registry.daemon().start(&self.paths)?;
         for node in &self.nodes {
@@ -215,8 +217,8 @@ impl Cluster {
 
     fn take_down(&mut self) -> Result<()> {
         self.owned = false;
-        if let Some(keeper) = self.keeper.take() {
-            keeper.dismiss();
+        if let Some(reaper) = self.reaper.take() {
+            reaper.stop();
         }
         cleanup::down(self.paths.id()).map(drop)
     }
@@ -282,8 +284,8 @@ impl Cluster {
         self.registry.push(archive, name)
     }
 
-    /// The name of an image of a server that answers by HTTP and UDP, at port 8080 of both, with its own name and the
-    /// client's address (flags `--http-port`, `--udp-port`, `--name`).
+    /// The name of an image of a server that answers by HTTP and UDP, at port 8080 of both, with its own name
+    /// and the client's address (flags `--http-port`, `--udp-port`, `--name`).
     pub fn web_image(&self) -> &'static str {
         WEB
     }
@@ -372,8 +374,8 @@ impl Prepared {
     }
 }
 
-/// Installs, builds and downloads everything that a testbed needs, so that the next [`Cluster::up`] is quick. What is
-/// missing and cannot be had is an error that says what to do.
+/// Installs, builds and downloads everything that a testbed needs, so that the next [`Cluster::up`] is quick.
+/// What is missing and cannot be had is an error that says what to do.
 pub fn prepare(progress: &Progress) -> Result<()> {
     Prepared::ensure(Purpose::Nodes, progress).map(drop)
 }
@@ -384,7 +386,7 @@ pub(crate) fn make_room(paths: &Paths, progress: &Progress) -> Result<()> {
         Leftover::Nothing => Ok(()),
         Leftover::InUse => Err(Error::Prerequisite {
             problem: format!("a testbed named {:?} is already there", paths.id()),
-            remedy: format!(
+            hint: format!(
                 "use it, take it away (`cargo xtask cluster down --id {}`), or choose another id",
                 paths.id()
             ),
@@ -401,7 +403,7 @@ fn free_port(wanted: Option<u16>) -> Result<u16> {
     let port = wanted.unwrap_or(0);
     let listener = TcpListener::bind(("127.0.0.1", port)).map_err(|error| Error::Prerequisite {
         problem: format!("port {port} on 127.0.0.1 cannot be used for the API server: {error}"),
-        remedy: "choose another with --api-port, or leave it out and a free one is taken".into(),
+        hint: "choose another with --api-port, or leave it out and a free one is taken".into(),
     })?;
     let address = listener.local_addr().attempt(|| "asking for the port".into())?;
     Ok(address.port())

@@ -45,7 +45,8 @@ impl ControlPlane {
     }
 }
 
-/// Makes the authority, the API server's certificates, and the kubeconfigs of the control plane and the administrator.
+/// Makes the authority, the API server's certificates, and the kubeconfigs of the control plane and the
+/// administrator.
 pub(crate) fn make_certificates(paths: &Paths, plan: &Plan, api_port: u16) -> Result<Authority> {
     let pki = paths.pki();
     let authority = Authority::create(&pki)?;
@@ -141,7 +142,8 @@ fn api_server(paths: &Paths, options: &Options, plan: &Plan, binaries: &Path) ->
             "--service-account-issuer=https://kubernetes.default.svc".into(),
             "--authorization-mode=Node,RBAC".into(),
             "--enable-admission-plugins=NodeRestriction".into(),
-            // Admission calls go to the pods themselves, which the control plane has routes to; there is no kube-proxy there.
+            // Admission calls go to the pods themselves, which the control plane has routes to; there is no
+            // kube-proxy there.
             "--enable-aggregator-routing=true".into(),
             format!("--audit-policy-file={}", audit_policy(paths).display()),
             format!("--audit-log-path={}", paths.audit_log().display()),

@@ -18,8 +18,9 @@ use crate::process::{Daemon, Mounts, Namespace, until};
 use crate::registry::{PAUSE, Registry};
 use crate::topology::{Lan, ip_batch, set_sysctls};
 
-/// Directories that components write to and have no option for. Each node has its own, or kubelets of one machine would
-/// remove each other's socket, and one that binds it while another does ends. Below it, where a node keeps it.
+/// Directories that components write to and have no option for. Each node has its own, or kubelets of one
+/// machine would remove each other's socket, and one that binds it while another does ends. Below it, where a
+/// node keeps it.
 pub(crate) const FIXED: &[(&str, &str)] = &[
     // The kubelet's socket for device plugins.
     ("/var/lib/kubelet", "fixed/kubelet"),
@@ -184,7 +185,8 @@ disabled_plugins = [
                     "bridge": "cni0",
                     "isGateway": true,
                     "hairpinMode": true,
-                    // Pods keep their addresses on the LAN, where everybody who talks to them has a route back.
+                    // Pods keep their addresses on the LAN, where everybody who talks to them has a route
+                    // back.
                     "ipMasq": false,
                     "ipam": {
                         "type": "host-local",
@@ -299,8 +301,8 @@ disabled_plugins = [
         self.kube_proxy.as_ref().map_or(Ok(()), |proxy| proxy.start(&self.paths))
     }
 
-    /// Ends all at once, as a power cut does: first the link, then every process. What a machine keeps in memory alone is
-    /// gone: its network, mounts and the state of containers. Its disk stays.
+    /// Ends all at once, as a power cut does: first the link, then every process. What a machine keeps in
+    /// memory alone is gone: its network, mounts and the state of containers. Its disk stays.
     pub(crate) fn power_off(&self, lan: &Lan) -> Result<()> {
         let namespace = self.paths.namespace(self.name());
         if namespace.exists() {

@@ -25,14 +25,15 @@ pub struct Options {
     pub services: Ranges,
     /// Addresses of pods: a /24 and a /64 of these for each node.
     pub pods: Ranges,
-    /// The port on 127.0.0.1 at which the API server is reached from the machine itself; a free one by default.
+    /// The port on 127.0.0.1 at which the API server is reached from the machine itself; a free one by
+    /// default.
     pub api_port: Option<u16>,
     /// Further flags of the API server.
     pub api_server_flags: Vec<String>,
     /// Further flags of the controller manager, such as `--node-monitor-grace-period=20s`.
     pub controller_manager_flags: Vec<String>,
-    /// Whether the cluster outlives the process that made it. Otherwise it goes when the [`Cluster`](crate::Cluster)
-    /// is dropped, and also when its process is killed.
+    /// Whether the cluster outlives the process that made it. Otherwise it goes when the
+    /// [`Cluster`](crate::Cluster) is dropped, and also when its process is killed.
     pub keep: bool,
     /// Who is told what happens during long steps.
     #[serde(skip)]
@@ -66,8 +67,8 @@ impl Default for Options {
 
 /// The local network: its prefixes, and which host number each machine has in them.
 ///
-/// Host number 11 in 192.168.33.0/24 is 192.168.33.11, and in fd00:33::/64 it is fd00:33::11: the digits are the
-/// same, so that addresses are recognised at a glance.
+/// Host number 11 in 192.168.33.0/24 is 192.168.33.11, and in fd00:33::/64 it is fd00:33::11: the digits are
+/// the same, so that addresses are recognised at a glance.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LanOptions {
     /// The IPv4 prefix, of any length that has room for the hosts.

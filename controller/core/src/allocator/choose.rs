@@ -131,7 +131,7 @@ impl Allocator {
         for ip in wanted.iter().copied() {
             let keeps = kept.contains(&ip);
             let Some(pool) = self.configuration.pool_of(ip) else {
-                let left_out = &self.configuration.left_out;
+                let left_out = &self.configuration.rejected_pools;
                 let of = left_out.iter().find(|(_, ranges)| ranges.iter().any(|range| range.contains(ip)));
                 return match of {
                     _ if keeps => continue,
@@ -187,11 +187,11 @@ impl Allocator {
 
     /// Automatic assignment: the pools that admit only some first, then the others.
     fn choose_any(&mut self, service: &ServiceRef, request: &Request, families: Families) -> Choice {
-        let Configuration { pools, left_out, .. } = &*self.configuration;
-        if pools.is_empty() && left_out.is_empty() {
+        let Configuration { pools, rejected_pools, .. } = &*self.configuration;
+        if pools.is_empty() && rejected_pools.is_empty() {
             return Choice::refused(&[], Refusal::NoPools);
         }
-        let unusable = left_out.keys().filter(|name| !pools.contains_key(*name));
+        let unusable = rejected_pools.keys().filter(|name| !pools.contains_key(*name));
         let mut reasons: Vec<(String, PoolReason)> =
             unusable.map(|name| (name.clone(), PoolReason::Invalid)).collect();
         for group in [self.pinned.clone(), self.plain.clone()] {
@@ -217,7 +217,7 @@ impl Allocator {
 
     /// Whether the pool has an error: what was assigned from its last valid version stays, and nothing new is.
     pub(super) fn is_closed(&self, name: &str) -> bool {
-        self.configuration.left_out.contains_key(name)
+        self.configuration.rejected_pools.contains_key(name)
     }
 
     /// Why the pool `name` gives nothing to `service` automatically.
@@ -329,7 +329,7 @@ impl Allocator {
         let (Some(pool), Some(state)) = (configuration.pools.get(name), self.pools.get_mut(name)) else {
             return Err(PoolReason::AutoAssignOff);
         };
-        if configuration.left_out.contains_key(name) {
+        if configuration.rejected_pools.contains_key(name) {
             return Err(PoolReason::Invalid);
         }
         if let Some(reason) = not_admitted(pool, service, request) {

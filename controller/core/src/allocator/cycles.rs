@@ -122,7 +122,7 @@ impl Allocator {
         };
         let pool = self.configuration.pools.get(name);
         let given = |ip: &IpAddr| {
-            pool.is_some_and(|pool| pool.contains(*ip) && !pool.keeps_back(*ip))
+            pool.is_some_and(|pool| pool.contains(*ip) && !pool.is_reserved(*ip))
                 && !self.quarantine.contains_key(ip)
         };
         of_families && theirs.desired.iter().all(given)

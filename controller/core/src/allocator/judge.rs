@@ -95,7 +95,7 @@ impl Allocator {
 
     /// Whether `ip` belongs to a pool that is only left out because of an error.
     fn left_out(&self, service: &ServiceRef, ip: IpAddr) -> bool {
-        let left_out = &self.configuration.left_out;
+        let left_out = &self.configuration.rejected_pools;
         let pool = self.services.get(service).and_then(|entry| entry.pool.as_ref());
         pool.is_some_and(|pool| left_out.contains_key(pool))
             || left_out.values().flatten().any(|range| range.contains(ip))

@@ -57,8 +57,8 @@ impl PacketSocket {
 #[allow(unsafe_code, reason = "socket2 has no constructor for link-layer addresses")]
 fn link_address(index: u32, protocol: u16) -> io::Result<SockAddr> {
     let interface = i32::try_from(index).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-    // SAFETY: the closure writes a whole `sockaddr_ll` into storage that is large enough for any address, and sets
-    // the length to its size.
+    // SAFETY: the closure writes a whole `sockaddr_ll` into storage that is large enough for any address, and
+    // sets the length to its size.
     let ((), address) = unsafe {
         SockAddr::try_init(|storage, length| {
             let mut link: libc::sockaddr_ll = MaybeUninit::zeroed().assume_init();

@@ -60,7 +60,7 @@ impl World {
                 );
                 // An address of a pool with an error is left to whom it is believed to be stored for still.
                 let left_out =
-                    self.configuration.left_out.values().flatten().any(|range| range.contains(*ip));
+                    self.configuration.rejected_pools.values().flatten().any(|range| range.contains(*ip));
                 prop_assert!(left_out || self.configuration.pool_of(*ip).is_some(), "{ip} is in no pool");
                 let is_seen = |other: &ServiceKey| other != service && !self.unseen.contains(other);
                 for (other, held) in self.objects.iter().filter(|(other, _)| is_seen(other)) {
@@ -119,14 +119,14 @@ impl World {
         before: &BTreeMap<ServiceKey, Vec<IpAddr>>,
     ) -> Result<(), TestCaseError> {
         for (service, ip) in self.granted(before) {
-            let kept_back = self.configuration.pool_of(ip).is_some_and(|pool| pool.keeps_back(ip));
+            let kept_back = self.configuration.pool_of(ip).is_some_and(|pool| pool.is_reserved(ip));
             let wanted = self.request(&service).map(|request| &request.wanted);
             let asks =
                 matches!(wanted, Some(Ok(Wanted::Addresses { addresses, .. })) if addresses.contains(&ip));
             let closed = self
                 .configuration
                 .pool_of(ip)
-                .filter(|pool| self.configuration.left_out.contains_key(&pool.name));
+                .filter(|pool| self.configuration.rejected_pools.contains_key(&pool.name));
             prop_assert!(closed.is_none(), "{ip} of a pool with an error was given to {service}");
             prop_assert!(!kept_back || asks, "{ip} is kept back and was given to {service}");
         }
@@ -187,7 +187,7 @@ impl World {
         let mut homeless = BTreeMap::new();
         for service in self.objects.keys().filter(|service| self.decided(service)) {
             for ip in self.desired(service) {
-                let left_out = &self.configuration.left_out;
+                let left_out = &self.configuration.rejected_pools;
                 let remembered = self.allocator.outcome(service).and_then(|outcome| outcome.pool);
                 let invalid = remembered.is_some_and(|pool| left_out.contains_key(pool))
                     || left_out.values().flatten().any(|range| range.contains(ip));
@@ -277,9 +277,9 @@ impl World {
         let mut has: BTreeSet<IpAddr> =
             of_namespace.flat_map(|other| self.desired(other)).filter(|ip| pool.contains(*ip)).collect();
         has.insert(ip);
-        !self.configuration.left_out.contains_key(&pool.name)
+        !self.configuration.rejected_pools.contains_key(&pool.name)
             && pool.allocation.as_ref().is_none_or(admits)
-            && !pool.keeps_back(ip)
+            && !pool.is_reserved(ip)
             && pool.quota(&service.namespace).is_none_or(|max| has.len() <= max as usize)
     }
 

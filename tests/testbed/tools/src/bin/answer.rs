@@ -1,5 +1,5 @@
-//! Answers ARP for one address and does nothing else, until it is ended: as fast as a process can be that the kernel wakes
-//! for each question, as a measure for others.
+//! Answers ARP for one address and does nothing else, until it is ended: as fast as a process can be that the
+//! kernel wakes for each question, as a measure for others.
 
 use std::io;
 use std::net::Ipv4Addr;

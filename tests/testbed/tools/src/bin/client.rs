@@ -1,7 +1,7 @@
 //! Asks a server again and again, and tells at the end how long it was not answered.
 //!
-//! Each request is a conversation of its own from a new source port, sent on schedule whether or not those before it were
-//! answered. It ends on SIGTERM or SIGINT, or after `--for-ms`, and prints one JSON object.
+//! Each request is a conversation of its own from a new source port, sent on schedule whether or not those
+//! before it were answered. It ends on SIGTERM or SIGINT, or after `--for-ms`, and prints one JSON object.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};

@@ -1,7 +1,7 @@
 //! Carries connections from an address in the namespace it is started in to one in another network namespace.
 //!
-//! It listens first and enters the other namespace then: a socket stays where it was made, and each connection that it
-//! opens later is made inside.
+//! It listens first and enters the other namespace then: a socket stays where it was made, and each
+//! connection that it opens later is made inside.
 
 use std::fs::File;
 use std::io;

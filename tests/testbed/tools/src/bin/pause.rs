@@ -1,4 +1,5 @@
-//! The process that holds a pod's namespaces. It collects the children that others leave to it, and ends on SIGTERM.
+//! The process that holds a pod's namespaces. It collects the children that others leave to it, and ends on
+//! SIGTERM.
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -8,8 +9,8 @@ fn main() -> nix::Result<()> {
     awaited.add(Signal::SIGINT);
     awaited.add(Signal::SIGTERM);
     awaited.add(Signal::SIGCHLD);
-    // Blocked, so that none is lost between two calls of wait. As process 1 of a namespace it would otherwise never get one
-    // that it does not handle.
+    // Blocked, so that none is lost between two calls of wait. As process 1 of a namespace it would otherwise
+    // never get one that it does not handle.
     awaited.thread_block()?;
     loop {
         if awaited.wait()? != Signal::SIGCHLD {

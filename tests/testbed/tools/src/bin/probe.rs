@@ -1,7 +1,8 @@
 //! Asks who has an address, by ARP or NDP, and prints every link-layer address that answers.
 //!
-//! Each round sends one request and listens for a time; with `--first true` the round ends at the first answer, which is the
-//! way to measure latency. With `--burst N` it sends so many at once, and then ends at the Nth, which tells throughput. Whatever the kernel does with the answers is not touched.
+//! Each round sends one request and listens for a time; with `--first true` the round ends at the first
+//! answer, which is the way to measure latency. With `--burst N` it sends so many at once, and then ends at
+//! the Nth, which tells throughput. Whatever the kernel does with the answers is not touched.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -167,8 +168,8 @@ impl Question {
     }
 }
 
-/// Says unasked that an address is ours: a gratuitous ARP request (RFC 5227, section 3), or an unsolicited neighbour
-/// advertisement to all nodes (RFC 4861, section 7.2.6).
+/// Says unasked that an address is ours: a gratuitous ARP request (RFC 5227, section 3), or an unsolicited
+/// neighbour advertisement to all nodes (RFC 4861, section 7.2.6).
 fn announcement(own_mac: EthernetAddress, address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(address) => {

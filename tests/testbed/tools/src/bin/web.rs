@@ -1,7 +1,7 @@
 //! A server that says who it is and who asked: HTTP, and an echo by UDP.
 //!
-//! The answer is two lines, `name NAME` and `client ADDRESS`; by UDP a third one with what was sent. It listens on all
-//! addresses of both families.
+//! The answer is two lines, `name NAME` and `client ADDRESS`; by UDP a third one with what was sent. It
+//! listens on all addresses of both families.
 
 use std::io::{self, BufRead, BufReader, IoSlice, IoSliceMut, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -42,7 +42,8 @@ fn any(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))
 }
 
-/// The pod's name: Kubernetes makes it the host's name, or tells it in the environment of a pod in the host's network.
+/// The pod's name: Kubernetes makes it the host's name, or tells it in the environment of a pod in the host's
+/// network.
 fn own_name() -> String {
     std::env::var("POD_NAME")
         .or_else(|_| std::fs::read_to_string("/proc/sys/kernel/hostname").map(|name| name.trim().to_owned()))
