@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use crds::annotations::{DEPRECATED_PREFIX, IP_ALLOCATED_FROM_POOL};
-use crds::conditions::{NewCondition, fitting, merge};
+use crds::conditions::{NewCondition, merge, truncate_message};
 use ipam::{Outcome, Refusal, RequestFault};
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -205,7 +205,7 @@ pub(crate) fn plan(
 /// Whether the stored condition is another than it shall be.
 fn tells_other(old: Option<&Condition>, new: Option<&NewCondition>) -> bool {
     let said = old.map(|old| (old.status.as_str(), old.reason.as_str(), old.message.clone()));
-    said != new.map(|new| (new.status_text(), new.reason, fitting(new.message.clone())))
+    said != new.map(|new| (new.status_text(), new.reason, truncate_message(new.message.clone())))
 }
 
 /// Entries for `addresses`; those that the status has already stay as they are, `ipMode` included.

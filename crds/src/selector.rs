@@ -1,9 +1,9 @@
-//! From a `LabelSelector` of the API to one that can be evaluated.
+//! Conversion of a `LabelSelector` of the API to one that can be evaluated.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::Selector;
 
-/// A label selector that cannot be evaluated.
+/// An invalid label selector.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SelectorError {
     /// What is wrong with it, naming the key and the operator.
@@ -27,7 +27,7 @@ pub fn parse_selector(selector: &LabelSelector) -> Result<Selector, SelectorErro
             "In" | "NotIn" if values == 0 => "needs at least one value",
             "Exists" | "DoesNotExist" if values > 0 => "takes no values",
             "In" | "NotIn" | "Exists" | "DoesNotExist" => continue,
-            _ => "is no operator; use In, NotIn, Exists or DoesNotExist",
+            _ => "is not a valid operator; use In, NotIn, Exists or DoesNotExist",
         };
         return Err(SelectorError {
             problem: format!("key {:?}: operator {:?} {problem}", requirement.key, requirement.operator),

@@ -70,7 +70,7 @@ fn files() -> anyhow::Result<BTreeMap<String, String>> {
         documents.push(yaml(&object)?);
     }
     files.insert("deploy/install.yaml".to_owned(), format!("{HEADER}{}", documents.join("---\n")));
-    files.insert("docs/reference/rbac.md".to_owned(), docs::rights()?);
+    files.insert("docs/reference/rbac.md".to_owned(), docs::permissions()?);
     files.insert("docs/reference/loadbalancerstack.md".to_owned(), docs::fields()?);
     Ok(files)
 }
