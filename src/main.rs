@@ -45,8 +45,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Writes the reason of the exit for the kubelet, which copies it to the status of the pod; the operator copies it to the
-/// status of the stack. Outside of a pod there is no such file.
+/// Writes the reason of the exit for the kubelet, which copies it to the status of the pod; the operator
+/// copies it to the status of the stack. Outside of a pod there is no such file.
 fn report_termination(error: &str) {
     if let Ok(mut file) = std::fs::OpenOptions::new().write(true).open("/dev/termination-log") {
         // An error is ignored: the log has the message too.

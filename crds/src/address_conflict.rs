@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
     kind = "AddressConflict",
     plural = "addressconflicts",
     namespaced,
-    doc = "AddressConflict reports that a foreign host, or a node of the cluster, uses an address. It is removed when the host does not use the address any more.",
+    doc = "AddressConflict reports that a foreign host or a node uses an address. It is removed afterwards.",
     derive = "PartialEq",
     printcolumn(name = "Address", type_ = "string", json_path = ".spec.address"),
     printcolumn(name = "MAC", type_ = "string", json_path = ".spec.mac"),

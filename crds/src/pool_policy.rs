@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
     plural = "poolpolicies",
     namespaced,
     status = "PoolPolicyStatus",
-    doc = "PoolPolicy reserves addresses of an IPAddressPool and limits the number of addresses per namespace.",
+    doc = "PoolPolicy reserves addresses of an IPAddressPool and limits addresses per namespace.",
     derive = "PartialEq",
     printcolumn(name = "Pool", type_ = "string", json_path = ".spec.pool"),
     printcolumn(

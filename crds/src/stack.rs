@@ -30,7 +30,7 @@ pub use status::{ComponentStatus, InventoryEntry, LoadBalancerStackStatus};
     shortname = "lbs",
     category = "all",
     status = "LoadBalancerStackStatus",
-    doc = "LoadBalancerStack is the whole load balancing of a cluster: controller, speakers and address pools.",
+    doc = "LoadBalancerStack is the load balancer of a cluster: controller, speakers and address pools.",
     derive = "PartialEq",
     validation = kube::core::Rule::new("self.metadata.name == 'default'")
         .message("a cluster has one LoadBalancerStack, and its name is default: set metadata.name to default"),

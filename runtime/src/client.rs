@@ -60,8 +60,9 @@ pub enum ConnectError {
     },
     /// A proxy that cannot be used. The error does not quote its address, which may contain a password.
     #[error(
-        "the proxy for the Kubernetes API (HTTPS_PROXY, or proxy-url in the kubeconfig) cannot be used: its scheme is \
-         {scheme:?}, and http and https are supported; set NO_PROXY to the API server's host to connect without it"
+        "the proxy for the Kubernetes API (HTTPS_PROXY, or proxy-url in the kubeconfig) cannot be used: its \
+         scheme is {scheme:?}, and http and https are supported; set NO_PROXY to the API server's host to connect \
+         without it"
     )]
     Proxy {
         /// The scheme of its URL.

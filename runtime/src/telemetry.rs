@@ -27,7 +27,8 @@ const QUEUE_CAPACITY: usize = 8_192;
 pub enum Error {
     /// The value is neither a level nor a filter.
     #[error(
-        "--log-level {value:?} is neither a level (error, warn, info, debug, trace) nor a tracing filter: {source}"
+        "--log-level {value:?} is neither a level (error, warn, info, debug, trace) nor a tracing filter: \
+         {source}"
     )]
     Level {
         /// The value of the argument.

@@ -252,7 +252,7 @@ impl Observer {
             for (name, reason) in watch.undecodable.iter().filter(|(name, why)| before.get(name) != Some(why))
             {
                 let kind = &self.kind;
-                tracing::warn!(kind, %name, reason, "cannot decode an object: its previous version stays in use");
+                tracing::warn!(kind, %name, reason, "cannot decode an object: the old version stays in use");
             }
             before != watch.undecodable
         });

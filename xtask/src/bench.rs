@@ -17,7 +17,8 @@ enum What {
     Ipam,
     /// Building a speaker's view of the cluster, from three nodes to five thousand.
     View(Size),
-    /// On a real cluster: from the stack to Available, from a Service to its first response, memory, image size.
+    /// On a real cluster: from the stack to Available, from a Service to its first response, memory, image
+    /// size.
     Smoke,
     /// On a real API server: thousands of Services at once, compared with the time of the server alone.
     Services(Passed),
@@ -25,8 +26,8 @@ enum What {
     Arp(Passed),
     /// An idle speaker with a hundred peers.
     Peers,
-    /// The longest outage of a client for each kind of fault, on real speakers in network namespaces; or, with --groups
-    /// 8000, a takeover of so many addresses at once.
+    /// The longest outage of a client for each kind of fault, on real speakers in network namespaces; or,
+    /// with --groups 8000, a takeover of so many addresses at once.
     Failover(Passed),
 }
 

@@ -1,4 +1,5 @@
-//! `cargo xtask bench view`: how long a speaker takes to update its view of the cluster. Run it in a release build.
+//! `cargo xtask bench view`: how long a speaker takes to update its view of the cluster. Run it in a release
+//! build.
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
@@ -20,8 +21,8 @@ use crate::bench::resident;
 const SIZES: [(u32, u32); 6] =
     [(3, 10_000), (20, 500), (100, 1_000), (100, 10_000), (1_000, 10_000), (5_000, 2_000)];
 
-/// Prints the table: processor time, which does not depend on other work on the machine. Each size runs in a process of its
-/// own, since memory freed by a previous run would distort the result.
+/// Prints the table: processor time, which does not depend on other work on the machine. Each size runs in a
+/// process of its own, since memory freed by a previous run would distort the result.
 ///
 /// # Errors
 ///
@@ -139,8 +140,8 @@ fn pod(n: u32) -> Arc<PodFacts> {
     Arc::new(PodFacts { node: name(n), address: None, ready: true, generation: 1 })
 }
 
-/// A typical cluster: each Service has endpoints on three nodes, every tenth with `externalTrafficPolicy: Local`, and
-/// all nodes are on one subnet.
+/// A typical cluster: each Service has endpoints on three nodes, every tenth with `externalTrafficPolicy:
+/// Local`, and all nodes are on one subnet.
 fn facts(nodes: u32, services: u32) -> Facts {
     let key = |n: u32| ServiceKey::new(format!("namespace-{}", n % 100), format!("service-{n}"));
     let address = |n: u32| IpAddr::from(Ipv4Addr::from_bits(Ipv4Addr::new(10, 0, 0, 0).to_bits() + n));

@@ -16,7 +16,8 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with_all = ["kubeconfig", "image"])]
     down: bool,
 
-    /// Install into the cluster of this kubeconfig instead. Needs kubectl, and an image that its nodes can pull.
+    /// Install into the cluster of this kubeconfig instead. Needs kubectl, and an image that its nodes can
+    /// pull.
     #[arg(long, requires = "image")]
     kubeconfig: Option<PathBuf>,
 
@@ -113,7 +114,7 @@ fn on_testbed(nodes: usize) -> anyhow::Result<()> {
 fn next_steps(cluster: &Cluster, address: &str) {
     println!("  export KUBECONFIG={}", cluster.kubeconfig().display());
     println!(
-        "  kubectl get lbs,services,servicel2statuses --all-namespaces    (or: cargo xtask cluster kubectl --id {ID} …)"
+        "  kubectl get lbs,services,servicel2statuses -A     (or: cargo xtask cluster kubectl --id {ID} …)"
     );
     println!(
         "  kubectl describe service nginx                    # events: the assignment, the announcing node"
@@ -122,7 +123,7 @@ fn next_steps(cluster: &Cluster, address: &str) {
         "  cargo xtask cluster shell --id {ID}               # a shell on the client, outside of the cluster:"
     );
     println!(
-        "      curl http://{address}/ ; ip neighbour           # the response, and the link-layer address of the announcing node"
+        "      curl http://{address}/ ; ip neighbour           # the response, and the announcing node's MAC"
     );
     println!("  cargo xtask demo --down                           # removes all of it");
 }
@@ -155,10 +156,17 @@ fn on_own_cluster(kubeconfig: &Path, image: &str) -> anyhow::Result<()> {
     kubectl(kubeconfig, &["apply", "--filename", "-"], &manifest)?;
     step(2, "Wait until the operator runs.");
     let operator = "deployment/lbstack-operator";
-    kubectl(kubeconfig, &["rollout", "status", operator, "--namespace", "lbstack-system", "--timeout=120s"], "")
-        .with_context(|| {
-            format!("the operator did not start; can your nodes pull {image}? see `kubectl describe pods -n lbstack-system`")
-        })?;
+    kubectl(
+        kubeconfig,
+        &["rollout", "status", operator, "--namespace", "lbstack-system", "--timeout=120s"],
+        "",
+    )
+    .with_context(|| {
+        format!(
+            "the operator did not start; can your nodes pull {image}? see `kubectl describe pods -n \
+                 lbstack-system`"
+        )
+    })?;
     println!("\nNow enter the free addresses of your network in this manifest, and apply it:\n");
     indented(STACK);
     println!("\n  kubectl wait --for=condition=Available lbs/default");

@@ -9,8 +9,8 @@ use testbed::{Image, Static, Written};
 /// The name of the image under test.
 pub(crate) const TEST_TAG: &str = "lbstack/lbstack:test";
 
-/// The user and group `nobody`, as which operator and controller run. The speaker's DaemonSet requests root, and drops all
-/// capabilities except for raw sockets.
+/// The user and group `nobody`, as which operator and controller run. The speaker's DaemonSet requests root,
+/// and drops all capabilities except for raw sockets.
 const NOBODY: &str = "65534:65534";
 
 /// Arguments of `cargo xtask image`.

@@ -1,4 +1,5 @@
-//! Rules of the code layout: dependencies between crates (README, "How it is built"), and files with unsafe code.
+//! Rules of the code layout: dependencies between crates (README, "How it is built"), and files with unsafe
+//! code.
 
 use std::collections::BTreeMap;
 use std::path::Path;

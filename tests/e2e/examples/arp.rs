@@ -1,7 +1,8 @@
 //! The cost of answering ARP and NDP: `cargo xtask bench arp`.
 //!
-//! Latency of the speaker's answers, compared with those of the kernel for its own address on the same link and of a
-//! process that only answers, with one address and with thousands; memory and processor time of the speaker.
+//! Latency of the speaker's answers, compared with those of the kernel for its own address on the same link
+//! and of a process that only answers, with one address and with thousands; memory and processor time of the
+//! speaker.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

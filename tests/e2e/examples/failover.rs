@@ -1,10 +1,10 @@
 //! How long a client is not served when the node that answers for its address fails: `cargo xtask bench
 //! failover`.
 //!
-//! Real speakers in network namespaces, or (`--cluster`) a whole cluster, and clients that send a request every 5 ms.
-//! Prints p50, p99, the maximum and a histogram of the longest silence per kind of fault, and how many
-//! requests were lost. With `--groups`: how long a takeover of so many groups takes, and its effect on the
-//! addresses that the successor announced before.
+//! Real speakers in network namespaces, or (`--cluster`) a whole cluster, and clients that send a request
+//! every 5 ms. Prints p50, p99, the maximum and a histogram of the longest silence per kind of fault, and how
+//! many requests were lost. With `--groups`: how long a takeover of so many groups takes, and its effect on
+//! the addresses that the successor announced before.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -25,8 +25,8 @@ use testbed::{LanOptions, Options, Signal};
 const WATCHED: Duration = Duration::from_millis(1_200);
 const EXCLUDE: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 
-/// A kind of fault: its name, whether the client resolves the address before each request, and functions that inject
-/// and clear the fault.
+/// A kind of fault: its name, whether the client resolves the address before each request, and functions that
+/// inject and clear the fault.
 struct Kind {
     name: &'static str,
     cold: bool,

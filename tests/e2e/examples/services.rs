@@ -1,8 +1,9 @@
 //! How long it takes until thousands of Services that are created at once have an address: `cargo xtask bench
 //! services`.
 //!
-//! For comparison, on a separate API server and with the same concurrency: the time to create as many Services that no
-//! controller handles, plus as many status patches. The ratio is what counts, since both include the API server's share.
+//! For comparison, on a separate API server and with the same concurrency: the time to create as many
+//! Services that no controller handles, plus as many status patches. The ratio is what counts, since both
+//! include the API server's share.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,8 +1,8 @@
 //! Times that a user waits for, on a real cluster: `cargo xtask bench smoke`.
 //!
 //! Prints the time from `kubectl apply` of the stack to Available, from a Service to its first answer at a
-//! client outside, ARP latency compared with the kernel's for a local address on the same link, and the memory
-//! of the processes.
+//! client outside, ARP latency compared with the kernel's for a local address on the same link, and the
+//! memory of the processes.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -28,7 +28,8 @@ fn main() {
     env.web();
     let mut times: Vec<Duration> = (0..ROUNDS)
         .map(|_| {
-            // A datagram every 5 ms: a TCP client that starts too early would wait for its own retransmission.
+            // A datagram every 5 ms: a TCP client that starts too early would wait for its own
+            // retransmission.
             let traffic = env.traffic("192.168.33.60");
             let service = env.service("bench", "bench", "");
             env.served("http://192.168.33.60/", SERVED);

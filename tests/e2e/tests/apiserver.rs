@@ -344,8 +344,8 @@ fn a_stopped_leader_is_silent(env: &Env) {
     let since = Timestamp::now();
     first.signal("-CONT");
     std::thread::sleep(Duration::from_secs(5));
-    // A request that was in flight when the process was stopped may still arrive. It carries a resourceVersion that
-    // the successor's write has replaced, so it is rejected.
+    // A request that was in flight when the process was stopped may still arrive. It carries a
+    // resourceVersion that the successor's write has replaced, so it is rejected.
     let mut writes = bench.status_writes("stopped", &since);
     writes.retain(|entry| entry["responseStatus"]["code"] != 409);
     assert!(writes.is_empty(), "the stopped leader wrote: {writes:#?}");
@@ -398,8 +398,8 @@ fn a_hundred_kills(env: &Env) {
         running.remove(victim).kill();
         running.push(Controller::start(env, &format!("death-{}", death + 2)));
     }
-    // The last one has a Lease of the usual duration: a slow machine takes longer than the short one to list so many
-    // Services.
+    // The last one has a Lease of the usual duration: a slow machine takes longer than the short one to list
+    // so many Services.
     running.into_iter().for_each(Controller::kill);
     let last = Controller::start_with(env, "death-last", Duration::from_secs(15), &[]);
     bench.until_all_have_one(&list, Duration::from_secs(180));

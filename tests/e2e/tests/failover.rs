@@ -1,5 +1,5 @@
-//! Faults and maintenance of the nodes that answer for an address, and their effect on a client outside of the cluster.
-//! Only the address is affected: the pods run on other nodes.
+//! Faults and maintenance of the nodes that answer for an address, and their effect on a client outside of
+//! the cluster. Only the address is affected: the pods run on other nodes.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -46,8 +46,8 @@ enum Api {
     Down,
 }
 
-/// Injects each fault on the node that answers: another node answers within [`MOVED`], and is the only one after the
-/// fault was cleared.
+/// Injects each fault on the node that answers: another node answers within [`MOVED`], and is the only one
+/// after the fault was cleared.
 fn faults(env: &Env, faults: &[Fault], api: Api) {
     for fault in faults {
         let owner = env.announcer("default", SERVICE);

@@ -19,13 +19,13 @@ use crate::progress::Progress;
 /// A program that is built from a Go module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Component {
-    /// Every Kubernetes process and etcd, by the name it is called with.
+    /// Kubernetes and etcd as one multi-call binary.
     Node,
     /// The registry and its client.
     Crane,
 }
 
-/// The version of Kubernetes. go.mod has the same; without the stamp the server would call itself v0.0.0.
+/// The version of Kubernetes. The same as in go.mod; without the stamp the server would report v0.0.0.
 const KUBERNETES: (&str, &str, &str) = ("v1.34.4", "1", "34");
 
 impl Component {
@@ -246,7 +246,7 @@ impl Static {
     }
 }
 
-/// The top of the clone.
+/// The root of the workspace.
 pub(crate) fn workspace() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.ancestors().nth(2).unwrap_or(here).to_path_buf()

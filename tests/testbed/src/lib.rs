@@ -1,6 +1,6 @@
 //! A throwaway real cluster on one machine: etcd, the Kubernetes control plane, nodes with containerd and
-//! kube-proxy, and a client beside them on one LAN, all in network namespaces. No Docker, no hypervisor; the
-//! internet only to build and to fetch packages once.
+//! kube-proxy, and a client outside of the cluster, all in network namespaces on one LAN. No Docker and no
+//! hypervisor; internet access is needed only once, to build and to download packages.
 //!
 //! ```text
 //!         lan namespace: bridge br0, the gateway .1 / ::1, forwarding, the image registry
@@ -8,12 +8,12 @@
 //!   cp .2     client .100   node1 .11    node2 .12    node3 .13     each a namespace of its own, eth0, both families
 //! ```
 //!
-//! [`Cluster::up`] makes it and returns when the nodes are Ready; dropping the [`Cluster`] takes it away, and
-//! so does the death of the process. [`Net`] is the same LAN with plain machines and no Kubernetes. Faults
-//! are methods of what fails: [`Node::power_off`], [`Node::cable`], [`Lan::block`], [`Lan::loss`],
+//! [`Cluster::up`] creates it and returns when the nodes are Ready. It is removed when the [`Cluster`] is
+//! dropped, and when the process ends. [`Net`] is the same LAN with plain machines and no Kubernetes. Faults
+//! are methods of the affected object: [`Node::power_off`], [`Node::cable`], [`Lan::block`], [`Lan::loss`],
 //! [`Server::stop`].
 //!
-//! Everything bears the testbed's id, so several can run at once. It needs root.
+//! All names contain the testbed's id, so several can run at once. It needs root.
 
 mod cache;
 mod cgroup;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::cleanup::{self, Lock};
-use crate::cluster::make_room;
+use crate::cluster::ensure_free;
 use crate::components::Static;
 use crate::error::{Attempt, Error, Result};
 use crate::host::Host;
@@ -63,7 +63,7 @@ impl Net {
         let tools = Static::tools(&options.progress)?;
         let paths = Paths::new(&options.id);
         let lock = Lock::take(&paths)?;
-        make_room(&paths, &options.progress)?;
+        ensure_free(&paths, &options.progress)?;
         for directory in [paths.processes(), paths.logs()] {
             fs::create_dir_all(&directory).attempt(|| format!("making {}", directory.display()))?;
         }

@@ -1,4 +1,5 @@
-//! Reported issues of similar software, reproduced on a real cluster: the user's actions, and the expected behaviour.
+//! Reported issues of similar software, reproduced on a real cluster: the user's actions, and the expected
+//! behaviour.
 //!
 //! One cluster for all of them, run one after the other: each leaves the cluster as it found it.
 #![allow(

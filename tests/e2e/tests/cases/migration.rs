@@ -59,7 +59,8 @@ spec:
   ports: [{name: http, port: 80, targetPort: 8080}]
 ";
 
-/// akash-network/support#74, deepsquare-io/ClusterFactory#96: the objects have the names of the imported ones.
+/// akash-network/support#74, deepsquare-io/ClusterFactory#96: the objects have the names of the imported
+/// ones.
 pub(crate) fn objects_of_the_same_names(env: &Env) {
     for how in [&["apply"][..], &["apply", "--server-side", "--force-conflicts"]] {
         migrate(env, OBJECTS, how, &["default", "extra"]);

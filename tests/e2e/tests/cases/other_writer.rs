@@ -46,8 +46,8 @@ pub(crate) fn writes_addresses_of_its_own(env: &Env) {
         let service = env.get(&["service", "control-vip"]);
         service["status"]["conditions"].to_string().contains("loadBalancerClass").then_some(())
     });
-    // Now a pool admits it: the assigned address replaces the entry. A writer that repeatedly restores the old one is
-    // left alone and reported.
+    // Now a pool admits it: the assigned address replaces the entry. A writer that repeatedly restores the
+    // old one is left alone and reported.
     env.kubectl(&["label", "service", "control-vip", "tier=public"]);
     poll("an address of the pool replaces it", SOON, || {
         current(env).starts_with("192.168.33.20").then_some(())
@@ -66,7 +66,8 @@ pub(crate) fn writes_addresses_of_its_own(env: &Env) {
     env.delete(&pool);
 }
 
-/// Simulates the other load balancer: writes `address` whenever the status has another one. Returns the number of writes.
+/// Simulates the other load balancer: writes `address` whenever the status has another one. Returns the
+/// number of writes.
 fn restore_repeatedly(env: &Env, address: &str) -> usize {
     let patch = format!(r#"{{"status":{{"loadBalancer":{{"ingress":[{{"ip":"{address}"}}]}}}}}}"#);
     let end = Instant::now() + RESTORES_FOR;

@@ -1,7 +1,7 @@
 //! The main job, end to end: real binaries in real pods under the rendered roles, real traffic.
 //!
-//! One cluster for all tests of a kube-proxy mode, run one after the other in the order below: each leaves the cluster
-//! as it found it, and the last ones remove the stack. The LAN is that of tutorial 000.
+//! One cluster for all tests of a kube-proxy mode, run one after the other in the order below: each leaves
+//! the cluster as it found it, and the last ones remove the stack. The LAN is that of tutorial 000.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

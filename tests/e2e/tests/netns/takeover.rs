@@ -10,8 +10,8 @@ use crate::RIG;
 /// Four times as many as are probed at once; `cargo xtask bench failover --groups 8000` measures more.
 const GROUPS: u32 = 2_000;
 
-/// The maximum outage of the successor's own address, also on a busy machine. An earlier version, which reconsidered all
-/// groups after each takeover, needed 0.66 s.
+/// The maximum outage of the successor's own address, also on a busy machine. An earlier version, which
+/// reconsidered all groups after each takeover, needed 0.66 s.
 const MAX_OUTAGE: Duration = Duration::from_millis(500);
 
 pub(crate) fn of_many_groups() {

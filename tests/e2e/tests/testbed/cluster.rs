@@ -110,7 +110,8 @@ pub(crate) fn nginx_is_pulled() -> Outcome {
     })
 }
 
-/// The kubelet binds it at a fixed path. If two kubelets share the path, one of two that start together fails.
+/// The kubelet binds it at a fixed path. If two kubelets share the path, one of two that start together
+/// fails.
 pub(crate) fn kubelets_have_their_own_sockets() -> Outcome {
     on_cluster(|cluster| {
         for node in cluster.nodes() {

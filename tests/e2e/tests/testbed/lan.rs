@@ -132,8 +132,8 @@ pub(crate) fn a_cold_client_resolves_each_time() -> Outcome {
     let _server = serve(&net, b)?;
     let to = SocketAddr::from((b.v4, 8080));
     for cold in [true, false] {
-        // The neighbour entry exists and is valid for some time. After the first round, the kernel's next attempt may be a
-        // second away.
+        // The neighbour entry exists and is valid for some time. After the first round, the kernel's next
+        // attempt may be a second away.
         until(SOON, "b", || if reaches(a, b.v4.into()) { Ok(()) } else { Err("not reached".into()) })?;
         let fault =
             net.lan().block(Block { from: Some("a"), to: Some("b"), frames: Frames::Arp, one_way: true })?;
@@ -149,7 +149,7 @@ pub(crate) fn a_cold_client_resolves_each_time() -> Outcome {
 pub(crate) fn two_with_one_id_are_rejected() -> Outcome {
     let first = net("self-net")?;
     let error = net("self-net").err().ok_or("the second was not rejected")?.to_string();
-    check(error.contains("already there") && error.contains("down --id self-net"), error)?;
+    check(error.contains("exists already") && error.contains("down --id self-net"), error)?;
     // The first is not affected.
     check(reaches(first.host("a")?, first.host("b")?.v4.into()), "the first still works")
 }

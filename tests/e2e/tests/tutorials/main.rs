@@ -1,7 +1,8 @@
-//! Tutorials 001 to 003, which are older than the custom resources: a ConfigMap, commands, and networks of their own.
+//! Tutorials 001 to 003, which are older than the custom resources: a ConfigMap, commands, and networks of
+//! their own.
 //!
-//! Their commands are run unchanged, except for changes in kubectl since (`kubectl run` creates a pod now) and for
-//! images, which are replaced by those of the testbed (so the port inside the pod is specified).
+//! Their commands are run unchanged, except for changes in kubectl since (`kubectl run` creates a pod now)
+//! and for images, which are replaced by those of the testbed (so the port inside the pod is specified).
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

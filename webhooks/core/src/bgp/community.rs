@@ -42,7 +42,8 @@ fn number<T: std::str::FromStr>(text: &str) -> Option<T> {
     (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse().ok()).flatten()
 }
 
-pub(crate) const COMMUNITY_HINT: &str = "write two numbers up to 65535 separated by a colon (65000:100), or large: and three numbers (large:1:2:3)";
+pub(crate) const COMMUNITY_HINT: &str = "write two numbers up to 65535 separated by a colon (65000:100), or large: \
+                                         and three numbers (large:1:2:3)";
 
 /// The aliases that `object` defines.
 pub(crate) fn validate(

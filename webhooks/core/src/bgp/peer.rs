@@ -205,7 +205,8 @@ pub(crate) fn warn_frr_mismatches(peer: &BgpPeer, older: &[BgpPeer], report: &mu
     };
     for other in older.iter().filter(may_share_node) {
         let name = &other.name;
-        let hint = "FRR rejects this if a node connects to both peers: make them equal, or separate them by nodeSelectors";
+        let hint = "FRR rejects this if a node connects to both peers: make them equal, or separate them by \
+                    nodeSelectors";
         if peer.router_id != other.router_id {
             let value = peer.router_id.clone().unwrap_or_default();
             report.warning("spec.routerID", value, format!("BGPPeer {name} has a different router ID"), hint);

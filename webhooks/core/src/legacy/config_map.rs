@@ -202,7 +202,7 @@ fn name(reader: &mut Reader<'_>, what: &str) -> Option<String> {
             line,
             "name",
             format!("{given:?} is not a valid object name and is converted to {name:?}"),
-            "use the new name wherever the old one is used, such as in the address-pool annotation of Services",
+            "use the new name instead of the old one, for example in the address-pool annotation of Services",
         );
     }
     Some(name)

@@ -1,5 +1,5 @@
-//! Answers ARP requests for one address until it is ended: the lower bound of the latency of a process that the kernel
-//! wakes for each request, for comparison.
+//! Answers ARP requests for one address until it is ended: the lower bound of the latency of a process that
+//! the kernel wakes for each request, for comparison.
 
 use std::io;
 use std::net::Ipv4Addr;

@@ -1,6 +1,7 @@
 //! Sends requests to a server at a fixed rate, and reports at the end how long there was no answer.
 //!
-//! Each request uses a new source port, and is sent on schedule whether or not earlier ones were answered. It ends on SIGTERM or SIGINT, or after `--for-ms`, and prints one JSON object.
+//! Each request uses a new source port, and is sent on schedule whether or not earlier ones were answered. It
+//! ends on SIGTERM or SIGINT, or after `--for-ms`, and prints one JSON object.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
@@ -53,7 +54,8 @@ fn main() -> io::Result<()> {
     let cold: Option<String> = flags.optional("cold");
     flags.end();
 
-    // Before any thread starts, so that all inherit the mask and the signal is delivered to the thread that waits for it.
+    // Before any thread starts, so that all inherit the mask and the signal is delivered to the thread that
+    // waits for it.
     let mut stop = SigSet::empty();
     stop.add(Signal::SIGTERM);
     stop.add(Signal::SIGINT);

@@ -1,7 +1,7 @@
 //! Forwards connections from an address in its network namespace to one in another network namespace.
 //!
-//! It listens first and then enters the other namespace: the listening socket stays in the first one, and later
-//! connections are opened in the second.
+//! It listens first and then enters the other namespace: the listening socket stays in the first one, and
+//! later connections are opened in the second.
 
 use std::fs::File;
 use std::io;

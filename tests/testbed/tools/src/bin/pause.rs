@@ -8,8 +8,8 @@ fn main() -> nix::Result<()> {
     awaited.add(Signal::SIGINT);
     awaited.add(Signal::SIGTERM);
     awaited.add(Signal::SIGCHLD);
-    // Blocked, so that none is lost between two calls of wait. Process 1 of a namespace gets no signal that it neither
-    // handles nor blocks.
+    // Blocked, so that none is lost between two calls of wait. Process 1 of a namespace gets no signal that
+    // it neither handles nor blocks.
     awaited.thread_block()?;
     loop {
         if awaited.wait()? != Signal::SIGCHLD {

@@ -1,8 +1,8 @@
 //! Sends ARP or NDP requests for an address, and prints every link-layer address that answers.
 //!
-//! Each round sends one request and listens for a time. With `--first true` the round ends at the first answer, to measure
-//! latency. With `--burst N` it sends N requests at once, and ends at the Nth answer, to measure throughput. The kernel's
-//! handling of the answers is not affected.
+//! Each round sends one request and listens for a time. With `--first true` the round ends at the first
+//! answer, to measure latency. With `--burst N` it sends N requests at once, and ends at the Nth answer, to
+//! measure throughput. The kernel's handling of the answers is not affected.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -168,8 +168,8 @@ impl Query {
     }
 }
 
-/// An announcement of an own address: a gratuitous ARP request (RFC 5227, section 3), or an unsolicited neighbour
-/// advertisement to all nodes (RFC 4861, section 7.2.6).
+/// An announcement of an own address: a gratuitous ARP request (RFC 5227, section 3), or an unsolicited
+/// neighbour advertisement to all nodes (RFC 4861, section 7.2.6).
 fn announcement(own_mac: EthernetAddress, address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(address) => {

@@ -1,7 +1,7 @@
 //! A server that responds with its own name and the client's address, by HTTP and by UDP.
 //!
-//! The response has two lines, `name NAME` and `client ADDRESS`; by UDP also the request. It listens on all addresses of
-//! both families.
+//! The response has two lines, `name NAME` and `client ADDRESS`; by UDP also the request. It listens on all
+//! addresses of both families.
 
 use std::io::{self, BufRead, BufReader, IoSlice, IoSliceMut, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
