@@ -1,11 +1,11 @@
-# The image for those who build with Docker. `cargo xtask image` makes the same one without.
+# The container image. `cargo xtask image` builds the same one without Docker.
 #
 #   docker build --tag registry.example.com/lbstack/lbstack:0.1.0 .
 
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY . .
-# Statically linked, so that nothing but the program is in the image. The cfg takes random numbers from the kernel alone.
+# Statically linked, so that the image contains only the binary. The cfg makes getrandom use the kernel only.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
     target="$(uname -m)-unknown-linux-gnu" \
@@ -19,6 +19,7 @@ COPY --from=build /image/ /
 LABEL org.opencontainers.image.title="lbstack" \
       org.opencontainers.image.description="Load balancing for bare-metal Kubernetes" \
       org.opencontainers.image.licenses="Apache-2.0"
-# Operator and controller run as nobody. The speaker's DaemonSet asks for root and drops all but raw sockets.
+# Operator and controller run as nobody. The speaker's DaemonSet requests root and drops all capabilities except for raw
+# sockets.
 USER 65534:65534
 ENTRYPOINT ["/lbstack"]

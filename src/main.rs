@@ -15,21 +15,21 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Turn the one `LoadBalancerStack` into everything that it stands for, and keep it so.
+    /// Reconcile the `LoadBalancerStack`: create, repair and remove the objects of the stack.
     Operator(operator::Args),
-    /// Give Services their addresses.
+    /// Assign addresses to Services.
     Controller(controller::Args),
-    /// Announce addresses on this node's networks.
+    /// Announce addresses on the networks of this node.
     Speaker(speaker::Args),
-    /// Tell what changed objects would do to the Services of a cluster, and write nothing.
+    /// Show how changed objects would affect the Services of a cluster, without writing anything.
     Plan(controller::plan::Args),
 }
 
-/// Enough for what these processes wait for; more workers cost memory on large machines and gain nothing.
+/// These processes mostly wait; more workers would only cost memory on large machines.
 const WORKERS: usize = 2;
 
 fn main() -> ExitCode {
-    runtime::memory::spare();
+    runtime::memory::tune_allocator();
     let cli = Cli::parse();
     let result = run(cli.command);
     runtime::telemetry::flush();
@@ -38,23 +38,24 @@ fn main() -> ExitCode {
         Err(error) => {
             let error = format!("lbstack: {error:#}");
             report_termination(&error);
-            // The last line of a pod's log is what `kubectl describe` users look for: plain, whatever the log format.
+            // The last line of a pod's log, readable in either log format.
             eprintln!("{error}");
             ExitCode::FAILURE
         }
     }
 }
 
-/// Tells the kubelet why this container ends, and so the status of the pod and of the stack. Elsewhere there is no such file.
+/// Writes the reason of the exit for the kubelet, which copies it to the status of the pod; the operator
+/// copies it to the status of the stack. Outside of a pod there is no such file.
 fn report_termination(error: &str) {
     if let Ok(mut file) = std::fs::OpenOptions::new().write(true).open("/dev/termination-log") {
-        // Nothing is lost: the log has it too.
+        // An error is ignored: the log has the message too.
         let _ = file.write_all(error.as_bytes());
     }
 }
 
 fn run(command: Command) -> anyhow::Result<()> {
-    // kube's TLS takes the process's provider; set by us, so that no dependency can choose another.
+    // kube uses the TLS provider of the process. It is set here, so that no dependency can choose another.
     if rustls::crypto::ring::default_provider().install_default().is_err() {
         anyhow::bail!("the TLS provider was set before main");
     }

@@ -130,7 +130,8 @@ impl AllocatorTask {
         let mut leadership = self.leadership.clone();
         let in_flight = InFlight::default();
         self.publish_standby();
-        let first = shutdown.run_until_cancelled(tokio::time::timeout(FIRST_ELECTION, leadership.won()));
+        let first =
+            shutdown.run_until_cancelled(tokio::time::timeout(FIRST_ELECTION, leadership.wait_acquired()));
         if first.await.is_some_and(|elected| elected.is_err()) {
             // A standby replica is ready: it could take over at once.
             self.ready.open();
@@ -141,7 +142,7 @@ impl AllocatorTask {
             }
             tokio::select! {
                 biased;
-                () = leadership.lost() => {}
+                () = leadership.wait_lost() => {}
                 () = self.lead(&in_flight, shutdown) => return,
             }
             self.publish_standby();
@@ -156,7 +157,7 @@ impl AllocatorTask {
     /// Waits for the Lease, and updates the history of the configuration meanwhile. Other changes are read
     /// from the stores later.
     async fn stand_by(&self, leadership: &mut Leadership) {
-        let mut won = std::pin::pin!(leadership.won());
+        let mut won = std::pin::pin!(leadership.wait_acquired());
         loop {
             self.history().build(&self.watches.objects(), Timestamp::now());
             tokio::select! {
@@ -262,7 +263,7 @@ impl<'a> Term<'a> {
             self.task.heartbeat.beat();
             self.writes.start_queued();
             if self.writes.is_busy() {
-                self.task.events.hold();
+                self.task.events.throttle();
             }
             if publish_at.is_some_and(|due| Instant::now() >= due) {
                 publish_at = self.publish();

@@ -36,7 +36,7 @@ use crds::names;
 use prometheus_client::registry::Registry;
 use runtime::events::Events;
 use runtime::heartbeat::Heartbeat;
-use runtime::lease::{self, Candidate, Leadership, Settings};
+use runtime::lease::{self, Candidate, ElectionSettings, Leadership};
 use runtime::tasks::Tasks;
 use runtime::{admin, client, shutdown, telemetry};
 use tokio_util::sync::CancellationToken;
@@ -84,14 +84,14 @@ pub struct Args {
 }
 
 impl Args {
-    fn lease(&self) -> Settings {
+    fn lease(&self) -> ElectionSettings {
         let identity = lease::unique_identity(self.identity.as_deref().unwrap_or(COMPONENT));
         let duration = Duration::from_millis(self.lease_duration_ms);
-        Settings {
+        ElectionSettings {
             duration,
             renew_deadline: duration * 2 / 3,
             retry: duration * 2 / 15,
-            ..Settings::new(&self.namespace, names::CONTROLLER_LEASE, identity)
+            ..ElectionSettings::new(&self.namespace, names::CONTROLLER_LEASE, identity)
         }
     }
 }

@@ -9,8 +9,8 @@ use kube::api::ListParams;
 use kube::core::Request;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Client, Resource};
-use runtime::client::{CallError, bounded};
-use runtime::decode::{Lenient, reference};
+use runtime::client::{CallError, with_timeout};
+use runtime::decode::{Lenient, object_ref};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -55,7 +55,7 @@ where
     loop {
         let request = Request::new(K::url_path(&(), namespace)).list(&parameters);
         let request = request.map_err(|error| CallError::Kube(kube::Error::BuildRequest(error)))?;
-        let Page { metadata, items } = bounded(client.request(request)).await?;
+        let Page { metadata, items } = with_timeout(client.request(request)).await?;
         items.into_iter().for_each(&mut each);
         match metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => parameters = ListParams::default().limit(PAGE).continue_token(&token),
@@ -86,7 +86,7 @@ where
         let mut listed = Vec::new();
         let version = for_each(client, namespace, |object: Lenient<K>| {
             let version = object.0.as_ref().ok().map(|object| version(object.meta()));
-            listed.push(Listed { object: reference(object.meta(), ()), version });
+            listed.push(Listed { object: object_ref(object.meta(), ()), version });
         });
         let version = version.await?;
         for _ in 0..CHECKS_PER_LIST {

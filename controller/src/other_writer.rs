@@ -3,7 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use kube::Client;
 use kube::api::{Api, ApiResource, DynamicObject, ListParams};
-use runtime::client::bounded;
+use runtime::client::with_timeout;
 
 use crate::COMPONENT;
 
@@ -16,7 +16,7 @@ pub(crate) async fn other_writer(
 ) -> Option<String> {
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, resource);
     let parameters = ListParams::default().fields(&format!("metadata.name={name}"));
-    let found = bounded(api.list_metadata(&parameters)).await.ok()?;
+    let found = with_timeout(api.list_metadata(&parameters)).await.ok()?;
     let object = found.items.into_iter().next()?;
     last_status_manager(&object.metadata.managed_fields.unwrap_or_default())
 }

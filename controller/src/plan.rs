@@ -150,7 +150,7 @@ where
     K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
 {
     let api = lenient(&api, &(), api.clone().into_client());
-    let call = || async { client::bounded(api.list(&ListParams::default())).await };
+    let call = || async { client::with_timeout(api.list(&ListParams::default())).await };
     let mut list = call().await;
     // For example just after the definition was created.
     for _ in 0..TEMPORARY_ATTEMPTS {

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use crds::annotations::{DEPRECATED_PREFIX, IP_ALLOCATED_FROM_POOL};
-use crds::conditions::{NewCondition, fitting, merge};
+use crds::conditions::{NewCondition, merge, truncate_message};
 use ipam::{Assignment, Refusal, RequestError};
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -216,7 +216,7 @@ pub(crate) fn plan_write(
 /// Whether the stored condition differs from the desired one.
 fn condition_differs(old: Option<&Condition>, new: Option<&NewCondition>) -> bool {
     let stored = old.map(|old| (old.status.as_str(), old.reason.as_str(), old.message.clone()));
-    stored != new.map(|new| (new.status_text(), new.reason, fitting(new.message.clone())))
+    stored != new.map(|new| (new.status_text(), new.reason, truncate_message(new.message.clone())))
 }
 
 /// Ingress entries for `addresses`. Present entries stay as they are, including `ipMode`.

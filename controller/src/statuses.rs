@@ -9,7 +9,7 @@ mod writer;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crds::conditions::{NewCondition, fitting, merge};
+use crds::conditions::{NewCondition, merge, truncate_message};
 use crds::k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use crds::{
     BFDProfile, BGPAdvertisement, BGPPeer, Community, ConfigurationResult, ConfigurationState,
@@ -221,7 +221,7 @@ impl StatusSources<'_> {
         let old = self.state.and_then(|state| state.status.clone()).unwrap_or_default();
         let status = ConfigurationStateStatus {
             result: Some(if valid { ConfigurationResult::Valid } else { ConfigurationResult::Invalid }),
-            error_summary: Some(fitting(summary.join("\n"))),
+            error_summary: Some(truncate_message(summary.join("\n"))),
             conditions: merge(&old.conditions, &[condition], None, &self.now),
         };
         let exists = self.state.is_some();

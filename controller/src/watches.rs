@@ -18,9 +18,9 @@ use kube::runtime::reflector::Store;
 use kube::runtime::watcher;
 use kube::{Client, Resource, ResourceExt};
 use rules::Objects;
+use runtime::cache::{Cache, watch_projected};
 use runtime::client::CallError;
-use runtime::extract::{Mirror, extract};
-use runtime::reflect::{ready, reflect};
+use runtime::reflect::{reflect, wait_synced};
 use runtime::tasks::Tasks;
 use runtime::watch_status::WatchStatus;
 use serde::Deserialize;
@@ -131,9 +131,9 @@ pub(crate) struct Watches {
     conflicts: Store<AddressConflict>,
     states: Store<ConfigurationState>,
     /// The addresses on the interfaces of nodes, as their speakers report them.
-    interfaces: Mirror<NodeAddresses>,
+    interfaces: Cache<NodeAddresses>,
     namespaces: Store<Namespace>,
-    nodes: Mirror<NodeAddresses>,
+    nodes: Cache<NodeAddresses>,
     /// The health of the watches.
     status: WatchStatus,
 }
@@ -186,7 +186,7 @@ impl Watches {
             queue.add_configuration();
         });
         let queue = work_queue.clone();
-        let nodes = extract(
+        let nodes = watch_projected(
             tasks,
             Api::all(client.clone()),
             config().page_size(PAGE),
@@ -196,7 +196,7 @@ impl Watches {
             move || queue.add_configuration(),
         );
         let queue = work_queue.clone();
-        let interfaces = extract(
+        let interfaces = watch_projected(
             tasks,
             Api::namespaced(client.clone(), namespace),
             config().page_size(PAGE),
@@ -229,27 +229,27 @@ impl Watches {
     /// Waits until the stores that assignment depends on have their first lists.
     pub(crate) async fn synced(&self) {
         // An error means that the task of the watch ended, which ends the process.
-        let _ = ready(&self.services).await;
-        let _ = ready(&self.pools).await;
-        let _ = ready(&self.pool_policies).await;
-        let _ = ready(&self.conflicts).await;
-        let _ = ready(&self.namespaces).await;
+        let _ = wait_synced(&self.services).await;
+        let _ = wait_synced(&self.pools).await;
+        let _ = wait_synced(&self.pool_policies).await;
+        let _ = wait_synced(&self.conflicts).await;
+        let _ = wait_synced(&self.namespaces).await;
     }
 
     /// Waits until the stores of the other kinds have their first lists. Addresses are assigned without them.
     pub(crate) async fn optional_synced(&self) {
-        let _ = ready(&self.l2_advertisements).await;
-        let _ = ready(&self.bgp_advertisements).await;
-        let _ = ready(&self.bgp_peers).await;
-        let _ = ready(&self.bfd_profiles).await;
-        let _ = ready(&self.communities).await;
-        let _ = ready(&self.states).await;
-        let _ = self.interfaces.ready().await;
+        let _ = wait_synced(&self.l2_advertisements).await;
+        let _ = wait_synced(&self.bgp_advertisements).await;
+        let _ = wait_synced(&self.bgp_peers).await;
+        let _ = wait_synced(&self.bfd_profiles).await;
+        let _ = wait_synced(&self.communities).await;
+        let _ = wait_synced(&self.states).await;
+        let _ = self.interfaces.wait_synced().await;
     }
 
     /// Waits until the addresses of the nodes are known.
     pub(crate) async fn nodes_synced(&self) {
-        let _ = self.nodes.ready().await;
+        let _ = self.nodes.wait_synced().await;
     }
 
     /// Waits until the stores that assignment depends on have the present objects of the API.
@@ -366,13 +366,13 @@ pub(crate) mod test_stores {
                 node: (*node).to_owned(),
                 addresses: vec![ip.parse().unwrap()],
             });
-            Self { nodes: Mirror::fixed(nodes.collect()), ..self }
+            Self { nodes: Cache::fixed(nodes.collect()), ..self }
         }
 
         /// With what these `SpeakerState`s report.
         pub(crate) fn with_speaker_states(self, states: Vec<SpeakerState>) -> Self {
             let interfaces = states.into_iter().filter_map(interface_addresses).collect();
-            Self { interfaces: Mirror::fixed(interfaces), ..self }
+            Self { interfaces: Cache::fixed(interfaces), ..self }
         }
     }
 
@@ -397,8 +397,8 @@ pub(crate) mod test_stores {
             conflicts,
             states,
             namespaces,
-            interfaces: Mirror::fixed(Vec::new()),
-            nodes: Mirror::fixed(Vec::new()),
+            interfaces: Cache::fixed(Vec::new()),
+            nodes: Cache::fixed(Vec::new()),
             status: WatchStatus::default(),
         };
         let writers = Writers {

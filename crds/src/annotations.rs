@@ -1,10 +1,10 @@
-//! Annotations on Services, under MetalLB's current prefix and its deprecated twin.
+//! Annotations, under MetalLB's current prefix and its deprecated one.
 
 use std::collections::BTreeMap;
 
 /// The current prefix.
 pub const PREFIX: &str = "metallb.io/";
-/// The deprecated prefix, still understood.
+/// The deprecated prefix, which is still supported.
 pub const DEPRECATED_PREFIX: &str = "metallb.universe.tf/";
 
 /// Read: the name of the one pool to allocate from.
@@ -15,7 +15,8 @@ pub const LOAD_BALANCER_IPS: &str = "loadBalancerIPs";
 pub const ALLOW_SHARED_IP: &str = "allow-shared-ip";
 /// Written by the controller, current prefix only: the name of the pool in use.
 pub const IP_ALLOCATED_FROM_POOL: &str = "metallb.io/ip-allocated-from-pool";
-/// On a `ServiceL2Status`: in which epoch its node took the address; survives the node and its speakers.
+/// On a `ServiceL2Status`: the epoch of its node's claim of the address. It outlives the node and its
+/// speakers.
 pub const EPOCH: &str = "lbstack.dev/epoch";
 /// On a `ServiceL2Status`, and on a speaker's `ConfigurationState` of an earlier release: the name of the node. A label cannot hold a name of
 /// more than 63 characters.
@@ -32,7 +33,7 @@ pub const LAST_ANNOUNCED: &str = "lbstack.dev/last-announced";
 
 /// The value of the annotation `key` (without prefix).
 ///
-/// The current prefix wins where it is present, even with an empty value (`reference/metallb.md` §2.1).
+/// The current prefix takes precedence, even with an empty value.
 pub fn get<'a>(annotations: Option<&'a BTreeMap<String, String>>, key: &str) -> Option<&'a str> {
     let annotations = annotations?;
     [PREFIX, DEPRECATED_PREFIX]
@@ -41,7 +42,7 @@ pub fn get<'a>(annotations: Option<&'a BTreeMap<String, String>>, key: &str) -> 
         .map(String::as_str)
 }
 
-/// The pool that a Service's addresses come from. MetalLB wrote it under the deprecated prefix.
+/// The pool of a Service's addresses. MetalLB also used the deprecated prefix.
 pub fn allocated_from(annotations: Option<&BTreeMap<String, String>>) -> Option<&str> {
     let key = IP_ALLOCATED_FROM_POOL.strip_prefix(PREFIX)?;
     get(annotations, key).filter(|pool| !pool.is_empty())
@@ -56,13 +57,13 @@ mod tests {
     }
 
     #[test]
-    fn the_current_prefix_wins_even_when_empty() {
+    fn the_current_prefix_takes_precedence_even_with_an_empty_value() {
         let both = annotations(&[("metallb.io/address-pool", ""), ("metallb.universe.tf/address-pool", "a")]);
         assert_eq!(get(Some(&both), ADDRESS_POOL), Some(""));
     }
 
     #[test]
-    fn the_deprecated_prefix_is_understood() {
+    fn the_deprecated_prefix_is_supported() {
         let old = annotations(&[("metallb.universe.tf/address-pool", "a")]);
         assert_eq!(get(Some(&old), ADDRESS_POOL), Some("a"));
         assert_eq!(get(None, ADDRESS_POOL), None);

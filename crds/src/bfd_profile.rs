@@ -1,4 +1,4 @@
-//! `BFDProfile`, MetalLB's schema (`reference/metallb.md` §1.5). Stored and judged; nothing speaks BFD.
+//! `BFDProfile`, MetalLB's schema. Stored and validated; lbstack does not speak BFD.
 
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};

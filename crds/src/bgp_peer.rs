@@ -1,7 +1,7 @@
-//! `BGPPeer`, MetalLB's schemas (`reference/metallb.md` §1.4). Stored and judged; nothing speaks BGP.
+//! `BGPPeer`, MetalLB's schemas. Stored and validated; lbstack does not speak BGP.
 //!
-//! `v1beta2` is stored. `v1beta1` is a subset of it with the same JSON, so the API server converts by changing the
-//! version alone.
+//! `v1beta2` is stored. `v1beta1` is a subset of it with the same JSON, so the API server converts by
+//! changing the version alone.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::configuration_status::ConfigurationStatus;
 use crate::optional_spec::optional_spec;
 
-/// A BGP session's password, which never reaches a log.
+/// A BGP session's password. Its Debug output does not contain it.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Default, PartialEq, Eq)]
 #[serde(transparent)]
 pub struct Password(pub String);
@@ -58,7 +58,7 @@ pub struct BGPPeerSpec {
     #[schemars(with = "Option<DynamicAsn>")]
     pub dynamic_asn: Option<String>,
 
-    /// The AS number to show to this peer.
+    /// The local AS number in sessions with this peer.
     #[serde(rename = "localASN", default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 4_294_967_295_i64))]
     pub local_asn: Option<i64>,
@@ -71,7 +71,7 @@ pub struct BGPPeerSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
 
-    /// The address to speak from.
+    /// The source address of the session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_address: Option<String>,
 
@@ -80,15 +80,15 @@ pub struct BGPPeerSpec {
     #[schemars(range(min = 1, max = 16_384))]
     pub peer_port: Option<i32>,
 
-    /// How long a silent session is held.
+    /// The hold time of the session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold_time: Option<String>,
 
-    /// How often the session is kept alive.
+    /// The interval of keepalive messages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keepalive_time: Option<String>,
 
-    /// How often a session is tried.
+    /// The interval of connection attempts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(
         validation = kube::core::Rule::new("duration(self).getSeconds() >= 1 && duration(self).getSeconds() <= 65535")
@@ -102,7 +102,7 @@ pub struct BGPPeerSpec {
     #[serde(rename = "routerID", default, skip_serializing_if = "Option::is_none")]
     pub router_id: Option<String>,
 
-    /// Nodes that speak with the peer, by label; any one selector is enough, none means every node.
+    /// Nodes that connect to the peer, by label; any one selector is enough, none means every node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_selectors: Option<Vec<LabelSelector>>,
 
@@ -118,7 +118,7 @@ pub struct BGPPeerSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bfd_profile: Option<String>,
 
-    /// Whether routes outlive a restart.
+    /// Whether graceful restart is enabled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = kube::core::Rule::new("self == oldSelf").message("EnableGracefulRestart cannot be changed after creation"))]
     pub enable_graceful_restart: Option<bool>,
@@ -127,7 +127,7 @@ pub struct BGPPeerSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ebgp_multi_hop: Option<bool>,
 
-    /// The VRF to speak from.
+    /// The VRF of the session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vrf: Option<String>,
 
@@ -203,7 +203,7 @@ pub mod v1beta1 {
         /// The peer's address.
         pub peer_address: String,
 
-        /// The address to speak from.
+        /// The source address of the session.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub source_address: Option<String>,
 
@@ -212,11 +212,11 @@ pub mod v1beta1 {
         #[schemars(range(min = 0, max = 16_384))]
         pub peer_port: Option<i32>,
 
-        /// How long a silent session is held.
+        /// The hold time of the session.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub hold_time: Option<String>,
 
-        /// How often the session is kept alive.
+        /// The interval of keepalive messages.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub keepalive_time: Option<String>,
 
@@ -224,7 +224,7 @@ pub mod v1beta1 {
         #[serde(rename = "routerID", default, skip_serializing_if = "Option::is_none")]
         pub router_id: Option<String>,
 
-        /// Nodes that speak with the peer, by label; any one selector is enough, none means every node.
+        /// Nodes that connect to the peer, by label; any one selector is enough, none means every node.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub node_selectors: Option<Vec<LabelSelector>>,
 

@@ -1,17 +1,17 @@
-//! Conditions of a status: one constructor, and the one merge that decides when a transition time moves.
+//! Conditions of a status, and the merge with stored conditions that decides when a transition time changes.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-/// A condition that was just computed; [`merge`] gives it its transition time.
+/// A newly computed condition; [`merge`] sets its transition time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewCondition {
     /// CamelCase type, unique within the list.
     pub type_: &'static str,
     /// True, False, or None for Unknown.
     pub status: Option<bool>,
-    /// CamelCase reason; programs read it.
+    /// CamelCase reason, for programs.
     pub reason: &'static str,
-    /// For people: what is so, and what to do about it.
+    /// Human-readable message: what is wrong, and how to fix it.
     pub message: String,
 }
 
@@ -26,21 +26,21 @@ impl NewCondition {
     }
 }
 
-/// The longest message that the API takes, in bytes.
-const LONGEST_MESSAGE: usize = 32_768;
+/// The maximum length of a message in bytes.
+const MAX_MESSAGE_BYTES: usize = 32_768;
 
-/// `message` as a condition can hold it: the API refuses a status with a longer one.
-pub fn fitting(mut message: String) -> String {
-    if message.len() > LONGEST_MESSAGE {
-        message.truncate(message.floor_char_boundary(LONGEST_MESSAGE - "…".len()));
+/// `message`, truncated to the maximum length: the API rejects a status with a longer one.
+pub fn truncate_message(mut message: String) -> String {
+    if message.len() > MAX_MESSAGE_BYTES {
+        message.truncate(message.floor_char_boundary(MAX_MESSAGE_BYTES - "…".len()));
         message.push('…');
     }
     message
 }
 
-/// The list to store: each of `new` in its order, then those of `old` that `new` does not name.
+/// The list to store: all of `new` in order, then those of `old` with other types.
 ///
-/// The transition time moves to `now` only where the status differs from the stored one
+/// The transition time changes to `now` only if the status differs from the stored one
 /// (API conventions, "Typical status properties").
 pub fn merge(
     old: &[Condition],
@@ -55,7 +55,7 @@ pub fn merge(
             type_: condition.type_.to_owned(),
             status: status.to_owned(),
             reason: condition.reason.to_owned(),
-            message: fitting(condition.message.clone()),
+            message: truncate_message(condition.message.clone()),
             observed_generation,
             last_transition_time: unchanged.map_or_else(|| now.clone(), |o| o.last_transition_time.clone()),
         }
@@ -96,8 +96,8 @@ mod tests {
     fn a_message_is_cut_to_what_the_api_takes_at_a_character() {
         let long = NewCondition { message: "ä".repeat(20_000), ..ready(false, "Starting") };
         let stored = merge(&[], &[long], None, &at(1));
-        assert!(stored[0].message.len() <= LONGEST_MESSAGE && stored[0].message.ends_with("ä…"));
-        assert_eq!(fitting(stored[0].message.clone()), stored[0].message, "cut once");
+        assert!(stored[0].message.len() <= MAX_MESSAGE_BYTES && stored[0].message.ends_with("ä…"));
+        assert_eq!(truncate_message(stored[0].message.clone()), stored[0].message, "cut once");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `ConfigurationState`, MetalLB's schema (`reference/metallb.md` §1.6): whether a process could use the configuration.
+//! `ConfigurationState`, MetalLB's schema: whether a process could use the configuration.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
@@ -16,7 +16,7 @@ use crate::optional_spec::optional_spec;
     plural = "configurationstates",
     namespaced,
     status = "ConfigurationStateStatus",
-    doc = "ConfigurationState tells whether a process could use the configuration.",
+    doc = "ConfigurationState shows whether a process could use the configuration.",
     derive = "PartialEq",
     printcolumn(name = "Result", type_ = "string", json_path = ".status.result"),
     printcolumn(name = "ErrorSummary", type_ = "string", json_path = ".status.errorSummary"),
@@ -31,10 +31,10 @@ optional_spec!(ConfigurationStateSpec, "ConfigurationStateSpec");
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ConfigurationStateStatus {
-    /// In one word.
+    /// The result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<ConfigurationResult>,
-    /// All errors, one a line.
+    /// All errors, one per line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_summary: Option<String>,
     /// `poolReconcilerValid` by the controller, `configReconcilerValid` by a speaker.
@@ -43,14 +43,14 @@ pub struct ConfigurationStateStatus {
     pub conditions: Vec<Condition>,
 }
 
-/// Whether the configuration could be used, in one word. A word of a newer version is read as `Unknown`.
+/// Whether the configuration could be used. A value of a newer version is deserialized as `Unknown`.
 #[derive(JsonSchema, Serialize, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConfigurationResult {
-    /// All of it.
+    /// All objects are valid.
     Valid,
-    /// Some object is left out.
+    /// An object is rejected.
     Invalid,
-    /// Not yet looked at.
+    /// Not validated yet.
     Unknown,
 }
 

@@ -1,4 +1,4 @@
-//! `IPAddressPool`, MetalLB's schema (`reference/metallb.md` §1.1).
+//! `IPAddressPool`, MetalLB's schema.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
 use kube::{CustomResource, KubeSchema};
@@ -21,19 +21,19 @@ use serde::{Deserialize, Serialize};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct IPAddressPoolSpec {
-    /// Ranges that the pool covers, each a prefix (`192.168.10.0/24`) or a range from the first to the last
-    /// address, both included (`192.168.9.1-192.168.9.5`). IPv4 and IPv6 may stand side by side.
+    /// Ranges of the pool, each a prefix (`192.168.10.0/24`) or a range from the first to the last
+    /// address, both included (`192.168.9.1-192.168.9.5`). IPv4 and IPv6 may be combined.
     pub addresses: Vec<String>,
 
-    /// Whether Services that ask for no pool and no address may get one from here.
+    /// Whether Services that request neither a pool nor an address may get one from this pool.
     #[serde(default = "yes")]
     pub auto_assign: bool,
 
-    /// Keeps IPv4 addresses that end in .0 and .255 back, which some old network gear refuses.
+    /// Excludes IPv4 addresses that end in .0 or .255, which some old network devices do not accept.
     #[serde(default, rename = "avoidBuggyIPs")]
     pub avoid_buggy_ips: bool,
 
-    /// Which Services may get addresses from this pool, and how early it is tried.
+    /// Which Services may get addresses from this pool, and its priority.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_allocation: Option<ServiceAllocation>,
 }
@@ -59,7 +59,7 @@ pub struct ServiceAllocation {
     pub service_selectors: Option<Vec<LabelSelector>>,
 }
 
-/// How full a pool is. Counts saturate at the largest 64-bit number.
+/// Usage of a pool. Counts saturate at the largest 64-bit number.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 pub struct IPAddressPoolStatus {
     /// Distinct IPv4 addresses in use.
@@ -74,7 +74,7 @@ pub struct IPAddressPoolStatus {
     /// IPv6 addresses that are free.
     #[serde(rename = "availableIPv6", default)]
     pub available_ipv6: i64,
-    /// `Ready`, `Exhausted`, `Conflict`. Ours, beside MetalLB's fields.
+    /// `Ready`, `Exhausted`, `Conflict`. An addition to MetalLB's fields.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

@@ -1,4 +1,4 @@
-//! `L2Advertisement`, MetalLB's schema (`reference/metallb.md` §1.2).
+//! `L2Advertisement`, MetalLB's schema.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::{CustomResource, KubeSchema};

@@ -1,13 +1,13 @@
-//! `AddressPool` of MetalLB v0.11 to v0.13 (`reference/metallb.md` §1), which today's MetalLB lacks.
+//! `AddressPool` of MetalLB v0.11 to v0.13, which MetalLB removed later.
 //!
-//! The operator turns each into an `IPAddressPool` and its advertisements. Both versions have the same JSON.
+//! The operator converts each to an `IPAddressPool` and its advertisements. Both versions have the same JSON.
 
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
 use crate::configuration_status::ConfigurationStatus;
 
-/// A pool together with how it is announced.
+/// A pool, and how it is announced.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[kube(
     group = "metallb.io",
@@ -28,7 +28,7 @@ pub struct LegacyAddressPoolSpec {
     /// Prefixes and ranges, as in an `IPAddressPool`.
     pub addresses: Vec<String>,
 
-    /// Whether Services that ask for no pool and no address may get one from here.
+    /// Whether Services that request neither a pool nor an address may get one from this pool.
     #[serde(default = "yes", skip_serializing_if = "Option::is_none")]
     pub auto_assign: Option<bool>,
 

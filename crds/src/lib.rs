@@ -7,9 +7,12 @@
 #![allow(
     unreachable_pub,
     dead_code,
-    reason = "KubeSchema derives by a copy of each struct inside a function, which is what these lints tell of"
+    reason = "KubeSchema derives copy each struct into a function, which triggers these lints"
 )]
-#![allow(clippy::duplicated_attributes, reason = "it takes two printer columns of one type for a repetition")]
+#![allow(
+    clippy::duplicated_attributes,
+    reason = "it reports two printer columns of the same type as duplicates"
+)]
 
 mod address_conflict;
 pub mod annotations;
@@ -49,7 +52,7 @@ pub use kube::core::{ObjectMeta, Resource, ResourceExt, Selector, SelectorExt};
 pub use l2_advertisement::{L2Advertisement, L2AdvertisementSpec, PreferredNodeSelector};
 pub use legacy_address_pool::{LegacyAddressPool, LegacyAddressPoolSpec, LegacyBgpAdvertisement};
 pub use pool_policy::{NamespaceQuota, PoolPolicy, PoolPolicySpec, PoolPolicyStatus, Reservation};
-pub use selector::{SelectorFault, parse_selector};
+pub use selector::{SelectorError, parse_selector};
 pub use service_bgp_status::{ServiceBGPStatus, ServiceBGPStatusSpec, ServiceBGPStatusStatus};
 pub use service_key::ServiceKey;
 pub use service_l2_status::{
@@ -69,7 +72,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::CustomResourceExt as _;
 
 use optional_spec::without_required_spec;
-use versions::{deprecate, renamed, with_older};
+use versions::{deprecate, with_older_version, with_version_name};
 
 /// Every CustomResourceDefinition that lbstack installs, in a fixed order.
 pub fn all() -> Vec<CustomResourceDefinition> {
@@ -78,7 +81,7 @@ pub fn all() -> Vec<CustomResourceDefinition> {
         IPAddressPool::crd(),
         without_required_spec(L2Advertisement::crd()),
         without_required_spec(BGPAdvertisement::crd()),
-        without_required_spec(with_older(
+        without_required_spec(with_older_version(
             BGPPeer::crd(),
             bgp_peer::v1beta1::BGPPeer::crd(),
             "metallb.io/v1beta1 BGPPeer is deprecated: use metallb.io/v1beta2",
@@ -100,8 +103,8 @@ fn legacy_address_pool_crd() -> CustomResourceDefinition {
     const WARNING: &str =
         "AddressPool is deprecated: use IPAddressPool and an L2Advertisement or BGPAdvertisement";
     let stored = deprecate(LegacyAddressPool::crd(), WARNING);
-    let older = renamed(stored.clone(), "v1alpha1");
-    with_older(stored, older, WARNING)
+    let older = with_version_name(stored.clone(), "v1alpha1");
+    with_older_version(stored, older, WARNING)
 }
 
 #[cfg(test)]

@@ -1,12 +1,13 @@
 //! Kinds whose `spec` may be absent.
 //!
 //! In MetalLB's schema only `IPAddressPool` makes `spec` mandatory, and an `L2Advertisement` without one is
-//! common. The `CustomResource` derive has no optional spec, so the spec type reads "absent" as its default, and
-//! the generated schema drops the requirement.
+//! common. The `CustomResource` derive does not support an optional spec, so the spec type deserializes an
+//! absent one as its default, and the requirement is removed from the generated schema.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 
-/// Makes a spec type, derived with `#[serde(remote = "Self")]`, read an absent or null value as its default.
+/// Makes a spec type, derived with `#[serde(remote = "Self")]`, deserialize an absent or null value as its
+/// default.
 macro_rules! optional_spec {
     ($spec:ty, $name:literal) => {
         impl<'de> serde::Deserialize<'de> for $spec {

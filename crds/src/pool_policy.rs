@@ -1,10 +1,11 @@
-//! `PoolPolicy`: reservations and quotas for an `IPAddressPool`, beside it, so that MetalLB's schema stays as it is.
+//! `PoolPolicy`: reservations and quotas for an `IPAddressPool`, as a separate kind that leaves MetalLB's
+//! schema unchanged.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-/// Addresses kept back, and limits for namespaces.
+/// Reserved addresses, and limits for namespaces.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(
     group = "lbstack.dev",
@@ -13,7 +14,7 @@ use serde::{Deserialize, Serialize};
     plural = "poolpolicies",
     namespaced,
     status = "PoolPolicyStatus",
-    doc = "PoolPolicy keeps addresses of an IPAddressPool back and limits how many a namespace may have.",
+    doc = "PoolPolicy reserves addresses of an IPAddressPool and limits addresses per namespace.",
     derive = "PartialEq",
     printcolumn(name = "Pool", type_ = "string", json_path = ".spec.pool"),
     printcolumn(
@@ -28,25 +29,25 @@ pub struct PoolPolicySpec {
     #[schemars(length(min = 1, max = 253))]
     pub pool: String,
 
-    /// Addresses that only a Service gets which asks for them.
+    /// Addresses that are assigned only to Services that request them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1024))]
     pub reserved: Vec<Reservation>,
 
-    /// Limits for namespaces. The lowest that binds a namespace counts.
+    /// Limits for namespaces. The lowest limit that applies to a namespace counts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     pub quotas: Vec<NamespaceQuota>,
 }
 
-/// Addresses that are kept back from automatic assignment.
+/// Addresses that are excluded from automatic assignment.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Reservation {
     /// An address, a prefix or a range.
     #[schemars(length(min = 1, max = 128))]
     pub addresses: String,
-    /// What for.
+    /// The purpose of the reservation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub note: Option<String>,
@@ -56,15 +57,15 @@ pub struct Reservation {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct NamespaceQuota {
-    /// Namespaces that it binds, by label; none means every namespace.
+    /// Namespaces that it applies to, by label; none means every namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace_selector: Option<LabelSelector>,
-    /// How many distinct addresses of the pool each of them may have.
+    /// The maximum number of distinct addresses of the pool for each of them.
     #[schemars(range(min = 0))]
     pub max_addresses: i32,
 }
 
-/// Whether the policy is in force.
+/// Whether the policy is in use.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct PoolPolicyStatus {

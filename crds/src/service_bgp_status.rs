@@ -1,4 +1,4 @@
-//! `ServiceBGPStatus`, MetalLB's schema (`reference/metallb.md` §1.6). Served so that tools find it; nothing writes it.
+//! `ServiceBGPStatus`, MetalLB's schema. Served so that tools find it; nothing writes it.
 
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,7 @@ use crate::optional_spec::optional_spec;
     plural = "servicebgpstatuses",
     namespaced,
     status = "ServiceBGPStatusStatus",
-    doc = "ServiceBGPStatus tells to which peers a node announces a Service.",
+    doc = "ServiceBGPStatus shows to which peers a node announces a Service.",
     derive = "PartialEq",
     printcolumn(name = "Node", type_ = "string", json_path = ".status.node"),
     printcolumn(name = "Service Name", type_ = "string", json_path = ".status.serviceName"),

@@ -1,4 +1,4 @@
-//! `ServiceL2Status`, MetalLB's schema (`reference/metallb.md` §1.6): which node announces a Service.
+//! `ServiceL2Status`, MetalLB's schema: which node announces a Service.
 
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,7 @@ use crate::optional_spec::optional_spec;
     plural = "servicel2statuses",
     namespaced,
     status = "ServiceL2StatusStatus",
-    doc = "ServiceL2Status tells which node announces a Service on layer 2.",
+    doc = "ServiceL2Status shows which node announces a Service on layer 2.",
     derive = "PartialEq",
     printcolumn(name = "Allocated Node", type_ = "string", json_path = ".status.node"),
     printcolumn(name = "Service Name", type_ = "string", json_path = ".status.serviceName"),

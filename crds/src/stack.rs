@@ -1,6 +1,4 @@
-//! `LoadBalancerStack`: the one resource that a user applies (`docs/design`, stack).
-//!
-//! A field appears here once it works.
+//! `LoadBalancerStack`: the one resource that a user applies.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +20,7 @@ pub use speaker::{
 };
 pub use status::{ComponentStatus, InventoryEntry, LoadBalancerStackStatus};
 
-/// What the stack shall be.
+/// The desired state of the stack.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[kube(
     group = "lbstack.dev",
@@ -32,7 +30,7 @@ pub use status::{ComponentStatus, InventoryEntry, LoadBalancerStackStatus};
     shortname = "lbs",
     category = "all",
     status = "LoadBalancerStackStatus",
-    doc = "LoadBalancerStack is the whole load balancing of a cluster: controller, speakers and address pools.",
+    doc = "LoadBalancerStack is the load balancer of a cluster: controller, speakers and address pools.",
     derive = "PartialEq",
     validation = kube::core::Rule::new("self.metadata.name == 'default'")
         .message("a cluster has one LoadBalancerStack, and its name is default: set metadata.name to default"),
@@ -65,23 +63,24 @@ pub use status::{ComponentStatus, InventoryEntry, LoadBalancerStackStatus};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct LoadBalancerStackSpec {
-    /// Where the stack lives. Made, with the pod-security labels that speakers need, if it does not exist.
+    /// The namespace of the stack. Created, with the pod-security labels that speakers need, if it does not
+    /// exist.
     #[serde(default = "default_namespace")]
     #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     #[x_kube(validation = kube::core::Rule::new("self == oldSelf")
-        .message("namespace cannot change: delete the LoadBalancerStack and create it anew"))]
+        .message("namespace cannot change: delete the LoadBalancerStack and create it again"))]
     pub namespace: String,
 
-    /// Pools of addresses. For each the operator keeps an `IPAddressPool` and an `L2Advertisement` of the same
-    /// name in the stack's namespace; those that users write by hand live beside them.
+    /// Pools of addresses. For each the operator manages an `IPAddressPool` and an `L2Advertisement` of the
+    /// same name in the stack's namespace, beside those of users.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["name".into()]))]
     pub address_pools: Vec<AddressPool>,
 
-    /// The configuration of MetalLB v0.8 to v0.12, if there is one in the stack's namespace: imported, kept in
-    /// step, and removed with it. An object that was imported and that somebody applies or edits is that user's from
-    /// then on.
+    /// The configuration of MetalLB v0.8 to v0.12, if there is one in the stack's namespace: imported, kept
+    /// up to date, and removed with it. An imported object that a user applies or edits belongs to that user
+    /// from then on.
     #[serde(default)]
     pub legacy_config_map: LegacyConfigMap,
 
@@ -90,20 +89,20 @@ pub struct LoadBalancerStackSpec {
     #[schemars(length(min = 1, max = 512))]
     pub image: Option<String>,
 
-    /// When nodes pull the image; Kubernetes' own default if unset.
+    /// When nodes pull the image; Kubernetes' default if unset.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_pull_policy: Option<ImagePullPolicy>,
 
-    /// Serve the Services of this class. Empty: Services without a class.
+    /// The class of the Services to serve. Empty: Services without a class.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 317))]
     pub load_balancer_class: String,
 
-    /// How much controller and speaker log.
+    /// Log level of controller and speaker.
     #[serde(default)]
     pub log_level: LogLevel,
 
-    /// The pods that give Services their addresses.
+    /// The pods that assign addresses to Services.
     #[serde(default)]
     pub controller: ControllerSettings,
 
@@ -128,7 +127,7 @@ impl Default for LoadBalancerStackSpec {
     }
 }
 
-/// Where the configuration of MetalLB v0.8 to v0.12 is.
+/// The location of the configuration of MetalLB v0.8 to v0.12.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct LegacyConfigMap {
@@ -136,7 +135,7 @@ pub struct LegacyConfigMap {
     #[serde(default = "config")]
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// Its entry that holds the text.
+    /// Its entry that contains the configuration.
     #[serde(default = "config")]
     #[schemars(length(min = 1, max = 253))]
     pub key: String,
@@ -152,8 +151,8 @@ impl Default for LegacyConfigMap {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ControllerSettings {
-    /// How many; one leads, the others stand by.
-    #[serde(default = "two")]
+    /// Number of pods; one leads, the others stand by.
+    #[serde(default = "default_replicas")]
     #[schemars(range(min = 1, max = 16))]
     pub replicas: i32,
 
@@ -164,14 +163,14 @@ pub struct ControllerSettings {
 
 impl Default for ControllerSettings {
     fn default() -> Self {
-        Self { replicas: two(), pod: PodSettings::default() }
+        Self { replicas: default_replicas(), pod: PodSettings::default() }
     }
 }
 
-macro_rules! words {
+macro_rules! impl_as_str {
     ($($type:ident: $($variant:ident),+;)*) => {
         $(impl $type {
-            /// The word that the API and the processes use for it.
+            /// The name in the API and in arguments of the processes.
             pub const fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$variant => stringify!($variant),)+
@@ -181,7 +180,7 @@ macro_rules! words {
     };
 }
 
-words! {
+impl_as_str! {
     UpdateType: RollingUpdate, OnDelete;
     ExcludeLabel: Auto, Honour, Ignore;
     Placement: Balanced, Hash;
@@ -196,25 +195,25 @@ pub struct PodSettings {
     /// Requests and limits of the container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
-    /// Nodes to run on, by label; added to `kubernetes.io/os: linux`.
+    /// Nodes to run on, by label, in addition to `kubernetes.io/os: linux`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub node_selector: BTreeMap<String, String>,
-    /// Taints to tolerate, added to those that the stack tolerates by itself.
+    /// Taints to tolerate, in addition to those that the stack tolerates by default.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tolerations: Vec<Toleration>,
-    /// Replaces the affinity that the stack sets by itself.
+    /// Replaces the default affinity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub affinity: Option<Affinity>,
-    /// How pods spread over zones and nodes.
+    /// How pods are spread over zones and nodes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub topology_spread_constraints: Vec<TopologySpreadConstraint>,
-    /// Replaces the priority class that the stack sets by itself.
+    /// Replaces the default priority class.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub priority_class_name: Option<String>,
-    /// Added to the pods.
+    /// Additional annotations of the pods.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
-    /// Added to the pods; those that the stack sets by itself cannot be changed.
+    /// Additional labels of the pods; labels of the stack cannot be changed.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
 }
@@ -226,29 +225,29 @@ pub enum ImagePullPolicy {
     Always,
     /// When the node has no copy.
     IfNotPresent,
-    /// Not at all.
+    /// Never.
     Never,
 }
 
-/// How much a process logs.
+/// The log level of a process.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
-    /// Failures that need a person.
+    /// Failures that need attention.
     Error,
-    /// Also what may need one.
+    /// Also problems that may need attention.
     Warn,
-    /// Also every change of state.
+    /// Also changes of state.
     #[default]
     Info,
-    /// Also every decision.
+    /// Also decisions.
     Debug,
-    /// Also every packet.
+    /// Also packets.
     Trace,
 }
 
 impl LogLevel {
-    /// The word that the processes take as `--log-level`.
+    /// The value of `--log-level`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Error => "error",
@@ -264,15 +263,15 @@ fn default_namespace() -> String {
     DEFAULT_NAMESPACE.to_owned()
 }
 
-/// MetalLB's name for both the ConfigMap and its entry.
+/// MetalLB's name of both the ConfigMap and its entry.
 fn config() -> String {
     "config".to_owned()
 }
 
-const fn yes() -> bool {
+const fn default_true() -> bool {
     true
 }
 
-const fn two() -> i32 {
+const fn default_replicas() -> i32 {
     2
 }

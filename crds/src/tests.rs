@@ -1,4 +1,4 @@
-//! Promises of the generated CustomResourceDefinitions.
+//! Properties of the generated CustomResourceDefinitions.
 
 use serde_json::Value;
 
@@ -23,7 +23,7 @@ fn walk(value: &Value, visit: &mut impl FnMut(&Value)) {
 }
 
 #[test]
-fn no_format_reaches_the_schema_that_kubernetes_does_not_know() {
+fn every_format_in_a_schema_is_known_to_kubernetes() {
     for crd in crd_json() {
         walk(&crd, &mut |node| {
             if let Some(format) = node.get("format").and_then(Value::as_str) {
@@ -34,7 +34,7 @@ fn no_format_reaches_the_schema_that_kubernetes_does_not_know() {
 }
 
 #[test]
-fn an_empty_spec_is_a_whole_stack_with_every_default() {
+fn an_empty_spec_is_a_complete_stack_with_defaults() {
     let spec: LoadBalancerStackSpec = serde_json::from_str("{}").unwrap();
     assert_eq!(spec, LoadBalancerStackSpec::default());
     assert_eq!((spec.namespace.as_str(), spec.controller.replicas), ("metallb-system", 2));
@@ -44,7 +44,7 @@ fn an_empty_spec_is_a_whole_stack_with_every_default() {
 }
 
 #[test]
-fn the_singleton_rule_stands_at_the_root_of_the_schema() {
+fn the_singleton_rule_is_at_the_root_of_the_schema() {
     let rules = &schema_of("LoadBalancerStack")["x-kubernetes-validations"];
     assert_eq!(rules[0]["rule"], "self.metadata.name == 'default'");
 }
@@ -81,7 +81,7 @@ fn metallb_kinds_keep_their_names_versions_and_required_fields() {
         assert_eq!(version["name"], stored, "{kind}");
         let schema = &version["schema"]["openAPIV3Schema"];
         let spec_required = schema["required"].as_array().is_some_and(|r| r.contains(&Value::from("spec")));
-        // The old AddressPool is never made anew, and without a spec it would be nothing.
+        // An AddressPool without a spec would be useless, and its schema is not needed for new objects.
         let needs_spec = ["IPAddressPool", "AddressPool"].contains(&kind);
         assert_eq!(spec_required, needs_spec, "{kind}");
         assert_eq!(schema["properties"]["spec"]["required"][0].as_str(), required, "{kind}");
@@ -100,7 +100,7 @@ fn the_older_versions_are_served_and_deprecated_and_oldest_first() {
         let none = serde_json::json!({"strategy": "None"});
         assert_eq!(
             crd["spec"]["conversion"], none,
-            "the versions have one JSON; said, since MetalLB's says otherwise"
+            "the versions have the same JSON; set explicitly, since MetalLB's definition has a webhook"
         );
     }
 }
@@ -135,7 +135,7 @@ fn defaults_are_those_that_metallb_writes_into_stored_objects() {
 }
 
 #[test]
-fn a_status_that_an_older_definition_has_pruned_is_read() {
+fn a_status_that_an_older_definition_has_pruned_is_deserialized() {
     let metadata = serde_json::json!({"name": "lan"});
     let spec = serde_json::json!({"addresses": ["10.0.0.0/24"]});
     for status in [serde_json::json!({}), serde_json::json!({"assignedIPv4": 3})] {
@@ -151,7 +151,7 @@ fn a_status_that_an_older_definition_has_pruned_is_read() {
 }
 
 #[test]
-fn no_field_of_a_status_has_to_be_there_to_be_read() {
+fn every_field_of_a_status_is_optional() {
     macro_rules! read_empty {
         ($($status:ty),+) => { $(serde_json::from_str::<$status>("{}").unwrap();)+ };
     }

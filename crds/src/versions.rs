@@ -1,11 +1,11 @@
-//! Kinds with more than one version.
+//! Definitions with more than one version.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceConversion, CustomResourceDefinition,
 };
 
-/// `stored` with the versions of `older` also served, as deprecated ones.
-pub(crate) fn with_older(
+/// `stored` that also serves the versions of `older`, as deprecated ones.
+pub(crate) fn with_older_version(
     mut stored: CustomResourceDefinition,
     older: CustomResourceDefinition,
     warning: &str,
@@ -16,7 +16,7 @@ pub(crate) fn with_older(
     });
     // Oldest first, as MetalLB lists them.
     stored.spec.versions.splice(0..0, older);
-    // Said explicitly: MetalLB's own definition may have left a webhook there, which goes with MetalLB.
+    // Set explicitly: MetalLB's definition may have set a conversion webhook, which is removed with MetalLB.
     stored.spec.conversion =
         Some(CustomResourceConversion { strategy: "None".to_owned(), ..CustomResourceConversion::default() });
     stored
@@ -32,7 +32,7 @@ pub(crate) fn deprecate(mut crd: CustomResourceDefinition, warning: &str) -> Cus
 }
 
 /// The same definition under another version name.
-pub(crate) fn renamed(mut crd: CustomResourceDefinition, name: &str) -> CustomResourceDefinition {
+pub(crate) fn with_version_name(mut crd: CustomResourceDefinition, name: &str) -> CustomResourceDefinition {
     for version in &mut crd.spec.versions {
         name.clone_into(&mut version.name);
     }

@@ -1,6 +1,6 @@
 //! All API calls of the operator. Each has a timeout, and writes are made only while this process leads.
 
-use crds::names::{MANAGERS, OPERATOR, STACK};
+use crds::names::{FIELD_MANAGER_PREFIX, OPERATOR, STACK};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{Event, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
@@ -12,7 +12,7 @@ use kube::api::{
 use kube::core::ApiResource;
 use kube::{Client, ResourceExt as _};
 use render::{Key, Kind};
-use runtime::client::{CallError, bounded};
+use runtime::client::{CallError, with_timeout};
 use runtime::lease::Leadership;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -105,7 +105,7 @@ impl Api {
         namespace: Option<&str>,
         name: &str,
     ) -> Result<Option<DynamicObject>, Error> {
-        match bounded(self.dynamic(&kind.api_resource(), namespace).get(name)).await {
+        match with_timeout(self.dynamic(&kind.api_resource(), namespace).get(name)).await {
             Ok(object) => Ok(Some(object)),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error.into()),
@@ -142,7 +142,7 @@ impl Api {
     ) -> Result<DynamicObject, Error> {
         self.ensure_leading()?;
         let api = self.dynamic(&key.kind.api_resource(), key.namespace.as_deref());
-        Ok(bounded(api.patch(&key.name, params, patch)).await?)
+        Ok(with_timeout(api.patch(&key.name, params, patch)).await?)
     }
 
     /// Requests the deletion of an object; workloads with foreground propagation, so that they go after their
@@ -160,7 +160,7 @@ impl Api {
             ..DeleteParams::default()
         };
         let api = self.dynamic(&key.kind.api_resource(), key.namespace.as_deref());
-        match bounded(api.delete(&key.name, &params)).await {
+        match with_timeout(api.delete(&key.name, &params)).await {
             Ok(_) => Ok(false),
             Err(error) if error.is_not_found() => Ok(true),
             Err(error) => Err(error.into()),
@@ -177,7 +177,7 @@ impl Api {
         let metadata = json!({"finalizers": finalizers, "resourceVersion": stack.resource_version()});
         let patch = Patch::Merge(json!({"metadata": metadata}));
         let params = PatchParams { field_manager: Some(OPERATOR.to_owned()), ..PatchParams::default() };
-        Ok(bounded(self.stacks().patch(&stack.name_any(), &params, &patch)).await?)
+        Ok(with_timeout(self.stacks().patch(&stack.name_any(), &params, &patch)).await?)
     }
 
     /// The current stack, if it exists. Fails if this process does not lead, since it could not act on the
@@ -185,7 +185,7 @@ impl Api {
     pub(crate) async fn stack(&self) -> Result<Option<DynamicObject>, Error> {
         self.ensure_leading()?;
         let only = ListParams::default().fields(&format!("metadata.name={STACK}"));
-        Ok(bounded(self.stacks().list(&only)).await?.items.pop())
+        Ok(with_timeout(self.stacks().list(&only)).await?.items.pop())
     }
 
     /// Applies the status of the stack.
@@ -195,7 +195,7 @@ impl Api {
         let body = json!({"apiVersion": resource.api_version, "kind": resource.kind,
             "metadata": {"name": name}, "status": status});
         let params = PatchParams::apply(OPERATOR).force();
-        Ok(bounded(self.stacks().patch_status(name, &params, &Patch::Apply(body))).await?)
+        Ok(with_timeout(self.stacks().patch_status(name, &params, &Patch::Apply(body))).await?)
     }
 
     /// Applies `extract` to each pod with `labels` in `namespace`, and returns the results. Pods are large,
@@ -226,7 +226,7 @@ impl Api {
         let api: KubeApi<K> = KubeApi::namespaced(self.client.clone(), namespace);
         let mut params = params.limit(PAGE);
         loop {
-            let page = bounded(api.list(&params)).await?;
+            let page = with_timeout(api.list(&params)).await?;
             page.items.into_iter().for_each(&mut visit);
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => params.continue_token = Some(token),
@@ -261,7 +261,7 @@ impl Api {
         resource: &ApiResource,
         namespace: Option<&str>,
     ) -> Result<Vec<DynamicObject>, Error> {
-        match bounded(self.dynamic(resource, namespace).list(&ListParams::default())).await {
+        match with_timeout(self.dynamic(resource, namespace).list(&ListParams::default())).await {
             Ok(list) => Ok(list.items),
             Err(error) if error.is_not_found() => Ok(Vec::new()),
             Err(error) => Err(error.into()),
@@ -279,14 +279,14 @@ impl Api {
         let objects = self.list(resource, Some(namespace)).await?;
         let is_unowned = |object: &&DynamicObject| {
             let is_ours = |entry: &ManagedFieldsEntry| {
-                entry.manager.as_deref().is_some_and(|manager| manager.starts_with(MANAGERS))
+                entry.manager.as_deref().is_some_and(|manager| manager.starts_with(FIELD_MANAGER_PREFIX))
             };
             object.owner_references().is_empty() && object.managed_fields().iter().any(is_ours)
         };
         for object in objects.iter().filter(is_unowned) {
             self.ensure_leading()?;
             let (api, name) = (self.dynamic(resource, Some(namespace)), object.name_any());
-            match bounded(api.delete(&name, &DeleteParams::default())).await {
+            match with_timeout(api.delete(&name, &DeleteParams::default())).await {
                 Err(error) if !error.is_not_found() => {
                     failures.push(format!("{} {name} ({})", resource.kind, Error::from(error).explain()));
                 }
@@ -299,7 +299,7 @@ impl Api {
     /// The CustomResourceDefinition `name`, if it exists.
     pub(crate) async fn crd(&self, name: &str) -> Result<Option<DynamicObject>, Error> {
         let resource = ApiResource::erase::<CustomResourceDefinition>(&());
-        match bounded(self.dynamic(&resource, None).get(name)).await {
+        match with_timeout(self.dynamic(&resource, None).get(name)).await {
             Ok(object) => Ok(Some(object)),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error.into()),

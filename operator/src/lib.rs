@@ -37,7 +37,7 @@ use prometheus_client::registry::Registry;
 use runtime::admin::{self, Readiness};
 use runtime::events::Events;
 use runtime::heartbeat::Heartbeat;
-use runtime::lease::{self, Candidate, Leadership, Settings};
+use runtime::lease::{self, Candidate, ElectionSettings, Leadership};
 use runtime::tasks::Tasks;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -119,9 +119,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 }
 
 /// The settings of the cluster-wide Lease; the holder identity contains the operator's namespace.
-fn lease(namespace: &str, pod_name: Option<&str>) -> Settings {
+fn lease(namespace: &str, pod_name: Option<&str>) -> ElectionSettings {
     let identity = lease::unique_identity(pod_name.unwrap_or(OPERATOR));
-    Settings::new(
+    ElectionSettings::new(
         OPERATOR_LEASE_NAMESPACE,
         OPERATOR_LEASE,
         other_installation::identity(namespace, &identity),

@@ -7,7 +7,7 @@ use crds::names::{OPERATOR_LEASE, OPERATOR_LEASE_NAMESPACE, STACK};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::DynamicObject;
 use kube::{Api, Client};
-use runtime::client::bounded;
+use runtime::client::with_timeout;
 use runtime::events::Events;
 use runtime::lease::Leadership;
 
@@ -37,7 +37,7 @@ pub(crate) async fn report(client: Client, leadership: Leadership, events: Event
         if leadership.is_leading() {
             continue;
         }
-        let lease = bounded(leases.get_opt(OPERATOR_LEASE)).await.ok().flatten();
+        let lease = with_timeout(leases.get_opt(OPERATOR_LEASE)).await.ok().flatten();
         let holder = lease.and_then(|lease| lease.spec?.holder_identity).unwrap_or_default();
         let Some(other) = other_installation(&holder, &namespace) else { continue };
         let note = format!(
@@ -46,7 +46,7 @@ pub(crate) async fn report(client: Client, leadership: Leadership, events: Event
         );
         tracing::warn!(holder, "{note}");
         let listed = kube::api::ListParams::default().fields(&format!("metadata.name={STACK}"));
-        let stack = bounded(stacks.list(&listed)).await.ok().and_then(|mut list| list.items.pop());
+        let stack = with_timeout(stacks.list(&listed)).await.ok().and_then(|mut list| list.items.pop());
         if let Some(stack) = stack {
             events.warning(&Stack::read(stack).reference(), "Elect", "AnotherOperator", note);
         }

@@ -62,7 +62,7 @@ async fn reconcile_while_leading(
     changed: &Notify,
 ) {
     loop {
-        leadership.won().await;
+        leadership.wait_acquired().await;
         reconciler.reset();
         while leadership.is_leading() {
             heartbeat.beat();
@@ -71,7 +71,7 @@ async fn reconcile_while_leading(
             tokio::select! {
                 () = changed.notified() => tokio::time::sleep(DEBOUNCE).await,
                 () = tokio::time::sleep(next) => {}
-                () = leadership.lost() => {}
+                () = leadership.wait_lost() => {}
             }
         }
     }

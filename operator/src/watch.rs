@@ -1,7 +1,7 @@
 //! Watches of the stack and all of its objects, and their caches.
 //!
 //! Objects are cached as stored, managed fields included, since drift detection depends on field ownership.
-//! That is why [`runtime::reflect::mirror`] is used: [`runtime::reflect::reflect`] drops managed fields.
+//! That is why [`runtime::reflect::reflect_dynamic`] is used: [`runtime::reflect::reflect`] drops managed fields.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -20,8 +20,8 @@ use kube::{Client, ResourceExt as _};
 use render::legacy::{ANNOTATION_CONFIG_MAP, CONFIG_MAP};
 use render::status::SpeakerConditions;
 use render::{Key, Kind};
-use runtime::extract::{Mirror, extract};
-use runtime::reflect::Heard;
+use runtime::cache::watch_projected;
+use runtime::reflect::StoreEvent;
 use runtime::tasks::Tasks;
 use runtime::watch_status::WatchStatus;
 use tokio::sync::{Notify, watch as channel};
@@ -60,7 +60,7 @@ pub(crate) struct Caches {
     owned: BTreeMap<Kind, Cache>,
     address_pools: Cache,
     configuration_states: Cache,
-    speaker_states: Mirror<NamespacedConditions>,
+    speaker_states: runtime::cache::Cache<NamespacedConditions>,
     config_map: Option<SingleObjectWatch>,
     namespace: Option<SingleObjectWatch>,
     watches: WatchStatus,
@@ -118,7 +118,7 @@ impl Caches {
         let configuration_states =
             start(ApiResource::erase::<ConfigurationState>(&()), watcher::Config::default());
         let notify = Arc::clone(changed);
-        let speaker_states = extract(
+        let speaker_states = watch_projected(
             tasks,
             Api::all(client.clone()),
             watcher::Config::default(),
@@ -369,12 +369,12 @@ fn start_cache(
 ) -> (Cache, impl Future<Output = ()> + Send + 'static) {
     let (progress, initial_list) = channel::channel(InitialList::Pending);
     let on_event = move |event| match event {
-        Heard::Listed => {
+        StoreEvent::Synced => {
             progress.send_replace(InitialList::Complete);
             changed.notify_one();
         }
-        Heard::Changed => changed.notify_one(),
-        Heard::Undefined => {
+        StoreEvent::Changed => changed.notify_one(),
+        StoreEvent::Undefined => {
             let set_undefined = |list: &mut InitialList| {
                 let is_pending = *list == InitialList::Pending;
                 if is_pending {
@@ -385,7 +385,8 @@ fn start_cache(
             progress.send_if_modified(set_undefined);
         }
     };
-    let (store, update) = runtime::reflect::mirror(status, api, resource.clone(), config, stop, on_event);
+    let (store, update) =
+        runtime::reflect::reflect_dynamic(status, api, resource.clone(), config, stop, on_event);
     (Cache { resource, store, initial_list }, update)
 }
 

@@ -21,14 +21,15 @@ use tokio_util::sync::CancellationToken;
 use crate::heartbeat::Heartbeat;
 use crate::{bind, telemetry};
 
-/// What a process waits for before it is ready, a set of named gates; and whose heartbeats show that it is alive.
+/// Readiness and liveness of a process: a set of named gates that must open before it is ready, and the
+/// heartbeats of its workers.
 #[derive(Clone, Debug, Default)]
 pub struct Readiness {
     closed: Arc<Mutex<Vec<&'static str>>>,
     heartbeats: Arc<Mutex<Vec<Heartbeat>>>,
 }
 
-/// One thing that a process waits for.
+/// One condition of readiness.
 #[derive(Clone, Debug)]
 pub struct Gate {
     name: &'static str,
@@ -36,30 +37,30 @@ pub struct Gate {
 }
 
 impl Readiness {
-    /// Ready: there is no gate yet.
+    /// Without gates: ready.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds a gate, closed. `name` completes "waiting for …".
+    /// Adds a closed gate. `name` completes "waiting for …".
     pub fn gate(&self, name: &'static str) -> Gate {
         let gate = Gate { name, closed: Arc::clone(&self.closed) };
         gate.set(false);
         gate
     }
 
-    /// From now on `/healthz` fails while `heartbeat` is not alive, so that the kubelet restarts the container.
+    /// Makes `/healthz` fail while `heartbeat` is not alive, so that the kubelet restarts the container.
     pub fn supervise(&self, heartbeat: Heartbeat) {
         self.heartbeats.lock().unwrap_or_else(PoisonError::into_inner).push(heartbeat);
     }
 
-    /// The supervised workers that make no progress; none means alive.
+    /// Names of the supervised workers that make no progress; empty means alive.
     pub fn stuck(&self, now: Instant) -> Vec<&'static str> {
         let heartbeats = self.heartbeats.lock().unwrap_or_else(PoisonError::into_inner);
         heartbeats.iter().filter(|heartbeat| !heartbeat.is_alive(now)).map(Heartbeat::name).collect()
     }
 
-    /// The gates that are closed; none means ready.
+    /// Names of the closed gates; empty means ready.
     pub fn waiting_for(&self) -> Vec<&'static str> {
         self.closed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -99,14 +100,14 @@ fn hint(error: &std::io::Error) -> &'static str {
     }
 }
 
-/// How many connections there may be at a time; the oldest gives way to a further one.
-const CONNECTIONS: usize = 64;
-/// How long a request may take to arrive, and how long a connection may take in all.
-const REQUEST_TIME: Duration = Duration::from_secs(5);
-const CONNECTION_TIME: Duration = Duration::from_secs(30);
+/// The maximum number of connections; the oldest is closed for a further one.
+const MAX_CONNECTIONS: usize = 64;
+/// Timeout of the headers of a request, and of a connection.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Serves until `shutdown` is cancelled. The port is open to whoever reaches the node, so connections are limited
-/// in number and time.
+/// Serves until `shutdown` is cancelled. Any host that reaches the node can connect, so connections are
+/// limited in number and time.
 ///
 /// # Errors
 ///
@@ -130,7 +131,7 @@ pub async fn serve(
     Ok(())
 }
 
-/// Answers the connections of `listener`. Dropped, it closes them.
+/// Serves the connections of `listener`. Dropping the future closes them.
 async fn accept(listener: TcpListener, router: Router) {
     let mut running = JoinSet::new();
     let mut connections: VecDeque<AbortHandle> = VecDeque::new();
@@ -145,25 +146,25 @@ async fn accept(listener: TcpListener, router: Router) {
         };
         while running.try_join_next().is_some() {}
         connections.retain(|connection| !connection.is_finished());
-        if connections.len() >= CONNECTIONS
+        if connections.len() >= MAX_CONNECTIONS
             && let Some(oldest) = connections.pop_front()
         {
             oldest.abort();
         }
         let router = router.clone();
         connections.push_back(running.spawn(async move {
-            // Whatever goes wrong concerns only who asked.
-            let _ = tokio::time::timeout(CONNECTION_TIME, answer(stream, router)).await;
+            // An error or timeout affects only this client.
+            let _ = tokio::time::timeout(CONNECTION_TIMEOUT, serve_connection(stream, router)).await;
         }));
     }
 }
 
-async fn answer(stream: TcpStream, router: Router) {
+async fn serve_connection(stream: TcpStream, router: Router) {
     let mut server = http1::Builder::new();
-    server.timer(TokioTimer::new()).header_read_timeout(REQUEST_TIME);
+    server.timer(TokioTimer::new()).header_read_timeout(REQUEST_TIMEOUT);
     let service = TowerToHyperService::new(router);
     if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
-        tracing::debug!(%error, "a connection for health and metrics has failed");
+        tracing::debug!(%error, "a connection for health and metrics failed");
     }
 }
 
@@ -177,19 +178,19 @@ fn router(registry: Registry, readiness: Readiness) -> Router {
 }
 
 fn alive(readiness: &Readiness) -> Response {
-    unless("no progress: ", &readiness.stuck(Instant::now()))
+    status_response("no progress: ", &readiness.stuck(Instant::now()))
 }
 
 fn ready(readiness: &Readiness) -> Response {
-    unless("waiting for ", &readiness.waiting_for())
+    status_response("waiting for ", &readiness.waiting_for())
 }
 
-/// 200 if there are no `reasons` against it, else 503 with them.
-fn unless(what: &str, reasons: &[&str]) -> Response {
+/// 200 without `reasons`, else 503 that lists them after `prefix`.
+fn status_response(prefix: &str, reasons: &[&str]) -> Response {
     match reasons {
         [] => "ok\n".into_response(),
         reasons => {
-            (StatusCode::SERVICE_UNAVAILABLE, format!("{what}{}\n", reasons.join(", "))).into_response()
+            (StatusCode::SERVICE_UNAVAILABLE, format!("{prefix}{}\n", reasons.join(", "))).into_response()
         }
     }
 }
@@ -212,7 +213,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_is_ready_when_its_last_gate_opens_and_says_what_it_waits_for() {
+    fn a_process_is_ready_when_its_last_gate_opens_and_lists_the_closed_ones() {
         let readiness = Readiness::new();
         assert_eq!(ready(&readiness).status(), StatusCode::OK);
         let (stores, adoption) = (readiness.gate("the first lists"), readiness.gate("adoption"));
@@ -239,7 +240,7 @@ mod tests {
         assert_eq!(alive(&readiness).status(), StatusCode::OK);
     }
 
-    /// A port that is served in the background, on which nobody else listens.
+    /// A free port, served in the background.
     fn served() -> u16 {
         let socket = bind::sockets("[::]:0".parse().unwrap(), socket2::Type::STREAM).unwrap().remove(0);
         let listener = TcpListener::from_std(socket.into()).unwrap();
@@ -257,15 +258,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn connections_that_send_nothing_keep_nobody_from_being_answered_and_are_limited_in_number() {
+    async fn connections_that_send_nothing_do_not_block_others_and_are_limited_in_number() {
         let port = served();
         let mut silent = Vec::new();
-        for _ in 0..2 * CONNECTIONS {
+        for _ in 0..2 * MAX_CONNECTIONS {
             silent.push(TcpStream::connect(("::1", port)).await.unwrap());
         }
         assert!(get(port).await.starts_with("HTTP/1.1 200"));
-        // The first ones had to give way, which their end shows.
-        for stream in &mut silent[..CONNECTIONS] {
+        // The oldest connections were closed.
+        for stream in &mut silent[..MAX_CONNECTIONS] {
             assert_eq!(stream.read(&mut [0]).await.unwrap_or(0), 0);
         }
     }

@@ -1,24 +1,25 @@
-//! Sockets on every address of the host, whichever families it has.
+//! Sockets on all addresses of the host, of whichever families it has.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Sockets bound to `address`: one, or for the unspecified IPv6 address one for each family that the host has.
+/// Sockets bound to `address`: one, or for the unspecified IPv6 address one for each family that the host
+/// has.
 ///
-/// That one socket takes both families is up to `net.ipv6.bindv6only`, and without IPv6 in the kernel there is no such
-/// socket. So each family has its own, and one that is absent is left out.
+/// Whether an IPv6 socket accepts IPv4 too depends on `net.ipv6.bindv6only`, and a kernel without IPv6 has no
+/// such socket. So each family has a socket of its own, and a family that the host does not have is skipped.
 ///
 /// # Errors
 ///
-/// The address cannot be bound, or no family of the unspecified one can.
+/// The address cannot be bound, or the host has neither family.
 pub fn sockets(address: SocketAddr, kind: Type) -> io::Result<Vec<Socket>> {
     if !(address.is_ipv6() && address.ip().is_unspecified()) {
         return Ok(vec![socket(address, kind)?]);
     }
     let v6 = socket(address, kind);
-    // If any port will do, it is the same for both families.
+    // Port 0: the same port for both families.
     let bound = v6.as_ref().ok().and_then(|socket| socket.local_addr().ok()?.as_socket());
     let port = bound.map_or(address.port(), |address| address.port());
     let v4 = socket((Ipv4Addr::UNSPECIFIED, port).into(), kind);
@@ -30,7 +31,7 @@ pub fn sockets(address: SocketAddr, kind: Type) -> io::Result<Vec<Socket>> {
     }
 }
 
-/// Whether the host does not have the family at all.
+/// Whether the error means that the host does not have the address family.
 fn is_absent(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
 }
@@ -42,7 +43,7 @@ fn socket(address: SocketAddr, kind: Type) -> io::Result<Socket> {
         socket.set_only_v6(true)?;
     }
     if kind == Type::STREAM {
-        // A process that restarts need not wait for the connections of its predecessor.
+        // A restarted process need not wait until the connections of its predecessor have left TIME_WAIT.
         socket.set_reuse_address(true)?;
     }
     socket.set_nonblocking(true)?;
@@ -64,11 +65,11 @@ mod tests {
     }
 
     #[test]
-    fn every_address_means_those_of_both_families_by_sockets_of_their_own() {
+    fn the_unspecified_address_is_bound_by_one_socket_for_each_family() {
         for kind in [Type::STREAM, Type::DGRAM] {
             let bound = sockets((Ipv6Addr::UNSPECIFIED, 0).into(), kind).unwrap();
             assert_eq!(families(&bound), [true, false]);
-            assert!(bound[0].only_v6().unwrap(), "whatever net.ipv6.bindv6only says");
+            assert!(bound[0].only_v6().unwrap(), "independent of net.ipv6.bindv6only");
             let port = |socket: &Socket| socket.local_addr().unwrap().as_socket().unwrap().port();
             assert_eq!(port(&bound[0]), port(&bound[1]));
         }
@@ -82,8 +83,8 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     }
 
-    /// In a thread of its own, for which `socket(2)` of one family fails as in a kernel without it.
-    fn without(family: libc::c_int) -> io::Result<Vec<bool>> {
+    /// Binds in a thread in which `socket(2)` of one family fails as in a kernel without it.
+    fn families_without(family: libc::c_int) -> io::Result<Vec<bool>> {
         std::thread::spawn(move || {
             deny(family);
             sockets((Ipv6Addr::UNSPECIFIED, 0).into(), Type::STREAM).map(|sockets| families(&sockets))
@@ -92,7 +93,7 @@ mod tests {
         .unwrap()
     }
 
-    /// Lets `socket(2)` fail for `family` with `EAFNOSUPPORT` in this thread.
+    /// Makes `socket(2)` fail for `family` with `EAFNOSUPPORT` in this thread.
     #[allow(unsafe_code)]
     fn deny(family: libc::c_int) {
         let op = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
@@ -106,7 +107,7 @@ mod tests {
             op(0x06, 0, 0, libc::SECCOMP_RET_ALLOW),
         ];
         let filter = libc::sock_fprog { len: 6, filter: program.as_mut_ptr() };
-        // SAFETY: the program is valid for the call, which copies it; both only concern this thread.
+        // SAFETY: the program is valid for the call, which copies it; both affect only this thread.
         unsafe {
             assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
             assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter), 0);
@@ -115,7 +116,7 @@ mod tests {
 
     #[test]
     fn requirement_8_a_host_without_ipv6_is_served_by_ipv4_and_one_without_ipv4_by_ipv6() {
-        assert_eq!(without(libc::AF_INET6).unwrap(), [false]);
-        assert_eq!(without(libc::AF_INET).unwrap(), [true]);
+        assert_eq!(families_without(libc::AF_INET6).unwrap(), [false]);
+        assert_eq!(families_without(libc::AF_INET).unwrap(), [true]);
     }
 }

@@ -1,11 +1,11 @@
-//! Objects of the API, decoded one by one.
+//! Decoding of API objects one by one.
 //!
-//! A list that is decoded as a whole is lost as a whole: one object of a newer version, or one that an older definition
-//! has pruned, and nothing of the kind is known any more. So each object is decoded alone ([`Lenient`]), and what
+//! If a list is decoded as a whole, one object that does not fit (of a newer version, or pruned by an older
+//! definition) makes the whole list fail. So each object is decoded on its own ([`Lenient`]), and one that
 //! cannot be decoded is reported by name.
 //!
-//! Managed fields and the annotation in which `kubectl apply` keeps a copy of the object are not even decoded: no process
-//! but the operator reads those, and they are the larger half of most objects.
+//! Managed fields, and the annotation in which `kubectl apply` keeps a copy of the object, are skipped: only
+//! the operator reads them, and they are more than half of most objects.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -18,33 +18,34 @@ use serde::de::{DeserializeOwned, DeserializeSeed, IgnoredAny, MapAccess, Visito
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
-/// Where the API server keeps who manages which field.
+/// The field in which the API server records which manager owns which field.
 const MANAGED_FIELDS: &str = "managedFields";
 
-/// Where `kubectl apply` keeps a copy of the object.
+/// The annotation in which `kubectl apply` keeps a copy of the object.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
-/// An object of a list or of a watch: decoded, or what is known of it. `WHOLE`: with what no process but the operator reads.
+/// An object of a list or of a watch: decoded, or what could be read of it. `FULL`: with the fields that only
+/// the operator reads.
 #[derive(Clone, Debug)]
-pub struct Lenient<K, const WHOLE: bool = false>(pub Result<K, Box<Undecoded>>);
+pub struct Lenient<K, const FULL: bool = false>(pub Result<K, Box<Undecoded>>);
 
 /// An object that cannot be decoded.
 #[derive(Clone, Debug)]
 pub struct Undecoded {
     /// Its name, namespace, UID and version.
     pub metadata: ObjectMeta,
-    /// Its `status`, in which nothing is secret.
+    /// Its `status`, which contains no secrets.
     pub status: Value,
-    /// Which field does not fit, and why. Values of the object are not part of it: they may be secret.
+    /// Which field is invalid, and why. It contains no values of the object, which may be secret.
     pub reason: String,
 }
 
-impl<'de, K: DeserializeOwned, const WHOLE: bool> Deserialize<'de> for Lenient<K, WHOLE> {
+impl<'de, K: DeserializeOwned, const FULL: bool> Deserialize<'de> for Lenient<K, FULL> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let object =
-            if WHOLE { Map::deserialize(deserializer)? } else { Part::Object.deserialize(deserializer)? };
+            if FULL { Map::deserialize(deserializer)? } else { Pruned::Object.deserialize(deserializer)? };
         let undecoded = Undecoded {
-            metadata: identity(&object),
+            metadata: identifying_metadata(&object),
             status: object.get("status").cloned().unwrap_or_default(),
             reason: String::new(),
         };
@@ -57,24 +58,24 @@ impl<'de, K: DeserializeOwned, const WHOLE: bool> Deserialize<'de> for Lenient<K
 ///
 /// # Errors
 ///
-/// Which field does not fit, and why, without values of the object: they may be secret.
+/// Which field is invalid, and why, without values of the object, which may be secret.
 pub fn decode<T: DeserializeOwned>(object: Value) -> Result<T, String> {
     serde_path_to_error::deserialize(object)
-        .map_err(|error| describe(&error.path().to_string(), &error.inner().to_string()))
+        .map_err(|error| without_values(&error.path().to_string(), &error.inner().to_string()))
 }
 
-/// An object of the API without what nobody reads. Where that is counts, not what it is called: an annotation or label may
-/// have any name.
+/// Which part of an API object is being decoded. Fields are skipped by their path, not by their name alone:
+/// an annotation or label may have any name.
 #[derive(Clone, Copy)]
-enum Part {
+enum Pruned {
     Object,
     Metadata,
     Annotations,
 }
 
-impl Part {
-    /// Whether nobody reads the entry.
-    fn drops(self, key: &str) -> bool {
+impl Pruned {
+    /// Whether the entry is skipped.
+    fn skips(self, key: &str) -> bool {
         match self {
             Self::Object => false,
             Self::Metadata => key == MANAGED_FIELDS,
@@ -82,8 +83,8 @@ impl Part {
         }
     }
 
-    /// What the entry is, if something in it is not read.
-    fn entry(self, key: &str) -> Option<Self> {
+    /// The part that the entry is, if something in it is skipped.
+    fn nested(self, key: &str) -> Option<Self> {
         match (self, key) {
             (Self::Object, "metadata") => Some(Self::Metadata),
             (Self::Metadata, "annotations") => Some(Self::Annotations),
@@ -92,7 +93,7 @@ impl Part {
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Part {
+impl<'de> DeserializeSeed<'de> for Pruned {
     type Value = Map<String, Value>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
@@ -100,7 +101,7 @@ impl<'de> DeserializeSeed<'de> for Part {
     }
 }
 
-impl<'de> Visitor<'de> for Part {
+impl<'de> Visitor<'de> for Pruned {
     type Value = Map<String, Value>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -114,9 +115,9 @@ impl<'de> Visitor<'de> for Part {
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
         let mut object = Map::new();
         while let Some(key) = entries.next_key::<String>()? {
-            if self.drops(&key) {
+            if self.skips(&key) {
                 entries.next_value::<IgnoredAny>()?;
-            } else if let Some(part) = self.entry(&key) {
+            } else if let Some(part) = self.nested(&key) {
                 object.insert(key, entries.next_value_seed(part)?.into());
             } else {
                 object.insert(key, entries.next_value()?);
@@ -126,8 +127,8 @@ impl<'de> Visitor<'de> for Part {
     }
 }
 
-/// What identifies the object.
-fn identity(object: &Map<String, Value>) -> ObjectMeta {
+/// The metadata that identify the object.
+fn identifying_metadata(object: &Map<String, Value>) -> ObjectMeta {
     let metadata = object.get("metadata");
     let text = |field: &str| metadata?.get(field)?.as_str().map(ToOwned::to_owned);
     ObjectMeta {
@@ -139,39 +140,39 @@ fn identity(object: &Map<String, Value>) -> ObjectMeta {
     }
 }
 
-/// The reference by which a store finds the object with this metadata.
-pub fn reference<K: Resource>(metadata: &ObjectMeta, dynamic: K::DynamicType) -> ObjectRef<K> {
+/// The key of the object with this metadata in a store.
+pub fn object_ref<K: Resource>(metadata: &ObjectMeta, dynamic: K::DynamicType) -> ObjectRef<K> {
     let mut reference = ObjectRef::new_with(metadata.name.as_deref().unwrap_or_default(), dynamic);
     reference.namespace.clone_from(&metadata.namespace);
     reference
 }
 
-/// The path and the message, without the value that serde quotes in it.
-fn describe(path: &str, message: &str) -> String {
-    // These have names of fields and types, and numbers of items.
-    let harmless =
+/// The path and the message of an error, without the value that serde quotes in it.
+fn without_values(path: &str, message: &str) -> String {
+    // These contain names of fields and types, and numbers of items.
+    let safe_prefixes =
         ["missing field ", "unknown field ", "duplicate field ", "invalid length ", "data did not match "];
     let expected = |what: &str| message.strip_prefix(what)?.rsplit_once(", expected ");
     let typed =
         ["invalid type: ", "invalid value: "].into_iter().find_map(|what| Some((what, expected(what)?)));
     let message = if let Some((what, (found, expected))) = typed {
-        // What was found begins with its type and goes on with the value in quotes.
+        // The found value starts with its type, followed by the value in quotes.
         let kind = found.split(['`', '"', '\'']).next().unwrap_or_default().trim_end();
         format!("{what}{kind}, expected {expected}")
     } else if let Some((_, expected)) = expected("unknown variant ") {
         format!("unknown variant, expected {expected}")
-    } else if harmless.iter().any(|beginning| message.starts_with(beginning)) {
+    } else if safe_prefixes.iter().any(|prefix| message.starts_with(prefix)) {
         message.to_owned()
     } else {
-        // A type says in its own words what is wrong, and may quote the value.
+        // A custom message of a type, which may quote the value.
         "is not a valid value".to_owned()
     };
     if path == "." { message } else { format!("{path}: {message}") }
 }
 
-impl<K: Resource, const WHOLE: bool> Resource for Lenient<K, WHOLE> {
+impl<K: Resource, const FULL: bool> Resource for Lenient<K, FULL> {
     type DynamicType = K::DynamicType;
-    /// So that an [`Api`] of any scope can be made of it.
+    /// Allows an [`Api`] of any scope.
     type Scope = DynamicResourceScope;
 
     fn kind(dt: &K::DynamicType) -> Cow<'_, str> {
@@ -199,19 +200,19 @@ impl<K: Resource, const WHOLE: bool> Resource for Lenient<K, WHOLE> {
     }
 }
 
-/// An object of this name that cannot be decoded, as tests need it.
+/// An object of this name that cannot be decoded, for tests.
 #[cfg(test)]
 pub(crate) fn undecodable<K>(name: &str) -> Lenient<K> {
     let metadata = ObjectMeta { name: Some(name.into()), ..ObjectMeta::default() };
     Lenient(Err(Box::new(Undecoded { metadata, status: Value::Null, reason: "missing field `x`".into() })))
 }
 
-/// `api`, by `client`, with each object decoded alone.
-pub fn lenient<K: Resource, const WHOLE: bool>(
+/// `api` with `client`, with each object decoded on its own.
+pub fn lenient<K: Resource, const FULL: bool>(
     api: &Api<K>,
     dynamic: &K::DynamicType,
     client: Client,
-) -> Api<Lenient<K, WHOLE>> {
+) -> Api<Lenient<K, FULL>> {
     match api.namespace() {
         Some(namespace) => Api::namespaced_with(client, namespace, dynamic),
         None => Api::all_with(client, dynamic),
@@ -233,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn an_object_that_cannot_be_decoded_takes_no_other_of_its_list_with_it() {
+    fn an_object_that_cannot_be_decoded_does_not_affect_the_others_of_its_list() {
         let bad = json!({"metadata": {"name": "bad", "namespace": "ns"}, "spec": {"ports": [{"port": "http"}]},
             "status": {"loadBalancer": {"ingress": [{"ip": "10.0.0.1"}]}}});
         let items = list(json!([{"metadata": {"name": "a"}}, bad, {"metadata": {"name": "b"}}]));
@@ -246,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn why_an_object_cannot_be_decoded_is_said_without_its_values() {
+    fn the_reason_why_an_object_cannot_be_decoded_contains_none_of_its_values() {
         for secret in [json!(31_337), json!(true), json!(31_337.5), json!(["31337"]), json!({"31337": 1})] {
             let reason = list(json!([{"metadata": {"name": "a"}, "spec": {"externalName": secret}}]))
                 .remove(0)
@@ -257,12 +258,12 @@ mod tests {
             assert!(!reason.contains("31337") && !reason.contains("true"), "{reason}");
         }
         let quoted = r#"invalid value: string "a, expected b, `c`", expected a port"#;
-        assert_eq!(describe(".", quoted), "invalid value: string, expected a port");
-        assert_eq!(describe("status", "missing field `x`"), "status: missing field `x`");
+        assert_eq!(without_values(".", quoted), "invalid value: string, expected a port");
+        assert_eq!(without_values("status", "missing field `x`"), "status: missing field `x`");
     }
 
     #[test]
-    fn requirement_6_a_value_that_a_type_quotes_in_its_own_words_is_not_repeated() {
+    fn requirement_6_a_value_that_a_custom_message_quotes_is_removed() {
         #[derive(Debug, Deserialize)]
         #[serde(rename_all = "lowercase")]
         enum Protocol {
@@ -286,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_process_reads_is_dropped_before_an_object_is_decoded() {
+    fn fields_that_no_process_reads_are_skipped() {
         let annotations = json!({LAST_APPLIED: "{}", "kept": "yes"});
         let fields = json!([{"manager": "kubectl", "fieldsV1": {"f:spec": {}}}]);
         let labels = json!({"managed": "stays", "metadata": "stays"});
@@ -299,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn requirement_6_annotations_and_labels_of_any_name_hide_no_object() {
+    fn requirement_6_annotations_and_labels_of_any_name_are_kept() {
         for name in ["metadata", "annotations", MANAGED_FIELDS] {
             let metadata = json!({"name": "a", "annotations": {name: "x"}, "labels": {name: "x"}});
             let spec = json!({"selector": {name: "x"}});

@@ -1,4 +1,5 @@
-//! Events of the API (`kubectl describe`), sent by one task, so that nobody waits for them.
+//! Kubernetes Events (`kubectl describe`), sent by one task in the background, so that no caller waits for
+//! the API server.
 
 mod recorder;
 
@@ -11,24 +12,25 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::tasks::Tasks;
-use recorder::{Occurrence, Recorder};
+use recorder::{PendingEvent, Recorder};
 
-/// Events that wait to be sent; more are dropped, since an event is never worth the memory of a process.
-const QUEUE: usize = 16_384;
+/// Capacity of the queue. Events beyond it are dropped, since none is worth unbounded memory.
+const QUEUE_CAPACITY: usize = 16_384;
 
-/// Between two events while something more urgent is done.
-const PACE: Duration = Duration::from_millis(250);
+/// Delay before each event while throttled.
+const THROTTLE_DELAY: Duration = Duration::from_millis(250);
 
-/// Where a process puts its events.
+/// A handle to the queue of events of a process.
 #[derive(Clone, Debug)]
 pub struct Events {
-    queue: mpsc::Sender<Occurrence>,
-    /// When something more urgent was last done.
-    urgent: watch::Sender<Option<Instant>>,
+    queue: mpsc::Sender<PendingEvent>,
+    /// When [`throttle`](Self::throttle) was last called.
+    throttled_at: watch::Sender<Option<Instant>>,
 }
 
 impl Events {
-    /// Starts the sending task. `component` is what users see as the event's source; `instance` the pod's name.
+    /// Starts the sending task. `component` is what users see as the event's source; `instance` the pod's
+    /// name.
     pub fn start(
         tasks: &mut Tasks,
         client: Client,
@@ -36,16 +38,16 @@ impl Events {
         instance: Option<String>,
         shutdown: CancellationToken,
     ) -> Self {
-        let (queue, mut events) = mpsc::channel::<Occurrence>(QUEUE);
-        let urgent = watch::Sender::new(None);
-        let last = urgent.subscribe();
+        let (queue, mut events) = mpsc::channel::<PendingEvent>(QUEUE_CAPACITY);
+        let throttled_at = watch::Sender::new(None);
+        let throttle = throttled_at.subscribe();
         let mut recorder = Recorder::new(client, component, instance);
         tasks.spawn("events", async move {
             let send = async {
-                while let Some(occurrence) = events.recv().await {
-                    give_way(&last).await;
-                    let reason = occurrence.reason.clone();
-                    if let Err(error) = recorder.publish(occurrence).await {
+                while let Some(event) = events.recv().await {
+                    wait_if_throttled(&throttle).await;
+                    let reason = event.reason.clone();
+                    if let Err(error) = recorder.publish(event).await {
                         tracing::debug!(reason, %error, "an event could not be sent");
                     }
                 }
@@ -53,48 +55,48 @@ impl Events {
             shutdown.run_until_cancelled(send).await;
             Ok::<(), std::convert::Infallible>(())
         });
-        Self { queue, urgent }
+        Self { queue, throttled_at }
     }
 
-    /// Something more urgent is being done: for the next quarter of a second at most one event is sent, so that what the API
-    /// server can do is for that.
-    pub fn hold(&self) {
-        self.urgent.send_replace(Some(Instant::now()));
+    /// For the next quarter of a second at most one event is sent: more urgent requests get the capacity of
+    /// the API server.
+    pub fn throttle(&self) {
+        self.throttled_at.send_replace(Some(Instant::now()));
     }
 
-    /// Something happened that is as it shall be.
+    /// Queues an event of type Normal.
     pub fn normal(&self, object: &ObjectReference, action: &str, reason: &str, note: impl Into<String>) {
-        self.publish(occurrence(object, "Normal", action, reason, note.into()));
+        self.publish(pending(object, "Normal", action, reason, note.into()));
     }
 
-    /// Something a person should look at.
+    /// Queues an event of type Warning.
     pub fn warning(&self, object: &ObjectReference, action: &str, reason: &str, note: impl Into<String>) {
-        self.publish(occurrence(object, "Warning", action, reason, note.into()));
+        self.publish(pending(object, "Warning", action, reason, note.into()));
     }
 
-    /// The state of an object has changed. Each change is an event of its own: it is never counted up on an earlier one,
-    /// since another process may have reported another change of the same kind in between.
+    /// Queues an event of type Normal for a change of an object's state. It is never counted as a repeat of
+    /// an earlier event, since another process may have reported a different change in between.
     pub fn transition(&self, object: &ObjectReference, action: &str, reason: &str, note: impl Into<String>) {
-        let occurrence = occurrence(object, "Normal", action, reason, note.into());
-        self.publish(Occurrence { repeatable: false, ..occurrence });
+        let event = pending(object, "Normal", action, reason, note.into());
+        self.publish(PendingEvent { repeatable: false, ..event });
     }
 
-    fn publish(&self, occurrence: Occurrence) {
-        let reason = occurrence.reason.clone();
-        if self.queue.try_send(occurrence).is_err() {
+    fn publish(&self, event: PendingEvent) {
+        let reason = event.reason.clone();
+        if self.queue.try_send(event).is_err() {
             tracing::debug!(reason, "an event was dropped: the queue is full or closed");
         }
     }
 }
 
-fn occurrence(
+fn pending(
     object: &ObjectReference,
     type_: &'static str,
     action: &str,
     reason: &str,
     note: String,
-) -> Occurrence {
-    Occurrence {
+) -> PendingEvent {
+    PendingEvent {
         object: object.clone(),
         type_,
         action: action.to_owned(),
@@ -104,15 +106,15 @@ fn occurrence(
     }
 }
 
-/// Waits if something more urgent was done a moment ago.
-async fn give_way(last: &watch::Receiver<Option<Instant>>) {
-    let recent = last.borrow().is_some_and(|urgent| urgent.elapsed() < PACE);
+/// Waits if [`Events::throttle`] was called a moment ago.
+async fn wait_if_throttled(throttled_at: &watch::Receiver<Option<Instant>>) {
+    let recent = throttled_at.borrow().is_some_and(|at| at.elapsed() < THROTTLE_DELAY);
     if recent {
-        tokio::time::sleep(PACE).await;
+        tokio::time::sleep(THROTTLE_DELAY).await;
     }
 }
 
-/// The API refuses notes over 1024 bytes (field `message`).
+/// The API rejects a `message` of more than 1024 bytes.
 fn truncated(mut note: String) -> String {
     const LIMIT: usize = 1024;
     if note.len() > LIMIT {
@@ -128,18 +130,18 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn four_events_a_second_are_sent_while_something_more_urgent_is_done() {
-        let (urgent, last) = watch::channel(None);
+    async fn four_events_a_second_are_sent_while_throttled() {
+        let (throttled_at, throttle) = watch::channel(None);
         let start = Instant::now();
-        give_way(&last).await;
-        assert_eq!(start.elapsed(), Duration::ZERO, "nothing is more urgent");
+        wait_if_throttled(&throttle).await;
+        assert_eq!(start.elapsed(), Duration::ZERO, "not throttled");
         for _ in 0..4 {
-            urgent.send_replace(Some(Instant::now()));
-            give_way(&last).await;
+            throttled_at.send_replace(Some(Instant::now()));
+            wait_if_throttled(&throttle).await;
         }
         assert_eq!(start.elapsed(), Duration::from_secs(1));
-        give_way(&last).await;
-        assert_eq!(start.elapsed(), Duration::from_secs(1), "that is over");
+        wait_if_throttled(&throttle).await;
+        assert_eq!(start.elapsed(), Duration::from_secs(1), "not throttled any more");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Whether a worker makes progress.
+//! Detection of workers that make no progress.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// What a worker does at the moment: waits for work, for however long.
+/// The value of `last` while the worker rests.
 const RESTING: u64 = 0;
 
-/// The sign of life of one worker, shared with those who act on its absence: `/healthz`
+/// The heartbeat of one worker, shared with the code that checks it: `/healthz`
 /// ([`Readiness::supervise`](crate::admin::Readiness::supervise)) and the Lease
 /// ([`Candidate`](crate::lease::Candidate)).
 ///
-/// A worker that works calls [`beat`](Self::beat) with each step that succeeded; one that waits for something that
-/// may never come calls [`rest`](Self::rest) before. It is not alive if it neither rests nor has beaten for `limit`.
-/// A new heartbeat rests.
+/// A worker calls [`beat`](Self::beat) after each successful step, and [`rest`](Self::rest) before it waits
+/// without a limit. It is not alive if it does not rest and has not called `beat` for `limit`. A new
+/// heartbeat rests.
 #[derive(Clone, Debug)]
 pub struct Heartbeat {
     name: &'static str,
@@ -26,7 +26,7 @@ pub struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// The heartbeat of the worker `name`, which makes a step at least once in `limit` unless it rests.
+    /// The heartbeat of the worker `name`, which calls `beat` at least once in `limit` unless it rests.
     pub fn new(name: &'static str, limit: Duration) -> Self {
         Self { name, limit, start: Instant::now(), last: Arc::new(AtomicU64::new(RESTING)) }
     }
@@ -41,7 +41,7 @@ impl Heartbeat {
         self.limit
     }
 
-    /// The worker has made a step.
+    /// The worker has completed a step.
     pub fn beat(&self) {
         let since_start = Instant::now().saturating_duration_since(self.start).as_millis();
         self.last
@@ -53,7 +53,7 @@ impl Heartbeat {
         self.last.store(RESTING, Ordering::Relaxed);
     }
 
-    /// Whether the worker rests, or has made a step within [`limit`](Self::limit).
+    /// Whether the worker rests, or has completed a step within [`limit`](Self::limit).
     pub fn is_alive(&self, now: Instant) -> bool {
         match self.last.load(Ordering::Relaxed) {
             RESTING => true,
@@ -70,11 +70,11 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_worker_is_alive_while_it_rests_or_makes_steps() {
+    async fn a_worker_is_alive_while_it_rests_or_completes_steps() {
         let limit = Duration::from_secs(10);
         let heartbeat = Heartbeat::new("worker", limit);
         let after = |seconds| Instant::now() + Duration::from_secs(seconds);
-        assert!(heartbeat.is_alive(after(1_000)), "it has not begun to work");
+        assert!(heartbeat.is_alive(after(1_000)), "it has not started to work");
         tokio::time::advance(Duration::from_secs(500)).await;
         heartbeat.beat();
         assert!(heartbeat.is_alive(after(9)));

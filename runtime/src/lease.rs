@@ -1,18 +1,19 @@
 //! Leader election by a Lease (`coordination.k8s.io/v1`).
 //!
-//! What holds:
-//! - Every write carries the resourceVersion that was read, so of two that want the Lease one gets a conflict. It reads
-//!   again: whoever leads goes on until its deadline unless another holds the Lease, for whatever reason it was written.
-//! - Whether a Lease has expired is measured by the local monotonic clock since the last *observed change* of it,
-//!   never by comparing wall clocks (as client-go does).
-//! - A leader counts as leading for [`Settings::renew_deadline`] from the moment *before* it sent its last
-//!   successful renewal. That is shorter than [`Settings::duration`], and what is left is longer than
-//!   [`CALL_TIMEOUT`](crate::client::CALL_TIMEOUT): a leader that was stopped or cut off begins no write after its
-//!   deadline, and those begun before are over when somebody else may lead. The wall clock counts too: where the
-//!   monotonic clock stood still (a machine that was suspended, a virtual machine that was paused and whose clock was set
-//!   since), a leader does not lead until it has renewed the Lease.
-//! - Only who is able to lead has the Lease: a [`Candidate`] campaigns once it is ready, and releases the Lease when
-//!   its worker makes no progress.
+//! Invariants:
+//! - Every write carries the resourceVersion that was read, so of two processes that write the Lease one gets
+//!   a conflict. It reads the Lease again: a leader leads until its deadline unless the Lease has another
+//!   holder.
+//! - The expiry of a Lease is measured by the local monotonic clock since the last *observed change* of it,
+//!   as in client-go, never by comparing wall clocks.
+//! - A leader leads for [`ElectionSettings::renew_deadline`] from the moment *before* it sent its last
+//!   successful renewal. [`ElectionSettings::duration`] is longer, by more than
+//!   [`CALL_TIMEOUT`](crate::client::CALL_TIMEOUT): a leader that was stopped or cut off starts no write
+//!   after its deadline, and earlier writes have ended when another process may lead. The wall clock counts
+//!   too: if the monotonic clock stood still (a suspended machine, a paused virtual machine), the process
+//!   does not lead until it has renewed the Lease.
+//! - Only a process that is able to lead holds the Lease: a [`Candidate`] campaigns once it is ready, and
+//!   releases the Lease when its worker makes no progress.
 //!
 //! [`decide`] is pure; [`run`] is the loop around it.
 
@@ -36,30 +37,31 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::client::{CallError, bounded};
+use crate::client::{CallError, with_timeout};
 use crate::heartbeat::Heartbeat;
 use crate::tasks::Tasks;
-pub use decide::{Decision, Observation, Record, decide};
+pub use decide::{Decision, LeaseRecord, Observation, decide};
 
-/// Which Lease, and how long things take.
+/// Which Lease to use, and the timing of the election.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct ElectionSettings {
     /// Namespace of the Lease.
     pub namespace: String,
     /// Name of the Lease.
     pub name: String,
-    /// Who we are; unique to the process ([`unique_identity`]).
+    /// The identity of this process; unique ([`unique_identity`]).
     pub identity: String,
-    /// How long others wait after the last renewal that they saw.
+    /// After this time without a renewal other processes may acquire the Lease.
     pub duration: Duration,
-    /// How long we lead after our last renewal; shorter than `duration` by more than one call may take.
+    /// How long this process leads after its last renewal; shorter than `duration` by more than the timeout
+    /// of a call.
     pub renew_deadline: Duration,
-    /// How often the Lease is renewed, or looked at.
+    /// How often the Lease is read, and renewed by its holder.
     pub retry: Duration,
 }
 
-impl Settings {
-    /// The usual times: 15 s, 10 s, 2 s.
+impl ElectionSettings {
+    /// The defaults of client-go: 15 s, 10 s, 2 s.
     pub fn new(namespace: impl Into<String>, name: impl Into<String>, identity: impl Into<String>) -> Self {
         Self {
             namespace: namespace.into(),
@@ -72,24 +74,25 @@ impl Settings {
     }
 }
 
-/// An identity that no other process has, nor an earlier one of the same pod: the pod's name and a random part. A
-/// container that restarts waits for the Lease of its former self like everybody else, since writes of that one may
-/// still be under way.
+/// An identity that no other process has, not even an earlier one of the same pod: the pod's name and a
+/// random part. A container that restarts waits for the Lease of its predecessor to expire like any other
+/// process, since writes of the predecessor may still be in flight.
 pub fn unique_identity(pod: &str) -> String {
-    // The standard library's hasher is seeded by the system's random numbers.
+    // The standard library seeds this hasher from the system's random number generator.
     format!("{pod}_{:016x}", RandomState::new().build_hasher().finish())
 }
 
-/// What a process needs beside the Lease to lead.
+/// When a process is able to lead.
 pub struct Candidate {
     ready: Pin<Box<dyn Future<Output = ()> + Send>>,
     heartbeat: Heartbeat,
 }
 
 impl Candidate {
-    /// Campaigns once `ready` has completed, and leads only while `heartbeat` is alive. The worker that acts for the
-    /// leader beats with each step that succeeded, and rests while it has nothing to do or does not lead; if it makes no
-    /// progress, the Lease is released, and another process has [`Settings::duration`] to take it.
+    /// Campaigns once `ready` has completed, and leads only while `heartbeat` is alive. The worker that does
+    /// the leader's work calls `beat` after each successful step, and `rest` while it has nothing to do or
+    /// does not lead. If it makes no progress, the Lease is released, and this process does not campaign for
+    /// [`ElectionSettings::duration`].
     pub fn new(ready: impl Future<Output = ()> + Send + 'static, heartbeat: Heartbeat) -> Self {
         Self { ready: Box::pin(ready), heartbeat }
     }
@@ -101,11 +104,11 @@ impl fmt::Debug for Candidate {
     }
 }
 
-/// Until when a renewal of the Lease counts, by both clocks.
+/// Until when a renewal of the Lease is valid, by both clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Validity {
     until: Instant,
-    /// By the wall clock, when the renewal was sent.
+    /// The wall clock when the renewal was sent.
     renewed: SystemTime,
     length: Duration,
 }
@@ -115,53 +118,53 @@ impl Validity {
         Self { until: Instant::now() + length, renewed: SystemTime::now(), length }
     }
 
-    /// A wall clock that was set back says nothing; one that was set forward may have been right to be.
-    fn holds(&self, now: Instant, wall: SystemTime) -> bool {
-        let passed = wall.duration_since(self.renewed).unwrap_or_default();
-        now < self.until && passed < self.length
+    /// A wall clock that was set back is ignored; one that was set forward may show time that the monotonic
+    /// clock missed.
+    fn is_valid(&self, now: Instant, wall: SystemTime) -> bool {
+        let elapsed = wall.duration_since(self.renewed).unwrap_or_default();
+        now < self.until && elapsed < self.length
     }
 }
 
-/// Whether this process leads. Cheap to clone and to ask.
+/// Whether this process leads. Cheap to clone and to query.
 #[derive(Clone, Debug)]
 pub struct Leadership {
-    until: watch::Receiver<Option<Validity>>,
+    validity: watch::Receiver<Option<Validity>>,
 }
 
 impl Leadership {
-    /// Elects for this process in a task of `tasks`. On shutdown the Lease is released.
+    /// Campaigns in a task of `tasks`. On shutdown the Lease is released.
     pub fn campaign(
         tasks: &mut Tasks,
         client: &Client,
-        settings: Settings,
+        settings: ElectionSettings,
         candidate: Candidate,
         shutdown: CancellationToken,
     ) -> Self {
-        let (sender, until) = watch::channel(None);
+        let (sender, validity) = watch::channel(None);
         let api = Api::namespaced(client.clone(), &settings.namespace);
         tasks.spawn("leader election", async move {
             run(&api, &settings, candidate, &sender, shutdown).await;
             Ok::<(), std::convert::Infallible>(())
         });
-        Self { until }
+        Self { validity }
     }
 
-    /// Leads forever, or never: for tests and for processes that need no election.
+    /// Leads always, or never: for tests and for processes that need no election.
     pub fn fixed(leads: bool) -> Self {
-        let until = leads.then(|| Validity::new(Duration::from_hours(24 * 365)));
-        let (sender, until) = watch::channel(until);
-        // An election that ends is a leadership that is lost.
+        let (sender, validity) = watch::channel(leads.then(|| Validity::new(Duration::from_hours(24 * 365))));
+        // Leadership is lost when the sender is dropped.
         std::mem::forget(sender);
-        Self { until }
+        Self { validity }
     }
 
-    /// Whether a write may begin now. Ask right before each.
+    /// Whether this process leads now. Check it right before each write.
     pub fn is_leading(&self) -> bool {
-        self.until.borrow().is_some_and(|until| until.holds(Instant::now(), SystemTime::now()))
+        self.validity.borrow().is_some_and(|validity| validity.is_valid(Instant::now(), SystemTime::now()))
     }
 
-    /// Goes on with `work` only while this process leads; none once it does not. One that was stopped between two steps of the
-    /// work drops it when it goes on.
+    /// Polls `work` only while this process leads, and drops it otherwise; none if it was dropped. So a
+    /// process that was stopped between two steps of the work does not continue it.
     pub async fn while_leading<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         let mut work = std::pin::pin!(work);
         std::future::poll_fn(|context| {
@@ -171,31 +174,32 @@ impl Leadership {
     }
 
     /// Waits until this process leads.
-    pub async fn won(&mut self) {
+    pub async fn wait_acquired(&mut self) {
         while !self.is_leading() {
-            if self.until.changed().await.is_err() {
-                // The election is over (shutdown): nobody will lead here any more.
+            if self.validity.changed().await.is_err() {
+                // The election has ended (shutdown): this process will not lead any more.
                 std::future::pending::<()>().await;
             }
         }
     }
 
-    /// Waits until this process leads no more.
-    pub async fn lost(&mut self) {
+    /// Waits until this process does not lead any more.
+    pub async fn wait_lost(&mut self) {
         loop {
-            let Some(Validity { until, .. }) = *self.until.borrow_and_update() else { return };
+            let Some(Validity { until, .. }) = *self.validity.borrow_and_update() else { return };
             tokio::select! {
                 () = tokio::time::sleep_until(until) => if Instant::now() >= until && !self.is_leading() { return },
-                changed = self.until.changed() => if changed.is_err() { return },
+                changed = self.validity.changed() => if changed.is_err() { return },
             }
         }
     }
 }
 
-/// Elects until `shutdown`, publishing on `leading` until when this process leads. Then releases the Lease.
+/// Campaigns until `shutdown`, and publishes on `leading` until when this process leads. Then releases the
+/// Lease.
 async fn run(
     api: &Api<Lease>,
-    settings: &Settings,
+    settings: &ElectionSettings,
     candidate: Candidate,
     leading: &watch::Sender<Option<Validity>>,
     shutdown: CancellationToken,
@@ -205,19 +209,19 @@ async fn run(
         return;
     }
     let mut observed: Option<Observation> = None;
-    // Whether the Lease may be ours; and when this process may campaign again.
+    // Whether this process may hold the Lease, and when it may campaign again.
     let (mut held, mut not_before) = (false, Instant::now());
     let election = async {
         loop {
             let now = Instant::now();
             if !heartbeat.is_alive(now) {
                 not_before = now + settings.duration;
-                lose(leading, settings, &format!("the worker {} makes no progress", heartbeat.name()));
-                held = held && !released(api, settings).await;
+                step_down(leading, settings, &format!("the worker {} makes no progress", heartbeat.name()));
+                held = held && !try_release(api, settings).await;
             } else if now >= not_before {
-                // Also if this is cancelled before there is an answer.
+                // Set before the request: it may succeed even if this future is dropped before the response.
                 held = true;
-                held = take_or_renew(api, settings, leading, &mut observed).await;
+                held = update_leadership(api, settings, leading, &mut observed).await;
             }
             tokio::time::sleep(settings.retry).await;
         }
@@ -225,40 +229,41 @@ async fn run(
     shutdown.run_until_cancelled(election).await;
     leading.send_replace(None);
     if held {
-        released(api, settings).await;
+        try_release(api, settings).await;
     }
 }
 
-/// Reads the Lease, takes or renews it if it is ours to, and publishes that. Returns whether it may be ours now.
-async fn take_or_renew(
+/// Acquires or renews the Lease if possible, and publishes the result. Returns whether this process may hold
+/// it now.
+async fn update_leadership(
     api: &Api<Lease>,
-    settings: &Settings,
+    settings: &ElectionSettings,
     leading: &watch::Sender<Option<Validity>>,
     observed: &mut Option<Observation>,
 ) -> bool {
-    match step(api, settings, observed).await {
-        Ok(Some(until)) => {
-            if leading.send_replace(Some(until)).is_none() {
-                tracing::info!(lease = settings.name, identity = settings.identity, "leading");
+    match acquire_or_renew(api, settings, observed).await {
+        Ok(Some(validity)) => {
+            if leading.send_replace(Some(validity)).is_none() {
+                tracing::info!(lease = settings.name, identity = settings.identity, "acquired the Lease");
             }
             true
         }
         Ok(None) => {
-            lose(leading, settings, "another holds the Lease");
+            step_down(leading, settings, "another process holds the Lease");
             false
         }
         Err(error) => {
             tracing::warn!(lease = settings.name, %error, "the Lease could not be read or written");
-            if leading.borrow().is_some_and(|until| Instant::now() >= until.until) {
-                lose(leading, settings, "it could not be renewed in time");
+            if leading.borrow().is_some_and(|validity| Instant::now() >= validity.until) {
+                step_down(leading, settings, "it could not be renewed in time");
             }
             true
         }
     }
 }
 
-/// Releases the Lease. Returns whether it is not ours any more.
-async fn released(api: &Api<Lease>, settings: &Settings) -> bool {
+/// Releases the Lease. Returns whether this process certainly does not hold it any more.
+async fn try_release(api: &Api<Lease>, settings: &ElectionSettings) -> bool {
     match release(api, settings).await {
         Ok(()) => true,
         Err(error) => {
@@ -268,49 +273,52 @@ async fn released(api: &Api<Lease>, settings: &Settings) -> bool {
     }
 }
 
-fn lose(leading: &watch::Sender<Option<Validity>>, settings: &Settings, why: &str) {
+fn step_down(leading: &watch::Sender<Option<Validity>>, settings: &ElectionSettings, why: &str) {
     if leading.send_replace(None).is_some() {
         tracing::warn!(lease = settings.name, why, "no longer leading");
     }
 }
 
-/// One look at the Lease, and after a conflict a second one. Returns until when this process leads; none: another does.
-async fn step(
+/// Acquires or renews the Lease, with a second attempt after a conflict. Returns until when this process
+/// leads; none if another process holds the Lease.
+async fn acquire_or_renew(
     api: &Api<Lease>,
-    settings: &Settings,
+    settings: &ElectionSettings,
     observed: &mut Option<Observation>,
 ) -> Result<Option<Validity>, CallError> {
-    match attempt(api, settings, observed).await {
-        Err(error) if error.is_conflict() => attempt(api, settings, observed).await,
+    match try_acquire_or_renew(api, settings, observed).await {
+        Err(error) if error.is_conflict() => try_acquire_or_renew(api, settings, observed).await,
         result => result,
     }
 }
 
-/// Reads the Lease, and writes it if it is ours to write.
-async fn attempt(
+/// Reads the Lease, and writes it if this process may acquire or renew it.
+async fn try_acquire_or_renew(
     api: &Api<Lease>,
-    settings: &Settings,
+    settings: &ElectionSettings,
     observed: &mut Option<Observation>,
 ) -> Result<Option<Validity>, CallError> {
-    let lease = bounded(api.get_opt(&settings.name)).await?;
+    let lease = with_timeout(api.get_opt(&settings.name)).await?;
     *observed = Observation::update(observed.take(), lease.as_ref(), Instant::now());
     let before = Instant::now();
     let validity = Validity::new(settings.renew_deadline);
     let desired = match decide(observed.as_ref(), &settings.identity, before) {
         Decision::Wait => return Ok(None),
-        Decision::Acquire { transitions } => desired(settings, lease.as_ref(), transitions, Timestamp::now()),
+        Decision::Acquire { transitions } => {
+            acquired(settings, lease.as_ref(), transitions, Timestamp::now())
+        }
         Decision::Renew => renewed(settings, lease.as_ref()),
     };
     let written = match lease {
-        None => bounded(api.create(&PostParams::default(), &desired)).await?,
-        Some(_) => bounded(api.replace(&settings.name, &PostParams::default(), &desired)).await?,
+        None => with_timeout(api.create(&PostParams::default(), &desired)).await?,
+        Some(_) => with_timeout(api.replace(&settings.name, &PostParams::default(), &desired)).await?,
     };
     *observed = Observation::update(observed.take(), Some(&written), before);
     Ok(Some(validity))
 }
 
-/// The Lease with us as its holder.
-fn desired(settings: &Settings, current: Option<&Lease>, transitions: i32, now: Timestamp) -> Lease {
+/// The Lease with this process as its holder.
+fn acquired(settings: &ElectionSettings, current: Option<&Lease>, transitions: i32, now: Timestamp) -> Lease {
     let metadata = current.map_or_else(
         || ObjectMeta { name: Some(settings.name.clone()), ..ObjectMeta::default() },
         |lease| lease.metadata.clone(),
@@ -329,7 +337,7 @@ fn desired(settings: &Settings, current: Option<&Lease>, transitions: i32, now: 
 }
 
 /// The same Lease, renewed now.
-fn renewed(settings: &Settings, current: Option<&Lease>) -> Lease {
+fn renewed(settings: &ElectionSettings, current: Option<&Lease>) -> Lease {
     let mut lease = current.cloned().unwrap_or_default();
     let spec = lease.spec.get_or_insert_default();
     spec.renew_time = Some(MicroTime(Timestamp::now()));
@@ -337,9 +345,9 @@ fn renewed(settings: &Settings, current: Option<&Lease>) -> Lease {
     lease
 }
 
-/// Gives the Lease up, if it is still ours, so that a successor need not wait.
-async fn release(api: &Api<Lease>, settings: &Settings) -> Result<(), CallError> {
-    let Some(mut lease) = bounded(api.get_opt(&settings.name)).await? else { return Ok(()) };
+/// Clears the holder of the Lease if this process is still its holder, so that a successor need not wait.
+async fn release(api: &Api<Lease>, settings: &ElectionSettings) -> Result<(), CallError> {
+    let Some(mut lease) = with_timeout(api.get_opt(&settings.name)).await? else { return Ok(()) };
     let Some(spec) = lease.spec.as_mut() else { return Ok(()) };
     if spec.holder_identity.as_deref() != Some(settings.identity.as_str()) {
         return Ok(());
@@ -347,13 +355,13 @@ async fn release(api: &Api<Lease>, settings: &Settings) -> Result<(), CallError>
     spec.holder_identity = None;
     spec.lease_duration_seconds = Some(1);
     spec.renew_time = Some(MicroTime(Timestamp::now()));
-    match bounded(api.replace(&settings.name, &PostParams::default(), &lease)).await {
+    match with_timeout(api.replace(&settings.name, &PostParams::default(), &lease)).await {
         Err(error) if !error.is_conflict() => Err(error),
         _ => Ok(()),
     }
 }
 
-/// Rounded up: others must not take the Lease for expired before its holder does.
+/// Rounded up: the Lease must not expire for other processes before it does for its holder.
 fn seconds(duration: Duration) -> i32 {
     i32::try_from(duration.as_millis().div_ceil(1_000).max(1)).unwrap_or(i32::MAX)
 }

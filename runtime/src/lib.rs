@@ -1,17 +1,17 @@
-//! What operator, controller and speaker share: arguments, telemetry, the admin endpoint, shutdown, tasks, the
-//! API client, watches, heartbeats, leader election and events.
+//! What operator, controller and speaker share: arguments, telemetry, the admin endpoint, shutdown, tasks,
+//! the API client, watches, heartbeats, leader election and events.
 //!
-//! A process is put together like this: parse [`args::Common`], [`telemetry::init`], [`client::connect`], make
-//! its [`admin::Readiness`], spawn everything into [`tasks::Tasks`], and wait: the first task that ends, ends the
-//! process with that task's reason.
+//! A process parses [`args::Common`], calls [`telemetry::init`] and [`client::connect`], makes its
+//! [`admin::Readiness`], spawns everything into [`tasks::Tasks`], and waits: when a task ends, the process
+//! ends with its result.
 
 pub mod admin;
 pub mod args;
 pub mod bind;
+pub mod cache;
 pub mod client;
 pub mod decode;
 pub mod events;
-pub mod extract;
 pub mod heartbeat;
 pub mod lease;
 pub mod memory;

@@ -1,4 +1,4 @@
-//! What the allocator does with memory that is given back.
+//! Settings of the C library's memory allocator.
 
 #![allow(unsafe_code)]
 
@@ -8,44 +8,45 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// How long after a change.
-const LATER: Duration = Duration::from_secs(30);
+/// How long after a change [`trim_after_changes`] trims.
+const TRIM_DELAY: Duration = Duration::from_secs(30);
 
-/// Gives memory back to the system. To be called before anything else, while there is one thread.
+/// Makes the allocator return more freed memory to the system. To be called first in `main`, while there is
+/// one thread.
 ///
-/// Lists and views come and go by the megabyte, in several threads. glibc keeps what was freed in an arena per thread, and
-/// learns from large blocks to keep more and more (mallopt(3), "dynamic mmap threshold"); two arenas and a fixed threshold
-/// are slower by nothing that could be measured, and spare a speaker with thousands of Services a third of its memory.
-/// With another C library this does nothing.
-pub fn spare() {
+/// Lists and views of several megabytes are allocated and freed by several threads. glibc keeps freed memory
+/// in an arena per thread, and raises its threshold with each large block (mallopt(3), "dynamic mmap
+/// threshold"). Two arenas and a fixed threshold are not measurably slower, and save a speaker with thousands
+/// of Services a third of its memory. No effect with another C library.
+pub fn tune_allocator() {
     #[cfg(target_env = "gnu")]
     {
         const ARENAS: libc::c_int = 2;
-        const KEPT_BYTES: libc::c_int = 128 * 1024;
-        // SAFETY: both only set a number in the allocator, and tell by 0 that they did not.
+        const TRIM_THRESHOLD: libc::c_int = 128 * 1024;
+        // SAFETY: both only set a parameter of the allocator, and return 0 on failure.
         unsafe {
             libc::mallopt(libc::M_ARENA_MAX, ARENAS);
-            libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT_BYTES);
+            libc::mallopt(libc::M_TRIM_THRESHOLD, TRIM_THRESHOLD);
         }
     }
 }
 
-/// Half a minute after a change gives back what that has left free between what is kept: of thousands of lists and views that
-/// came and went. Takes some milliseconds with thousands of Services, which is why it is not done after each. Ends
-/// with `shutdown`.
+/// Returns free memory in the middle of the heap to the system half a minute after each change of the watched
+/// value. Takes some milliseconds with thousands of Services, so it is not done after every change. Ends with
+/// `shutdown`.
 ///
 /// # Errors
 ///
 /// Never.
-pub async fn give_back_later<T>(
+pub async fn trim_after_changes<T>(
     mut changes: watch::Receiver<T>,
     shutdown: CancellationToken,
 ) -> Result<(), Infallible> {
     let work = async {
         while changes.changed().await.is_ok() {
-            tokio::time::sleep(LATER).await;
+            tokio::time::sleep(TRIM_DELAY).await;
             changes.mark_unchanged();
-            give_back();
+            trim();
         }
         std::future::pending::<()>().await;
     };
@@ -53,8 +54,8 @@ pub async fn give_back_later<T>(
     Ok(())
 }
 
-fn give_back() {
-    // SAFETY: it takes the allocator's own locks, and touches only what is free (malloc_trim(3)).
+fn trim() {
+    // SAFETY: it takes the allocator's own locks, and touches only free memory (malloc_trim(3)).
     #[cfg(target_env = "gnu")]
     unsafe {
         libc::malloc_trim(0);

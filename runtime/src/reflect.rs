@@ -1,11 +1,11 @@
 //! Watches into stores.
 //!
-//! [`reflect`] is how a process here reads objects of the API at length: a watch that is kept up with backoff, a store
-//! that mirrors it, and a call for each event so that the owner of derived state can look again. Stores are caches: read
-//! them, never wait for them to hold one's own write. Who acts on a small part of each object keeps only that
-//! ([`extract`](crate::extract)).
+//! [`reflect`] watches objects of one kind with backoff, mirrors them in a store, and calls back after each
+//! event, so that state derived from the objects can be updated. Stores are caches: never wait for one's own
+//! write to appear in one. A process that needs only a small part of each object uses
+//! [`watch_projected`](crate::cache::watch_projected).
 //!
-//! Each object is decoded alone, without what no process reads ([`decode`](crate::decode)).
+//! Each object is decoded on its own, without the parts that no process reads ([`decode`](crate::decode)).
 
 use std::fmt::Debug;
 use std::hash::{BuildHasher as _, Hash, Hasher as _, RandomState};
@@ -26,26 +26,27 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::decode::{Lenient, lenient, reference};
+use crate::decode::{Lenient, lenient, object_ref};
 use crate::tasks::Tasks;
 use crate::watch_status::{Observer, WatchStatus};
 
-/// What a store was just told.
+/// A change of a store.
 #[derive(Debug)]
 pub enum Change<'a, K> {
-    /// The object is new or changed.
+    /// The object was created or changed.
     Applied(&'a K),
-    /// The object is gone; this was its last state.
+    /// The object was deleted; this was its last state.
     Deleted(&'a K),
-    /// The store was filled anew: at start, and after a watch was lost. Anything may have changed.
+    /// The store was replaced by a list: at start, and after a watch was lost. Anything may have changed.
     Replaced,
 }
 
-/// Watches `api` into a store by a task of `tasks`, and calls `changed` after each event has reached the store.
+/// Watches `api` into a store in a task of `tasks`, and calls `changed` after each event was applied to the
+/// store.
 ///
-/// Await [`ready`] before relying on what it holds. Errors of the watch are reported ([`Tasks::watches`]) and retried
-/// after a [`backoff`]; they never end the task. An object that cannot be decoded is reported, and stays in the store
-/// as it was before.
+/// Await [`wait_synced`] before relying on its contents. Errors of the watch are reported
+/// ([`Tasks::watches`]) and retried after a [`backoff`]; they never end the task. An object that cannot be
+/// decoded is reported, and its previous version stays in the store.
 pub fn reflect<K>(
     tasks: &mut Tasks,
     api: Api<K>,
@@ -58,11 +59,11 @@ where
 {
     let (store, mut writer) = reflector::store::<K>();
     let events = events(tasks.watches(), api, config, shutdown);
-    let known = store.clone();
+    let current = store.clone();
     tasks.spawn("watch", async move {
         let mut events = std::pin::pin!(events);
         while let Some(event) = events.next().await {
-            let Some(event) = decoded(event, &known, &()) else { continue };
+            let Some(event) = decoded(event, &current, &()) else { continue };
             writer.apply_watcher_event(&event);
             match &event {
                 Event::Apply(object) => changed(Change::Applied(object)),
@@ -76,42 +77,43 @@ where
     store
 }
 
-/// What a [`mirror`] has heard.
+/// An event of the store of [`reflect_dynamic`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Heard {
-    /// A list is in the store: at start, and after a watch was lost. Anything may have changed.
-    Listed,
-    /// One object has changed, or is gone.
+pub enum StoreEvent {
+    /// The store was replaced by a list: at start, and after a watch was lost. Anything may have changed.
+    Synced,
+    /// One object was created, changed or deleted.
     Changed,
-    /// The kind is not defined, so nothing can be listed. It is asked for again.
+    /// The kind is not defined, so it cannot be listed. The list is retried.
     Undefined,
 }
 
-/// As [`reflect`], but of a kind that only a value says, and with the objects as the API has them, managed fields included.
+/// Like [`reflect`], for a kind that is known only at run time, and with complete objects, managed fields
+/// included.
 ///
-/// Returns the store, and what keeps it up until `shutdown`.
-pub fn mirror(
+/// Returns the store, and the future that keeps it up to date until `shutdown`.
+pub fn reflect_dynamic(
     status: &WatchStatus,
     api: &Api<DynamicObject>,
     resource: ApiResource,
     config: watcher::Config,
     shutdown: CancellationToken,
-    mut heard: impl FnMut(Heard) + Send + 'static,
+    mut notify: impl FnMut(StoreEvent) + Send + 'static,
 ) -> (Store<DynamicObject>, impl Future<Output = ()> + Send + 'static) {
     let mut writer = Writer::new(resource.clone());
     let store = writer.as_reader();
-    let attempts = attempts::<DynamicObject, true>(status, api, &resource, config, shutdown);
-    let known = store.clone();
-    let keep_up = async move {
-        // The items of a list do not say what they are.
+    let results = results::<DynamicObject, true>(status, api, &resource, config, shutdown);
+    let current = store.clone();
+    let run = async move {
+        // Items of a list have no apiVersion and kind.
         let types = TypeMeta { api_version: resource.api_version.clone(), kind: resource.kind.clone() };
-        let mut attempts = std::pin::pin!(attempts);
-        while let Some(attempt) = attempts.next().await {
-            let event = match attempt {
-                Ok(event) => decoded(event, &known, &resource),
+        let mut results = std::pin::pin!(results);
+        while let Some(result) = results.next().await {
+            let event = match result {
+                Ok(event) => decoded(event, &current, &resource),
                 Err(error) => {
                     if is_undefined(&error) {
-                        heard(Heard::Undefined);
+                        notify(StoreEvent::Undefined);
                     }
                     continue;
                 }
@@ -122,13 +124,13 @@ pub fn mirror(
             };
             writer.apply_watcher_event(&event);
             match event {
-                Event::InitDone => heard(Heard::Listed),
-                Event::Apply(_) | Event::Delete(_) => heard(Heard::Changed),
+                Event::InitDone => notify(StoreEvent::Synced),
+                Event::Apply(_) | Event::Delete(_) => notify(StoreEvent::Changed),
                 Event::Init | Event::InitApply(_) => {}
             }
         }
     };
-    (store, keep_up)
+    (store, run)
 }
 
 /// Whether a list failed because the kind is not defined.
@@ -136,9 +138,10 @@ fn is_undefined(error: &watcher::Error) -> bool {
     matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 404)
 }
 
-/// The event as it concerns `store`: what cannot be decoded stays as it is known. None: it concerns nothing.
-fn decoded<K, const WHOLE: bool>(
-    event: Event<Lenient<K, WHOLE>>,
+/// The event with decoded objects: one that cannot be decoded is replaced by its version in `store`. None if
+/// the event changes nothing.
+fn decoded<K, const FULL: bool>(
+    event: Event<Lenient<K, FULL>>,
     store: &Store<K>,
     dynamic: &K::DynamicType,
 ) -> Option<Event<K>>
@@ -146,9 +149,9 @@ where
     K: Resource + Clone + 'static,
     K::DynamicType: Eq + Hash + Clone,
 {
-    let known = |metadata: &ObjectMeta| {
-        let known = store.get(&reference(metadata, dynamic.clone()));
-        known.map(|object| (*object).clone())
+    let current = |metadata: &ObjectMeta| {
+        let object = store.get(&object_ref(metadata, dynamic.clone()));
+        object.map(|object| (*object).clone())
     };
     Some(match event {
         Event::Init => Event::Init,
@@ -156,13 +159,13 @@ where
         Event::Apply(Lenient(Ok(object))) => Event::Apply(object),
         Event::Apply(Lenient(Err(_))) => return None,
         Event::InitApply(Lenient(Ok(object))) => Event::InitApply(object),
-        Event::InitApply(Lenient(Err(undecoded))) => Event::InitApply(known(&undecoded.metadata)?),
+        Event::InitApply(Lenient(Err(undecoded))) => Event::InitApply(current(&undecoded.metadata)?),
         Event::Delete(Lenient(Ok(object))) => Event::Delete(object),
-        Event::Delete(Lenient(Err(undecoded))) => Event::Delete(known(&undecoded.metadata)?),
+        Event::Delete(Lenient(Err(undecoded))) => Event::Delete(current(&undecoded.metadata)?),
     })
 }
 
-/// The events of a watch until `shutdown`. Its errors are reported, and it is tried again after a [`backoff`].
+/// The events of a watch until `shutdown`. Its errors are reported, and it is retried after a [`backoff`].
 pub(crate) fn events<K>(
     status: &WatchStatus,
     api: Api<K>,
@@ -172,31 +175,32 @@ pub(crate) fn events<K>(
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    let attempts = attempts::<K, false>(status, &api, &(), config, shutdown);
-    attempts.filter_map(|event| std::future::ready(event.ok()))
+    let results = results::<K, false>(status, &api, &(), config, shutdown);
+    results.filter_map(|event| std::future::ready(event.ok()))
 }
 
-/// The events of a watch until `shutdown`, and its errors, both of them reported; it is tried again after a [`backoff`].
-fn attempts<K, const WHOLE: bool>(
+/// The events and errors of a watch until `shutdown`. Both are reported, and the watch is retried after a
+/// [`backoff`].
+fn results<K, const FULL: bool>(
     status: &WatchStatus,
     api: &Api<K>,
     dynamic: &K::DynamicType,
     config: watcher::Config,
     shutdown: CancellationToken,
-) -> impl Stream<Item = Result<Event<Lenient<K, WHOLE>>, watcher::Error>> + Send + use<K, WHOLE>
+) -> impl Stream<Item = Result<Event<Lenient<K, FULL>>, watcher::Error>> + Send + use<K, FULL>
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
     let mut observer = status.add(&K::kind(dynamic));
-    let api = lenient::<K, WHOLE>(api, dynamic, observed(api.clone().into_client(), observer.clone()));
+    let api = lenient::<K, FULL>(api, dynamic, observed(api.clone().into_client(), observer.clone()));
     let events = watch(api, config).backoff(backoff()).take_until(shutdown.cancelled_owned());
     events.inspect(move |event| match event {
-        Ok(event) => observer.saw(event),
+        Ok(event) => observer.observe(event),
         Err(error) => observer.failed(error),
     })
 }
 
-/// `client`, with `observer` hearing of each request that the API server answers as it should.
+/// `client`, which reports each successful response to `observer`.
 fn observed(client: Client, observer: Observer) -> Client {
     let namespace = client.default_namespace().to_owned();
     let send = move |request: Request<Body>| {
@@ -204,7 +208,7 @@ fn observed(client: Client, observer: Observer) -> Client {
         async move {
             let response = client.send(request).await?;
             if response.status().is_success() {
-                observer.answered();
+                observer.succeeded();
             }
             Ok::<_, kube::Error>(response)
         }
@@ -212,79 +216,80 @@ fn observed(client: Client, observer: Observer) -> Client {
     Client::new(tower::service_fn(send), namespace)
 }
 
-/// How long a watch that failed waits before it is tried again, at most. After an API server was away, this is for how
-/// long nobody notices that it is back; the default of client-go and kube goes up to 60 s.
-const LONGEST_BACKOFF: Duration = Duration::from_secs(6);
-/// A watch that worked for so long begins anew.
-const STABLE: Duration = Duration::from_secs(30);
+/// The longest delay before a failed watch is retried. This is how long it may take to notice that an API
+/// server is back; the default of client-go and kube goes up to 60 s.
+const MAX_BACKOFF: Duration = Duration::from_secs(6);
+/// After a watch that worked for this time, the backoff starts from its minimum again.
+const STABLE_AFTER: Duration = Duration::from_secs(30);
 
-/// How long a watch that failed waits before it is tried again: 0.5 s, doubling to 4 s, each up to half as long again by
-/// chance. What the failed attempt took counts, so that a server that does not answer is not away for longer than one
-/// that refuses.
+/// Delays before a failed watch is retried: 0.5 s, doubling to 4 s, each with up to 50 % jitter. The duration
+/// of the failed attempt is subtracted, so that the return of a server that does not respond is noticed as
+/// soon as that of one that refuses connections.
 ///
-/// What the stream takes for a success does not shorten it: kube's watcher begins each attempt to list with one.
+/// A reset by the stream is ignored: kube's watcher starts each attempt to list with an event that counts as
+/// a success.
 pub fn backoff() -> impl Backoff {
-    Pace { next: SHORTEST_BACKOFF, attempt: None }
+    WatchBackoff { next: MIN_BACKOFF, attempt_started: None }
 }
 
-const SHORTEST_BACKOFF: Duration = Duration::from_millis(500);
+const MIN_BACKOFF: Duration = Duration::from_millis(500);
 
-struct Pace {
-    /// The next pause, without chance.
+struct WatchBackoff {
+    /// The next delay, without jitter.
     next: Duration,
-    /// When the attempt under way began.
-    attempt: Option<Instant>,
+    /// When the current attempt started.
+    attempt_started: Option<Instant>,
 }
 
-impl Iterator for Pace {
+impl Iterator for WatchBackoff {
     type Item = Duration;
 
     fn next(&mut self) -> Option<Duration> {
         let now = Instant::now();
-        let took = self.attempt.map_or(Duration::ZERO, |begun| now.saturating_duration_since(begun));
-        if took >= STABLE {
-            self.next = SHORTEST_BACKOFF;
+        let took = self.attempt_started.map_or(Duration::ZERO, |start| now.saturating_duration_since(start));
+        if took >= STABLE_AFTER {
+            self.next = MIN_BACKOFF;
         }
-        let period = self.next + self.next.mul_f64(chance() / 2.0);
-        self.next = (self.next * 2).min(LONGEST_BACKOFF * 2 / 3);
-        let pause = period.saturating_sub(took).max(SHORTEST_BACKOFF);
-        self.attempt = Some(now + pause);
-        Some(pause)
+        let period = self.next + self.next.mul_f64(random_fraction() / 2.0);
+        self.next = (self.next * 2).min(MAX_BACKOFF * 2 / 3);
+        let delay = period.saturating_sub(took).max(MIN_BACKOFF);
+        self.attempt_started = Some(now + delay);
+        Some(delay)
     }
 }
 
-impl Backoff for Pace {
+impl Backoff for WatchBackoff {
     fn reset(&mut self) {}
 }
 
-/// At least 0, less than 1.
-fn chance() -> f64 {
+/// A random number, at least 0 and less than 1.
+fn random_fraction() -> f64 {
     // The standard library's hasher is seeded by the system's random numbers.
     let bits = u32::try_from(RandomState::new().build_hasher().finish() >> 32).unwrap_or_default();
     f64::from(bits) / (f64::from(u32::MAX) + 1.0)
 }
 
-/// The watch behind a store has ended before its first list was in.
+/// The watch ended before its initial list was complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a watch has ended before its first list was in")]
-pub struct Ended;
+#[error("a watch ended before its initial list was complete")]
+pub struct WatchEnded;
 
-/// Waits until the first list of `store` is in.
+/// Waits until the initial list of `store` is complete.
 ///
-/// Of several that wait for one store, [`Store::wait_until_ready`] of kube 5.0 wakes only the one that asked last
-/// (its `DelayedInit` keeps one waker), so each looks again now and then.
+/// If several tasks wait for one store, [`Store::wait_until_ready`] of kube 5.0 wakes only the last one (its
+/// `DelayedInit` keeps one waker), so this polls.
 ///
 /// # Errors
 ///
-/// [`Ended`].
-pub async fn ready<K>(store: &Store<K>) -> Result<(), Ended>
+/// [`WatchEnded`].
+pub async fn wait_synced<K>(store: &Store<K>) -> Result<(), WatchEnded>
 where
     K: Resource<DynamicType = ()> + Clone + 'static,
 {
-    const LOOK_AGAIN: Duration = Duration::from_millis(20);
+    const POLL_INTERVAL: Duration = Duration::from_millis(20);
     loop {
-        if let Ok(ready) = tokio::time::timeout(LOOK_AGAIN, store.wait_until_ready()).await {
-            return ready.map_err(|_| Ended);
+        if let Ok(ready) = tokio::time::timeout(POLL_INTERVAL, store.wait_until_ready()).await {
+            return ready.map_err(|_| WatchEnded);
         }
     }
 }

@@ -3,7 +3,7 @@
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// A token that is cancelled by the first SIGTERM or SIGINT. Call it within a runtime.
+/// A token that is cancelled by the first SIGTERM or SIGINT. Must be called within a Tokio runtime.
 ///
 /// # Errors
 ///

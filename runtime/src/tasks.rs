@@ -1,4 +1,4 @@
-//! The tasks of a process. The first that ends, ends the process, and says why.
+//! The tasks of a process. When one ends, the process ends with its result.
 
 use std::fmt::Display;
 use std::future::Future;
@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::watch_status::WatchStatus;
 
-/// How a process ended that should not have.
+/// Why a process ended although it was not asked to stop, or did not stop in time.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A task returned an error.
@@ -20,7 +20,7 @@ pub enum Error {
         /// The error's text.
         error: String,
     },
-    /// A task returned although nobody asked the process to stop.
+    /// A task returned although the process was not asked to stop.
     #[error("task {task} ended unexpectedly")]
     Ended {
         /// The task's name.
@@ -29,7 +29,7 @@ pub enum Error {
     /// A task panicked.
     #[error("a task panicked: {0}")]
     Panicked(tokio::task::JoinError),
-    /// Tasks went on after they were asked to stop.
+    /// Tasks were still running after the grace period.
     #[error("stopped after {} s with {left} tasks still running", .grace.as_secs())]
     Overdue {
         /// How long they had.
@@ -47,12 +47,12 @@ pub struct Tasks {
 }
 
 impl Tasks {
-    /// None yet.
+    /// Without tasks.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// What the watches among the tasks report.
+    /// The state of the watches among the tasks.
     pub fn watches(&self) -> &WatchStatus {
         &self.watches
     }
@@ -66,7 +66,8 @@ impl Tasks {
         self.set.spawn(async move { (name, future.await.map_err(|error| error.to_string())) });
     }
 
-    /// Waits until `shutdown` is cancelled or a task ends, then cancels `shutdown` and gives the others `grace`.
+    /// Waits until `shutdown` is cancelled or a task ends, then cancels `shutdown` and waits up to `grace`
+    /// for the others.
     ///
     /// # Errors
     ///
@@ -119,7 +120,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_task_that_returns_unasked_is_a_failure() {
+    async fn a_task_that_returns_before_shutdown_is_a_failure() {
         let mut tasks = Tasks::new();
         tasks.spawn("returns", async { Ok::<(), String>(()) });
         let error = tasks.run(CancellationToken::new(), GRACE).await.unwrap_err();
@@ -127,7 +128,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_task_that_does_not_stop_is_left_behind_after_the_grace() {
+    async fn a_task_that_does_not_stop_within_the_grace_period_is_reported() {
         let (mut tasks, token) = (Tasks::new(), CancellationToken::new());
         tasks.spawn("stuck", std::future::pending::<Result<(), String>>());
         token.cancel();

@@ -1,7 +1,8 @@
-//! Logs.
+//! Logging.
 //!
-//! Lines are written by a thread of their own. Who logs never waits for the reader of standard error, which may be away
-//! (a container runtime that restarts): what does not fit into the queue is dropped and counted.
+//! Lines are written by a separate thread. Logging never blocks on the reader of standard error, which may be
+//! unavailable (a container runtime that restarts): lines that do not fit into the queue are dropped and
+//! counted.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -18,57 +19,62 @@ use tracing_subscriber::{EnvFilter, Layer, Registry as Subscriber, fmt};
 
 use crate::args::{Common, LogFormat};
 
-/// How many lines wait to be written; more are dropped.
-const QUEUE: usize = 8_192;
+/// Capacity of the queue; lines beyond it are dropped.
+const QUEUE_CAPACITY: usize = 8_192;
 
-/// What can be wrong with the arguments for logging.
+/// An invalid argument for logging.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The value is neither a level nor a filter.
     #[error(
-        "--log-level {value:?} is neither a level (error, warn, info, debug, trace) nor a tracing filter: {source}"
+        "--log-level {value:?} is neither a level (error, warn, info, debug, trace) nor a tracing filter: \
+         {source}"
     )]
     Level {
-        /// What was given.
+        /// The value of the argument.
         value: String,
-        /// Why it is none.
+        /// The cause.
         source: ParseError,
     },
 }
 
-/// The writer of the process: what ends it, and how many lines it dropped.
+/// The guard that flushes the writer on drop, and the number of lines that it dropped.
 static WRITER: Mutex<Option<(WorkerGuard, ErrorCounter)>> = Mutex::new(None);
 
 /// Starts logging to standard error. A second call changes nothing.
 ///
 /// # Errors
 ///
-/// `--log-level` is no filter.
+/// `--log-level` is not a valid filter.
 pub fn init(args: &Common) -> Result<(), Error> {
     let filter = EnvFilter::builder()
         .parse(&args.log_level)
         .map_err(|source| Error::Level { value: args.log_level.clone(), source })?;
     let (writer, guard) = non_blocking(std::io::stderr());
     let dropped = writer.error_counter();
-    // Only the first of several in one process (tests) takes effect, which is what is wanted.
+    // Only the first of several calls in one process (tests) takes effect.
     if Subscriber::default().with(layer(args.log_format, filter, writer)).try_init().is_ok() {
         *WRITER.lock().unwrap_or_else(PoisonError::into_inner) = Some((guard, dropped));
     }
     Ok(())
 }
 
-/// Writes what waits to be written, for a second at most. To be called once, at the end of the process.
+/// Writes the queued lines, for a second at most. To be called once, at the end of the process.
 pub fn flush() {
     drop(WRITER.lock().unwrap_or_else(PoisonError::into_inner).take());
 }
 
-/// Adds how many lines were dropped to `registry`.
+/// Adds the metric of dropped lines to `registry`.
 pub(crate) fn register(registry: &mut Registry) {
-    registry.register_collector(Box::new(Dropped));
+    registry.register_collector(Box::new(DroppedLines));
 }
 
 fn non_blocking(writer: impl std::io::Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
-    NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUE).thread_name("log").finish(writer)
+    NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(QUEUE_CAPACITY)
+        .thread_name("log")
+        .finish(writer)
 }
 
 fn layer(format: LogFormat, filter: EnvFilter, writer: NonBlocking) -> impl Layer<Subscriber> + Send + Sync {
@@ -77,24 +83,24 @@ fn layer(format: LogFormat, filter: EnvFilter, writer: NonBlocking) -> impl Laye
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
         LogFormat::Text => lines.boxed(),
     };
-    lines.with_filter(filter.and(filter_fn(is_ours_to_log)))
+    lines.with_filter(filter.and(filter_fn(is_safe_target)))
 }
 
-/// kube logs whole answers of the API server, Secrets and passwords included, and errors that have parts of them. Its
-/// errors come to us, who log what they say.
-fn is_ours_to_log(metadata: &Metadata<'_>) -> bool {
+/// Excludes kube, which logs complete responses of the API server, Secrets and passwords included. Its errors
+/// are returned to our code, which logs them without such values.
+fn is_safe_target(metadata: &Metadata<'_>) -> bool {
     !["kube_client", "kube_runtime", "kube_core"].iter().any(|library| metadata.target().starts_with(library))
 }
 
 #[derive(Debug)]
-struct Dropped;
+struct DroppedLines;
 
-impl Collector for Dropped {
+impl Collector for DroppedLines {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
         let writer = WRITER.lock().unwrap_or_else(PoisonError::into_inner);
         let lines = writer.as_ref().map_or(0, |(_, dropped)| dropped.dropped_lines());
         let counter = ConstCounter::new(u64::try_from(lines).unwrap_or(u64::MAX));
-        let help = "Log lines that were dropped because nobody read them in time";
+        let help = "Log lines that were dropped because the queue was full";
         let metric =
             encoder.encode_descriptor("lbstack_log_lines_dropped", help, None, counter.metric_type())?;
         counter.encode(metric)
@@ -108,7 +114,7 @@ mod tests {
 
     use super::*;
 
-    /// Takes nothing until it may.
+    /// Blocks until its channel is closed.
     struct Stuck(mpsc::Receiver<()>);
 
     impl Write for Stuck {
@@ -123,24 +129,24 @@ mod tests {
     }
 
     #[test]
-    fn who_logs_does_not_wait_for_whoever_reads_the_log() {
+    fn logging_does_not_block_on_the_reader_of_the_log() {
         let (open, gate) = mpsc::channel();
         let (writer, guard) = non_blocking(Stuck(gate));
         let dropped = writer.error_counter();
         let filter = EnvFilter::new("info");
         let subscriber = Subscriber::default().with(layer(LogFormat::Json, filter, writer));
-        // Returns at all: nothing takes a line before the end.
+        // This must return although the writer accepts no line before `open` is dropped.
         tracing::subscriber::with_default(subscriber, || {
-            for line in 0..2 * QUEUE {
+            for line in 0..2 * QUEUE_CAPACITY {
                 tracing::info!(line, "logged");
             }
         });
-        assert!(dropped.dropped_lines() >= QUEUE - 1, "{} dropped", dropped.dropped_lines());
+        assert!(dropped.dropped_lines() >= QUEUE_CAPACITY - 1, "{} dropped", dropped.dropped_lines());
         drop(open);
         drop(guard);
     }
 
-    /// Shares what is written.
+    /// A shared buffer.
     #[derive(Clone, Default)]
     struct Shared(std::sync::Arc<Mutex<Vec<u8>>>);
 
@@ -155,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn no_answer_of_the_api_server_is_logged_whatever_the_filter() {
+    fn no_response_of_the_api_server_is_logged_whatever_the_filter() {
         let written = Shared::default();
         let (writer, guard) = non_blocking(written.clone());
         let filter = EnvFilter::new("trace,kube_client=trace,kube_client::client=trace,kube_runtime=trace");

@@ -1,4 +1,4 @@
-//! How the watches of a process do: which of them fail, and which objects they cannot decode.
+//! The state of the watches of a process: which of them fail, and which objects they cannot decode.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -16,24 +16,24 @@ use tokio::time::{Duration, Instant};
 use crate::decode::Lenient;
 
 /// How often it is logged that a watch still fails.
-const REPEAT: Duration = Duration::from_secs(60);
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What all watches of a process report, shared. Kept by [`Tasks`](crate::tasks::Tasks).
+/// The state of all watches of a process, shared. Owned by [`Tasks`](crate::tasks::Tasks).
 #[derive(Clone, Debug, Default)]
 pub struct WatchStatus {
-    watches: Arc<watch::Sender<Vec<OneWatch>>>,
+    watches: Arc<watch::Sender<Vec<WatchState>>>,
 }
 
-/// What one watch reports.
+/// The state of one watch.
 #[derive(Clone, Debug)]
-pub struct OneWatch {
-    /// What it watches.
+pub struct WatchState {
+    /// The kind that it watches.
     pub kind: String,
-    /// Since when it fails, and the last error; none while it works.
+    /// Set while it fails.
     pub failure: Option<Failure>,
-    /// The objects that it cannot decode, and why not. They count as they were before, if they could be decoded then.
+    /// The objects that it cannot decode, with the reasons. Their previous versions, if any, stay in use.
     pub undecodable: BTreeMap<ObjectName, String>,
-    /// Whether it is over. The next watch of the kind takes its place.
+    /// Whether it has ended. The next watch of the kind replaces it.
     ended: bool,
 }
 
@@ -66,15 +66,15 @@ impl fmt::Display for ObjectName {
 }
 
 impl WatchStatus {
-    /// What each watch reports, in the order in which they were started; one that is over reports nothing. The receiver is notified of changes.
-    pub fn subscribe(&self) -> watch::Receiver<Vec<OneWatch>> {
+    /// The state of each watch, in the order in which they were started, and a notification of each change.
+    pub fn subscribe(&self) -> watch::Receiver<Vec<WatchState>> {
         self.watches.subscribe()
     }
 
-    /// The objects that cannot be decoded, one a line: kind, name, and why not.
+    /// One line for each object that cannot be decoded: kind, name and reason.
     pub fn undecodable(&self) -> Vec<String> {
         let watches = self.watches.borrow();
-        let of = |watch: &OneWatch| -> Vec<String> {
+        let of = |watch: &WatchState| -> Vec<String> {
             let kind = &watch.kind;
             watch.undecodable.iter().map(|(name, why)| format!("{kind} {name}: {why}")).collect()
         };
@@ -96,26 +96,26 @@ impl WatchStatus {
         registry.register_collector(Box::new(self.clone()));
     }
 
-    /// A further watch.
+    /// Adds a watch.
     pub(crate) fn add(&self, kind: &str) -> Observer {
         let watch =
-            OneWatch { kind: kind.to_owned(), failure: None, undecodable: BTreeMap::new(), ended: false };
+            WatchState { kind: kind.to_owned(), failure: None, undecodable: BTreeMap::new(), ended: false };
         let mut index = 0;
         self.watches.send_modify(|watches| {
-            let over = watches.iter().position(|old| old.ended && old.kind == kind);
-            index = over.unwrap_or(watches.len());
-            if let Some(over) = watches.get_mut(index) {
-                *over = watch;
+            let ended = watches.iter().position(|old| old.ended && old.kind == kind);
+            index = ended.unwrap_or(watches.len());
+            if let Some(ended) = watches.get_mut(index) {
+                *ended = watch;
             } else {
                 watches.push(watch);
             }
         });
-        let place = Arc::new(Place { index, status: self.clone() });
-        Observer { kind: kind.to_owned(), place, logged: None, arriving: BTreeMap::new() }
+        let slot = Arc::new(Slot { index, status: self.clone() });
+        Observer { kind: kind.to_owned(), slot, last_logged: None, listing: BTreeMap::new() }
     }
 
-    /// Changes what the watch at `index` reports; `change` says whether it did.
-    fn change(&self, index: usize, change: impl FnOnce(&mut OneWatch) -> bool) {
+    /// Changes the state of the watch at `index`; `change` returns whether it changed anything.
+    fn change(&self, index: usize, change: impl FnOnce(&mut WatchState) -> bool) {
         self.watches.send_if_modified(|watches| watches.get_mut(index).is_some_and(change));
     }
 }
@@ -130,7 +130,7 @@ impl Collector for WatchStatus {
         }
         for (name, help, values) in [
             ("lbstack_watches_failing", "Watches that fail at the moment", failing),
-            ("lbstack_undecodable_objects", "Objects that cannot be decoded and are left out", undecodable),
+            ("lbstack_undecodable_objects", "Objects that cannot be decoded and are ignored", undecodable),
         ] {
             let gauge = ConstGauge::new(0_i64);
             let mut family = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
@@ -143,20 +143,20 @@ impl Collector for WatchStatus {
     }
 }
 
-/// Where one watch reports to, until it is over.
+/// The entry of one watch in [`WatchStatus`], which is marked as ended on drop.
 #[derive(Debug)]
-struct Place {
+struct Slot {
     index: usize,
     status: WatchStatus,
 }
 
-impl Place {
-    fn change(&self, change: impl FnOnce(&mut OneWatch) -> bool) {
+impl Slot {
+    fn change(&self, change: impl FnOnce(&mut WatchState) -> bool) {
         self.status.change(self.index, change);
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
         self.change(|watch| {
             watch.failure = None;
@@ -167,21 +167,21 @@ impl Drop for Place {
     }
 }
 
-/// Reports of one watch.
+/// Records the state of one watch.
 #[derive(Clone, Debug)]
 pub(crate) struct Observer {
     kind: String,
-    place: Arc<Place>,
-    /// When a failure was logged last.
-    logged: Option<Instant>,
-    /// What a list that is not complete has that cannot be decoded.
-    arriving: BTreeMap<ObjectName, String>,
+    slot: Arc<Slot>,
+    /// When a failure was last logged.
+    last_logged: Option<Instant>,
+    /// Objects of an incomplete list that cannot be decoded.
+    listing: BTreeMap<ObjectName, String>,
 }
 
 impl Observer {
-    /// The API server has answered a list, or has begun a watch.
-    pub(crate) fn answered(&self) {
-        self.place.change(|watch| {
+    /// A request to list or to watch succeeded.
+    pub(crate) fn succeeded(&self) {
+        self.slot.change(|watch| {
             let failure = watch.failure.take();
             if let Some(Failure { since, .. }) = failure.as_ref().filter(|failure| failure.logged) {
                 tracing::info!(
@@ -194,17 +194,17 @@ impl Observer {
         });
     }
 
-    /// An attempt to list or to watch has failed.
+    /// A request to list or to watch failed.
     pub(crate) fn failed(&mut self, error: &watcher::Error) {
         let now = Instant::now();
-        self.place.change(|watch| {
+        self.slot.change(|watch| {
             let before = watch.failure.take();
             let since = before.as_ref().map_or(now, |failure| failure.since);
             let mut logged = before.as_ref().is_some_and(|failure| failure.logged);
-            if self.logged.is_none_or(|last| now >= last + REPEAT) {
-                (self.logged, logged) = (Some(now), true);
+            if self.last_logged.is_none_or(|last| now >= last + LOG_INTERVAL) {
+                (self.last_logged, logged) = (Some(now), true);
                 let failing_s = (now - since).as_secs();
-                tracing::warn!(kind = self.kind, failing_s, %error, "watch failed, trying again");
+                tracing::warn!(kind = self.kind, failing_s, %error, "the watch failed and is retried");
             }
             let error = error.to_string();
             let changed = before.is_none_or(|failure| failure.error != error);
@@ -213,18 +213,18 @@ impl Observer {
         });
     }
 
-    /// Follows which objects cannot be decoded.
-    pub(crate) fn saw<K: kube::Resource, const WHOLE: bool>(&mut self, event: &Event<Lenient<K, WHOLE>>) {
+    /// Records which objects cannot be decoded.
+    pub(crate) fn observe<K: kube::Resource, const FULL: bool>(&mut self, event: &Event<Lenient<K, FULL>>) {
         match event {
-            Event::Init => self.arriving.clear(),
+            Event::Init => self.listing.clear(),
             Event::InitApply(object) => {
                 if let Err(undecoded) = &object.0 {
-                    self.arriving.insert(name(object), undecoded.reason.clone());
+                    self.listing.insert(name(object), undecoded.reason.clone());
                 }
             }
             Event::InitDone => {
-                let listed = std::mem::take(&mut self.arriving);
-                self.change(|known| *known = listed);
+                let listed = std::mem::take(&mut self.listing);
+                self.change(|undecodable| *undecodable = listed);
             }
             Event::Apply(object) => {
                 let reason = object.0.as_ref().err().map(|undecoded| undecoded.reason.clone());
@@ -235,24 +235,24 @@ impl Observer {
     }
 
     fn set(&self, name: ObjectName, reason: Option<String>) {
-        self.change(|known| match reason {
+        self.change(|undecodable| match reason {
             Some(reason) => {
-                known.insert(name, reason);
+                undecodable.insert(name, reason);
             }
             None => {
-                known.remove(&name);
+                undecodable.remove(&name);
             }
         });
     }
 
     fn change(&self, change: impl FnOnce(&mut BTreeMap<ObjectName, String>)) {
-        self.place.change(|watch| {
+        self.slot.change(|watch| {
             let before = watch.undecodable.clone();
             change(&mut watch.undecodable);
             for (name, reason) in watch.undecodable.iter().filter(|(name, why)| before.get(name) != Some(why))
             {
                 let kind = &self.kind;
-                tracing::warn!(kind, %name, reason, "cannot decode an object: this change of it is left out");
+                tracing::warn!(kind, %name, reason, "cannot decode an object: the old version stays in use");
             }
             before != watch.undecodable
         });

@@ -99,7 +99,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     );
     tasks.spawn("view", keep);
 
-    tasks.spawn("memory", memory::give_back_later(view.clone(), shutdown.clone()));
+    tasks.spawn("memory", memory::trim_after_changes(view.clone(), shutdown.clone()));
 
     let keys = keys::start(&mut tasks, &args.key_dirs, shutdown.clone());
     let (published, publications) = watch::channel(Published::default());

@@ -19,9 +19,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::DeleteParams;
 use kube::{Api, Client};
 use rules::{Finding, Severity};
-use runtime::client::{CallError, bounded};
+use runtime::cache::Cache;
+use runtime::client::{CallError, with_timeout};
 use runtime::events::Events;
-use runtime::extract::Mirror;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -208,7 +208,7 @@ impl Writer {
 /// Deletes the objects of all nodes but these.
 async fn remove_all_but<K>(
     api: &Api<K>,
-    states: &Mirror<Reported<K>>,
+    states: &Cache<Reported<K>>,
     nodes: &BTreeSet<String>,
 ) -> Result<(), CallError>
 where
@@ -216,7 +216,7 @@ where
 {
     for state in states.all() {
         if state.report.node.as_deref().is_some_and(|node| !nodes.contains(node)) {
-            match bounded(api.delete(&state.name, &DeleteParams::default())).await {
+            match with_timeout(api.delete(&state.name, &DeleteParams::default())).await {
                 Err(error) if !error.is_not_found() => return Err(error),
                 _ => {}
             }

@@ -18,8 +18,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
 use rules::{Configuration, Finding, LastValid};
-use runtime::extract::{Mirror, extract};
-use runtime::reflect::Ended;
+use runtime::cache::{Cache, watch_projected};
+use runtime::reflect::WatchEnded;
 use runtime::tasks::Tasks;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -53,16 +53,16 @@ pub(crate) struct Viewer {
 /// What is kept of the objects.
 #[derive(Clone)]
 pub(crate) struct Stores {
-    pub(crate) services: Mirror<ServiceFacts>,
-    slices: Mirror<SliceFacts>,
-    pub(crate) nodes: Mirror<NodeFacts>,
-    pub(crate) pods: Mirror<SpeakerPod>,
-    pools: Mirror<IPAddressPool>,
-    l2_advertisements: Mirror<L2Advertisement>,
-    pub(crate) statuses: Mirror<StatusFacts>,
-    pub(crate) states: Mirror<Reported<SpeakerState>>,
-    pub(crate) configurations: Mirror<Reported<ConfigurationState>>,
-    pub(crate) conflicts: Mirror<AddressConflict>,
+    pub(crate) services: Cache<ServiceFacts>,
+    slices: Cache<SliceFacts>,
+    pub(crate) nodes: Cache<NodeFacts>,
+    pub(crate) pods: Cache<SpeakerPod>,
+    pools: Cache<IPAddressPool>,
+    l2_advertisements: Cache<L2Advertisement>,
+    pub(crate) statuses: Cache<StatusFacts>,
+    pub(crate) states: Cache<Reported<SpeakerState>>,
+    pub(crate) configurations: Cache<Reported<ConfigurationState>>,
+    pub(crate) conflicts: Cache<AddressConflict>,
     last_valid: Arc<Mutex<LastValid>>,
 }
 
@@ -122,7 +122,7 @@ impl Stores {
         // No view is made of these.
         let of = |object: AddressConflict| Some(bare(object));
         let api = Api::namespaced(client.clone(), &namespace);
-        let conflicts = extract(tasks, api, all(), shutdown.clone(), of, always, || {});
+        let conflicts = watch_projected(tasks, api, all(), shutdown.clone(), of, always, || {});
         let mut start = Start { tasks, changed, shutdown };
         let service = move |service: Service| ServiceFacts::of(service, class.as_deref());
         let pool = |pool: IPAddressPool| Some(rules::without_usage(pool));
@@ -134,7 +134,7 @@ impl Stores {
         let configuration_name = configuration_state::name(&node);
         let configuration =
             move |object| Some(reported(object, &configuration_name, configuration_state::legacy_report));
-        let services: Mirror<ServiceFacts> = start.watch(Api::all(client.clone()), balanced, service, always);
+        let services: Cache<ServiceFacts> = start.watch(Api::all(client.clone()), balanced, service, always);
         let known = services.clone();
         let ours = move |before: Option<&SliceFacts>, now: Option<&SliceFacts>| {
             concerns(before, now, |service| known.contains(&service.to_string()))
@@ -186,30 +186,30 @@ impl Stores {
     }
 
     /// Waits for the first lists.
-    pub(crate) async fn ready(&self) -> Result<(), Ended> {
-        self.services.ready().await?;
-        self.slices.ready().await?;
-        self.nodes.ready().await?;
-        self.pods.ready().await?;
-        self.pools.ready().await?;
-        self.l2_advertisements.ready().await?;
-        self.statuses.ready().await?;
+    pub(crate) async fn ready(&self) -> Result<(), WatchEnded> {
+        self.services.wait_synced().await?;
+        self.slices.wait_synced().await?;
+        self.nodes.wait_synced().await?;
+        self.pods.wait_synced().await?;
+        self.pools.wait_synced().await?;
+        self.l2_advertisements.wait_synced().await?;
+        self.statuses.wait_synced().await?;
         // They say which nodes are on the subnet of an address. Without them it is announced all the same.
         match tokio::time::timeout(STATES_PATIENCE, self.reports_ready()).await {
-            Ok(Err(Ended)) => Err(Ended),
+            Ok(Err(WatchEnded)) => Err(WatchEnded),
             Ok(Ok(())) | Err(_) => Ok(()),
         }
     }
 
     /// Waits for the first lists of what speakers report of their nodes.
-    pub(crate) async fn reports_ready(&self) -> Result<(), Ended> {
-        self.states.ready().await?;
-        self.configurations.ready().await
+    pub(crate) async fn reports_ready(&self) -> Result<(), WatchEnded> {
+        self.states.wait_synced().await?;
+        self.configurations.wait_synced().await
     }
 
     /// Whether what speakers report of their nodes is known.
     pub(crate) fn reports_listed(&self) -> bool {
-        self.states.is_listed() && self.configurations.is_listed()
+        self.states.is_synced() && self.configurations.is_synced()
     }
 
     /// The `SpeakerState` of this node.
@@ -352,7 +352,7 @@ pub(crate) async fn keep_view(
     outlet: Outlet,
     changed: Arc<Notify>,
     shutdown: CancellationToken,
-) -> Result<(), Ended> {
+) -> Result<(), WatchEnded> {
     let Outlet { views, findings } = outlet;
     if let Some(snapshot) = &snapshot {
         *stores.last_valid() = snapshot.last_valid();
@@ -444,14 +444,14 @@ impl Start<'_> {
         config: watcher::Config,
         of: impl Fn(K) -> Option<F> + Send + 'static,
         matters: impl Fn(Option<&F>, Option<&F>) -> bool + Send + 'static,
-    ) -> Mirror<F>
+    ) -> Cache<F>
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
         F: PartialEq + Send + Sync + 'static,
     {
         let changed = Arc::clone(self.changed);
         let notify = move || changed.notify_one();
-        extract(self.tasks, api, config, self.shutdown.clone(), of, matters, notify)
+        watch_projected(self.tasks, api, config, self.shutdown.clone(), of, matters, notify)
     }
 }
 

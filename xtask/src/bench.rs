@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: what things cost, as tables. Ratios count, since machines differ.
+//! `cargo xtask bench`: benchmarks with results as tables. Compare ratios, since machines differ.
 
 use anyhow::Context as _;
 
@@ -13,20 +13,21 @@ pub(crate) struct Args {
 
 #[derive(clap::Subcommand)]
 enum What {
-    /// The allocator: filling pools, the last free address, refusals, adoption, memory.
+    /// The allocator: filling pools, the last free address, refusals, restoring existing Services, memory.
     Ipam,
-    /// What a speaker makes of the cluster, from three nodes to five thousand.
+    /// Building a speaker's view of the cluster, from three nodes to five thousand.
     View(Size),
-    /// On a real cluster: from the stack to Available, from a Service to the first answer, memory, image size.
+    /// On a real cluster: from the stack to Available, from a Service to its first response, memory, image
+    /// size.
     Smoke,
-    /// On a real API server: thousands of Services at once, beside what the server alone takes for as many.
+    /// On a real API server: thousands of Services at once, compared with the time of the server alone.
     Services(Passed),
-    /// ARP answers beside the kernel's own, with one address and with thousands.
+    /// Latency of ARP answers compared with the kernel's, with one address and with thousands.
     Arp(Passed),
-    /// A speaker at rest with a hundred peers.
+    /// An idle speaker with a hundred peers.
     Peers,
-    /// The longest silence of a client, for each kind of fault, on real speakers in network namespaces; or, with --groups
-    /// 8000, a takeover of so many addresses at once.
+    /// The longest outage of a client for each kind of fault, on real speakers in network namespaces; or,
+    /// with --groups 8000, a takeover of so many addresses at once.
     Failover(Passed),
 }
 
@@ -50,7 +51,7 @@ struct Passed {
 /// It could not be run.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     match &args.what {
-        // Figures of an unoptimised build would be worth nothing.
+        // Results of an unoptimised build would be meaningless.
         What::Ipam if cfg!(debug_assertions) => optimised("ipam"),
         What::View(_) if cfg!(debug_assertions) => optimised("view"),
         What::Ipam => bench_ipam::run(),

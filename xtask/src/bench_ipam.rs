@@ -1,4 +1,4 @@
-//! `cargo xtask bench ipam`: what the allocator costs. Run it in a release build.
+//! `cargo xtask bench ipam`: time and memory of the allocator. Run it in a release build.
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
@@ -17,7 +17,7 @@ use crate::bench::resident;
 ///
 /// # Errors
 ///
-/// The allocator did not do what is measured.
+/// The allocator did not behave as expected.
 pub(crate) fn run() -> anyhow::Result<()> {
     println!("{:<46} {:>14} {:>16}", "what", "total", "each");
     for length in [24, 20, 16] {
@@ -69,20 +69,20 @@ fn request(number: u32) -> Request {
     }
 }
 
-/// Fills the pool, each address being written before the next Service comes.
+/// Fills the pool; each address is written before the next Service is created.
 fn fill(length: u32) -> anyhow::Result<(Duration, Allocator)> {
     let mut allocator = allocator(length);
     let requests: Vec<_> = (0..1 << (32 - length)).map(|n| (key(n), request(n))).collect();
     let start = Instant::now();
     for (service, request) in requests {
-        let given = allocator.assign(&service, request, &[], now()).addresses.to_vec();
-        ensure!(given.len() == 1, "{service} got nothing of a /{length} that has room");
-        allocator.observed(&service, &given, now());
+        let assigned = allocator.assign(&service, request, &[], now()).addresses.to_vec();
+        ensure!(assigned.len() == 1, "{service} got nothing of a /{length} that has room");
+        allocator.observed(&service, &assigned, now());
     }
     Ok((start.elapsed(), allocator))
 }
 
-/// Refusals on a full pool, each to a Service that comes and goes.
+/// Refusals by a full pool, each of a Service that is deleted again.
 fn refusals(full: &mut Allocator) -> anyhow::Result<()> {
     const TIMES: u32 = 10_000;
     let requests: Vec<_> = (0..TIMES).map(|n| (key(1_000_000 + n), request(1_000_000 + n))).collect();
@@ -98,7 +98,7 @@ fn refusals(full: &mut Allocator) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The last free address of a full pool, which is each time another one.
+/// Assignment of the only free address of a pool, a different one each time.
 fn last_free(full: &mut Allocator) -> anyhow::Result<()> {
     const TIMES: u32 = 10_000;
     let mut took = Duration::ZERO;
@@ -106,10 +106,10 @@ fn last_free(full: &mut Allocator) -> anyhow::Result<()> {
         full.remove(&key((n * 7919) % 65_536), now());
         let (service, request) = (key(2_000_000 + n), request(2_000_000 + n));
         let start = Instant::now();
-        let given = full.assign(&service, request, &[], now()).addresses.to_vec();
+        let assigned = full.assign(&service, request, &[], now()).addresses.to_vec();
         took += start.elapsed();
-        full.observed(&service, &given, now());
-        ensure!(given.len() == 1, "{service} did not get the last free address");
+        full.observed(&service, &assigned, now());
+        ensure!(assigned.len() == 1, "{service} did not get the last free address");
     }
     row("the last free address of a /16", took, TIMES);
     Ok(())

@@ -1,4 +1,5 @@
-//! `cargo xtask bench view`: what a speaker does when something of the cluster changes. Run it in a release build.
+//! `cargo xtask bench view`: how long a speaker takes to update its view of the cluster. Run it in a release
+//! build.
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
@@ -20,12 +21,12 @@ use crate::bench::resident;
 const SIZES: [(u32, u32); 6] =
     [(3, 10_000), (20, 500), (100, 1_000), (100, 10_000), (1_000, 10_000), (5_000, 2_000)];
 
-/// Prints the table: processor time, since other work on the machine must not count. Each size has a process of its own,
-/// so that memory which was freed is not taken for memory that is not needed.
+/// Prints the table: processor time, which does not depend on other work on the machine. Each size runs in a
+/// process of its own, since memory freed by a previous run would distort the result.
 ///
 /// # Errors
 ///
-/// A view is not what it should be, or a process could not be started.
+/// A view is wrong, or a process could not be started.
 pub(crate) fn run(size: Option<&str>) -> anyhow::Result<()> {
     if let Some(size) = size {
         let (nodes, services) = size.split_once('x').context("a size is NODESxSERVICES")?;
@@ -103,7 +104,7 @@ fn one(nodes: u32, services: u32) -> anyhow::Result<()> {
     let ready = cluster.after(|facts| facts.pods.push(pod(nodes - 1)))?;
     let Cluster { configuration, facts, mut maker } = cluster;
     let expected = View::build(&settings, &facts, &configuration, None);
-    ensure!(*maker.make(facts, &configuration) == expected, "a new speaker sees something else");
+    ensure!(*maker.make(facts, &configuration) == expected, "a new speaker has another view");
     println!(
         "{nodes:>6} {services:>9} {:>11} {:>13} {:>12} {:>11} {:>14} {:>15} {:>9}",
         format!("{first:.1?}"),
@@ -139,8 +140,8 @@ fn pod(n: u32) -> Arc<PodFacts> {
     Arc::new(PodFacts { node: name(n), address: None, ready: true, running: true, generation: 1 })
 }
 
-/// As a cluster would be: each Service has endpoints on three nodes, every tenth with `externalTrafficPolicy: Local`, and
-/// all nodes are on one subnet.
+/// A typical cluster: each Service has endpoints on three nodes, every tenth with `externalTrafficPolicy:
+/// Local`, and all nodes are on one subnet.
 fn facts(nodes: u32, services: u32) -> Facts {
     let key = |n: u32| ServiceKey::new(format!("namespace-{}", n % 100), format!("service-{n}"));
     let address = |n: u32| IpAddr::from(Ipv4Addr::from_bits(Ipv4Addr::new(10, 0, 0, 0).to_bits() + n));

@@ -1,4 +1,4 @@
-//! `cargo xtask cluster`: a throwaway real cluster on this machine, by hand.
+//! `cargo xtask cluster`: manages throwaway clusters on this machine.
 
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -20,15 +20,15 @@ pub(crate) struct Args {
 
 #[derive(clap::Subcommand)]
 enum Action {
-    /// Build a cluster and keep it until `down`.
+    /// Create a cluster and keep it until `down`.
     Up(Up),
-    /// Say what is running, and where.
+    /// Show the clusters, their machines and processes.
     Status,
     /// Run kubectl on the cluster.
     Kubectl(Kubectl),
     /// Open a shell on a machine of the cluster's LAN, the client outside of the cluster by default.
     Shell(Shell),
-    /// Take a cluster away, also one whose maker has crashed.
+    /// Remove a cluster, also one whose creator has crashed.
     Down,
 }
 
@@ -59,7 +59,7 @@ struct Up {
 
 #[derive(clap::Args)]
 struct Kubectl {
-    /// What kubectl is given.
+    /// Arguments of kubectl.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     arguments: Vec<String>,
 }
@@ -85,13 +85,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         Action::Shell(shell) => open_shell(id, shell),
         Action::Down => {
             let existed = testbed::down(id)?;
-            eprintln!("{}", if existed { "The cluster is gone." } else { "There was no such cluster." });
+            eprintln!("{}", if existed { "The cluster was removed." } else { "There is no such cluster." });
             Ok(())
         }
     }
 }
 
-/// Progress lines on the terminal, beside the results on standard output.
+/// Progress messages on standard error, separate from the results on standard output.
 pub(crate) fn progress() -> Progress {
     Progress::to(|line| eprintln!("  {line}"))
 }
@@ -120,7 +120,7 @@ fn make(id: &str, up: &Up) -> anyhow::Result<()> {
 fn status(id: &str) -> anyhow::Result<()> {
     let all = Cluster::list();
     if all.is_empty() {
-        println!("No cluster is here. `cargo xtask cluster up` makes one.");
+        println!("There is no cluster. `cargo xtask cluster up` creates one.");
         return Ok(());
     }
     println!("On this machine: {}\n", all.join(", "));
@@ -151,11 +151,11 @@ fn describe(cluster: &Cluster) {
 fn open_shell(id: &str, shell: &Shell) -> anyhow::Result<()> {
     let cluster = Cluster::attach(id)?;
     let host = cluster.host(&shell.on)?;
-    eprintln!("You are {} ({}). Leave with `exit`.", host.name, host.v4);
+    eprintln!("Shell on {} ({}). Leave with `exit`.", host.name, host.v4);
     let program = std::env::var_os("SHELL").unwrap_or_else(|| "/bin/sh".into());
     let mut command = Command::new("nsenter");
     command.arg(format!("--net={}", host.namespace.path().display())).arg("--").arg(program);
-    // kubectl works from within too: there the API server is on the LAN itself.
+    // kubectl works inside too, where the API server is reached on the LAN.
     let kubectl = cluster.kubectl_command();
     let directory = Path::new(kubectl.get_program()).parent().unwrap_or(Path::new("/"));
     let path = std::env::var("PATH").unwrap_or_default();

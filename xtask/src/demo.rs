@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: from a clone to an address that answers, on a throwaway cluster or on the user's own.
+//! `cargo xtask demo`: from a clone to an address that responds, on a throwaway cluster or on the user's own.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -12,11 +12,12 @@ use crate::{cluster, image};
 /// Arguments of `cargo xtask demo`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Take the demo's cluster away.
+    /// Remove the demo's cluster.
     #[arg(long, conflicts_with_all = ["kubeconfig", "image"])]
     down: bool,
 
-    /// Install into the cluster of this kubeconfig instead. Needs kubectl, and an image that its nodes can pull.
+    /// Install into the cluster of this kubeconfig instead. Needs kubectl, and an image that its nodes can
+    /// pull.
     #[arg(long, requires = "image")]
     kubeconfig: Option<PathBuf>,
 
@@ -29,13 +30,13 @@ pub(crate) struct Args {
     nodes: usize,
 }
 
-/// The demo's cluster among those of the testbed.
+/// The id of the demo's cluster.
 const ID: &str = "demo";
-/// What the demo applies: the README's first example, and something to reach.
+/// The manifests of the demo: the README's first example, and a web server.
 const STACK: &str = include_str!("../demo/stack.yaml");
 const WEB: &str = include_str!("../demo/nginx.yaml");
-/// Images have to be pulled, and processes to start.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Timeout of the first response: images have to be pulled and processes started.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Runs the demo.
 ///
@@ -54,20 +55,18 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 
 fn down() -> anyhow::Result<()> {
     if !Cluster::list().iter().any(|id| id == ID) {
-        println!("There is no demo cluster on this machine: nothing to take away.");
+        println!("There is no demo cluster on this machine.");
         return Ok(());
     }
     Cluster::attach(ID)?.down()?;
-    println!("The demo cluster is gone.");
+    println!("The demo cluster was removed.");
     Ok(())
 }
 
 fn on_testbed(nodes: usize) -> anyhow::Result<()> {
     let start = Instant::now();
     if Cluster::list().iter().any(|id| id == ID) {
-        bail!(
-            "the demo's cluster is up already: look at it, or take it away with `cargo xtask demo --down` first"
-        );
+        bail!("the demo's cluster exists already: use it, or remove it with `cargo xtask demo --down` first");
     }
     step(
         1,
@@ -84,23 +83,26 @@ fn on_testbed(nodes: usize) -> anyhow::Result<()> {
     show(&cluster, &["get", "nodes"])?;
     step(3, "Install lbstack: push its image to the cluster's registry and apply deploy/install.yaml.");
     cluster.push(&image.archive, render::install::IMAGE)?;
-    quietly(&cluster, &["apply", "--filename", &install_manifest().to_string_lossy()])?;
+    run_quietly(&cluster, &["apply", "--filename", &install_manifest().to_string_lossy()])?;
     let operator = "deployment/lbstack-operator";
-    quietly(&cluster, &["rollout", "status", operator, "--namespace", "lbstack-system", "--timeout=120s"])?;
-    step(4, "Apply one LoadBalancerStack; it says which addresses are free.");
+    run_quietly(
+        &cluster,
+        &["rollout", "status", operator, "--namespace", "lbstack-system", "--timeout=120s"],
+    )?;
+    step(4, "Apply one LoadBalancerStack with the free addresses of the network.");
     indented(STACK);
     let applied = Instant::now();
     cluster.apply(STACK)?;
-    quietly(&cluster, &["wait", "--for=condition=Available", "lbs/default", "--timeout=120s"])?;
+    run_quietly(&cluster, &["wait", "--for=condition=Available", "lbs/default", "--timeout=120s"])?;
     println!("   Available after {:.1} s.", applied.elapsed().as_secs_f64());
     show(&cluster, &["get", "lbs"])?;
     step(5, "Run nginx, and expose it by a Service of type LoadBalancer.");
     cluster.apply(WEB)?;
-    quietly(&cluster, &["rollout", "status", "deployment/nginx", "--timeout=120s"])?;
+    run_quietly(&cluster, &["rollout", "status", "deployment/nginx", "--timeout=120s"])?;
     let address = address(&cluster)?;
     show(&cluster, &["get", "service", "nginx"])?;
     show(&cluster, &["get", "servicel2statuses", "--namespace", "metallb-system"])?;
-    step(6, "Ask for it from a client outside of the cluster.");
+    step(6, "Send a request from a client outside of the cluster.");
     let answer = answer(&cluster, &address)?;
     println!("   $ curl http://{address}/");
     indented(answer.lines().next().unwrap_or_default());
@@ -112,34 +114,36 @@ fn on_testbed(nodes: usize) -> anyhow::Result<()> {
 fn next_steps(cluster: &Cluster, address: &str) {
     println!("  export KUBECONFIG={}", cluster.kubeconfig().display());
     println!(
-        "  kubectl get lbs,services,servicel2statuses --all-namespaces    (or: cargo xtask cluster kubectl --id {ID} …)"
+        "  kubectl get lbs,services,servicel2statuses -A     (or: cargo xtask cluster kubectl --id {ID} …)"
     );
-    println!("  kubectl describe service nginx                    # who gave the address, who announces it");
+    println!(
+        "  kubectl describe service nginx                    # events: the assignment, the announcing node"
+    );
     println!(
         "  cargo xtask cluster shell --id {ID}               # a shell on the client, outside of the cluster:"
     );
     println!(
-        "      curl http://{address}/ ; ip neighbour           # the answer, and whose link-layer address it has"
+        "      curl http://{address}/ ; ip neighbour           # the response, and the announcing node's MAC"
     );
-    println!("  cargo xtask demo --down                           # away with all of it");
+    println!("  cargo xtask demo --down                           # removes all of it");
 }
 
 /// The first address of the demo's Service, once it has one.
 fn address(cluster: &Cluster) -> anyhow::Result<String> {
     let path = "{.status.loadBalancer.ingress[0].ip}";
     let has_one = format!("--for=jsonpath={path}");
-    quietly(cluster, &["wait", &has_one, "service/nginx", "--timeout=60s"])?;
+    run_quietly(cluster, &["wait", &has_one, "service/nginx", "--timeout=60s"])?;
     Ok(cluster.kubectl(["get", "service", "nginx", "--output", &format!("jsonpath={path}")])?)
 }
 
-/// The client's first answer. The data path of a new Service takes a moment on each node.
+/// The client's first response. The data path of a new Service takes a moment on each node.
 fn answer(cluster: &Cluster, address: &str) -> anyhow::Result<String> {
     let (client, url, start) = (cluster.client(), format!("http://{address}/"), Instant::now());
     loop {
         match client.curl(&url) {
             Ok(answer) => return Ok(answer),
-            Err(error) if start.elapsed() > PATIENCE => {
-                return Err(error).with_context(|| format!("the client got no answer from {url}"));
+            Err(error) if start.elapsed() > RESPONSE_TIMEOUT => {
+                return Err(error).with_context(|| format!("the client got no response from {url}"));
             }
             Err(_) => std::thread::sleep(Duration::from_millis(50)),
         }
@@ -152,11 +156,18 @@ fn on_own_cluster(kubeconfig: &Path, image: &str) -> anyhow::Result<()> {
     kubectl(kubeconfig, &["apply", "--filename", "-"], &manifest)?;
     step(2, "Wait until the operator runs.");
     let operator = "deployment/lbstack-operator";
-    kubectl(kubeconfig, &["rollout", "status", operator, "--namespace", "lbstack-system", "--timeout=120s"], "")
-        .with_context(|| {
-            format!("the operator did not start; can your nodes pull {image}? `kubectl describe pods -n lbstack-system` tells")
-        })?;
-    println!("\nNow say which addresses are free on your network, and apply it:\n");
+    kubectl(
+        kubeconfig,
+        &["rollout", "status", operator, "--namespace", "lbstack-system", "--timeout=120s"],
+        "",
+    )
+    .with_context(|| {
+        format!(
+            "the operator did not start; can your nodes pull {image}? see `kubectl describe pods -n \
+                 lbstack-system`"
+        )
+    })?;
+    println!("\nNow enter the free addresses of your network in this manifest, and apply it:\n");
     indented(STACK);
     println!("\n  kubectl wait --for=condition=Available lbs/default");
     Ok(())
@@ -191,15 +202,15 @@ fn indented(text: &str) {
     }
 }
 
-/// Runs kubectl and shows what a user would see.
+/// Runs kubectl, and prints the command and its output.
 fn show(cluster: &Cluster, arguments: &[&str]) -> anyhow::Result<()> {
     println!("   $ kubectl {}", arguments.join(" "));
     indented(&cluster.kubectl(arguments)?);
     Ok(())
 }
 
-/// Runs kubectl and shows the command only.
-fn quietly(cluster: &Cluster, arguments: &[&str]) -> anyhow::Result<()> {
+/// Runs kubectl, and prints only the command.
+fn run_quietly(cluster: &Cluster, arguments: &[&str]) -> anyhow::Result<()> {
     println!("   $ kubectl {}", arguments.join(" "));
     cluster.kubectl(arguments)?;
     Ok(())

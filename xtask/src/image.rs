@@ -9,8 +9,8 @@ use testbed::{Image, Static, Written};
 /// The name of the image under test.
 pub(crate) const TEST_TAG: &str = "lbstack/lbstack:test";
 
-/// Nobody: operator and controller run as this user. The speaker's DaemonSet asks for root, and drops all that root may do
-/// but raw sockets.
+/// The user and group `nobody`, as which operator and controller run. The speaker's DaemonSet requests root,
+/// and drops all capabilities except for raw sockets.
 const NOBODY: &str = "65534:65534";
 
 /// Arguments of `cargo xtask image`.
@@ -24,18 +24,18 @@ pub(crate) struct Args {
     out: PathBuf,
 }
 
-/// What was built.
+/// A built image.
 pub(crate) struct Built {
     /// The image as an archive.
     pub(crate) archive: PathBuf,
-    /// The program in it, which runs outside of a container too.
+    /// The binary in it, which also runs outside of a container.
     pub(crate) binary: PathBuf,
     /// Its id and size.
     pub(crate) written: Written,
 }
 
 impl Built {
-    /// How tests and benchmarks are told of it.
+    /// The environment variables that pass it to tests and benchmarks.
     pub(crate) fn environment(&self) -> [(&str, &OsStr); 2] {
         [("LBSTACK_TEST_IMAGE", self.archive.as_os_str()), ("LBSTACK_TEST_BINARY", self.binary.as_os_str())]
     }
@@ -72,7 +72,7 @@ fn build_to(tag: &str, out: &Path) -> anyhow::Result<Built> {
     Ok(Built { archive: out.into(), binary, written })
 }
 
-/// One static program, and a place for temporary files. The Dockerfile says the same.
+/// One static binary, and a directory for temporary files. The same as in the Dockerfile.
 fn image(binary: &Path) -> Image {
     let mut image = Image::new().file("/lbstack", 0o755, binary).directory("/tmp", 0o1777);
     image.entrypoint = vec!["/lbstack".into()];
@@ -87,7 +87,7 @@ fn image(binary: &Path) -> Image {
     image
 }
 
-#[allow(clippy::cast_precision_loss, reason = "sizes of images are far from the limit")]
+#[allow(clippy::cast_precision_loss, reason = "images are much smaller than 2^52 bytes")]
 pub(crate) fn megabytes(bytes: u64) -> f64 {
     bytes as f64 / 1e6
 }

@@ -1,11 +1,9 @@
-//! `cargo xtask …`: everything that a developer runs by hand.
+//! `cargo xtask …`: commands for developers.
 
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 
-#[cfg(test)]
-mod arrows;
 mod bench;
 mod bench_ipam;
 mod bench_view;
@@ -13,9 +11,11 @@ mod cluster;
 mod demo;
 mod generate;
 mod image;
+#[cfg(test)]
+mod layout;
 mod test;
 
-/// Developer's commands of lbstack.
+/// Commands for developers of lbstack.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Cli {
@@ -25,23 +25,23 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// See lbstack work: on a throwaway cluster, or (with --kubeconfig) on your own.
+    /// Demonstrate lbstack on a throwaway cluster, or (with --kubeconfig) on your own.
     Demo(demo::Args),
-    /// Test everything that is promised, on real clusters.
+    /// Run all checks and tests, on real clusters.
     Test(test::Args),
-    /// Measure what things cost.
+    /// Run a benchmark.
     Bench(bench::Args),
-    /// Write every generated file of the tree (or, with --check, say which differ).
+    /// Write all generated files (or, with --check, list those that differ).
     Generate(generate::Args),
-    /// A throwaway real cluster on this machine.
+    /// Manage throwaway clusters on this machine.
     Cluster(cluster::Args),
     /// Build the container image as an archive that `crane push` and `ctr image import` take.
     Image(image::Args),
 }
 
-/// The top of the tree.
+/// The root of the workspace.
 fn top() -> PathBuf {
-    // Where this program was built is where it is used: cargo runs it from the tree.
+    // Cargo runs this program from the tree in which it was built.
     let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
     xtask.parent().unwrap_or(xtask).to_owned()
 }

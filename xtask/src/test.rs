@@ -1,4 +1,4 @@
-//! `cargo xtask test`: everything that decides whether a change is good, in the order in which it fails fastest.
+//! `cargo xtask test`: all checks of a change, the fastest first.
 
 use std::process::Command;
 use std::time::Instant;
@@ -18,11 +18,11 @@ pub(crate) struct Args {
     filter: Option<String>,
 }
 
-/// The suites of `tests/e2e` that decide whether a change lands; one file or folder under `tests/e2e/tests` each.
+/// The suites of `tests/e2e` that run by default; one file or folder under `tests/e2e/tests` each.
 const SUITES: [&str; 7] = ["e2e", "cases", "tutorials", "operator", "apiserver", "netns", "failover"];
 
-/// Suites that are run by name, with `--only`: the testbed's own, which changes seldom.
-const BY_NAME: [&str; 1] = ["testbed"];
+/// Suites that run only if named by `--only`: those of the testbed itself, which changes seldom.
+const ONLY_BY_NAME: [&str; 1] = ["testbed"];
 
 /// Runs the stages.
 ///
@@ -32,7 +32,7 @@ const BY_NAME: [&str; 1] = ["testbed"];
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let named = |stage: &str| args.only.iter().any(|only| only == stage);
     let wanted = |stage: &str| args.only.is_empty() || named(stage);
-    let stages = [&["lint", "unit"][..], &SUITES, &BY_NAME].concat();
+    let stages = [&["lint", "unit"][..], &SUITES, &ONLY_BY_NAME].concat();
     if let Some(unknown) = args.only.iter().find(|only| !stages.contains(&only.as_str())) {
         bail!("--only {unknown}: there is no such stage; choose from {}", stages.join(", "));
     }
@@ -43,9 +43,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         })?;
     }
     let filter = args.filter.as_deref();
-    let by_name = BY_NAME.into_iter().filter(|suite| named(suite));
+    let by_name = ONLY_BY_NAME.into_iter().filter(|suite| named(suite));
     let suites: Vec<&str> = SUITES.into_iter().filter(|suite| wanted(suite)).chain(by_name).collect();
-    // The linker of the image uses one core for most of its time, so the unit tests run beside it.
+    // Linking the image uses mostly one core, so the unit tests run in parallel.
     let image = std::thread::scope(|scope| {
         let image = (!suites.is_empty()).then(|| scope.spawn(image));
         if wanted("unit") {
@@ -64,13 +64,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What the suites of `tests/e2e` run: Kubernetes' programs, and the image under test.
+/// Builds what the suites of `tests/e2e` need: the Kubernetes binaries, and the image under test.
 fn image() -> anyhow::Result<image::Built> {
     stage("prerequisites of the testbed", || Ok(testbed::prepare(&crate::cluster::progress())?))?;
     stage("image", || image::build(image::TEST_TAG))
 }
 
-/// Runs one stage, between a line that says what begins and one that says how long it took.
+/// Runs one stage, and prints its name and duration.
 fn stage<T>(name: &str, run: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
     eprintln!("\n== {name}");
     let start = Instant::now();
@@ -79,7 +79,7 @@ fn stage<T>(name: &str, run: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Resu
     Ok(result)
 }
 
-/// Runs cargo at the top of the tree.
+/// Runs cargo in the workspace root.
 pub(crate) fn cargo(args: &[&str], environment: &[(&str, &std::ffi::OsStr)]) -> anyhow::Result<()> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(args).envs(environment.iter().copied()).current_dir(crate::top());

@@ -120,7 +120,7 @@ impl FreeList {
 
     /// Adds `ip` to the free addresses, unless it is reserved or excluded.
     pub(crate) fn insert(&mut self, ip: IpAddr, pool: &Pool) {
-        if pool.keeps_back(ip) {
+        if pool.is_reserved(ip) {
             return;
         }
         let ranges = self.ranges_mut(Family::of(ip));

@@ -120,7 +120,7 @@ impl PoolState {
         before: Option<SharingKey>,
         claims: Option<&AddressClaims>,
     ) {
-        let Some(position) = self.free.position(ip).filter(|_| !pool.keeps_back(ip)) else { return };
+        let Some(position) = self.free.position(ip).filter(|_| !pool.is_reserved(ip)) else { return };
         let family = Family::of(ip);
         let now = claims.and_then(|claims| Some((claims.sharing_key()?.clone(), claims)));
         if let Some(before) = before.filter(|before| now.as_ref().is_none_or(|(key, _)| key != before)) {

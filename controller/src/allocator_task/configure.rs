@@ -124,7 +124,7 @@ impl Term<'_> {
         self.objects = objects;
         let (mut configuration, findings) = self.task.history().build(&self.objects, now);
         self.undecodable_pools = self.task.watches.undecodable_pools();
-        configuration.leave_out_unreadable(&self.undecodable_pools);
+        configuration.reject_undecodable(&self.undecodable_pools);
         for finding in findings.iter().filter(|finding| !self.findings.contains(finding)) {
             tracing::warn!(object = %finding.object, %finding, "configuration");
             let rules::ObjectRef { kind, namespace, name } = &finding.object;

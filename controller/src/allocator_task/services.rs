@@ -237,7 +237,7 @@ impl Term<'_> {
         let stored = service::stored_addresses(service);
         let ours = |ip: &IpAddr| {
             configuration.pool_of(*ip).is_some()
-                || configuration.left_out.values().flatten().any(|range| range.contains(*ip))
+                || configuration.rejected_pools.values().flatten().any(|range| range.contains(*ip))
         };
         !stored.is_empty() && service::annotated_pool(service).is_none() && !stored.iter().any(ours)
     }

@@ -10,7 +10,7 @@ use crds::ServiceKey;
 use k8s_openapi::api::core::v1::Service;
 use kube::Client;
 use kube::api::{Api, ApiResource, ListParams, Patch, PatchParams};
-use runtime::client::{CallError, bounded};
+use runtime::client::{CallError, with_timeout};
 use runtime::lease::Leadership;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -242,7 +242,7 @@ impl Writes {
                     let patch = Patch::Merge(&write.patch);
                     // The patch has the version that it was made for, so it fails after a write of a
                     // successor.
-                    let call = bounded(api.patch_status(&key.name, &parameters, &patch));
+                    let call = with_timeout(api.patch_status(&key.name, &parameters, &patch));
                     let written = tokio::time::timeout(timeout, leadership.while_leading(call)).await;
                     Some(written.ok().flatten().unwrap_or(Err(CallError::Timeout)))
                 } else {
@@ -282,7 +282,7 @@ impl Writes {
         let key = key.clone();
         self.tasks.spawn(async move {
             let parameters = ListParams::default().fields(&format!("metadata.name={}", key.name));
-            let result = bounded(api.list(&parameters)).await.map(|list| list.items.into_iter().next());
+            let result = with_timeout(api.list(&parameters)).await.map(|list| list.items.into_iter().next());
             TaskResult::Verify { key, result }
         });
     }

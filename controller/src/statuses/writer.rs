@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use kube::Client;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
-use runtime::client::{CallError, bounded};
+use runtime::client::{CallError, with_timeout};
 use runtime::lease::Leadership;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -226,10 +226,11 @@ async fn write_status(client: &Client, write: &StatusWrite) -> Result<u64, CallE
             "kind": write.resource.kind,
             "metadata": { "name": write.name, "labels": labels },
         });
-        bounded(api.patch(&write.name, &PatchParams::apply(COMPONENT).force(), &Patch::Apply(object)))
+        with_timeout(api.patch(&write.name, &PatchParams::apply(COMPONENT).force(), &Patch::Apply(object)))
             .await?;
     }
     let parameters = PatchParams { field_manager: Some(COMPONENT.into()), ..PatchParams::default() };
-    let written = bounded(api.patch_status(&write.name, &parameters, &Patch::Merge(&write.patch))).await?;
+    let written =
+        with_timeout(api.patch_status(&write.name, &parameters, &Patch::Merge(&write.patch))).await?;
     Ok(version(&written.metadata))
 }

@@ -1,17 +1,17 @@
-//! Pools given inline, and the objects that each stands for: an `IPAddressPool`, an `L2Advertisement` and, where there is
-//! something to keep back or to limit, a `PoolPolicy` of the same name.
+//! Inline pools, and the objects that represent each: an `IPAddressPool`, an `L2Advertisement` and, if there
+//! are reservations or quotas, a `PoolPolicy` of the same name.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
-use super::yes;
+use super::default_true;
 use crate::{
     IPAddressPool, IPAddressPoolSpec, L2Advertisement, L2AdvertisementSpec, NamespaceQuota, PoolPolicy,
     PoolPolicySpec, Reservation, ServiceAllocation,
 };
 
-/// A pool given inline.
+/// An inline pool.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct AddressPool {
@@ -23,24 +23,24 @@ pub struct AddressPool {
     #[schemars(length(min = 1, max = 1024))]
     pub addresses: Vec<String>,
 
-    /// Whether Services that ask for no pool and no address may get one from here.
-    #[serde(default = "yes")]
+    /// Whether Services that request neither a pool nor an address may get one from this pool.
+    #[serde(default = "default_true")]
     pub auto_assign: bool,
 
-    /// Keeps IPv4 addresses that end in .0 and .255 back.
+    /// Excludes IPv4 addresses that end in .0 or .255.
     #[serde(default, rename = "avoidBuggyIPs")]
     pub avoid_buggy_ips: bool,
 
-    /// Which Services may get addresses from this pool, and how early it is tried.
+    /// Which Services may get addresses from this pool, and its priority.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_allocation: Option<ServiceAllocation>,
 
-    /// Addresses that only a Service gets which asks for them.
+    /// Addresses that are assigned only to Services that request them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1024))]
     pub reserved: Vec<Reservation>,
 
-    /// How many addresses a namespace may have. The lowest limit that binds a namespace counts.
+    /// Limits of addresses per namespace. The lowest limit that applies to a namespace counts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     pub quotas: Vec<NamespaceQuota>,
@@ -54,8 +54,8 @@ pub struct AddressPool {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Layer2Settings {
-    /// False: the pool has no advertisement of its own.
-    #[serde(default = "yes")]
+    /// Whether the pool has an advertisement of its own.
+    #[serde(default = "default_true")]
     pub enabled: bool,
 
     /// Interfaces to announce on, by their exact names; none means every interface.
@@ -74,7 +74,7 @@ impl Default for Layer2Settings {
 }
 
 impl AddressPool {
-    /// The pool.
+    /// Its `IPAddressPool`.
     pub fn ip_address_pool(&self, metadata: ObjectMeta) -> IPAddressPool {
         IPAddressPool {
             metadata,
@@ -88,30 +88,30 @@ impl AddressPool {
         }
     }
 
-    /// Its advertisement; none if it is not to be announced on layer 2.
+    /// Its advertisement; none if layer 2 is disabled.
     pub fn l2_advertisement(&self, metadata: ObjectMeta) -> Option<L2Advertisement> {
-        let given = |list: &[String]| (!list.is_empty()).then(|| list.to_vec());
+        let non_empty = |list: &[String]| (!list.is_empty()).then(|| list.to_vec());
         let selectors = &self.layer2.node_selectors;
         self.layer2.enabled.then(|| L2Advertisement {
             metadata,
             spec: L2AdvertisementSpec {
                 ip_address_pools: Some(vec![self.name.clone()]),
                 node_selectors: (!selectors.is_empty()).then(|| selectors.clone()),
-                interfaces: given(&self.layer2.interfaces),
+                interfaces: non_empty(&self.layer2.interfaces),
                 ..L2AdvertisementSpec::default()
             },
             status: None,
         })
     }
 
-    /// What it keeps back and limits, if anything.
+    /// Its policy; none without reservations and quotas.
     pub fn pool_policy(&self, metadata: ObjectMeta) -> Option<PoolPolicy> {
         let spec = PoolPolicySpec {
             pool: self.name.clone(),
             reserved: self.reserved.clone(),
             quotas: self.quotas.clone(),
         };
-        let says_something = !spec.reserved.is_empty() || !spec.quotas.is_empty();
-        says_something.then_some(PoolPolicy { metadata, spec, status: None })
+        let is_needed = !spec.reserved.is_empty() || !spec.quotas.is_empty();
+        is_needed.then_some(PoolPolicy { metadata, spec, status: None })
     }
 }

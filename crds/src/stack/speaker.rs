@@ -11,12 +11,12 @@ use super::PodSettings;
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct SpeakerSettings {
-    /// How speakers are replaced when something about them changes.
+    /// How speakers are replaced when their pod template changes.
     #[serde(default)]
     pub update_strategy: SpeakerUpdateStrategy,
 
-    /// Interfaces never to announce on: regular expressions on their names. MetalLB's list by default, which leaves
-    /// out what container runtimes and network plugins make.
+    /// Interfaces on which nothing is announced: regular expressions for their names. The default is
+    /// MetalLB's list, with the interfaces of container runtimes and network plugins.
     #[serde(default = "excluded_interfaces")]
     #[schemars(length(max = 64), inner(length(max = 256)))]
     pub exclude_interfaces: Vec<String>,
@@ -25,12 +25,11 @@ pub struct SpeakerSettings {
     #[serde(default)]
     pub exclude_label: ExcludeLabel,
 
-    /// How speakers notice that one of them is gone.
+    /// How speakers detect that another speaker has failed.
     #[serde(default)]
     pub beacon: BeaconSettings,
 
-    /// TCP port on every node where health and metrics are served. Another one is needed where another process of a node
-    /// uses it.
+    /// TCP port of health and metrics on every node. Choose another one if another process on a node uses it.
     #[serde(default = "admin_port")]
     #[schemars(range(min = 1, max = 65535))]
     pub admin_port: i32,
@@ -39,7 +38,7 @@ pub struct SpeakerSettings {
     #[serde(default)]
     pub placement: Placement,
 
-    /// What to do when a machine outside of the stack uses an address of the stack.
+    /// What to do when a foreign host uses an address of the stack.
     #[serde(default)]
     pub conflict_detection: ConflictDetection,
 
@@ -63,14 +62,14 @@ impl Default for SpeakerSettings {
     }
 }
 
-/// How speakers are replaced. Never two on one node: the old one hands its addresses over first.
+/// How speakers are replaced. There are never two on one node: the old one hands its addresses over first.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct SpeakerUpdateStrategy {
-    /// By themselves, or when somebody deletes their pods.
+    /// Automatically, or when their pods are deleted.
     #[serde(default, rename = "type")]
     pub type_: UpdateType,
-    /// How many may be away at a time, as a number or a percentage of the nodes. 1 by default.
+    /// How many may be unavailable at a time, as a number or a percentage of the nodes. 1 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_unavailable: Option<IntOrString>,
 }
@@ -78,38 +77,38 @@ pub struct SpeakerUpdateStrategy {
 /// When a pod is replaced by one of a newer template.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum UpdateType {
-    /// One after the other, by themselves.
+    /// Automatically, one after the other.
     #[default]
     RollingUpdate,
-    /// When somebody deletes the old one.
+    /// When the old one is deleted.
     OnDelete,
 }
 
 /// What the label that excludes a node from load balancing means.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ExcludeLabel {
-    /// Honoured, unless every node carries it, as on a cluster of one node.
+    /// Honoured, unless every node has it, as on a cluster of one node.
     #[default]
     Auto,
     /// A node with it announces nothing.
     Honour,
-    /// Nothing.
+    /// It is ignored.
     Ignore,
 }
 
-/// How speakers notice that one of them is gone.
+/// How speakers detect that another speaker has failed.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct BeaconSettings {
-    /// UDP port on every node. Another one is needed where another process of a node uses it.
+    /// UDP port on every node. Choose another one if another process on a node uses it.
     #[serde(default = "beacon_port")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: i32,
-    /// Milliseconds between two beacons.
+    /// Interval of beacons in milliseconds.
     #[serde(default = "beacon_interval")]
     #[schemars(range(min = 20, max = 1000))]
     pub interval_ms: i32,
-    /// So many intervals without a beacon, and a speaker is taken for dead.
+    /// After this number of intervals without a beacon a speaker is considered failed.
     #[serde(default = "beacon_misses")]
     #[schemars(range(min = 2, max = 20))]
     pub misses: i32,
@@ -124,26 +123,26 @@ impl Default for BeaconSettings {
 /// How addresses are spread over nodes.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Placement {
-    /// No node gets more than its share while others have less; who has an address keeps it.
+    /// No node gets more than its share while others have less; a node keeps its addresses.
     #[default]
     Balanced,
-    /// MetalLB's hash: a node that comes back takes its addresses back.
+    /// MetalLB's hash: a node that returns takes its addresses back.
     Hash,
 }
 
-/// What to do when a machine outside of the stack uses an address of the stack.
+/// What to do when a foreign host uses an address of the stack.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ConflictDetection {
-    /// The address is not announced, or defended; and it is told.
+    /// The address is not announced, or defended if it is announced already; the conflict is reported.
     #[default]
     Enforce,
-    /// The address is announced all the same; and it is told.
+    /// The address is announced nevertheless; the conflict is reported.
     Warn,
-    /// Nobody looks.
+    /// Conflicts are not detected.
     Off,
 }
 
-/// Where every process serves health and metrics unless the stack says otherwise: MetalLB's metrics port.
+/// The default port of health and metrics: MetalLB's metrics port.
 pub const ADMIN_PORT: i32 = 7472;
 
 const fn admin_port() -> i32 {
@@ -162,9 +161,9 @@ const fn beacon_misses() -> i32 {
     3
 }
 
-/// MetalLB's list (`reference/metallb.md` §7.3).
+/// MetalLB's default list.
 fn excluded_interfaces() -> Vec<String> {
-    const MADE_BY_NETWORK_PLUGINS: [&str; 14] = [
+    const PATTERNS: [&str; 14] = [
         "^docker.*",
         "^cbr.*",
         "^dummy.*",
@@ -180,5 +179,5 @@ fn excluded_interfaces() -> Vec<String> {
         "^nodelocaldns.*",
         "^lxc.*",
     ];
-    MADE_BY_NETWORK_PLUGINS.map(str::to_owned).into()
+    PATTERNS.map(str::to_owned).into()
 }

@@ -1,14 +1,14 @@
-//! What the stack is.
+//! The observed state of the stack.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
-/// What the stack is.
+/// The observed state of the stack.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct LoadBalancerStackStatus {
-    /// The generation of the spec that this status tells of.
+    /// The generation of the spec that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
@@ -17,15 +17,15 @@ pub struct LoadBalancerStackStatus {
     #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
 
-    /// Version of the operator that made the stack.
+    /// Version of the operator that last applied the stack.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
 
-    /// Ready and wanted speakers, as `3/3`.
+    /// Ready and desired speakers, such as `3/3`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub speakers: Option<String>,
 
-    /// Ready and wanted controllers, as `2/2`.
+    /// Ready and desired controllers, such as `2/2`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub controller: Option<String>,
 
@@ -33,7 +33,7 @@ pub struct LoadBalancerStackStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub components: Vec<ComponentStatus>,
 
-    /// What the operator made, so that it can remove what is no longer wanted.
+    /// The objects that the operator created, so that it can remove those that are not needed any more.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub inventory: Vec<InventoryEntry>,
 }
@@ -48,21 +48,21 @@ pub struct ComponentStatus {
     /// Name of the object.
     #[serde(default)]
     pub name: String,
-    /// Pods wanted.
+    /// Desired pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub desired: Option<i32>,
-    /// Pods ready.
+    /// Ready pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready: Option<i32>,
     /// Pods of the newest template.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub updated: Option<i32>,
-    /// Why the object is not as it shall be.
+    /// Why the object could not be applied or is not available.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
 }
 
-/// An object that the operator made.
+/// An object that the operator created.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 #[serde(rename_all = "camelCase")]
 pub struct InventoryEntry {
@@ -78,7 +78,7 @@ pub struct InventoryEntry {
     /// Name of the object.
     #[serde(default)]
     pub name: String,
-    /// The object's UID: a later object of the same name is not ours to remove.
+    /// The object's UID: the operator does not remove a later object of the same name.
     #[serde(default)]
     pub uid: String,
 }

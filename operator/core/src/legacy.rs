@@ -119,8 +119,8 @@ pub(crate) fn import(sources: &Sources, namespace: &str) -> Imported {
         imported.on_missing_config_map(sources);
     }
     imported.import_address_pools(sources, namespace);
-    let faulty = imported.from_config_map.faulty.iter().chain(&imported.from_address_pools.faulty);
-    imported.frozen = faulty.filter_map(Key::of).collect();
+    let invalid = imported.from_config_map.invalid.iter().chain(&imported.from_address_pools.invalid);
+    imported.frozen = invalid.filter_map(Key::of).collect();
     imported
 }
 
@@ -204,7 +204,7 @@ impl Imported {
             field: format!("{} {}", finding.object, finding.field),
             value: finding.value,
             problem: finding.problem,
-            hint: finding.remedy,
+            hint: finding.hint,
         }));
         for (name, why) in &sources.undecoded {
             self.mark_degraded(ADDRESS_POOL);
@@ -230,7 +230,7 @@ impl Imported {
         let keys: BTreeSet<Key> = imported.iter().map(Object::key).collect();
         for finding in findings.iter().filter(|finding| finding.severity == Severity::Error) {
             let Some(key) = Key::of(&finding.object).filter(|key| keys.contains(key)) else { continue };
-            self.frozen.extend(finding.other.as_ref().and_then(Key::of));
+            self.frozen.extend(finding.related.as_ref().and_then(Key::of));
             if !self.frozen.insert(key) {
                 continue;
             }
@@ -240,7 +240,7 @@ impl Imported {
                 field: format!("imported {} {}", finding.object, finding.field),
                 value: finding.value.clone(),
                 problem: finding.problem.clone(),
-                hint: finding.remedy.clone(),
+                hint: finding.hint.clone(),
             });
         }
     }
@@ -276,7 +276,7 @@ fn from_line_finding(name: &str, finding: LineFinding) -> SpecFinding {
         field: format!("ConfigMap {name} line {} {}", finding.line, finding.field),
         value: String::new(),
         problem: finding.problem,
-        hint: finding.remedy,
+        hint: finding.hint,
     }
 }
 
@@ -312,7 +312,7 @@ fn converted_objects(stack: &ValidatedStack, source: &str, converted: Converted)
         bgp_peers,
         bfd_profiles,
         communities,
-        faulty: _,
+        invalid: _,
     } = converted;
     let mut objects = Vec::new();
     objects.extend(with_stack_metadata(stack, source, pools));

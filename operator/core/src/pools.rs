@@ -47,7 +47,7 @@ pub(crate) fn validate(namespace: &str, pools: Vec<AddressPool>) -> PoolValidati
         .map(|finding| finding.object.name.as_str())
         .collect();
     let others =
-        findings.iter().filter(|finding| is_error(finding)).filter_map(|finding| finding.other.as_ref());
+        findings.iter().filter(|finding| is_error(finding)).filter_map(|finding| finding.related.as_ref());
     let conflicting = others.map(|other| other.name.clone()).collect();
     let mut result =
         PoolValidation { valid: Vec::new(), rejected: Vec::new(), conflicting, findings: Vec::new() };

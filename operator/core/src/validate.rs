@@ -338,7 +338,7 @@ pub(crate) fn from_finding(index: usize, finding: &rules::Finding) -> SpecFindin
         field: format!("spec.addressPools[{index}].{field}"),
         value: finding.value.clone(),
         problem: finding.problem.clone(),
-        hint: finding.remedy.clone(),
+        hint: finding.hint.clone(),
     }
 }
 

@@ -7,10 +7,10 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::api::Api;
 use kube::client::Body;
 
-use super::limits::{ShortWatches, THROUGH_PROXY, limited};
+use super::limits::{THROUGH_PROXY, WatchLimits, with_limits};
 use super::*;
 
-/// A file with a token, which goes with it.
+/// A token file, which is removed on drop.
 struct File(std::path::PathBuf);
 
 impl File {
@@ -32,7 +32,7 @@ impl Drop for File {
 }
 
 #[tokio::test(start_paused = true)]
-async fn requirement_7_a_token_is_read_again_every_minute_whatever_the_wall_clock_says() {
+async fn requirement_7_a_token_is_reread_every_minute_by_the_monotonic_clock() {
     let file = File::new("minute", "old");
     let token = TokenFile::open(file.0.clone()).unwrap();
     file.write("new");
@@ -42,11 +42,11 @@ async fn requirement_7_a_token_is_read_again_every_minute_whatever_the_wall_cloc
     assert_eq!(token.header(), "Bearer new");
     drop(file);
     tokio::time::advance(Duration::from_secs(60)).await;
-    assert_eq!(token.header(), "Bearer new", "a file that is away leaves the token as it was");
+    assert_eq!(token.header(), "Bearer new", "without the file the previous token is used");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_that_is_refused_is_read_again_at_once() {
+async fn a_rejected_token_is_reread_at_once() {
     let file = File::new("refused", "old");
     let token = TokenFile::open(file.0.clone()).unwrap();
     let calls = Arc::new(AtomicUsize::new(0));
@@ -57,20 +57,21 @@ async fn a_token_that_is_refused_is_read_again_at_once() {
         let body = Body::from(br#"{"metadata": {"name": "ns"}}"#.to_vec());
         std::future::ready(Response::builder().status(code).body(body))
     };
-    let client = limited(Client::new(tower::service_fn(answer), "ns"), Some(token), "ns".to_owned(), None);
+    let client =
+        with_limits(Client::new(tower::service_fn(answer), "ns"), Some(token), "ns".to_owned(), None);
     let namespaces = Api::<Namespace>::all(client);
     assert!(namespaces.get("ns").await.is_err());
     assert_eq!(calls.load(Ordering::Relaxed), 1, "the same token is not sent again");
     file.write("new");
     assert!(namespaces.get("ns").await.is_ok());
     assert!(namespaces.get("ns").await.is_ok());
-    assert_eq!(calls.load(Ordering::Relaxed), 4, "the new one is kept");
+    assert_eq!(calls.load(Ordering::Relaxed), 4, "the new one is cached");
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_list_and_no_single_read_is_waited_for_without_end() {
+async fn every_list_and_every_read_has_a_timeout() {
     let hangs = |_: Request<Body>| std::future::pending::<Result<Response<Body>, kube::Error>>();
-    let client = limited(Client::new(tower::service_fn(hangs), "ns"), None, "ns".to_owned(), None);
+    let client = with_limits(Client::new(tower::service_fn(hangs), "ns"), None, "ns".to_owned(), None);
     let namespaces = Api::<Namespace>::all(client);
     let minute = Duration::from_secs(60);
     let read = tokio::time::timeout(minute, namespaces.get("ns")).await.unwrap();
@@ -92,36 +93,36 @@ fn requirement_8_a_proxy_of_the_environment_is_used_unless_no_proxy_covers_the_a
     let proxy = "http://user:pa55word@proxy.example:3128";
     let proxy_after = |https_proxy: &str, no_proxy: &str| {
         let mut config = config(proxy);
-        choose_proxy(&mut config, https_proxy, no_proxy).unwrap();
+        apply_proxy_rules(&mut config, https_proxy, no_proxy).unwrap();
         config.proxy_url.map(|proxy| proxy.to_string())
     };
     assert_eq!(proxy_after(proxy, ""), Some(format!("{proxy}/")));
     assert_eq!(proxy_after(proxy, "proxy.example"), Some(format!("{proxy}/")));
     assert_eq!(proxy_after(proxy, "localhost, 10.0.0.0/8"), None);
     assert_eq!(proxy_after(proxy, "*"), None);
-    assert_eq!(proxy_after("", "10.0.0.0/8"), Some(format!("{proxy}/")), "it is the kubeconfig's");
+    assert_eq!(proxy_after("", "10.0.0.0/8"), Some(format!("{proxy}/")), "the proxy is from the kubeconfig");
 }
 
 #[tokio::test]
 async fn requirement_6_a_client_with_a_proxy_is_made_and_no_error_has_its_password() {
-    // The process sets it in main.
+    // `main` does this in production.
     let _ = rustls::crypto::ring::default_provider().install_default();
     for proxy in
         ["http://user:pa55word@127.0.0.1:1", "https://user:pa55word@127.0.0.1:1", "user:pa55word@127.0.0.1:1"]
     {
         let mut config = config(proxy);
-        choose_proxy(&mut config, "", "").unwrap();
+        apply_proxy_rules(&mut config, "", "").unwrap();
         let client = build(config).unwrap();
         let error = Api::<Namespace>::all(client).get("ns").await.unwrap_err();
         assert!(!format!("{error} {error:?}").contains("pa55word"), "{error:?}");
     }
     for proxy in ["socks5://user:pa55word@proxy.example:1080", "ftp://user:pa55word@proxy.example"] {
-        let error = choose_proxy(&mut config(proxy), "", "").unwrap_err();
+        let error = apply_proxy_rules(&mut config(proxy), "", "").unwrap_err();
         assert!(!format!("{error} {error:?}").contains("pa55word"), "{error:?}");
     }
 }
 
-/// A proxy that answers the first request with the beginning of a watch and is silent after that, with the connection open.
+/// A proxy that sends the response headers of a watch and nothing after that, and keeps the connection open.
 async fn silent_proxy() -> (String, tokio::task::JoinHandle<(String, tokio::net::TcpStream)>) {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -147,17 +148,17 @@ async fn silent_proxy() -> (String, tokio::task::JoinHandle<(String, tokio::net:
 }
 
 #[tokio::test]
-async fn requirement_7_a_watch_through_a_proxy_that_goes_silent_ends() {
+async fn requirement_7_a_watch_through_a_proxy_that_sends_nothing_ends() {
     use futures::TryStreamExt as _;
     let _ = rustls::crypto::ring::default_provider().install_default();
     let (proxy, served) = silent_proxy().await;
     let mut config = Config::new("http://10.0.0.1:6443".parse().unwrap());
     config.proxy_url = Some(proxy.parse().unwrap());
-    let watches = ShortWatches { silent: Duration::from_millis(200), ..THROUGH_PROXY };
-    let client = limited(Client::try_from(config).unwrap(), None, "ns".to_owned(), Some(watches));
+    let limits = WatchLimits { idle_timeout: Duration::from_millis(200), ..THROUGH_PROXY };
+    let client = with_limits(Client::try_from(config).unwrap(), None, "ns".to_owned(), Some(limits));
     let watch = Api::<Namespace>::all(client).watch(&kube::api::WatchParams::default(), "1").await.unwrap();
     let error = std::pin::pin!(watch).try_next().await.unwrap_err();
-    assert!(format!("{error:?}").contains("Silent"), "{error:?}");
+    assert!(format!("{error:?}").contains("IdleWatch"), "{error:?}");
     let (request, _still_open) = served.await.unwrap();
     assert!(request.contains("timeoutSeconds=5") && !request.contains("timeoutSeconds=290"), "{request}");
 }

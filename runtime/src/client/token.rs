@@ -1,7 +1,8 @@
 //! The token of a service account, which the kubelet replaces before it expires.
 //!
-//! kube reads its own anew by the wall clock: after that was set back by hours, the old token expires before. Here the
-//! file is read every minute by the monotonic clock, and whenever the API server refuses what was sent.
+//! kube rereads the file by the wall clock: if that is set back by hours, the old token expires before it is
+//! replaced. Here the file is reread every minute by the monotonic clock, and whenever the API server rejects
+//! the token.
 
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
@@ -13,27 +14,27 @@ use tokio::time::Instant;
 
 use super::ConnectError;
 
-/// How often the file is read.
-const REREAD: Duration = Duration::from_secs(60);
+/// How often the file is reread.
+const REREAD_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A file with a token.
 #[derive(Debug)]
 pub(crate) struct TokenFile {
     path: PathBuf,
-    read: Mutex<Read>,
+    cached: Mutex<CachedToken>,
 }
 
 #[derive(Debug)]
-struct Read {
+struct CachedToken {
     header: HeaderValue,
-    at: Instant,
+    read_at: Instant,
 }
 
 impl TokenFile {
-    /// Takes the token file out of `auth`, if that is what it authenticates by.
-    pub(super) fn of(auth: &mut AuthInfo) -> Result<Option<Self>, ConnectError> {
-        let by_other = auth.auth_provider.is_some() || auth.username.is_some() || auth.token.is_some();
-        match auth.token_file.take_if(|_| !by_other) {
+    /// Takes the token file out of `auth`, if that is its only credential.
+    pub(super) fn take_from(auth: &mut AuthInfo) -> Result<Option<Self>, ConnectError> {
+        let has_other = auth.auth_provider.is_some() || auth.username.is_some() || auth.token.is_some();
+        match auth.token_file.take_if(|_| !has_other) {
             Some(path) => Self::open(path.clone().into())
                 .map(Some)
                 .map_err(|source| ConnectError::Token { path, source }),
@@ -42,35 +43,35 @@ impl TokenFile {
     }
 
     pub(super) fn open(path: PathBuf) -> std::io::Result<Self> {
-        let read = Mutex::new(Read { header: read(&path)?, at: Instant::now() });
-        Ok(Self { path, read })
+        let cached = Mutex::new(CachedToken { header: read(&path)?, read_at: Instant::now() });
+        Ok(Self { path, cached })
     }
 
-    /// What to send. A file that cannot be read leaves the token as it was.
+    /// The Authorization header. If the file cannot be read, the previous token is used.
     pub(super) fn header(&self) -> HeaderValue {
-        let mut known = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.at.elapsed() >= REREAD {
-            *known = Read {
-                header: read(&self.path).unwrap_or_else(|_| known.header.clone()),
-                at: Instant::now(),
+        let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+        if cached.read_at.elapsed() >= REREAD_INTERVAL {
+            *cached = CachedToken {
+                header: read(&self.path).unwrap_or_else(|_| cached.header.clone()),
+                read_at: Instant::now(),
             };
         }
-        known.header.clone()
+        cached.header.clone()
     }
 
-    /// What to send after `refused` was refused; none: there is no other token.
-    pub(super) fn after(&self, refused: &HeaderValue) -> Option<HeaderValue> {
-        let mut known = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.header == *refused {
-            known.header = read(&self.path).ok()?;
+    /// The Authorization header after `rejected` was rejected; none if there is no newer token.
+    pub(super) fn newer_than(&self, rejected: &HeaderValue) -> Option<HeaderValue> {
+        let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+        if cached.header == *rejected {
+            cached.header = read(&self.path).ok()?;
         }
-        (known.header != *refused).then(|| known.header.clone())
+        (cached.header != *rejected).then(|| cached.header.clone())
     }
 }
 
 fn read(path: &PathBuf) -> std::io::Result<HeaderValue> {
     let token = std::fs::read_to_string(path)?;
-    // The value is not part of the error.
+    // The error must not contain the value.
     let mut header = HeaderValue::try_from(format!("Bearer {}", token.trim()))
         .map_err(|_| std::io::Error::new(std::io::ErrorKind::InvalidData, "it is not a valid token"))?;
     header.set_sensitive(true);

@@ -1,12 +1,13 @@
-//! Writes events into the API, and folds repeats into a series (field `series`).
+//! Writes Events to the API server, and merges repeats into a series (field `series`).
 //!
-//! They are written as core/v1 events: that version alone lets a writer set `firstTimestamp`, `lastTimestamp`, `count`
-//! and `source` as well, which `kubectl get events --sort-by=.lastTimestamp`, `kubectl describe` and most dashboards go
-//! by. events.k8s.io/v1 refuses them, and refuses to advance them on a repeat.
+//! They are written as core/v1 Events: only that version lets a client set `firstTimestamp`, `lastTimestamp`,
+//! `count` and `source`, which `kubectl get events --sort-by=.lastTimestamp`, `kubectl describe` and most
+//! dashboards use. events.k8s.io/v1 rejects these fields, also when they are updated for a repeat.
 //!
-//! The recorder of kube 5.0 folds events of one reason whatever their notes say, and goes on showing the first note: a
-//! Service that waits for a second cause would be shown the first. It also holds every event for six minutes, some
-//! kilobytes each, and looks through all of them for each one; here a print of each is enough.
+//! The recorder of kube 5.0 merges events of one reason whatever their notes say, and keeps the first note: a
+//! Service that waits for a second cause would still show the first. It also holds every event for six
+//! minutes, some kilobytes each, and searches all of them for each new event; here two hashes of each are
+//! kept.
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hasher as _};
@@ -20,38 +21,38 @@ use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::client::{CallError, bounded};
+use crate::client::{CallError, with_timeout};
 
-/// How many events are remembered, in about a hundred bytes each.
-const REMEMBERED: usize = 4_096;
-/// A repeat after this time is an event of its own, as in client-go.
-const REPEATS: Duration = Duration::from_secs(360);
-/// The longest name that the API takes (RFC 1123 subdomain).
-const LONGEST_NAME: usize = 253;
-/// The longest `reportingInstance` that the API takes.
-const LONGEST_INSTANCE: usize = 128;
+/// Capacity of the [`SeriesCache`]; an entry takes about a hundred bytes.
+const CACHE_CAPACITY: usize = 4_096;
+/// After this time without a repeat a series ends, as in client-go.
+const SERIES_TIMEOUT: Duration = Duration::from_secs(360);
+/// The longest name that the API accepts (RFC 1123 subdomain).
+const MAX_NAME: usize = 253;
+/// The longest `reportingInstance` that the API accepts.
+const MAX_INSTANCE: usize = 128;
 
-/// Something that happened to an object.
+/// An event that is not written yet.
 #[derive(Clone, Debug)]
-pub(super) struct Occurrence {
+pub(super) struct PendingEvent {
     pub(super) object: ObjectReference,
     pub(super) type_: &'static str,
     pub(super) action: String,
     pub(super) reason: String,
     pub(super) note: String,
-    /// Whether the same once more is counted up on the first event.
+    /// Whether a repeat of it is counted on the first event instead of being an event of its own.
     pub(super) repeatable: bool,
 }
 
-impl Occurrence {
-    /// The same for what is about the same object and has the same reason.
+impl PendingEvent {
+    /// Identifies the object and the reason.
     fn subject(&self) -> u64 {
         let ObjectReference { kind, namespace, name, uid, .. } = &self.object;
         hash(&(kind, namespace, name, uid, &self.reason))
     }
 
-    /// Of one subject the same for what is a repeat, different for everything else.
-    fn print(&self) -> u64 {
+    /// Equal for two events of one subject of which the second repeats the first.
+    fn dedup_key(&self) -> u64 {
         hash(&(self.type_, &self.action, &self.note))
     }
 }
@@ -66,17 +67,17 @@ pub(super) struct Recorder {
     client: Client,
     controller: String,
     instance: String,
-    recent: Recent,
+    series: SeriesCache,
 }
 
-/// The last occurrence about each subject, the latest at the end.
+/// The last series of each subject, the latest at the end.
 #[derive(Default)]
-struct Recent(VecDeque<Known>);
+struct SeriesCache(VecDeque<Series>);
 
-struct Known {
+struct Series {
     subject: u64,
-    print: u64,
-    /// Of the object that tells of it.
+    dedup_key: u64,
+    /// Name of the Event object.
     name: String,
     count: i32,
     last: Instant,
@@ -88,47 +89,46 @@ impl Recorder {
         Self {
             client,
             controller: controller.to_owned(),
-            instance: shortened(instance.unwrap_or_else(|| controller.to_owned())),
-            recent: Recent::default(),
+            instance: truncated(instance.unwrap_or_else(|| controller.to_owned())),
+            series: SeriesCache::default(),
         }
     }
 
-    /// Tells of it, as another one of a series if it happened a moment ago.
-    pub(super) async fn publish(&mut self, occurrence: Occurrence) -> Result<(), CallError> {
-        let namespace = occurrence.object.namespace.as_deref().unwrap_or("default");
+    /// Writes the event: as a repeat of a series if there is one, else as a new object.
+    pub(super) async fn publish(&mut self, event: PendingEvent) -> Result<(), CallError> {
+        let namespace = event.object.namespace.as_deref().unwrap_or("default");
         let api: Api<Event> = Api::namespaced(self.client.clone(), namespace);
-        let (now, subject, print) = (Instant::now(), occurrence.subject(), occurrence.print());
-        let earlier = self.recent.take(now, &occurrence);
-        if let Some(known) = earlier {
-            let count = known.count.saturating_add(1);
-            let repeat = repeat(count, Timestamp::now());
-            match bounded(api.patch(&known.name, &PatchParams::default(), &Patch::Merge(repeat))).await {
+        let (now, subject, dedup_key) = (Instant::now(), event.subject(), event.dedup_key());
+        if let Some(series) = self.series.take(now, &event) {
+            let count = series.count.saturating_add(1);
+            let patch = repeat_patch(count, Timestamp::now());
+            match with_timeout(api.patch(&series.name, &PatchParams::default(), &Patch::Merge(patch))).await {
                 Ok(_) => {
-                    self.recent.note(Known { count, last: now, ..known });
+                    self.series.insert(Series { count, last: now, ..series });
                     return Ok(());
                 }
-                // It has expired: this one begins anew.
+                // The object has expired: this event begins a new series.
                 Err(error) if error.is_not_found() => {}
                 Err(error) => {
-                    self.recent.note(known);
+                    self.series.insert(series);
                     return Err(error);
                 }
             }
         }
-        let event = self.event(occurrence);
-        bounded(api.create(&PostParams::default(), &event)).await?;
+        let event = self.object(event);
+        with_timeout(api.create(&PostParams::default(), &event)).await?;
         let name = event.metadata.name.unwrap_or_default();
-        self.recent.note(Known { subject, print, name, count: 1, last: now });
+        self.series.insert(Series { subject, dedup_key, name, count: 1, last: now });
         Ok(())
     }
 
-    fn event(&self, occurrence: Occurrence) -> Event {
-        let Occurrence { object, type_, action, reason, note, repeatable: _ } = occurrence;
+    fn object(&self, event: PendingEvent) -> Event {
+        let PendingEvent { object, type_, action, reason, note, repeatable: _ } = event;
         let now = Timestamp::now();
         Event {
             metadata: ObjectMeta {
                 namespace: Some(object.namespace.clone().unwrap_or_else(|| "default".to_owned())),
-                name: Some(name(object.name.as_deref().unwrap_or(&self.controller), now)),
+                name: Some(event_name(object.name.as_deref().unwrap_or(&self.controller), now)),
                 ..ObjectMeta::default()
             },
             event_time: Some(MicroTime(now)),
@@ -148,8 +148,8 @@ impl Recorder {
     }
 }
 
-/// What changes of an event that has happened `count` times by now.
-fn repeat(count: i32, now: Timestamp) -> serde_json::Value {
+/// The patch for an event that has happened `count` times.
+fn repeat_patch(count: i32, now: Timestamp) -> serde_json::Value {
     json!({
         "count": count,
         "lastTimestamp": Time(now),
@@ -157,36 +157,37 @@ fn repeat(count: i32, now: Timestamp) -> serde_json::Value {
     })
 }
 
-fn shortened(mut instance: String) -> String {
-    instance.truncate(instance.floor_char_boundary(LONGEST_INSTANCE));
+fn truncated(mut instance: String) -> String {
+    instance.truncate(instance.floor_char_boundary(MAX_INSTANCE));
     instance
 }
 
-/// As client-go names events: after the object, with the time. The object's name alone may be as long as is allowed.
-fn name(object: &str, now: Timestamp) -> String {
+/// The object's name, shortened if necessary, and the time, as client-go names Events.
+fn event_name(object: &str, now: Timestamp) -> String {
     let time = format!(".{:x}", now.as_nanosecond());
-    let end = object.floor_char_boundary(LONGEST_NAME.saturating_sub(time.len()));
-    // No part of a name may end in these.
+    let end = object.floor_char_boundary(MAX_NAME.saturating_sub(time.len()));
+    // No label of a name may end with these characters.
     let object = object[..end].trim_end_matches(['-', '.']);
     format!("{object}{time}")
 }
 
-impl Recent {
-    /// Takes out the last occurrence about the same subject; none unless this one is its repeat, a moment later. What
-    /// happened before another one with the same reason is not repeated: the newest event is to tell how things are.
-    fn take(&mut self, now: Instant, occurrence: &Occurrence) -> Option<Known> {
-        let subject = occurrence.subject();
-        let at = self.0.iter().rposition(|known| known.subject == subject)?;
-        let known = self.0.remove(at)?;
-        let recent = now.saturating_duration_since(known.last) < REPEATS;
-        (occurrence.repeatable && recent && known.print == occurrence.print()).then_some(known)
+impl SeriesCache {
+    /// Removes the series of the event's subject, and returns it if the event continues it. A series ends
+    /// with the first event of its subject that differs, so that the newest Event always describes the
+    /// present state.
+    fn take(&mut self, now: Instant, event: &PendingEvent) -> Option<Series> {
+        let subject = event.subject();
+        let at = self.0.iter().rposition(|series| series.subject == subject)?;
+        let series = self.0.remove(at)?;
+        let recent = now.saturating_duration_since(series.last) < SERIES_TIMEOUT;
+        (event.repeatable && recent && series.dedup_key == event.dedup_key()).then_some(series)
     }
 
-    fn note(&mut self, known: Known) {
-        if self.0.len() >= REMEMBERED {
+    fn insert(&mut self, series: Series) {
+        if self.0.len() >= CACHE_CAPACITY {
             self.0.pop_front();
         }
-        self.0.push_back(known);
+        self.0.push_back(series);
     }
 }
 
@@ -199,8 +200,8 @@ mod tests {
 
     use super::*;
 
-    fn occurrence(name: &str, note: &str) -> Occurrence {
-        Occurrence {
+    fn pending(name: &str, note: &str) -> PendingEvent {
+        PendingEvent {
             object: ObjectReference { name: Some(name.into()), ..ObjectReference::default() },
             type_: "Warning",
             action: "Allocate".into(),
@@ -210,20 +211,20 @@ mod tests {
         }
     }
 
-    fn known(name: &str, note: &str, last: Instant) -> Known {
-        let occurrence = occurrence(name, note);
-        let (subject, print) = (occurrence.subject(), occurrence.print());
-        Known { subject, print, name: note.into(), count: 1, last }
+    fn series(name: &str, note: &str, last: Instant) -> Series {
+        let event = pending(name, note);
+        let (subject, dedup_key) = (event.subject(), event.dedup_key());
+        Series { subject, dedup_key, name: note.into(), count: 1, last }
     }
 
     #[test]
-    fn only_the_same_about_the_same_object_a_moment_ago_is_a_repeat() {
+    fn only_an_equal_recent_event_of_the_same_object_is_repeated() {
         let start = Instant::now();
         let again = |name, note, after| {
-            let mut recent = Recent::default();
-            recent.note(known("web", "the pool is full", start));
+            let mut cache = SeriesCache::default();
+            cache.insert(series("web", "the pool is full", start));
             let now = start + Duration::from_secs(after);
-            recent.take(now, &occurrence(name, note)).map(|known| known.name)
+            cache.take(now, &pending(name, note)).map(|series| series.name)
         };
         assert_eq!(again("other", "the pool is full", 1), None);
         assert_eq!(again("web", "another cause", 1), None);
@@ -232,24 +233,24 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_bounded() {
-        let (mut recent, now) = (Recent::default(), Instant::now());
-        for number in 0..=REMEMBERED {
-            recent.note(known(&number.to_string(), "note", now));
+    fn the_cache_is_bounded() {
+        let (mut cache, now) = (SeriesCache::default(), Instant::now());
+        for number in 0..=CACHE_CAPACITY {
+            cache.insert(series(&number.to_string(), "note", now));
         }
-        assert_eq!(recent.0.len(), REMEMBERED);
-        assert!(recent.take(now, &occurrence("0", "note")).is_none(), "the first is forgotten");
-        assert!(recent.take(now, &occurrence("1", "note")).is_some());
+        assert_eq!(cache.0.len(), CACHE_CAPACITY);
+        assert!(cache.take(now, &pending("0", "note")).is_none(), "the oldest was evicted");
+        assert!(cache.take(now, &pending("1", "note")).is_some());
     }
 
     #[test]
-    fn an_event_has_a_valid_name_whatever_the_objects_is() {
+    fn an_event_has_a_valid_name_whatever_the_name_of_its_object() {
         let now = Timestamp::from_second(1_800_000_000).unwrap();
-        assert_eq!(name("web", now), "web.18fae27693b40000");
+        assert_eq!(event_name("web", now), "web.18fae27693b40000");
         for object in ["a".repeat(253), format!("{}-.-{}", "a".repeat(234), "b".repeat(16)), "ä".repeat(200)]
         {
-            let name = name(&object, now);
-            assert!(name.len() <= LONGEST_NAME && name.ends_with(".18fae27693b40000"), "{name}");
+            let name = event_name(&object, now);
+            assert!(name.len() <= MAX_NAME && name.ends_with(".18fae27693b40000"), "{name}");
             assert!(!name.contains("-.1") && !name.contains("..1"), "{name}");
         }
     }
@@ -275,10 +276,10 @@ mod tests {
     #[tokio::test]
     async fn an_event_has_the_uid_of_its_object_and_both_old_and_new_times_and_a_repeat_advances_them() {
         let (mut recorder, requests) = recorder();
-        let mut occurrence = occurrence("web", "the pool is full");
-        occurrence.object.uid = Some("3d0e".into());
-        recorder.publish(occurrence.clone()).await.unwrap();
-        recorder.publish(occurrence).await.unwrap();
+        let mut event = pending("web", "the pool is full");
+        event.object.uid = Some("3d0e".into());
+        recorder.publish(event.clone()).await.unwrap();
+        recorder.publish(event).await.unwrap();
         let requests = requests.lock().unwrap();
         let (method, path, event) = &requests[0];
         assert_eq!((&**method, &**path), ("POST", "/api/v1/namespaces/default/events"));
@@ -286,7 +287,7 @@ mod tests {
         assert_eq!(event["source"]["component"], "lbstack-speaker");
         assert_eq!((&event["count"], &event["firstTimestamp"]), (&json!(1), &event["lastTimestamp"]));
         assert!(event["eventTime"].is_string() && event["lastTimestamp"].is_string());
-        assert_eq!(event["reportingInstance"].as_str().unwrap().len(), LONGEST_INSTANCE);
+        assert_eq!(event["reportingInstance"].as_str().unwrap().len(), MAX_INSTANCE);
         let (method, _, repeat) = &requests[1];
         assert_eq!(&**method, "PATCH");
         assert_eq!((&repeat["count"], &repeat["series"]["count"]), (&json!(2), &json!(2)));
@@ -297,14 +298,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn after_a_then_b_then_a_the_newest_event_is_a_new_one_about_a() {
+    async fn an_event_that_recurs_after_a_different_one_is_written_anew() {
         let (mut recorder, requests) = recorder();
         for note in ["a", "b", "a"] {
-            recorder.publish(occurrence("web", note)).await.unwrap();
+            recorder.publish(pending("web", note)).await.unwrap();
         }
-        // Here another process has reported what was in between.
+        // Another process has reported a different change in between.
         for _ in 0..2 {
-            let assigned = Occurrence { repeatable: false, ..occurrence("db", "announcing from node1") };
+            let assigned = PendingEvent { repeatable: false, ..pending("db", "announcing from node1") };
             recorder.publish(assigned).await.unwrap();
         }
         let requests = requests.lock().unwrap();

@@ -1,4 +1,4 @@
-//! What to do about a Lease: a pure function of what was observed, and when.
+//! The decision what to do about a Lease: a pure function of the observed Lease and the time.
 
 use std::time::Duration;
 
@@ -7,45 +7,45 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 use tokio::time::Instant;
 
-/// What matters of a Lease.
+/// The fields of a Lease that an election uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record {
+pub struct LeaseRecord {
     /// Who holds it; none after a release.
     pub holder: Option<String>,
-    /// How long it lasts after a renewal.
+    /// How long it is valid after a renewal.
     pub duration: Duration,
-    /// How often it changed hands.
+    /// How often its holder changed.
     pub transitions: i32,
-    /// The holder's clock at the last renewal. Only whether it changes matters.
+    /// The holder's clock at the last renewal. Only compared for equality.
     pub renewed: Option<Timestamp>,
     /// Version of the object.
     pub version: Option<String>,
 }
 
-/// A Lease as last seen, and since when it looks like that.
+/// A Lease as last read, and when that state was first observed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observation {
-    /// What was seen.
-    pub record: Record,
-    /// When it was first seen like that, by the local monotonic clock.
+    /// What was read.
+    pub record: LeaseRecord,
+    /// When it was first observed, by the local monotonic clock.
     pub since: Instant,
 }
 
-/// What to do.
+/// What to do about a Lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Another holds it and may still write.
+    /// Another process holds it and may still write.
     Wait,
-    /// Nobody can be writing under it: take it.
+    /// No other process can be writing under it: acquire it.
     Acquire {
-        /// Transitions to store.
+        /// The value for `leaseTransitions`.
         transitions: i32,
     },
-    /// It is ours: renew it.
+    /// This process holds it: renew it.
     Renew,
 }
 
-impl From<&Lease> for Record {
+impl From<&Lease> for LeaseRecord {
     fn from(lease: &Lease) -> Self {
         let spec = lease.spec.clone().unwrap_or_default();
         let seconds = spec.lease_duration_seconds.and_then(|s| u64::try_from(s).ok()).unwrap_or(0);
@@ -60,9 +60,9 @@ impl From<&Lease> for Record {
 }
 
 impl Observation {
-    /// The observation after looking at `lease` at `now`: the clock starts again only if it changed.
+    /// The observation after `lease` was read at `now`: `since` changes only if the Lease has changed.
     pub fn update(before: Option<Self>, lease: Option<&Lease>, now: Instant) -> Option<Self> {
-        let record = Record::from(lease?);
+        let record = LeaseRecord::from(lease?);
         match before {
             Some(before) if before.record == record => Some(before),
             _ => Some(Self { record, since: now }),
@@ -70,7 +70,7 @@ impl Observation {
     }
 }
 
-/// What `identity` does about the Lease that it observed (`None`: there is none).
+/// What `identity` does about the observed Lease (`None`: it does not exist).
 pub fn decide(observed: Option<&Observation>, identity: &str, now: Instant) -> Decision {
     let Some(Observation { record, since }) = observed else { return Decision::Acquire { transitions: 0 } };
     let expired = now.saturating_duration_since(*since) >= record.duration;

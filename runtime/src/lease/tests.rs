@@ -8,9 +8,9 @@ use serde_json::json;
 
 use super::*;
 
-fn held(holder: Option<&str>, version: &str) -> Lease {
-    let settings = Settings::new("ns", "lease", holder.unwrap_or_default());
-    let mut lease = desired(&settings, None, 3, Timestamp::UNIX_EPOCH);
+fn lease(holder: Option<&str>, version: &str) -> Lease {
+    let settings = ElectionSettings::new("ns", "lease", holder.unwrap_or_default());
+    let mut lease = acquired(&settings, None, 3, Timestamp::UNIX_EPOCH);
     lease.metadata.resource_version = Some(version.to_owned());
     if holder.is_none() {
         lease.spec.as_mut().unwrap().holder_identity = None;
@@ -18,7 +18,7 @@ fn held(holder: Option<&str>, version: &str) -> Lease {
     lease
 }
 
-fn seen(lease: &Lease, at: Instant) -> Option<Observation> {
+fn observed(lease: &Lease, at: Instant) -> Option<Observation> {
     Observation::update(None, Some(lease), at)
 }
 
@@ -26,99 +26,99 @@ fn valid_for(length: Duration) -> Validity {
     Validity::new(length)
 }
 
-/// A candidate that is ready, and whose worker is alive for ever.
+/// A candidate that is always able to lead.
 fn able() -> Candidate {
     Candidate::new(std::future::ready(()), Heartbeat::new("worker", Duration::from_secs(1)))
 }
 
 #[test]
-fn a_lease_that_does_not_exist_or_was_released_is_taken_at_once() {
+fn a_lease_that_does_not_exist_or_was_released_is_acquired_at_once() {
     let now = Instant::now();
     assert_eq!(decide(None, "me", now), Decision::Acquire { transitions: 0 });
-    let released = seen(&held(None, "1"), now);
+    let released = observed(&lease(None, "1"), now);
     assert_eq!(decide(released.as_ref(), "me", now), Decision::Acquire { transitions: 4 });
 }
 
 #[test]
-fn our_own_lease_is_renewed_also_after_it_expired() {
+fn the_holder_renews_its_lease_also_after_it_expired() {
     let start = Instant::now();
-    let ours = seen(&held(Some("me"), "1"), start);
+    let ours = observed(&lease(Some("me"), "1"), start);
     for after in [0, 14, 15, 1000] {
         assert_eq!(decide(ours.as_ref(), "me", start + Duration::from_secs(after)), Decision::Renew);
     }
 }
 
 #[test]
-fn anothers_lease_is_left_alone_for_its_whole_duration_since_it_last_changed() {
+fn the_lease_of_another_process_is_acquired_only_after_its_duration_without_a_change() {
     let start = Instant::now();
     let second = |s| start + Duration::from_secs(s);
-    let theirs = seen(&held(Some("other"), "1"), start);
+    let theirs = observed(&lease(Some("other"), "1"), start);
     assert_eq!(decide(theirs.as_ref(), "me", second(14)), Decision::Wait);
-    // It is renewed just before it would have expired: the wait begins anew.
-    let renewed = Observation::update(theirs, Some(&held(Some("other"), "2")), second(14));
+    // It is renewed just before it would have expired: the wait starts anew.
+    let renewed = Observation::update(theirs, Some(&lease(Some("other"), "2")), second(14));
     assert_eq!(decide(renewed.as_ref(), "me", second(28)), Decision::Wait);
     assert_eq!(decide(renewed.as_ref(), "me", second(29)), Decision::Acquire { transitions: 4 });
-    // A look that finds nothing new does not start it again.
-    let same = Observation::update(renewed, Some(&held(Some("other"), "2")), second(28));
+    // Reading an unchanged Lease does not restart the wait.
+    let same = Observation::update(renewed, Some(&lease(Some("other"), "2")), second(28));
     assert_eq!(decide(same.as_ref(), "me", second(29)), Decision::Acquire { transitions: 4 });
 }
 
 #[test]
-fn a_leader_stops_early_enough_for_a_call_to_end_before_its_lease_does() {
-    let settings = Settings::new("ns", "lease", "me");
+fn a_leader_stops_early_enough_for_its_last_call_to_end_before_the_lease_expires() {
+    let settings = ElectionSettings::new("ns", "lease", "me");
     assert!(settings.renew_deadline + crate::client::CALL_TIMEOUT <= settings.duration);
     assert!(settings.retry < settings.renew_deadline);
 }
 
 #[tokio::test(start_paused = true)]
-async fn leadership_ends_by_the_clock_even_if_nobody_says_so() {
-    let (sender, until) = watch::channel(Some(valid_for(Duration::from_secs(10))));
-    let mut leadership = Leadership { until };
+async fn leadership_ends_at_the_deadline_without_a_notification() {
+    let (sender, validity) = watch::channel(Some(valid_for(Duration::from_secs(10))));
+    let mut leadership = Leadership { validity };
     assert!(leadership.is_leading());
     tokio::time::advance(Duration::from_secs(11)).await;
     assert!(!leadership.is_leading());
-    leadership.lost().await;
+    leadership.wait_lost().await;
     sender.send_replace(Some(valid_for(Duration::from_secs(10))));
-    leadership.won().await;
+    leadership.wait_acquired().await;
     assert!(leadership.is_leading());
 }
 
 #[test]
-fn a_lease_is_written_as_at_least_as_long_as_its_holder_takes_it_for() {
+fn the_written_duration_of_a_lease_is_rounded_up() {
     let written = |millis| {
         let duration = Duration::from_millis(millis);
-        let settings = Settings { duration, ..Settings::new("ns", "lease", "me") };
-        desired(&settings, None, 0, Timestamp::UNIX_EPOCH).spec.unwrap().lease_duration_seconds
+        let settings = ElectionSettings { duration, ..ElectionSettings::new("ns", "lease", "me") };
+        acquired(&settings, None, 0, Timestamp::UNIX_EPOCH).spec.unwrap().lease_duration_seconds
     };
     assert_eq!([500, 1_000, 1_999, 15_000].map(written), [Some(1), Some(1), Some(2), Some(15)]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn work_is_dropped_when_its_leader_leads_no_more() {
-    let (until, receiver) = watch::channel(Some(valid_for(Duration::from_secs(1))));
-    let leadership = Leadership { until: receiver };
+async fn work_is_dropped_when_leadership_is_lost() {
+    let (sender, receiver) = watch::channel(Some(valid_for(Duration::from_secs(1))));
+    let leadership = Leadership { validity: receiver };
     assert_eq!(leadership.while_leading(async { 7 }).await, Some(7));
     let stopped = leadership.while_leading(async {
         tokio::time::sleep(Duration::from_secs(2)).await;
         7
     });
     assert_eq!(stopped.await, None);
-    drop(until);
+    drop(sender);
 }
 
-/// A Lease of `holder` in an API where somebody else is always faster, `conflicts` times.
+/// An API with a Lease of `holder`, whose first `conflicts` writes fail with a conflict.
 fn contested(holder: &'static str, conflicts: u32) -> Api<Lease> {
     let left = Arc::new(AtomicU32::new(conflicts));
     let answer = move |request: Request<Body>| {
         let left = Arc::clone(&left);
         async move {
             let write = request.method() != Method::GET;
-            let faster = |left: u32| left.checked_sub(1);
+            let decrement = |left: u32| left.checked_sub(1);
             let (code, body) =
-                if write && left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, faster).is_ok() {
+                if write && left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, decrement).is_ok() {
                     (409, json!({"kind": "Status", "status": "Failure", "reason": "Conflict", "code": 409}))
                 } else {
-                    (200, json!(held(Some(holder), "1")))
+                    (200, json!(lease(Some(holder), "1")))
                 };
             Response::builder().status(code).body(Body::from(body.to_string().into_bytes()))
         }
@@ -127,24 +127,27 @@ fn contested(holder: &'static str, conflicts: u32) -> Api<Lease> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_conflict_ends_no_leadership_as_long_as_nobody_else_holds_the_lease() {
-    let settings = Settings::new("ns", "lease", "me");
-    let look = |holder, conflicts| {
+async fn a_conflict_does_not_end_leadership_while_no_other_process_holds_the_lease() {
+    let settings = ElectionSettings::new("ns", "lease", "me");
+    let renew = |holder, conflicts| {
         let settings = &settings;
-        async move { step(&contested(holder, conflicts), settings, &mut None).await }
+        async move { acquire_or_renew(&contested(holder, conflicts), settings, &mut None).await }
     };
     let until = Instant::now() + settings.renew_deadline;
-    let renewed = look("me", 1).await.unwrap().map(|validity| validity.until);
-    assert_eq!(renewed, Some(until), "it is read again, and renewed");
-    assert!(look("me", 2).await.unwrap_err().is_conflict(), "it failed to renew, which the deadline is for");
-    assert_eq!(look("other", 0).await.unwrap(), None);
+    let renewed = renew("me", 1).await.unwrap().map(|validity| validity.until);
+    assert_eq!(renewed, Some(until), "it is read again and renewed");
+    assert!(
+        renew("me", 2).await.unwrap_err().is_conflict(),
+        "two conflicts are an error, which is tolerated until the deadline"
+    );
+    assert_eq!(renew("other", 0).await.unwrap(), None);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_leader_whose_writes_all_conflict_leads_until_its_deadline() {
-    let settings = Settings::new("ns", "lease", "me");
-    let (sender, until) = watch::channel(Some(valid_for(settings.renew_deadline)));
-    let (leadership, shutdown) = (Leadership { until }, CancellationToken::new());
+    let settings = ElectionSettings::new("ns", "lease", "me");
+    let (sender, validity) = watch::channel(Some(valid_for(settings.renew_deadline)));
+    let (leadership, shutdown) = (Leadership { validity }, CancellationToken::new());
     let api = contested("me", u32::MAX);
     let election = tokio::spawn({
         let (settings, shutdown) = (settings.clone(), shutdown.clone());
@@ -159,17 +162,17 @@ async fn a_leader_whose_writes_all_conflict_leads_until_its_deadline() {
 }
 
 #[test]
-fn a_machine_whose_monotonic_clock_stood_still_does_not_lead_on_an_old_renewal() {
+fn a_process_whose_monotonic_clock_stood_still_does_not_lead_on_an_old_renewal() {
     let length = Duration::from_secs(10);
     let validity = Validity::new(length);
     let (now, wall) = (Instant::now(), validity.renewed);
-    assert!(validity.holds(now, wall + Duration::from_secs(9)));
+    assert!(validity.is_valid(now, wall + Duration::from_secs(9)));
+    assert!(!validity.is_valid(now, wall + Duration::from_secs(10)), "the machine was suspended");
     assert!(
-        !validity.holds(now, wall + Duration::from_secs(10)),
-        "it was suspended, and its clock set since"
+        validity.is_valid(now, wall - Duration::from_secs(3_600)),
+        "a wall clock that was set back is ignored"
     );
-    assert!(validity.holds(now, wall - Duration::from_secs(3_600)), "a clock that was set back says nothing");
-    assert!(!validity.holds(now + length, wall));
+    assert!(!validity.is_valid(now + length, wall));
 }
 
 #[test]
@@ -179,7 +182,7 @@ fn two_processes_of_one_pod_have_different_identities() {
     assert!(identities.iter().all(|identity| identity.starts_with("controller-0_")));
 }
 
-/// An API with one Lease, which nobody holds at first.
+/// An API with one Lease, which has no holder at first.
 #[derive(Clone, Default)]
 struct Shared {
     lease: Arc<Mutex<Option<Lease>>>,
@@ -215,10 +218,11 @@ impl Shared {
     }
 
     fn campaign(&self, me: &str, candidate: Candidate, shutdown: &CancellationToken) -> Leadership {
-        let (sender, until) = watch::channel(None);
-        let (api, settings, shutdown) = (self.api(), Settings::new("ns", "lease", me), shutdown.clone());
+        let (sender, validity) = watch::channel(None);
+        let (api, settings, shutdown) =
+            (self.api(), ElectionSettings::new("ns", "lease", me), shutdown.clone());
         tokio::spawn(async move { run(&api, &settings, candidate, &sender, shutdown).await });
-        Leadership { until }
+        Leadership { validity }
     }
 }
 
@@ -234,40 +238,40 @@ async fn requirement_6_a_process_that_is_not_ready_does_not_campaign() {
     tokio::time::sleep(Duration::from_secs(3_600)).await;
     assert_eq!(shared.calls.load(Ordering::Relaxed), 0);
     open.send(()).unwrap();
-    leadership.won().await;
+    leadership.wait_acquired().await;
     assert_eq!(shared.holder().as_deref(), Some("me"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn requirement_6_a_leader_whose_worker_makes_no_progress_leaves_the_lease_to_another() {
+async fn requirement_6_a_leader_whose_worker_makes_no_progress_releases_the_lease() {
     let (shared, shutdown) = (Shared::default(), CancellationToken::new());
     let heartbeat = Heartbeat::new("worker", Duration::from_secs(15));
     let mut stuck =
         shared.campaign("stuck", Candidate::new(std::future::ready(()), heartbeat.clone()), &shutdown);
-    stuck.won().await;
+    stuck.wait_acquired().await;
     heartbeat.beat();
     let mut healthy = shared.campaign("healthy", able(), &shutdown);
-    tokio::time::timeout(Duration::from_secs(21), healthy.won()).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(21), healthy.wait_acquired()).await.unwrap();
     assert!(!stuck.is_leading());
     assert_eq!(shared.holder().as_deref(), Some("healthy"));
     heartbeat.rest();
     tokio::time::sleep(Duration::from_secs(60)).await;
-    assert!(healthy.is_leading(), "who recovers does not take it back");
+    assert!(healthy.is_leading(), "a recovered process does not take the Lease back");
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_recovers_leads_again_where_nobody_else_does() {
+async fn a_recovered_process_leads_again_if_no_other_does() {
     let (shared, shutdown) = (Shared::default(), CancellationToken::new());
     let heartbeat = Heartbeat::new("worker", Duration::from_secs(15));
     let mut alone =
         shared.campaign("alone", Candidate::new(std::future::ready(()), heartbeat.clone()), &shutdown);
-    alone.won().await;
+    alone.wait_acquired().await;
     heartbeat.beat();
-    alone.lost().await;
+    alone.wait_lost().await;
     tokio::time::sleep(Duration::from_secs(30)).await;
     assert_eq!(shared.holder(), None);
     heartbeat.rest();
-    alone.won().await;
+    alone.wait_acquired().await;
     assert_eq!(shared.holder().as_deref(), Some("alone"));
 }
 
@@ -275,9 +279,9 @@ async fn who_recovers_leads_again_where_nobody_else_does() {
 async fn the_lease_is_released_when_the_process_stops() {
     let (shared, shutdown) = (Shared::default(), CancellationToken::new());
     let mut leadership = shared.campaign("me", able(), &shutdown);
-    leadership.won().await;
+    leadership.wait_acquired().await;
     shutdown.cancel();
-    leadership.lost().await;
+    leadership.wait_lost().await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(shared.holder(), None);
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 
 use super::*;
-use crate::client::limits::limited;
+use crate::client::limits::with_limits;
 
 type Answer = Result<Response<Body>, kube::Error>;
 
@@ -15,7 +15,7 @@ fn response(code: u16, body: &Value) -> Response<Body> {
     Response::builder().status(code).body(Body::from(body.to_string().into_bytes())).unwrap()
 }
 
-fn refused(code: u16) -> Response<Body> {
+fn error_response(code: u16) -> Response<Body> {
     let message = "etcdserver: leader changed";
     response(code, &json!({"kind": "Status", "status": "Failure", "message": message, "code": code}))
 }
@@ -29,15 +29,15 @@ fn is_watch(request: &Request<Body>) -> bool {
     request.uri().query().is_some_and(|query| query.contains("watch=true"))
 }
 
-/// A client of an API server that answers each request as `answer` says.
+/// A client of an API server that responds to each request with `answer`.
 fn client<F>(answer: impl Fn(Request<Body>) -> F + Clone + Send + Sync + 'static) -> Client
 where
     F: Future<Output = Answer> + Send + 'static,
 {
-    limited(Client::new(tower::service_fn(answer), "ns"), None, "ns".to_owned(), None)
+    with_limits(Client::new(tower::service_fn(answer), "ns"), None, "ns".to_owned(), None)
 }
 
-/// A watch, and what is notified when a list of it is in the store.
+/// A watch, and a `Notify` that is notified when a list was applied to the store.
 fn start<K>(tasks: &mut Tasks, client: Client) -> (Store<K>, Arc<Notify>)
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
@@ -55,19 +55,19 @@ where
 }
 
 #[test]
-fn no_pause_between_two_attempts_is_longer_than_six_seconds() {
-    let pauses: Vec<_> = backoff().take(1000).collect();
-    assert_eq!(pauses.len(), 1000, "a watch is never given up");
-    assert!(pauses.iter().all(|pause| *pause <= LONGEST_BACKOFF), "{pauses:?}");
+fn no_delay_between_two_attempts_is_longer_than_six_seconds() {
+    let delays: Vec<_> = backoff().take(1000).collect();
+    assert_eq!(delays.len(), 1000, "a watch is never given up");
+    assert!(delays.iter().all(|delay| *delay <= MAX_BACKOFF), "{delays:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn requirement_7_a_list_that_is_rejected_is_repeated_after_longer_and_longer_pauses() {
+async fn requirement_7_a_rejected_list_is_retried_with_growing_delays() {
     let lists = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&lists);
     let rejected = client(move |_| {
         count.fetch_add(1, Ordering::Relaxed);
-        std::future::ready(Ok(refused(500)))
+        std::future::ready(Ok(error_response(500)))
     });
     let mut tasks = Tasks::new();
     let _store = start::<Service>(&mut tasks, rejected);
@@ -80,50 +80,49 @@ async fn requirement_7_a_list_that_is_rejected_is_repeated_after_longer_and_long
     assert!(watches.borrow()[0].failure.as_ref().unwrap().error.contains("leader changed"));
 }
 
-/// What an API server, or what is before it, does while it is away.
+/// What an API server, or a proxy in front of it, does during an outage.
 #[derive(Clone, Copy, Debug)]
-enum Away {
+enum Outage {
     Rejects(u16),
-    /// Says that it should be asked again in a minute.
+    /// Responds with `Retry-After: 60`.
     RetryAfter(u16),
     RefusesConnections,
-    /// Takes the request, and never answers it, not even when it is back.
-    NeverAnswers,
+    /// Accepts the request and never responds, not even after the outage.
+    NeverResponds,
 }
 
-async fn away(how: Away) -> Answer {
-    match how {
-        Away::Rejects(code) => Ok(refused(code)),
-        Away::RetryAfter(code) => {
-            let mut response = refused(code);
+async fn during_outage(kind: Outage) -> Answer {
+    match kind {
+        Outage::Rejects(code) => Ok(error_response(code)),
+        Outage::RetryAfter(code) => {
+            let mut response = error_response(code);
             response.headers_mut().insert("retry-after", axum::http::HeaderValue::from_static("60"));
             Ok(response)
         }
-        Away::RefusesConnections => {
+        Outage::RefusesConnections => {
             Err(kube::Error::Service(std::io::Error::from(std::io::ErrorKind::ConnectionRefused).into()))
         }
-        Away::NeverAnswers => std::future::pending().await,
+        Outage::NeverResponds => std::future::pending().await,
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn requirement_7_a_server_that_is_back_is_noticed_within_ten_seconds_however_it_was_away_and_for_however_long()
- {
-    use Away::{NeverAnswers, RefusesConnections, Rejects, RetryAfter};
-    for how in [
+async fn requirement_7_a_server_that_is_back_is_noticed_within_ten_seconds_after_any_outage() {
+    use Outage::{NeverResponds, RefusesConnections, Rejects, RetryAfter};
+    for kind in [
         Rejects(503),
         Rejects(504),
         Rejects(429),
         RetryAfter(503),
         RetryAfter(429),
         RefusesConnections,
-        NeverAnswers,
+        NeverResponds,
     ] {
         for outage in [1, 7, 31, 60, 301, 3_607].map(Duration::from_secs) {
             let back = Instant::now() + outage;
             let client = client(move |request| async move {
                 match (Instant::now() < back, is_watch(&request)) {
-                    (true, _) => away(how).await,
+                    (true, _) => during_outage(kind).await,
                     (false, true) => std::future::pending().await,
                     (false, false) => Ok(list(&json!([]))),
                 }
@@ -134,14 +133,14 @@ async fn requirement_7_a_server_that_is_back_is_noticed_within_ten_seconds_howev
             watches.wait_for(|watches| watches[0].failure.is_some()).await.unwrap();
             listed.notified().await;
             let late = Instant::now() - back;
-            assert!(late <= Duration::from_secs(10), "{how:?} for {outage:?}: noticed {late:?} after");
+            assert!(late <= Duration::from_secs(10), "{kind:?} for {outage:?}: noticed {late:?} after");
             assert!(watches.borrow()[0].failure.is_none(), "the outage is over");
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_long_list_of_a_server_that_answers_is_waited_for() {
+async fn a_long_list_of_a_server_that_responds_is_awaited() {
     let client = client(|request| async move {
         match request.uri().path() {
             _ if is_watch(&request) => std::future::pending().await,
@@ -162,7 +161,7 @@ async fn a_long_list_of_a_server_that_answers_is_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn requirement_6_an_object_that_cannot_be_decoded_is_reported_by_name_and_the_others_are_read() {
+async fn requirement_6_an_object_that_cannot_be_decoded_is_reported_by_name_and_the_others_are_stored() {
     let client = client(|request| async move {
         if is_watch(&request) {
             return std::future::pending().await;
@@ -185,7 +184,7 @@ async fn requirement_6_an_object_that_cannot_be_decoded_is_reported_by_name_and_
 }
 
 #[test]
-fn an_object_that_cannot_be_decoded_any_more_stays_as_it_was() {
+fn the_previous_version_of_an_object_that_cannot_be_decoded_stays() {
     use crate::decode::undecodable as bad;
     let (store, mut writer) = reflector::store::<Service>();
     let good = |name: &str| {
@@ -211,7 +210,7 @@ fn an_object_that_cannot_be_decoded_any_more_stays_as_it_was() {
 }
 
 #[test]
-fn only_the_answer_that_there_is_no_such_kind_says_that_it_is_not_defined() {
+fn only_a_404_means_that_the_kind_is_not_defined() {
     use kube::core::Status;
     let answer = |code| kube::Error::Api(Box::new(Status { code, ..Status::default() }));
     assert!(is_undefined(&watcher::Error::InitialListFailed(answer(404))));
@@ -221,8 +220,7 @@ fn only_the_answer_that_there_is_no_such_kind_says_that_it_is_not_defined() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn requirement_6_a_mirror_of_whole_objects_reports_its_failures_and_what_it_cannot_decode_until_it_ends()
- {
+async fn requirement_6_a_dynamic_reflector_reports_failures_and_undecodable_objects_until_it_ends() {
     let fails = Arc::new(std::sync::atomic::AtomicBool::new(true));
     let refuse = Arc::clone(&fails);
     let client = client(move |request| {
@@ -234,27 +232,28 @@ async fn requirement_6_a_mirror_of_whole_objects_reports_its_failures_and_what_i
             let managed = json!([{"manager": "kubectl", "operation": "Update", "apiVersion": "v1"}]);
             let good = json!({"metadata": {"name": "good", "namespace": "ns", "managedFields": managed}});
             let bad = json!({"metadata": {"name": "bad", "namespace": "ns", "generation": "secret"}});
-            Ok(if refuse { refused(403) } else { list(&json!([good, bad])) })
+            Ok(if refuse { error_response(403) } else { list(&json!([good, bad])) })
         }
     });
     let (tasks, stop, listed) = (Tasks::new(), CancellationToken::new(), Arc::new(Notify::new()));
     let resource = ApiResource::erase::<Service>(&());
     let api = Api::all_with(client, &resource);
     let notify = Arc::clone(&listed);
-    let heard = move |heard| {
-        if heard == Heard::Listed {
+    let on_event = move |event| {
+        if event == StoreEvent::Synced {
             notify.notify_one();
         }
     };
     let config = watcher::Config::default;
-    let (store, keep_up) = mirror(tasks.watches(), &api, resource.clone(), config(), stop.clone(), heard);
-    let keep_up = tokio::spawn(keep_up);
+    let (store, run) =
+        reflect_dynamic(tasks.watches(), &api, resource.clone(), config(), stop.clone(), on_event);
+    let run = tokio::spawn(run);
     let mut watches = tasks.watches().subscribe();
     watches.wait_for(|watches| watches[0].failure.is_some()).await.unwrap();
     fails.store(false, Ordering::Relaxed);
     listed.notified().await;
     let object = store.state().remove(0);
-    assert_eq!(object.metadata.managed_fields.as_ref().map(Vec::len), Some(1), "as the API has it");
+    assert_eq!(object.metadata.managed_fields.as_ref().map(Vec::len), Some(1), "managed fields are included");
     assert_eq!(object.types.as_ref().map(|types| types.kind.as_str()), Some("Service"));
     let reported = watches.borrow()[0].clone();
     let reasons: Vec<String> =
@@ -262,26 +261,26 @@ async fn requirement_6_a_mirror_of_whole_objects_reports_its_failures_and_what_i
     assert_eq!((reported.kind.as_str(), reported.failure.is_none(), reasons.len()), ("Service", true, 1));
     assert!(reasons[0].starts_with("ns/bad: ") && !reasons[0].contains("secret"), "{reasons:?}");
     stop.cancel();
-    keep_up.await.unwrap();
+    run.await.unwrap();
     assert!(watches.borrow()[0].undecodable.is_empty(), "a watch that has ended reports nothing");
-    let _next = mirror(tasks.watches(), &api, resource, config(), CancellationToken::new(), |_| {});
-    assert_eq!(watches.borrow().len(), 1, "the next one takes its place");
+    let _next = reflect_dynamic(tasks.watches(), &api, resource, config(), CancellationToken::new(), |_| {});
+    assert_eq!(watches.borrow().len(), 1, "the next watch of the kind replaces it");
 }
 
 #[tokio::test(start_paused = true)]
-async fn everybody_who_waits_for_a_store_hears_of_its_first_list() {
+async fn every_waiter_of_a_store_is_woken_by_its_initial_list() {
     let (store, mut writer) = reflector::store::<Service>();
     let waiters: Vec<_> = (0..3)
         .map(|_| {
             let store = store.clone();
-            tokio::spawn(async move { ready(&store).await })
+            tokio::spawn(async move { wait_synced(&store).await })
         })
         .collect();
     tokio::time::sleep(Duration::from_secs(1)).await;
     writer.apply_watcher_event(&Event::Init);
     writer.apply_watcher_event(&Event::InitDone);
     for waiter in waiters {
-        let heard = tokio::time::timeout(Duration::from_secs(1), waiter).await;
-        assert_eq!(heard.unwrap().unwrap(), Ok(()));
+        let result = tokio::time::timeout(Duration::from_secs(1), waiter).await;
+        assert_eq!(result.unwrap().unwrap(), Ok(()));
     }
 }

@@ -19,7 +19,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
-use runtime::client::{CallError, bounded};
+use runtime::client::{CallError, with_timeout};
 use runtime::events::Events;
 use serde_json::json;
 
@@ -249,10 +249,12 @@ impl Announcements {
         match write {
             Write::Create(service, what) => self.create(service, what, owner).await,
             Write::Correct(service, what, object) => self.correct(service, what, object).await,
-            Write::Remove(name) => match bounded(self.api.delete(name, &DeleteParams::default())).await {
-                Err(error) if !error.is_not_found() => Err(error),
-                _ => Ok(()),
-            },
+            Write::Remove(name) => {
+                match with_timeout(self.api.delete(name, &DeleteParams::default())).await {
+                    Err(error) if !error.is_not_found() => Err(error),
+                    _ => Ok(()),
+                }
+            }
         }
     }
 
@@ -279,7 +281,7 @@ impl Announcements {
             owner_references: owner.map(|owner| vec![owner.clone()]),
             ..ObjectMeta::default()
         };
-        match bounded(self.api.create(&PostParams::default(), &object)).await {
+        match with_timeout(self.api.create(&PostParams::default(), &object)).await {
             Ok(_) => {}
             Err(error) if error.is_conflict() => {}
             Err(error) => return Err(error),
@@ -296,7 +298,7 @@ impl Announcements {
         let name = &object.name;
         if object.epoch != what.epoch {
             let patch = json!({"metadata": {"annotations": {EPOCH: what.epoch.to_string()}}});
-            bounded(self.api.patch(name, &PatchParams::default(), &Patch::Merge(patch))).await?;
+            with_timeout(self.api.patch(name, &PatchParams::default(), &Patch::Merge(patch))).await?;
         }
         if object.interfaces.as_ref().is_none_or(|known| known[..] != what.interfaces[..]) {
             self.patch_status(name, service, what).await?;
@@ -311,7 +313,7 @@ impl Announcements {
             "status": self.status(service, what),
         });
         let params = PatchParams::apply(FIELD_MANAGER).force();
-        bounded(self.api.patch_status(name, &params, &Patch::Apply(patch))).await.map(|_| ())
+        with_timeout(self.api.patch_status(name, &params, &Patch::Apply(patch))).await.map(|_| ())
     }
 
     fn status(&self, service: &ServiceKey, what: &Wanted) -> ServiceL2StatusStatus {

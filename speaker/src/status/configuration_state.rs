@@ -14,7 +14,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use rules::{Finding, Severity};
-use runtime::client::{CallError, bounded};
+use runtime::client::{CallError, with_timeout};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -77,7 +77,7 @@ impl ConfigurationStates {
                 object["metadata"]["ownerReferences"] = json!([owner]);
             }
             let params = PatchParams::apply(FIELD_MANAGER).force();
-            bounded(self.api.patch(&name, &params, &Patch::Apply(object))).await?;
+            with_timeout(self.api.patch(&name, &params, &Patch::Apply(object))).await?;
         }
         let old = stored.and_then(|object| object.status).unwrap_or_default();
         let new = status(&old, findings);
@@ -88,7 +88,7 @@ impl ConfigurationStates {
                 "status": new,
             });
             let params = PatchParams::apply(FIELD_MANAGER).force();
-            bounded(self.api.patch_status(&name, &params, &Patch::Apply(patch))).await?;
+            with_timeout(self.api.patch_status(&name, &params, &Patch::Apply(patch))).await?;
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, Client};
-use runtime::client::{CallError, bounded};
+use runtime::client::{CallError, with_timeout};
 use serde_json::json;
 
 use super::{FIELD_MANAGER, speaks_for_all};
@@ -128,7 +128,7 @@ impl Conflicts {
                 object["metadata"]["ownerReferences"] = json!([owner]);
             }
             let params = PatchParams::apply(FIELD_MANAGER).force();
-            bounded(self.api.patch(&name, &params, &Patch::Apply(object))).await?;
+            with_timeout(self.api.patch(&name, &params, &Patch::Apply(object))).await?;
         }
         let ended = |address: &&IpAddr| !wanted.contains_key(*address);
         for address in self.told.iter().filter(ended).copied().collect::<Vec<_>>() {
@@ -154,7 +154,7 @@ impl Conflicts {
     }
 
     async fn remove(&self, name: &str) -> Result<(), CallError> {
-        match bounded(self.api.delete(name, &DeleteParams::default())).await {
+        match with_timeout(self.api.delete(name, &DeleteParams::default())).await {
             Err(error) if !error.is_not_found() => Err(error),
             _ => Ok(()),
         }

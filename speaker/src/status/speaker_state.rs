@@ -17,7 +17,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference, 
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
-use runtime::client::{CallError, bounded};
+use runtime::client::{CallError, with_timeout};
 use serde_json::json;
 
 use super::conflicts::hardware_address;
@@ -98,14 +98,14 @@ impl SpeakerStates {
             if let Some(owner) = owner {
                 object["metadata"]["ownerReferences"] = json!([owner]);
             }
-            bounded(self.api.patch(&name, &params, &Patch::Apply(object))).await?;
+            with_timeout(self.api.patch(&name, &params, &Patch::Apply(object))).await?;
         }
         let patch = json!({
             "apiVersion": "lbstack.dev/v1alpha1",
             "kind": "SpeakerState",
             "status": new,
         });
-        bounded(self.api.patch_status(&name, &params, &Patch::Apply(patch))).await?;
+        with_timeout(self.api.patch_status(&name, &params, &Patch::Apply(patch))).await?;
         Ok(true)
     }
 

@@ -140,7 +140,7 @@ async fn a_conflict_with_a_node_survives_a_restart_until_it_is_known_which_addre
     })]);
     let (mut tasks, shutdown) = (Tasks::new(), CancellationToken::new());
     let stores = stores(&mut tasks, &client, &shutdown);
-    stores.conflicts.ready().await.unwrap();
+    stores.conflicts.wait_synced().await.unwrap();
     let mut conflicts = Conflicts::new(client, "lb", "a".into(), stores);
     for listed in [false, true] {
         let mut view = view();

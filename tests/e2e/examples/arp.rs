@@ -1,12 +1,13 @@
-//! What answering costs: `cargo xtask bench arp`.
+//! The cost of answering ARP and NDP: `cargo xtask bench arp`.
 //!
-//! Latency of the speaker's answers beside those of the kernel for its own address on the same link, and of a process that
-//! does nothing but answer, with one address and with thousands; memory and processor time of the speaker.
+//! Latency of the speaker's answers, compared with those of the kernel for its own address on the same link
+//! and of a process that only answers, with one address and with thousands; memory and processor time of the
+//! speaker.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "all of this is tests: what is not as expected is a panic"
+    reason = "a failure of a benchmark is a panic"
 )]
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -16,14 +17,14 @@ use clap::Parser;
 use e2e::speakers::Rig;
 use testbed::LanOptions;
 
-const QUESTIONS: u32 = 5_000;
-/// Questions that are asked at once, to see what is answered in a second.
-const AT_ONCE: u32 = 64;
+const REQUESTS: u32 = 5_000;
+/// Requests that are sent at once, to measure the throughput.
+const BURST: u32 = 64;
 
-/// What answering costs.
+/// Measures the cost of answering ARP and NDP.
 #[derive(Parser)]
 struct Args {
-    /// How many Services there are beside the first.
+    /// The number of Services beside the first.
     #[arg(long, default_value_t = 10_000)]
     services: u32,
 }
@@ -38,9 +39,7 @@ fn main() {
         ["192.168.33.200", "fd00:33::200"].map(|text| text.parse().expect("an address"));
     rig.service("web", &announced);
     rig.owner(announced[0]);
-    println!(
-        "| who | address | p50 µs | p99 µs | answers per second, one after the other | {AT_ONCE} at once |"
-    );
+    println!("| responder | address | p50 µs | p99 µs | answers per second, sequential | {BURST} at once |");
     println!("|---|---|---|---|---|---|");
     let bare = Ipv4Addr::new(192, 168, 33, 210);
     let process = rig.nodes[0].guest.host.answer(bare).expect("a process that answers");
@@ -48,7 +47,7 @@ fn main() {
         let answers = rig.cluster.client().who_has(bare.into(), Duration::from_millis(50));
         if answers.is_ok_and(|answers| answers.len() == 1) { Ok(()) } else { Err("it does not".to_owned()) }
     })
-    .expect("it answers");
+    .expect("the process answers");
     measure(&rig, "a process that only answers", bare.into());
     drop(process);
     compare(&rig, &own, &announced, 1);
@@ -59,16 +58,16 @@ fn main() {
         let owned = rig.metric(0, "lbstack_speaker_owned_groups");
         if owned >= groups { Ok(()) } else { Err(format!("{owned} are")) }
     })
-    .expect("all are announced");
+    .expect("all Services are announced");
     compare(&rig, &own, &announced, services + 1);
     println!("speaker with {} Services: {:.1} MB", services + 1, rig.memory(0));
-    // Events and statuses of so many are written for a while yet.
+    // Events and statuses of so many Services are still being written.
     rig.at_rest(0);
-    let (before, begun) = (rig.processor_time(0), Instant::now());
+    let (before, start) = (rig.processor_time(0), Instant::now());
     std::thread::sleep(Duration::from_secs(40));
-    let used = rig.processor_time(0).saturating_sub(before).as_secs_f64() / begun.elapsed().as_secs_f64();
+    let used = rig.processor_time(0).saturating_sub(before).as_secs_f64() / start.elapsed().as_secs_f64();
     println!("speaker at rest with {} Services: {:.2} % of a processor", services + 1, used * 100.0);
-    // By now it has given back what the burst needed.
+    // By now it has released the memory of the burst.
     println!("speaker at rest with {} Services: {:.1} MB", services + 1, rig.memory(0));
 }
 
@@ -83,13 +82,13 @@ fn compare(rig: &Rig, own: &[IpAddr], announced: &[IpAddr], count: u32) {
 
 fn measure(rig: &Rig, who: &str, address: IpAddr) {
     let ask = |rounds: u32, burst: u32| {
-        let begun = Instant::now();
+        let start = Instant::now();
         let answers = rig.cluster.client().arping(address, rounds, burst).expect("the client asks");
         let answered = f64::from(rounds * burst - answers.unanswered);
-        (answers, answered / begun.elapsed().as_secs_f64())
+        (answers, answered / start.elapsed().as_secs_f64())
     };
-    let (answers, one_by_one) = ask(QUESTIONS, 1);
-    let (_, at_once) = ask(QUESTIONS / 5, AT_ONCE);
+    let (answers, one_by_one) = ask(REQUESTS, 1);
+    let (_, at_once) = ask(REQUESTS / 5, BURST);
     let (p50, p99) = (answers.p50_us.unwrap_or(0), answers.p99_us.unwrap_or(0));
     println!("| {who} | {address} | {p50} | {p99} | {one_by_one:.0} | {at_once:.0} |");
 }

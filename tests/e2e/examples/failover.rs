@@ -1,48 +1,50 @@
-//! How long a client is not served when the node that answers for its address goes: `cargo xtask bench failover`.
+//! How long a client is not served when the node that answers for its address fails: `cargo xtask bench
+//! failover`.
 //!
-//! Real speakers in network namespaces, or (`--cluster`) a whole cluster, and clients that ask every 5 ms. Prints p50, p99,
-//! the maximum and a histogram of the longest silence per kind of fault, and how many requests were lost. With `--groups`:
-//! how long a takeover of so many groups takes, and what it does to what the successor announced before.
+//! Real speakers in network namespaces, or (`--cluster`) a whole cluster, and clients that send a request
+//! every 5 ms. Prints p50, p99, the maximum and a histogram of the longest silence per kind of fault, and how
+//! many requests were lost. With `--groups`: how long a takeover of so many groups takes, and its effect on
+//! the addresses that the successor announced before.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "all of this is tests: what is not as expected is a panic"
+    reason = "a failure of a benchmark is a panic"
 )]
 
 use std::net::IpAddr;
 use std::time::Duration;
 
 use clap::Parser;
-use e2e::Bed;
+use e2e::Env;
 use e2e::faults::{self, Fault, clients};
 use e2e::speakers::{Rig, Round, Takeover};
 use testbed::{LanOptions, Options, Signal};
 
-/// Longer than any takeover; a longer silence is as long as this.
+/// Longer than any takeover; the maximum of the measured outage.
 const WATCHED: Duration = Duration::from_millis(1_200);
 const EXCLUDE: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 
-/// A kind of fault: its name, whether the client asks anew who has the address before each request, what happens, and how
-/// it is mended.
+/// A kind of fault: its name, whether the client resolves the address before each request, and functions that
+/// inject and clear the fault.
 struct Kind {
     name: &'static str,
     cold: bool,
     fault: fn(&mut Rig, usize),
-    mend: fn(&mut Rig, usize),
+    clear: fn(&mut Rig, usize),
 }
 
 const KINDS: [Kind; 6] = [
-    Kind { name: "power-off", cold: false, fault: Rig::power_off, mend: Rig::power_on },
-    Kind { name: "cable", cold: false, fault: pull, mend: plug },
-    Kind { name: "sigkill", cold: false, fault: Rig::kill, mend: Rig::start },
-    Kind { name: "sigstop", cold: false, fault: stop, mend: go_on },
-    Kind { name: "sigterm", cold: true, fault: terminate, mend: Rig::start },
-    Kind { name: "label", cold: true, fault: exclude, mend: include },
+    Kind { name: "power-off", cold: false, fault: Rig::power_off, clear: Rig::power_on },
+    Kind { name: "cable", cold: false, fault: unplug, clear: plug },
+    Kind { name: "sigkill", cold: false, fault: Rig::kill, clear: Rig::start },
+    Kind { name: "sigstop", cold: false, fault: stop, clear: resume },
+    Kind { name: "sigterm", cold: true, fault: terminate, clear: Rig::start },
+    Kind { name: "label", cold: true, fault: exclude, clear: include },
 ];
 
-fn pull(rig: &mut Rig, node: usize) {
-    rig.nodes[node].guest.cable(false).expect("the cable is pulled");
+fn unplug(rig: &mut Rig, node: usize) {
+    rig.nodes[node].guest.cable(false).expect("the cable is unplugged");
 }
 
 fn plug(rig: &mut Rig, node: usize) {
@@ -53,7 +55,7 @@ fn stop(rig: &mut Rig, node: usize) {
     rig.signal(node, Signal::SIGSTOP);
 }
 
-fn go_on(rig: &mut Rig, node: usize) {
+fn resume(rig: &mut Rig, node: usize) {
     rig.signal(node, Signal::SIGCONT);
 }
 
@@ -76,7 +78,7 @@ fn include(rig: &mut Rig, node: usize) {
     label(rig, node, "-");
 }
 
-/// How long a client is not served when the node that answers for its address goes.
+/// Measures how long a client is not served when the node that answers for its address fails.
 #[derive(Parser)]
 struct Args {
     /// Rounds for each kind of fault, each for both families.
@@ -85,10 +87,10 @@ struct Args {
     /// Only these kinds: power-off, cable, sigkill, sigstop, and, without --cluster, sigterm, label.
     #[arg(long, value_delimiter = ',')]
     kinds: Vec<String>,
-    /// On a whole cluster, with lbstack installed in it, instead of in network namespaces.
+    /// Use a whole cluster with lbstack instead of speakers in network namespaces.
     #[arg(long)]
     cluster: bool,
-    /// Instead of that: a node with so many addresses loses power, and one other node takes them all over.
+    /// Instead: a node with so many addresses loses power, and one other node takes them all over.
     #[arg(long, conflicts_with_all = ["rounds", "kinds", "cluster"])]
     groups: Option<u32>,
 }
@@ -112,7 +114,7 @@ fn main() {
 fn take_over(groups: u32) {
     let Takeover { took, own, stalls, taken, least } = Takeover::of("bench-takeover", groups);
     println!(
-        "| groups | all owned after | own address silent | requests lost | self-fences | taken | owned at least |"
+        "| groups | all owned after | own address not served | requests lost | stalls | taken over | minimum owned |"
     );
     println!("|---|---|---|---|---|---|---|");
     let (took, silence) = (took.as_secs_f64(), own.silence.as_millis());
@@ -129,50 +131,50 @@ fn in_namespaces(args: &Args) {
     }
 }
 
-/// Both addresses are of one Service, so on one node.
+/// Both addresses belong to one Service, so one node announces both.
 fn one(rig: &mut Rig, kind: &Kind, addresses: [IpAddr; 2]) -> [Round; 2] {
     rig.all_ready();
     let owner = rig.owner(addresses[0]);
     let rounds = rig.rounds(addresses, kind.cold, WATCHED, |rig| (kind.fault)(rig, owner));
     assert_ne!(rig.owner(addresses[0]), owner, "{} did not move the address", kind.name);
-    (kind.mend)(rig, owner);
+    (kind.clear)(rig, owner);
     rounds
 }
 
 fn on_cluster(args: &Args) {
-    let bed = faults::served(Options { id: "bench-failover".into(), ..Options::default() });
+    let env = faults::served(Options { id: "bench-failover".into(), ..Options::default() });
     for fault in Fault::ALL.into_iter().filter(|fault| args.wants(fault.name())) {
-        rounds(fault.name(), faults::CLIENTS, args.rounds, || one_on_cluster(&bed, fault));
+        rounds(fault.name(), faults::CLIENTS, args.rounds, || one_on_cluster(&env, fault));
     }
 }
 
-fn one_on_cluster(bed: &Bed, fault: Fault) -> [Round; 4] {
-    let owner = bed.announcer("default", faults::SERVICE);
-    faults::web_away_from(bed, &owner);
-    let seen = clients(bed, || {
-        fault.begin(bed, &owner);
+fn one_on_cluster(env: &Env, fault: Fault) -> [Round; 4] {
+    let owner = env.announcer("default", faults::SERVICE);
+    faults::web_away_from(env, &owner);
+    let reports = clients(env, || {
+        fault.inject(env, &owner);
         std::thread::sleep(faults::WATCHED);
     });
-    fault.mend(bed, &owner);
-    bed.announcer_after("default", faults::SERVICE, &owner);
-    bed.stack_available();
-    seen.map(|report| Round { silence: report.longest_silence(), lost: report.lost })
+    fault.clear(env, &owner);
+    env.announcer_after("default", faults::SERVICE, &owner);
+    env.stack_available();
+    reports.map(|report| Round { silence: report.longest_silence(), lost: report.lost })
 }
 
-/// Many rounds of one fault. What was seen so far is told now and then, since many take an hour.
+/// Runs many rounds of one fault. Intermediate results are printed, since many rounds take an hour.
 fn rounds<const CLIENTS: usize>(
     fault: &str,
     clients: [&str; CLIENTS],
     count: usize,
     mut one: impl FnMut() -> [Round; CLIENTS],
 ) {
-    let mut seen = [const { Vec::new() }; CLIENTS];
+    let mut results = [const { Vec::new() }; CLIENTS];
     for number in 1..=count {
-        for (seen, round) in seen.iter_mut().zip(one()) {
-            seen.push(round);
+        for (results, round) in results.iter_mut().zip(one()) {
+            results.push(round);
         }
-        for (client, seen) in clients.into_iter().zip(&seen) {
-            let summary = Summary::of(seen);
+        for (client, results) in clients.into_iter().zip(&results) {
+            let summary = Summary::of(results);
             if number == count {
                 println!("| {fault} | {client} | {summary} |");
                 summary.draw();
@@ -183,7 +185,7 @@ fn rounds<const CLIENTS: usize>(
     }
 }
 
-/// The longest silences of many rounds, in milliseconds, sorted.
+/// The longest outages of many rounds, in milliseconds, sorted.
 struct Summary {
     silences: Vec<u128>,
     lost: u64,
@@ -201,7 +203,7 @@ impl Summary {
         self.silences.get(index).copied().unwrap_or(0)
     }
 
-    /// Classes of 50 ms.
+    /// Prints a histogram with classes of 50 ms.
     fn draw(&self) {
         for class in 0..=self.at(100) / 50 {
             let count = self.silences.iter().filter(|ms| **ms / 50 == class).count();

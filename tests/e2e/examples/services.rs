@@ -1,28 +1,30 @@
-//! How long it takes until thousands of Services that are created at once have an address: `cargo xtask bench services`.
+//! How long it takes until thousands of Services that are created at once have an address: `cargo xtask bench
+//! services`.
 //!
-//! Beside it, on an API server of its own and with as many requests at a time: the time to create as many that nobody handles,
-//! plus a bare loop of as many status patches. The ratio is the figure, since the API server's share is in both.
+//! For comparison, on a separate API server and with the same concurrency: the time to create as many
+//! Services that no controller handles, plus as many status patches. The ratio is what counts, since both
+//! include the API server's share.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "all of this is tests: what is not as expected is a panic"
+    reason = "a failure of a benchmark is a panic"
 )]
 
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use e2e::Bed;
+use e2e::Env;
 use e2e::controllers::{Bench, Controller, names};
 
-/// A controller's own, as it is installed.
+/// The Lease duration of an installed controller.
 const LEASE: Duration = Duration::from_secs(15);
 const LIMIT: Duration = Duration::from_mins(20);
 
-/// How long it takes until thousands of Services that are created at once have an address.
+/// Measures how long it takes until thousands of Services that are created at once have an address.
 #[derive(Parser)]
 struct Args {
-    /// How many Services, one run for each.
+    /// Numbers of Services, with one run for each.
     #[arg(long, value_delimiter = ',', default_values_t = [1_000, 10_000])]
     counts: Vec<usize>,
 }
@@ -47,28 +49,28 @@ fn main() {
     }
 }
 
-/// A new API server for each: to delete thousands of Services takes longer than to make it.
-fn bed() -> Bed {
-    e2e::controllers::bed("bench-services")
+/// A new API server for each run: deleting thousands of Services takes longer.
+fn env() -> Env {
+    e2e::controllers::env("bench-services")
 }
 
-/// What the API server takes by itself.
+/// The times without a controller.
 struct Bare {
     create: Duration,
     patches: Duration,
 }
 
 fn bare(list: &[String]) -> Bare {
-    let bed = bed();
-    let bench = Bench::new(&bed, &[]);
+    let env = env();
+    let bench = Bench::new(&env, &[]);
     let start = Instant::now();
-    bench.create_of_class(list, Some("example.com/nobody"));
+    bench.create_of_class(list, Some("example.com/none"));
     let create = start.elapsed();
     bench.patch_statuses(list);
     Bare { create, patches: start.elapsed().saturating_sub(create) }
 }
 
-/// What it takes with a controller, and the controller's memory before and after, in megabytes.
+/// The time with a controller, and the controller's memory before and after, in megabytes.
 struct Served {
     took: Duration,
     before: f64,
@@ -76,9 +78,9 @@ struct Served {
 }
 
 fn served(list: &[String]) -> Served {
-    let bed = bed();
-    let bench = Bench::new(&bed, &[("lan", &["10.1.0.0/16"])]);
-    let controller = Controller::start_with(&bed, "bench", LEASE, &[]);
+    let env = env();
+    let bench = Bench::new(&env, &[("lan", &["10.1.0.0/16"])]);
+    let controller = Controller::start_with(&env, "bench", LEASE, &[]);
     bench.until_leads("bench");
     let before = controller.memory();
     let start = Instant::now();

@@ -1,39 +1,41 @@
-//! What a user waits for, on a real cluster: `cargo xtask bench smoke`.
+//! Times that a user waits for, on a real cluster: `cargo xtask bench smoke`.
 //!
-//! Prints the time from `kubectl apply` of the stack to Available, from a Service to its first answer at a client
-//! outside, ARP answers beside the kernel's own for a local address on the same link, and the memory of the processes.
+//! Prints the time from `kubectl apply` of the stack to Available, from a Service to its first answer at a
+//! client outside, ARP latency compared with the kernel's for a local address on the same link, and the
+//! memory of the processes.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "all of this is tests: what is not as expected is a panic"
+    reason = "a failure of a benchmark is a panic"
 )]
 
 use std::time::{Duration, Instant};
 
-use e2e::Bed;
+use e2e::Env;
 use testbed::Options;
 
 const ROUNDS: u32 = 20;
-const QUESTIONS: u32 = 2_000;
+const REQUESTS: u32 = 2_000;
 const SERVED: Duration = Duration::from_secs(60);
 
 fn main() {
-    let bed = Bed::installed(Options::default());
+    let env = Env::installed(Options::default());
     let start = Instant::now();
-    bed.stack_up();
+    env.stack_up();
     println!("stack applied to Available with every speaker ready: {:.1} s", start.elapsed().as_secs_f64());
-    bed.pool("bench", "192.168.33.60-192.168.33.60");
-    bed.web();
+    env.pool("bench", "192.168.33.60-192.168.33.60");
+    env.web();
     let mut times: Vec<Duration> = (0..ROUNDS)
         .map(|_| {
-            // Every 5 ms a datagram: a TCP client that asked too early would wait for its own next try.
-            let traffic = bed.traffic("192.168.33.60");
-            let service = bed.service("bench", "bench", "");
-            bed.served("http://192.168.33.60/", SERVED);
-            let seen = bed.seen(traffic);
-            bed.delete(&service);
-            seen.longest_silence()
+            // A datagram every 5 ms: a TCP client that starts too early would wait for its own
+            // retransmission.
+            let traffic = env.traffic("192.168.33.60");
+            let service = env.service("bench", "bench", "");
+            env.served("http://192.168.33.60/", SERVED);
+            let report = env.stop_traffic(traffic);
+            env.delete(&service);
+            report.longest_silence()
         })
         .collect();
     times.sort();
@@ -41,23 +43,24 @@ fn main() {
     println!(
         "Service applied (kubectl included) to first answer, {ROUNDS} rounds: p50 {median:.2?}, max {longest:.2?}"
     );
-    bed.service("bench", "bench", "");
-    bed.served("http://192.168.33.60/", SERVED);
-    let owner = bed.announcer("default", "bench");
-    let own = bed.cluster.host(&owner).unwrap().v4.into();
+    env.service("bench", "bench", "");
+    env.served("http://192.168.33.60/", SERVED);
+    let owner = env.announcer("default", "bench");
+    let own = env.cluster.host(&owner).unwrap().v4.into();
     for (who, address) in [("speaker", "192.168.33.60".parse().unwrap()), ("kernel ", own)] {
-        let answers = bed.cluster.client().arping(address, QUESTIONS, 1).unwrap();
+        let answers = env.cluster.client().arping(address, REQUESTS, 1).unwrap();
         let micros = |value: Option<u64>| value.map_or("-".to_owned(), |us| us.to_string());
         println!("ARP by the {who}: p50 {} µs, p99 {} µs", micros(answers.p50_us), micros(answers.p99_us));
     }
     for command in ["operator", "controller", "speaker"] {
-        // The rest is the binary's own pages, which the processes of a node share.
+        // The difference is the pages of the binary, which the processes of a node share.
         let (all, own) = (resident(command, "VmRSS"), resident(command, "RssAnon"));
         println!("RSS of {command}: {all:.1} MB, of which its own {own:.1} MB");
     }
 }
 
-/// The largest resident set of our processes of this kind, in megabytes, by the kernel's name for a part of it.
+/// The largest resident set of our processes of this kind, in megabytes, by the kernel's name for a part of
+/// it.
 fn resident(command: &str, part: &str) -> f64 {
     let of = |entry: std::fs::DirEntry| {
         let line = std::fs::read(entry.path().join("cmdline")).ok()?;

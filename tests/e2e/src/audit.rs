@@ -1,4 +1,4 @@
-//! What the API server's audit log says of our processes.
+//! Requests of our processes, from the API server's audit log.
 
 use std::fs;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use k8s_openapi::jiff::Timestamp;
 use serde::Deserialize;
 
-use crate::Bed;
+use crate::Env;
 
 /// The accounts of our three processes.
 const OURS: [&str; 3] = [
@@ -16,23 +16,23 @@ const OURS: [&str; 3] = [
     "system:serviceaccount:metallb-system:controller",
     "system:serviceaccount:metallb-system:speaker",
 ];
-/// An entry reaches the file at most so late.
-const LATE: Duration = Duration::from_millis(1500);
+/// The maximum delay of an entry in the log.
+const MAX_DELAY: Duration = Duration::from_millis(1500);
 
-/// A request of one of our processes that the API server answered.
+/// A completed request of one of our processes.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// When.
+    /// Time of completion.
     pub at: Timestamp,
-    /// Whose; the account's name.
+    /// Name of the account.
     pub user: String,
     /// The API's verb: `get`, `patch`, …
     pub verb: String,
-    /// Resource and subresource, as `services/status`.
+    /// Resource and subresource, such as `services/status`.
     pub resource: String,
     /// Path and query.
     pub uri: String,
-    /// The HTTP status of the answer.
+    /// The HTTP status code.
     pub code: u16,
 }
 
@@ -64,20 +64,20 @@ struct Status {
     code: Option<u16>,
 }
 
-/// The log, and when the server was not itself.
+/// The audit log, and the periods in which rejections are tolerated.
 pub(crate) struct Audit {
     file: PathBuf,
-    away: Arc<Mutex<Vec<(Timestamp, Timestamp)>>>,
+    tolerated: Arc<Mutex<Vec<(Timestamp, Timestamp)>>>,
 }
 
-/// While this lives refusals are not ours to answer for: the server is away or has not read its roles yet, or a test
-/// has taken them from us.
-pub(crate) struct Away {
+/// A period in which rejections are tolerated, until this is dropped: the server is down or has not loaded
+/// its roles yet, or a test has removed roles.
+pub(crate) struct Tolerance {
     from: Timestamp,
     all: Arc<Mutex<Vec<(Timestamp, Timestamp)>>>,
 }
 
-impl Drop for Away {
+impl Drop for Tolerance {
     fn drop(&mut self) {
         self.all.lock().unwrap_or_else(PoisonError::into_inner).push((self.from, Timestamp::now()));
     }
@@ -85,16 +85,16 @@ impl Drop for Away {
 
 impl Audit {
     pub(crate) fn new(file: PathBuf) -> Self {
-        Self { file, away: Arc::default() }
+        Self { file, tolerated: Arc::default() }
     }
 
-    pub(crate) fn server_away(&self) -> Away {
-        Away { from: Timestamp::now(), all: Arc::clone(&self.away) }
+    pub(crate) fn tolerate_rejections(&self) -> Tolerance {
+        Tolerance { from: Timestamp::now(), all: Arc::clone(&self.tolerated) }
     }
 
-    /// All requests of ours so far.
+    /// All requests of our processes so far.
     fn requests(&self) -> Vec<Request> {
-        std::thread::sleep(LATE);
+        std::thread::sleep(MAX_DELAY);
         let text = fs::read_to_string(&self.file).unwrap();
         text.lines()
             .filter(|line| OURS.iter().any(|user| line.contains(user)))
@@ -117,7 +117,7 @@ impl Audit {
     }
 }
 
-impl Bed {
+impl Env {
     /// Waits `time`, and returns what our processes wrote meanwhile.
     pub fn writes_within(&self, time: Duration) -> Vec<Request> {
         let from = Timestamp::now();
@@ -129,19 +129,19 @@ impl Bed {
         writes
     }
 
-    /// Everything that one of our accounts has asked of the API server so far.
+    /// All requests of one of our accounts so far.
     pub fn requests_by(&self, account: &str) -> Vec<Request> {
         let mut requests = self.audit.requests();
         requests.retain(|request| request.user == account);
         requests
     }
 
-    /// Requests of our processes that the API server refused with 403 while it was ready.
-    pub fn requests_refused(&self) -> Vec<Request> {
-        let mut refused = self.audit.requests();
-        assert!(!refused.is_empty(), "the audit log has no request of ours");
-        let away = self.audit.away.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        refused.retain(|r| r.code == 403 && away.iter().all(|(from, to)| r.at < *from || r.at > *to));
-        refused
+    /// Requests of our processes that the API server rejected with 403, except for tolerated ones.
+    pub fn rejected_requests(&self) -> Vec<Request> {
+        let mut rejected = self.audit.requests();
+        assert!(!rejected.is_empty(), "the audit log has no request of ours");
+        let tolerated = self.audit.tolerated.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        rejected.retain(|r| r.code == 403 && tolerated.iter().all(|(from, to)| r.at < *from || r.at > *to));
+        rejected
     }
 }

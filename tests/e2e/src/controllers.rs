@@ -1,5 +1,5 @@
-//! Real controllers, as processes, against a real API server without nodes: a controller can be killed, stopped and
-//! started within milliseconds, and thousands of Services made at once.
+//! Real controllers, as processes, with a real API server without nodes: a controller can be killed, stopped
+//! and started within milliseconds, and thousands of Services can be created concurrently.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -17,56 +17,56 @@ use kube::{Client, ResourceExt as _};
 use serde_json::{Value, json};
 use testbed::{Identity, Options};
 
-use crate::{Bed, client, wait};
+use crate::{Env, client, wait};
 
-/// Where the configuration is.
+/// The namespace of the configuration.
 pub const NAMESPACE: &str = "metallb-system";
-/// Where the tests' Services are.
+/// The namespace of the tests' Services.
 pub const SERVICES: &str = "default";
-/// What happens by itself happens within this time.
+/// Timeout of what the controller should do.
 pub const SOON: Duration = Duration::from_secs(20);
-/// Requests at a time while Services are made.
+/// Concurrent requests while Services are created.
 const CONCURRENCY: usize = 16;
 
-/// An API server with our kinds and the namespace of the configuration.
+/// An API server with lbstack's kinds and the namespace of the configuration.
 ///
 /// # Panics
 ///
-/// It cannot be made.
-pub fn bed(id: &str) -> Bed {
-    let bed = Bed::bare(Options { id: id.into(), control_plane_only: true, ..Options::default() });
+/// It cannot be created.
+pub fn env(id: &str) -> Env {
+    let env = Env::bare(Options { id: id.into(), control_plane_only: true, ..Options::default() });
     let manifests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../crds/manifests");
-    bed.kubectl(&["apply", "-f", &manifests.to_string_lossy()]);
-    bed.kubectl(&["create", "namespace", NAMESPACE]);
-    bed
+    env.kubectl(&["apply", "-f", &manifests.to_string_lossy()]);
+    env.kubectl(&["create", "namespace", NAMESPACE]);
+    env
 }
 
 /// A controller process. Killed when dropped.
 pub struct Controller {
     process: Child,
-    /// Its name as a holder of the Lease, and its user in the API.
+    /// Its identity in the Lease, and its user name in the API.
     pub identity: String,
 }
 
 impl Controller {
-    /// Short, so that a hundred successions take minutes and not half an hour.
+    /// Short, so that a hundred leader changes take minutes and not half an hour.
     pub const LEASE: Duration = Duration::from_millis(1500);
 
-    /// Starts one with a short Lease; its user in the API is its identity.
-    pub fn start(bed: &Bed, identity: &str) -> Self {
-        Self::start_with(bed, identity, Self::LEASE, &[])
+    /// Starts one with a short Lease; its user name in the API is its identity.
+    pub fn start(env: &Env, identity: &str) -> Self {
+        Self::start_with(env, identity, Self::LEASE, &[])
     }
 
     /// The same with this Lease and these further arguments.
-    pub fn start_with(bed: &Bed, identity: &str, lease: Duration, arguments: &[&str]) -> Self {
+    pub fn start_with(env: &Env, identity: &str, lease: Duration, arguments: &[&str]) -> Self {
         static PORT: AtomicU32 = AtomicU32::new(0);
         let port = 20_000 + PORT.fetch_add(1, Ordering::Relaxed) % 2_000;
         let user = Identity::member(identity, "system:masters");
-        let kubeconfig = bed.cluster.kubeconfig_for(&user).unwrap();
+        let kubeconfig = env.cluster.kubeconfig_for(&user).unwrap();
         let log = std::fs::File::options()
             .create(true)
             .append(true)
-            .open(bed.cluster.logs().join(format!("{identity}.log")))
+            .open(env.cluster.logs().join(format!("{identity}.log")))
             .unwrap();
         let process = Command::new(crate::binary())
             .args(["controller", "--log-format", "text", "--namespace", NAMESPACE, "--identity", identity])
@@ -81,7 +81,7 @@ impl Controller {
         Self { process, identity: identity.to_owned() }
     }
 
-    /// Sends it a signal, as `-STOP`.
+    /// Sends it a signal, such as `-STOP`.
     pub fn signal(&self, signal: &str) {
         let status = Command::new("kill").args([signal, &self.process.id().to_string()]).status().unwrap();
         assert!(status.success(), "kill {signal}");
@@ -101,7 +101,7 @@ impl Controller {
         kibibytes * 1024.0 / 1e6
     }
 
-    /// Asks it to end, and waits for that.
+    /// Sends SIGTERM, and waits until it has ended.
     pub fn end(mut self) {
         self.signal("-TERM");
         let _ = self.process.wait();
@@ -115,33 +115,33 @@ impl Drop for Controller {
     }
 }
 
-/// What a test works with.
+/// A cluster for one test, with helpers.
 pub struct Bench<'a> {
-    bed: &'a Bed,
-    /// For calls of the API.
+    env: &'a Env,
+    /// The runtime for API calls.
     pub runtime: tokio::runtime::Runtime,
     client: Client,
 }
 
 impl<'a> Bench<'a> {
-    /// A clean cluster with the pools given.
-    pub fn new(bed: &'a Bed, pools: &[(&str, &[&str])]) -> Self {
-        let (runtime, client) = client::connect(&bed.cluster);
-        let bench = Self { bed, runtime, client };
+    /// A clean cluster with these pools.
+    pub fn new(env: &'a Env, pools: &[(&str, &[&str])]) -> Self {
+        let (runtime, client) = client::connect(&env.cluster);
+        let bench = Self { env, runtime, client };
         bench.clear();
-        bed.kubectl(&["delete", "ipaddresspools", "-n", NAMESPACE, "--all"]);
-        bed.kubectl(&["delete", "leases", "-n", NAMESPACE, "--all"]);
+        env.kubectl(&["delete", "ipaddresspools", "-n", NAMESPACE, "--all"]);
+        env.kubectl(&["delete", "leases", "-n", NAMESPACE, "--all"]);
         for (name, addresses) in pools {
             bench.pool(name, addresses);
         }
         bench
     }
 
-    /// Makes a pool.
+    /// Creates a pool.
     pub fn pool(&self, name: &str, addresses: &[&str]) {
         let pool = json!({"apiVersion": "metallb.io/v1beta1", "kind": "IPAddressPool",
             "metadata": {"name": name, "namespace": NAMESPACE}, "spec": {"addresses": addresses}});
-        self.bed.apply(&pool.to_string());
+        self.env.apply(&pool.to_string());
     }
 
     /// The Services.
@@ -149,19 +149,19 @@ impl<'a> Bench<'a> {
         Api::namespaced(self.client.clone(), SERVICES)
     }
 
-    /// Creates a Service for each name, many at a time.
+    /// Creates a Service for each name, concurrently.
     pub fn create(&self, names: &[String]) {
         self.create_of_class(names, None);
     }
 
-    /// The same of a class.
+    /// The same with a load-balancer class.
     pub fn create_of_class(&self, names: &[String], class: Option<&str>) {
         let api = self.services();
         self.runtime.block_on(async {
             let writes = names.iter().map(|name| {
                 let (api, service) = (api.clone(), service(name, class));
                 async move {
-                    // The server may be away for a moment: that is not what is tested.
+                    // The server may be down for a moment, which is not what is tested.
                     loop {
                         match api.create(&PostParams::default(), &service).await {
                             Ok(_) => return,
@@ -175,7 +175,7 @@ impl<'a> Bench<'a> {
         });
     }
 
-    /// Gives each Service an address in the barest way: one patch of its status, as many at a time.
+    /// Sets an address of each Service by one patch of its status, with the same concurrency.
     pub fn patch_statuses(&self, names: &[String]) {
         let api = self.services();
         self.runtime.block_on(async {
@@ -207,7 +207,7 @@ impl<'a> Bench<'a> {
 
     /// Annotates a Service.
     pub fn annotate(&self, name: &str, key: &str, value: &str) {
-        self.bed.kubectl(&[
+        self.env.kubectl(&[
             "annotate",
             "--overwrite",
             "service",
@@ -218,14 +218,14 @@ impl<'a> Bench<'a> {
         ]);
     }
 
-    /// Runs another command of the binary to its end, as this user, and returns what it prints.
+    /// Runs another command of the binary as this user, and returns its output.
     pub fn run(&self, identity: &str, arguments: &[&str]) -> String {
         let kubeconfig =
-            self.bed.cluster.kubeconfig_for(&Identity::member(identity, "system:masters")).unwrap();
+            self.env.cluster.kubeconfig_for(&Identity::member(identity, "system:masters")).unwrap();
         let output =
             Command::new(crate::binary()).args(arguments).env("KUBECONFIG", kubeconfig).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "lbstack {arguments:?}: {said}");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "lbstack {arguments:?}: {stderr}");
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
@@ -239,9 +239,10 @@ impl<'a> Bench<'a> {
         start.elapsed()
     }
 
-    /// Waits until each of these has had an address.
+    /// Waits until each of these Services has had an address.
     pub fn until_all_have_one(&self, names: &[String], limit: Duration) {
-        // Each event is looked at by itself: a look at all Services after each would take longer than what is waited for.
+        // Each event is handled on its own: checking all Services after each would take longer than the
+        // awaited change.
         let mut missing: BTreeSet<&str> = names.iter().map(String::as_str).collect();
         let waiting = async {
             let mut events = std::pin::pin!(watcher(self.services(), watcher::Config::default()));
@@ -259,37 +260,37 @@ impl<'a> Bench<'a> {
         assert!(ended.is_ok(), "after {limit:?} {} Services have no address: {missing:?}", missing.len());
     }
 
-    /// Which controller holds the Lease: what it calls itself before the random part.
+    /// The controller that holds the Lease: its identity without the random part.
     pub fn holder(&self) -> Option<String> {
         let api: Api<Lease> = Api::namespaced(self.client.clone(), NAMESPACE);
         let lease = self.runtime.block_on(api.get_opt("lbstack-controller")).ok()??;
         Some(lease.spec?.holder_identity?.split('_').next()?.to_owned())
     }
 
-    /// Waits until this one leads.
+    /// Waits until the controller with this identity leads.
     pub fn until_leads(&self, identity: &str) {
         wait::poll(&format!("{identity} leads"), SOON, || {
             (self.holder().as_deref() == Some(identity)).then_some(())
         });
     }
 
-    /// Writes of Service statuses by `identity` that the API server began from `since` on.
+    /// Writes of Service statuses by `identity` that the API server received since `since`.
     pub fn status_writes(&self, identity: &str, since: &Timestamp) -> Vec<Value> {
         let mut writes = self.requests(identity);
         writes.retain(|entry| {
-            let begun = entry["requestReceivedTimestamp"].as_str().and_then(|t| t.parse().ok());
+            let received = entry["requestReceivedTimestamp"].as_str().and_then(|t| t.parse().ok());
             entry["verb"] == "patch"
                 && entry["objectRef"]["resource"] == "services"
-                && begun.is_some_and(|begun: Timestamp| begun >= *since)
+                && received.is_some_and(|received: Timestamp| received >= *since)
         });
         writes
     }
 
-    /// Everything that `identity` asked of the API server, from its audit log.
+    /// All requests of `identity`, from the audit log.
     pub fn requests(&self, identity: &str) -> Vec<Value> {
-        // An entry reaches the file a moment after its request.
+        // Entries are written with a delay.
         std::thread::sleep(Duration::from_millis(1500));
-        let log = std::fs::read_to_string(self.bed.cluster.audit_log()).unwrap();
+        let log = std::fs::read_to_string(self.env.cluster.audit_log()).unwrap();
         log.lines()
             .filter(|line| line.contains(identity))
             .filter_map(|line| serde_json::from_str::<Value>(line).ok())
@@ -307,13 +308,13 @@ fn service(name: &str, class: Option<&str>) -> Service {
     .unwrap()
 }
 
-/// The addresses that its status has.
+/// The addresses in its status.
 pub fn addresses(service: &Service) -> Vec<String> {
     let ingress = service.status.iter().filter_map(|status| status.load_balancer.as_ref()?.ingress.as_ref());
     ingress.flatten().filter_map(|entry| entry.ip.clone()).collect()
 }
 
-/// `count` names that begin with `prefix`.
+/// `count` names that start with `prefix`.
 pub fn names(prefix: &str, count: usize) -> Vec<String> {
     (0..count).map(|number| format!("{prefix}-{number:04}")).collect()
 }

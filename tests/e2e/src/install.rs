@@ -1,4 +1,4 @@
-//! lbstack in a cluster, as the README says.
+//! Installation of lbstack in a cluster, as described in the README.
 
 use std::path::PathBuf;
 
@@ -6,11 +6,11 @@ use testbed::Cluster;
 
 use crate::suite::top;
 
-/// The image that the manifest names.
+/// The image of the manifest.
 ///
 /// # Panics
 ///
-/// The manifest names none.
+/// The manifest has no image.
 fn image_of(manifest: &str) -> &str {
     let line = manifest.lines().find_map(|line| line.trim().strip_prefix("image: "));
     line.expect("deploy/install.yaml names an image")
@@ -20,7 +20,7 @@ fn image_of(manifest: &str) -> &str {
 ///
 /// # Panics
 ///
-/// Something of it fails; run by `cargo xtask test`, which builds the image.
+/// A step fails, or the tests are not run by `cargo xtask test`, which builds the image.
 pub(crate) fn install(cluster: &Cluster) {
     let archive = std::env::var_os("LBSTACK_TEST_IMAGE").map(PathBuf::from);
     let archive = archive.expect("LBSTACK_TEST_IMAGE is not set: run these tests by `cargo xtask test`");

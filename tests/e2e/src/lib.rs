@@ -1,20 +1,20 @@
 //! Real clusters, with lbstack in them as a user installs it.
 //!
-//! A test gets a [`Bed`] and uses it like a person at a keyboard: `kubectl`, `curl` from the client, an eye on the
-//! wire. [`Suite`] says which tests share one. What goes wrong is a panic, and then everything that could tell
-//! why is collected.
+//! A test gets an [`Env`] and uses it like a user: `kubectl`, `curl` from the client, address resolution on
+//! the client's network. [`Suite`] defines which tests share one. A failure is a panic, after which
+//! diagnostic files are collected.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::missing_panics_doc,
-    reason = "all of this is tests: what is not as expected is a panic"
+    reason = "this crate contains only tests, in which a failure is a panic"
 )]
 
 mod audit;
-mod bed;
 mod client;
 pub mod controllers;
+mod env;
 pub mod faults;
 mod install;
 mod manifests;
@@ -24,12 +24,13 @@ mod suite;
 pub mod wait;
 
 pub use audit::Request;
-pub use bed::{Bed, without_ages};
+pub use env::{Env, without_ages};
 pub use manifests::web_on;
 pub use objects::ObjectName;
 pub use suite::{Suite, run};
 
-/// The program to run as controller or speaker outside of a cluster: `LBSTACK_TEST_BINARY`, else cargo's debug build.
+/// The program to run as controller or speaker outside of a cluster: `LBSTACK_TEST_BINARY`, else cargo's
+/// debug build.
 pub fn binary() -> std::path::PathBuf {
     let given = std::env::var_os("LBSTACK_TEST_BINARY").map(Into::into);
     given.unwrap_or_else(|| testbed::target_directory().join("debug/lbstack"))

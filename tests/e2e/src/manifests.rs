@@ -1,8 +1,8 @@
-//! What the tests apply.
+//! Manifests of the tests.
 
-/// The smallest stack: everything, and no pools of its own.
+/// A minimal stack, without inline pools.
 pub(crate) const STACK: &str = include_str!("../manifests/stack.yaml");
-/// Two pods that answer by HTTP and UDP.
+/// Two pods that serve HTTP and UDP.
 pub(crate) const WEB: &str = include_str!("../manifests/web.yaml");
 
 /// A pool with an advertisement; `ranges` is a comma-separated list.
@@ -40,7 +40,7 @@ spec:
     )
 }
 
-/// A deployment and its only pod, which answers as those of [`WEB`] do and runs on `node`.
+/// A deployment of one pod like those of [`WEB`] that runs on `node`.
 pub fn web_on(name: &str, node: &str) -> String {
     format!(
         "apiVersion: apps/v1

@@ -1,4 +1,4 @@
-//! The objects that the operator made.
+//! The objects of the operator.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use crds::LoadBalancerStack;
 use kube::Api;
 use serde_json::{Value, json};
 
-use crate::Bed;
+use crate::Env;
 
 /// An object of the stack's inventory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ impl fmt::Display for ObjectName {
 }
 
 impl ObjectName {
-    /// What kubectl takes: `Deployment.v1.apps`, the name, and the namespace.
+    /// Arguments for kubectl: `Deployment.v1.apps`, the name, and the namespace.
     fn arguments(&self) -> Vec<String> {
         let kind = match self.api_version.split_once('/') {
             Some((group, version)) => format!("{}.{version}.{group}", self.kind),
@@ -38,8 +38,8 @@ impl ObjectName {
         [kind, self.name.clone()].into_iter().chain(namespace).collect()
     }
 
-    /// A change to what it says, where there is one that the API server accepts.
-    fn defacement(&self) -> Option<Value> {
+    /// A patch of its content that the API server accepts, if there is one.
+    fn tampering_patch(&self) -> Option<Value> {
         Some(match self.kind.as_str() {
             "Deployment" => {
                 json!({"spec": {"replicas": 5, "template": {"spec": {"terminationGracePeriodSeconds": 7}}}})
@@ -52,16 +52,16 @@ impl ObjectName {
                 json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "baseline"}}})
             }
             "IPAddressPool" => json!({"spec": {"avoidBuggyIPs": true}}),
-            "L2Advertisement" => json!({"spec": {"interfaces": ["nowhere"]}}),
-            // What is in the key is random: whatever it is, it is as it shall be.
+            "L2Advertisement" => json!({"spec": {"interfaces": ["none"]}}),
+            // The content of the key is random, so any value is valid.
             "Secret" | "ServiceAccount" => return None,
-            kind => panic!("say how a {kind} is defaced"),
+            kind => panic!("no patch is defined for a {kind}"),
         })
     }
 }
 
-impl Bed {
-    /// What the stack's status says that the operator made.
+impl Env {
+    /// The inventory in the stack's status.
     pub fn inventory(&self) -> Vec<ObjectName> {
         let api: Api<LoadBalancerStack> = Api::all(self.client.clone());
         let stack = self.runtime.block_on(api.get("default")).unwrap();
@@ -75,7 +75,7 @@ impl Bed {
         inventory.into_iter().map(name).collect()
     }
 
-    /// The object, less what the API server and its controllers keep about it, and less what is random.
+    /// The object without the fields that the API server and its controllers set, and without random values.
     pub fn rendered(&self, object: &ObjectName) -> Value {
         self.rendered_opt(object).unwrap_or_else(|| panic!("{object} does not exist"))
     }
@@ -104,16 +104,16 @@ impl Bed {
         Some(value)
     }
 
-    /// Edits what the object says, its labels, and, of a workload, its containers, as a careless person might.
-    pub fn deface(&self, object: &ObjectName) {
+    /// Changes the content of the object, its labels and, for a workload, its containers.
+    pub fn tamper(&self, object: &ObjectName) {
         let patch = |kind_of_patch: &str, patch: &Value| {
             let (kind_of_patch, patch) = (format!("--type={kind_of_patch}"), format!("--patch={patch}"));
             let arguments = object.arguments();
             let words = std::iter::once("patch").chain(arguments.iter().map(String::as_str));
             self.kubectl(&words.chain([kind_of_patch.as_str(), patch.as_str()]).collect::<Vec<_>>());
         };
-        if let Some(defacement) = object.defacement() {
-            patch("merge", &defacement);
+        if let Some(tampering) = object.tampering_patch() {
+            patch("merge", &tampering);
         }
         if ["Deployment", "DaemonSet"].contains(&object.kind.as_str()) {
             let containers = "/spec/template/spec/containers";
@@ -126,10 +126,10 @@ impl Bed {
                 ]),
             );
         }
-        patch("merge", &json!({"metadata": {"labels": {"app.kubernetes.io/managed-by": "somebody"}}}));
+        patch("merge", &json!({"metadata": {"labels": {"app.kubernetes.io/managed-by": "other"}}}));
     }
 
-    /// Deletes the object, without waiting for what hangs on it.
+    /// Deletes the object, without waiting for its dependents.
     pub fn remove(&self, object: &ObjectName) {
         let arguments = object.arguments();
         let words = std::iter::once("delete").chain(arguments.iter().map(String::as_str));

@@ -1,6 +1,6 @@
-//! Real speakers on one LAN, against a real API server without kubelets: nodes, pods, Services and endpoints are
-//! written by the test. So a speaker can be killed, stopped, cut off and started again within milliseconds, and the
-//! kernel of a client machine is the judge of what they say on the wire.
+//! Real speakers on one LAN, with a real API server without kubelets: nodes, pods, Services and endpoints are
+//! written by the test. So a speaker can be killed, stopped, disconnected and restarted within milliseconds.
+//! The effect of its frames is observed in the kernel of a client machine.
 
 mod objects;
 mod peers;
@@ -20,20 +20,21 @@ use tokio::runtime::Runtime;
 
 use crate::client;
 pub use objects::NAMESPACE;
-use objects::Wanted;
+use objects::ServiceSpec;
 pub use peers::Peers;
 pub use takeover::Takeover;
 
-/// Controllers that would take nodes without kubelets, their pods and hand-made endpoints for dead.
-const WITHOUT: &str = "--controllers=*,-node-lifecycle-controller,-taint-eviction-controller,\
+/// Disables the controllers that would remove nodes without kubelets, their pods and the endpoints of the
+/// test.
+const CONTROLLERS: &str = "--controllers=*,-node-lifecycle-controller,-taint-eviction-controller,\
                        -pod-garbage-collector-controller,-endpointslice-controller";
-/// A speaker is up and has looked around within this time, on a busy machine too.
+/// Timeout of the start of a speaker, on a busy machine too.
 const UP: Duration = Duration::from_secs(60);
-/// The first node's host number; the nodes' own names count from 1.
+/// The first node's host number; node names are numbered from 1.
 const FIRST: u32 = 11;
-/// What beacons are signed with.
+/// The key of beacons.
 const KEY: &str = "the key of a test";
-/// Where the test's web server listens.
+/// The port of the test's web server.
 const PORT: u16 = 8080;
 
 /// Speakers on a LAN.
@@ -45,8 +46,8 @@ pub struct Rig {
     pub nodes: Vec<Node>,
     directory: PathBuf,
     arguments: Vec<String>,
-    /// There is a Service, so that speakers have a group in common.
-    talking: Cell<bool>,
+    /// Whether there is a Service, so that speakers have a common group and exchange beacons.
+    has_service: Cell<bool>,
 }
 
 /// A node: a machine with a web server, and a speaker if it runs.
@@ -59,12 +60,12 @@ pub struct Node {
     _web: Running,
 }
 
-/// Many answers to one question: what a client saw in one round.
+/// The result of a client during one fault.
 #[derive(Clone, Copy, Debug)]
 pub struct Round {
     /// The longest time that the client was not served.
     pub silence: Duration,
-    /// Requests that were not answered.
+    /// Requests without a response.
     pub lost: u64,
 }
 
@@ -76,7 +77,7 @@ impl Rig {
             nodes: 0,
             control_plane_only: true,
             lan,
-            controller_manager_flags: vec![WITHOUT.into()],
+            controller_manager_flags: vec![CONTROLLERS.into()],
             ..Options::default()
         })
         .unwrap_or_else(|error| panic!("{error}"));
@@ -95,7 +96,7 @@ impl Rig {
             nodes: Vec::new(),
             directory,
             arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
-            talking: Cell::new(false),
+            has_service: Cell::new(false),
         };
         for number in 0..nodes {
             let name = format!("node{}", number + 1);
@@ -113,8 +114,9 @@ impl Rig {
     /// Makes a machine a node of the cluster, without a speaker yet.
     pub fn join(&mut self, guest: Guest) {
         let name = guest.host.name.clone();
-        // The addresses of Services are on the loopback interface of every node, where kube-proxy's rules would be; the
-        // kernel must not answer for them. What arrives on one interface may be answered through another.
+        // Instead of kube-proxy's rules, the addresses of Services are on the loopback interface of every
+        // node, and the kernel must not answer for them. Requests on one interface may be answered through
+        // another.
         for (key, value) in [("arp_ignore", "1"), ("arp_announce", "2"), ("rp_filter", "2")] {
             guest.host.run(["sysctl", "-qw", &format!("net.ipv4.conf.all.{key}={value}")]).unwrap();
         }
@@ -126,7 +128,7 @@ impl Rig {
         self.nodes.push(Node { name, guest, speaker: None, _web: web });
     }
 
-    /// Starts the speaker of a node. Its pod is as ready as it was before.
+    /// Starts the speaker of a node. The readiness of its pod does not change.
     pub fn start(&mut self, number: usize) {
         let log = fs::File::options().create(true).append(true).open(self.log(number)).unwrap();
         let state = self.directory.join(format!("state{number}"));
@@ -150,7 +152,7 @@ impl Rig {
         node.speaker = Some(node.guest.host.namespace.spawn(&mut command).unwrap());
     }
 
-    /// Where a speaker writes its log.
+    /// The log file of a speaker.
     pub fn log(&self, number: usize) -> PathBuf {
         self.directory.join(format!("speaker{}.log", number + 1))
     }
@@ -173,56 +175,60 @@ impl Rig {
     /// Kills a speaker, as a crash would.
     pub fn kill(&mut self, number: usize) {
         let speaker = self.nodes[number].speaker.take().unwrap();
-        // That it ended by a signal is what was wanted.
+        // The error that it was ended by a signal is expected.
         let _ = speaker.end(Signal::SIGKILL);
     }
 
-    /// Asks a speaker to stop, and waits until it has.
+    /// Sends SIGTERM to a speaker, and returns the time until it has ended.
     pub fn terminate(&mut self, number: usize) -> Duration {
-        let begun = Instant::now();
+        let start = Instant::now();
         self.nodes[number].speaker.take().unwrap().end(Signal::SIGTERM).unwrap();
-        begun.elapsed()
+        start.elapsed()
     }
 
-    /// Power off: the cable is dead and the speaker gone, at once.
+    /// Power off: the link goes down and the speaker is killed.
     pub fn power_off(&mut self, number: usize) {
         self.nodes[number].guest.cable(false).unwrap();
         self.kill(number);
     }
 
-    /// Power on, and the speaker started.
+    /// Power on: the link comes up and the speaker is started.
     pub fn power_on(&mut self, number: usize) {
         self.nodes[number].guest.cable(true).unwrap();
         self.start(number);
     }
 
-    /// Writes into the API whether the pod of a node's speaker is ready.
+    /// Sets the readiness of the pod of a node's speaker.
     pub fn ready(&self, number: usize, yes: bool) {
         let node = &self.nodes[number];
         objects::pod_ready(&self.cluster, &node.name, node.guest.host.v4, yes);
     }
 
-    /// Waits until every speaker that runs is ready and, if there are Services, hears all others that run.
+    /// Waits until every running speaker is ready and, if there are Services, receives beacons of all others.
     pub fn all_ready(&self) {
         let running: Vec<usize> = (0..self.nodes.len()).filter(|number| self.runs(*number)).collect();
         for number in &running {
             let others = running.len() - 1;
             let heard = format!("lbstack_speaker_peers{{state=\"heard\"}} {others}\n");
-            until(UP, &format!("{} to be ready and hear {others} others", self.nodes[*number].name), || {
-                let ready = self.admin(*number, "readyz")?;
-                let metrics = self.admin(*number, "metrics")?;
-                // Without a group in common speakers talk only until each has looked around.
-                if ready == "ok\n" && (metrics.contains(&heard) || !self.talking.get()) {
-                    Ok(())
-                } else {
-                    Err(ready)
-                }
-            })
+            until(
+                UP,
+                &format!("{} to be ready and receive beacons of {others} others", self.nodes[*number].name),
+                || {
+                    let ready = self.admin(*number, "readyz")?;
+                    let metrics = self.admin(*number, "metrics")?;
+                    // Without a common group speakers send beacons only at their start.
+                    if ready == "ok\n" && (metrics.contains(&heard) || !self.has_service.get()) {
+                        Ok(())
+                    } else {
+                        Err(ready)
+                    }
+                },
+            )
             .unwrap();
         }
     }
 
-    /// What a speaker's admin endpoint says.
+    /// The response of a speaker's admin endpoint.
     pub fn admin(&self, number: usize, path: &str) -> Result<String, String> {
         let host = &self.nodes[number].guest.host;
         host.curl(&format!("http://{}:7472/{path}", host.v4)).map_err(|error| error.to_string())
@@ -233,7 +239,7 @@ impl Rig {
         self.value(number, name)
     }
 
-    /// The same of one that counts.
+    /// The value of a counter.
     pub fn count(&self, number: usize, name: &str) -> u64 {
         self.value(number, name)
     }
@@ -244,9 +250,9 @@ impl Rig {
         line.and_then(|value| value.parse().ok()).unwrap_or_default()
     }
 
-    /// Waits until a speaker has written all that it reports, and has little to do.
+    /// Waits until a speaker is idle: its status writes are done.
     pub fn at_rest(&self, number: usize) {
-        until(Duration::from_secs(600), &format!("{} to come to rest", self.nodes[number].name), || {
+        until(Duration::from_secs(600), &format!("{} to be idle", self.nodes[number].name), || {
             let before = self.processor_time(number);
             std::thread::sleep(Duration::from_secs(5));
             let used = self.processor_time(number).saturating_sub(before);
@@ -277,12 +283,13 @@ impl Rig {
         fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap()
     }
 
-    /// A Service with these addresses, reachable behind every node.
+    /// Creates a Service with these addresses that every node may announce.
     pub fn service(&self, name: &str, addresses: &[IpAddr]) {
         self.write_service(name, addresses, Vec::new());
     }
 
-    /// A Service with these addresses that only one node may announce (`externalTrafficPolicy: Local`).
+    /// Creates a Service with these addresses that only one node may announce (`externalTrafficPolicy:
+    /// Local`).
     pub fn local_service(&self, name: &str, addresses: &[IpAddr], number: usize) {
         self.write_service(name, addresses, vec![self.nodes[number].name.clone()]);
     }
@@ -292,17 +299,17 @@ impl Rig {
             for address in addresses {
                 let bits = if address.is_ipv4() { 32 } else { 128 };
                 let address = format!("{address}/{bits}");
-                // Left over from an earlier Service it is as good.
+                // It may exist already from an earlier Service.
                 let _ = node.guest.host.output(["ip", "address", "add", &address, "dev", "lo"]);
             }
         }
-        let wanted = Wanted { name: name.to_owned(), addresses: addresses.to_vec(), only };
+        let wanted = ServiceSpec { name: name.to_owned(), addresses: addresses.to_vec(), only };
         self.write_services(&[wanted]);
     }
 
-    /// Many Services, quickly: with one IPv4 address each, counted from `first`.
+    /// Creates many Services concurrently, with one IPv4 address each, counted from `first`.
     pub fn services(&self, count: u32, first: Ipv4Addr) {
-        let wanted = |n: u32| Wanted {
+        let wanted = |n: u32| ServiceSpec {
             name: format!("many{n}"),
             addresses: vec![Ipv4Addr::from(u32::from(first) + n).into()],
             only: Vec::new(),
@@ -310,44 +317,44 @@ impl Rig {
         self.write_services(&(0..count).map(wanted).collect::<Vec<_>>());
     }
 
-    fn write_services(&self, wanted: &[Wanted]) {
+    fn write_services(&self, wanted: &[ServiceSpec]) {
         let (runtime, client) = &self.api;
         objects::services(runtime, client, wanted);
-        self.talking.set(true);
+        self.has_service.set(true);
     }
 
-    /// Takes a Service away.
+    /// Deletes a Service.
     pub fn remove_service(&self, name: &str) {
         self.cluster.kubectl(["delete", "service,endpointslice", name]).unwrap();
     }
 
-    /// Every hardware address that answers the client for an address.
+    /// The link-layer addresses of all hosts that answer the client for an address.
     pub fn who_has(&self, address: IpAddr) -> Vec<Mac> {
         answering(&self.cluster.client(), address)
     }
 
-    /// The node that answers for an address, once it is exactly one.
+    /// Waits until exactly one node answers for an address, and returns it.
     pub fn owner(&self, address: IpAddr) -> usize {
         let macs: Vec<Mac> = self.nodes.iter().map(|node| node.guest.host.mac).collect();
         one_of(&self.cluster.client(), address, &macs)
     }
 
-    /// Waits until nobody answers for an address.
-    pub fn nobody_has(&self, address: IpAddr) {
-        until(UP, &format!("nobody to have {address}"), || match self.who_has(address)[..] {
+    /// Waits until no host answers for an address.
+    pub fn unowned(&self, address: IpAddr) {
+        until(UP, &format!("no host to answer for {address}"), || match self.who_has(address)[..] {
             [] => Ok(()),
             ref others => Err(format!("{others:?} answer")),
         })
         .unwrap();
     }
 
-    /// Requests of the client, every 5 ms. A cold client asks who has the address before each.
+    /// Starts a client with a request every 5 ms. A cold client resolves the address before each.
     pub fn traffic(&self, address: IpAddr, cold: bool) -> Traffic {
         let to = SocketAddr::new(address, PORT);
         self.cluster.client().traffic(Protocol::Udp, to, Duration::from_millis(5), cold).unwrap()
     }
 
-    /// What the client sees while `fault` happens and for `after` it.
+    /// The result of a client during `fault` and for the time `after` it.
     pub fn round(
         &mut self,
         address: IpAddr,
@@ -368,7 +375,7 @@ impl Rig {
         fault: impl FnOnce(&mut Self),
     ) -> [Round; N] {
         let traffic = addresses.map(|address| self.traffic(address, cold));
-        // The client's first requests find the way.
+        // The client's first requests fill caches on the path.
         std::thread::sleep(Duration::from_millis(300));
         fault(self);
         std::thread::sleep(after);
@@ -394,10 +401,10 @@ fn answering(asker: &Host, address: IpAddr) -> Vec<Mac> {
     asker.who_has(address, Duration::from_millis(150)).unwrap()
 }
 
-/// Which of these answers `asker` for an address, once it is exactly one.
+/// Waits until exactly one of these hosts answers `asker` for an address, and returns its index.
 pub fn one_of(asker: &Host, address: IpAddr, macs: &[Mac]) -> usize {
     until(UP, &format!("one owner of {address}"), || match answering(asker, address)[..] {
-        [mac] => macs.iter().position(|one| *one == mac).ok_or_else(|| format!("{mac} is no node's")),
+        [mac] => macs.iter().position(|one| *one == mac).ok_or_else(|| format!("{mac} belongs to no node")),
         ref others => Err(format!("{others:?} answer")),
     })
     .unwrap()

@@ -1,4 +1,4 @@
-//! Tests that share one bed, which is made for the first of them and taken away after the last.
+//! Tests that share one environment, which is created for the first of them and removed after the last.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
-use crate::Bed;
+use crate::Env;
 
-type Make = dyn Fn() -> Bed + Send + Sync;
-type Test = fn(&Bed);
+type Make = dyn Fn() -> Env + Send + Sync;
+type Test = fn(&Env);
 
-/// A named list of tests over one bed, run in order.
+/// A named list of tests that share one environment, run in order.
 pub struct Suite {
     name: &'static str,
     make: Arc<Make>,
@@ -20,8 +20,8 @@ pub struct Suite {
 }
 
 impl Suite {
-    /// A suite whose bed `make` brings up.
-    pub fn new(name: &'static str, make: impl Fn() -> Bed + Send + Sync + 'static) -> Self {
+    /// A suite whose environment is created by `make`.
+    pub fn new(name: &'static str, make: impl Fn() -> Env + Send + Sync + 'static) -> Self {
         Self { name, make: Arc::new(make), tests: Vec::new() }
     }
 
@@ -33,8 +33,9 @@ impl Suite {
     }
 }
 
-/// The one bed that is up, and whose it is: two at once would slow each other down.
-type Current = Arc<Mutex<Option<(&'static str, Result<Bed, String>)>>>;
+/// The current environment and the name of its suite. There is only one at a time, since two would slow each
+/// other down.
+type Current = Arc<Mutex<Option<(&'static str, Result<Env, String>)>>>;
 
 /// Runs the suites, one test at a time in the order given, as `cargo test` would.
 pub fn run(suites: Vec<Suite>) -> ExitCode {
@@ -64,27 +65,30 @@ fn run_one(
     test: Test,
 ) -> Result<(), Failed> {
     let mut current = current.lock().unwrap_or_else(PoisonError::into_inner);
-    if current.as_ref().is_none_or(|(whose, _)| *whose != suite) {
-        // The old one goes before the new one comes.
+    if current.as_ref().is_none_or(|(owner, _)| *owner != suite) {
+        // The old one is removed before the new one is created.
         *current = None;
-        let bed = catch_unwind(AssertUnwindSafe(make)).map_err(|panic| text(&*panic));
-        *current = Some((suite, bed));
+        let env = catch_unwind(AssertUnwindSafe(make)).map_err(|panic| text(&*panic));
+        *current = Some((suite, env));
     }
-    let bed = match &current.as_ref().ok_or("there is no bed")?.1 {
-        Ok(bed) => bed,
-        Err(why) => return Err(format!("the cluster of suite {suite} could not be made: {why}").into()),
+    let env = match &current.as_ref().ok_or("there is no environment")?.1 {
+        Ok(env) => env,
+        Err(error) => {
+            return Err(format!("the cluster of suite {suite} could not be created: {error}").into());
+        }
     };
-    let Err(panic) = catch_unwind(AssertUnwindSafe(|| test(bed))) else { return Ok(()) };
-    let folder = diagnosis(suite, name);
-    let told = match bed.cluster.diagnose(&folder) {
-        Ok(_) => format!("what could tell why is in {}", folder.display()),
-        Err(error) => format!("and what could tell why could not be collected: {error}"),
+    let Err(panic) = catch_unwind(AssertUnwindSafe(|| test(env))) else { return Ok(()) };
+    let folder = diagnosis_folder(suite, name);
+    let note = match env.cluster.diagnose(&folder) {
+        Ok(_) => format!("diagnostic files are in {}", folder.display()),
+        Err(error) => format!("diagnostic files could not be collected: {error}"),
     };
-    Err(format!("{}\n{told}", text(&*panic)).into())
+    Err(format!("{}\n{note}", text(&*panic)).into())
 }
 
-/// Where the diagnosis of a failed test goes: below cargo's target folder, which is not part of the tree.
-fn diagnosis(suite: &str, test: &str) -> PathBuf {
+/// The folder for diagnostic files of a failed test: below cargo's target folder, which is not part of the
+/// tree.
+fn diagnosis_folder(suite: &str, test: &str) -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| top().join("target"), PathBuf::from);
     target.join("e2e-failures").join(suite).join(test)
 }

@@ -1,4 +1,4 @@
-//! Waiting for what the API says, by watching it.
+//! Waiting for states of API objects, by watching them.
 
 use std::fmt::Debug;
 use std::hash::Hash;
@@ -15,16 +15,16 @@ use serde::de::DeserializeOwned;
 pub trait Watched: Resource + Clone + DeserializeOwned + Serialize + Debug + Send + Sync + 'static {}
 impl<K> Watched for K where K: Resource + Clone + DeserializeOwned + Serialize + Debug + Send + Sync + 'static {}
 
-/// Watches all objects of `api` until `answer` makes something of them, and returns that.
+/// Watches all objects of `api` until `check` returns a value, and returns that.
 ///
 /// # Panics
 ///
-/// `answer` said None for `limit`; the message shows the objects as they were last.
+/// `check` returned None for `limit`; the message shows the last state of the objects.
 pub async fn until_all<K, T>(
     api: &Api<K>,
     what: &str,
     limit: Duration,
-    mut answer: impl FnMut(&[K]) -> Option<T>,
+    mut check: impl FnMut(&[K]) -> Option<T>,
 ) -> T
 where
     K: Watched,
@@ -35,25 +35,26 @@ where
     let mut stream = std::pin::pin!(stream);
     let waiting = async {
         while let Some(event) = stream.next().await {
-            let begun = matches!(event, Ok(watcher::Event::Init | watcher::Event::InitApply(_)));
-            if event.is_err() || begun {
+            let incomplete = matches!(event, Ok(watcher::Event::Init | watcher::Event::InitApply(_)));
+            if event.is_err() || incomplete {
                 continue;
             }
             let objects: Vec<K> = store.state().iter().map(|object| K::clone(object)).collect();
-            if let Some(answer) = answer(&objects) {
-                return answer;
+            if let Some(value) = check(&objects) {
+                return value;
             }
         }
         unreachable!("a watcher never ends")
     };
-    let Ok(answer) = tokio::time::timeout(limit, waiting).await else {
+    let Ok(value) = tokio::time::timeout(limit, waiting).await else {
         let objects: Vec<_> = store.state().iter().map(|o| serde_json::to_string(&**o).unwrap()).collect();
-        panic!("waited {limit:?} in vain until {what}; now:\n{}", objects.join("\n"))
+        panic!("waited {limit:?} until {what}; current state:\n{}", objects.join("\n"))
     };
-    answer
+    value
 }
 
-/// Watches the object `name` until `answer` makes something of it (`None`: it does not exist), and returns that.
+/// Watches the object `name` until `check` returns a value, and returns that. `check` gets `None` if it does
+/// not exist.
 ///
 /// # Panics
 ///
@@ -63,30 +64,30 @@ pub async fn until<K, T>(
     name: &str,
     what: &str,
     limit: Duration,
-    mut answer: impl FnMut(Option<&K>) -> Option<T>,
+    mut check: impl FnMut(Option<&K>) -> Option<T>,
 ) -> T
 where
     K: Watched,
     K::DynamicType: Default + Eq + Hash + Clone,
 {
     until_all(api, &format!("{name}: {what}"), limit, |objects| {
-        answer(objects.iter().find(|object| object.meta().name.as_deref() == Some(name)))
+        check(objects.iter().find(|object| object.meta().name.as_deref() == Some(name)))
     })
     .await
 }
 
-/// Asks every 20 ms until `answer` says something: for what no API can be watched for.
+/// Polls `check` every 20 ms until it returns a value: for states that cannot be watched.
 ///
 /// # Panics
 ///
-/// `answer` said None for `limit`.
-pub fn poll<T>(what: &str, limit: Duration, mut answer: impl FnMut() -> Option<T>) -> T {
+/// `check` returned None for `limit`.
+pub fn poll<T>(what: &str, limit: Duration, mut check: impl FnMut() -> Option<T>) -> T {
     let start = std::time::Instant::now();
     loop {
-        if let Some(answer) = answer() {
-            return answer;
+        if let Some(value) = check() {
+            return value;
         }
-        assert!(start.elapsed() < limit, "waited {limit:?} in vain until {what}");
+        assert!(start.elapsed() < limit, "waited {limit:?} until {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -1,10 +1,10 @@
-//! Real controllers, as processes, against a real API server: what they promise when they are killed, stopped and
-//! cut off.
+//! Real controllers, as processes, with a real API server: their guarantees when they are killed, stopped and
+//! disconnected.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "all of this is tests: what is not as expected is a panic"
+    reason = "this file contains only tests, in which a failure is a panic"
 )]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use e2e::controllers::{Bench, Controller, NAMESPACE, SERVICES, SOON, addresses, names};
-use e2e::{Bed, Suite, wait};
+use e2e::{Env, Suite, wait};
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::events::v1::Event;
@@ -26,54 +26,59 @@ use kube::runtime::watcher;
 use serde_json::json;
 
 fn main() -> ExitCode {
-    let suite = Suite::new("apiserver", || e2e::controllers::bed("apiserver"))
+    let suite = Suite::new("apiserver", || e2e::controllers::env("apiserver"))
         .test("at_rest_and_after_a_restart_nothing_is_written", nothing_is_written)
-        .test("what_becomes_free_is_given_at_once_to_who_waits", freed_is_given)
-        .test("a_service_that_is_being_deleted_keeps_its_address_also_under_the_next_leader", going_keeps)
-        .test("a_service_that_waits_is_told_again_and_again_why", told_again)
+        .test("a_freed_address_is_assigned_at_once_to_a_waiting_service", freed_is_assigned)
+        .test(
+            "a_service_that_is_being_deleted_keeps_its_address_also_under_the_next_leader",
+            terminating_keeps,
+        )
+        .test("the_warning_of_a_waiting_service_is_repeated", warning_repeated)
         .test("two_services_exchange_their_addresses", exchange)
-        .test("services_in_two_full_pools_exchange_their_places", exchange_of_places)
-        .test("a_stranger_with_the_address_is_told_on_the_service", a_stranger_is_told)
-        .test("a_plan_says_what_a_change_would_do_and_writes_nothing", a_plan_is_told)
-        .test("a_range_moves_between_pools_and_nobody_notices", a_range_moves)
-        .test("a_double_made_by_force_is_mended_within_a_second", a_double_is_mended)
-        .test("a_leader_that_was_stopped_begins_no_write_when_it_goes_on", a_stopped_leader_is_silent)
-        .test("an_api_server_that_restarts_costs_nobody_an_address", the_server_restarts)
-        .test("five_thousand_services_survive_a_hundred_deaths_of_the_controller", a_hundred_deaths);
+        .test("services_in_two_full_pools_exchange_their_pools", exchange_of_pools)
+        .test("an_address_conflict_is_reported_on_the_service", a_conflict_is_reported)
+        .test("a_plan_shows_the_effects_of_a_change_and_writes_nothing", a_plan_is_shown)
+        .test("a_range_moves_between_pools_without_an_interruption", a_range_moves)
+        .test("a_forced_duplicate_is_repaired_within_a_second", a_duplicate_is_repaired)
+        .test("a_leader_that_was_stopped_starts_no_write_when_it_continues", a_stopped_leader_is_silent)
+        .test("a_restart_of_the_api_server_changes_no_address", the_server_restarts)
+        .test("five_thousand_services_survive_a_hundred_kills_of_the_controller", a_hundred_kills);
     e2e::run(vec![suite])
 }
 
-/// Sees every state of every Service in order, and everything that must never be.
+/// Observes every state of every Service in order, and records violations of invariants.
 #[derive(Default)]
-struct Witness {
-    has: BTreeMap<String, Vec<String>>,
-    faults: Vec<String>,
+struct Observer {
+    current: BTreeMap<String, Vec<String>>,
+    violations: Vec<String>,
     /// Whether a Service may lose or change an address.
     strict: bool,
 }
 
-impl Witness {
-    fn see(&mut self, service: &Service) {
+impl Observer {
+    fn observe(&mut self, service: &Service) {
         let (name, new) = (service.name_any(), addresses(service));
-        let old = self.has.insert(name.clone(), new.clone()).unwrap_or_default();
+        let old = self.current.insert(name.clone(), new.clone()).unwrap_or_default();
         if self.strict && !old.is_empty() && old != new {
-            self.faults.push(format!("{name} had {old:?} and then {new:?}"));
+            self.violations.push(format!("{name} had {old:?} and then {new:?}"));
         }
         let holder = |ip: &String| {
-            self.has
+            self.current
                 .iter()
                 .find(|(other, has)| **other != name && has.contains(ip))
                 .map(|(other, _)| other.clone())
         };
-        let doubles: Vec<String> =
-            new.iter().filter_map(|ip| Some(format!("{ip} is {name}'s and {}'s", holder(ip)?))).collect();
-        self.faults.extend(doubles);
+        let duplicates: Vec<String> = new
+            .iter()
+            .filter_map(|ip| Some(format!("{ip} is assigned to {name} and {}", holder(ip)?)))
+            .collect();
+        self.violations.extend(duplicates);
     }
 
     /// Watches until `done`.
     fn watch(bench: &Bench<'_>, done: &Arc<AtomicBool>) -> (Arc<Mutex<Self>>, tokio::task::JoinHandle<()>) {
-        let witness = Arc::new(Mutex::new(Self { strict: true, ..Self::default() }));
-        let (shared, done, api) = (Arc::clone(&witness), Arc::clone(done), bench.services());
+        let observer = Arc::new(Mutex::new(Self { strict: true, ..Self::default() }));
+        let (shared, done, api) = (Arc::clone(&observer), Arc::clone(done), bench.services());
         let task = bench.runtime.spawn(async move {
             let mut events = std::pin::pin!(watcher(api, watcher::Config::default()));
             while !done.load(Ordering::Relaxed) {
@@ -81,33 +86,33 @@ impl Witness {
                 else {
                     continue;
                 };
-                let mut witness = shared.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut observer = shared.lock().unwrap_or_else(PoisonError::into_inner);
                 match event {
                     Ok(watcher::Event::Apply(service) | watcher::Event::InitApply(service)) => {
-                        witness.see(&service);
+                        observer.observe(&service);
                     }
                     Ok(watcher::Event::Delete(service)) => {
-                        witness.has.remove(&service.name_any());
+                        observer.current.remove(&service.name_any());
                     }
                     _ => {}
                 }
             }
         });
-        (witness, task)
+        (observer, task)
     }
 }
 
-fn nothing_is_written(bed: &Bed) {
-    let bench = Bench::new(bed, &[("lan", &["10.0.0.0/24"])]);
+fn nothing_is_written(env: &Env) {
+    let bench = Bench::new(env, &[("lan", &["10.0.0.0/24"])]);
     let list = names("rest", 20);
     bench.create(&list);
-    let first = Controller::start(bed, "rest-a");
+    let first = Controller::start(env, "rest-a");
     bench.until_all_have_one(&list, SOON);
     std::thread::sleep(Duration::from_secs(2));
     let since = Timestamp::now();
     std::thread::sleep(Duration::from_secs(3));
     first.end();
-    let second = Controller::start(bed, "rest-b");
+    let second = Controller::start(env, "rest-b");
     bench.until_leads("rest-b");
     std::thread::sleep(Duration::from_secs(3));
     second.end();
@@ -117,18 +122,18 @@ fn nothing_is_written(bed: &Bed) {
     }
 }
 
-fn freed_is_given(bed: &Bed) {
-    let bench = Bench::new(bed, &[("lan", &["10.0.0.1/32"])]);
-    let controller = Controller::start(bed, "freed");
+fn freed_is_assigned(env: &Env) {
+    let bench = Bench::new(env, &[("lan", &["10.0.0.1/32"])]);
+    let controller = Controller::start(env, "freed");
     bench.create(&["first".into()]);
     bench.until("first", &["10.0.0.1"]);
     bench.create(&["second".into()]);
     let api = bench.services();
-    let why = bench.runtime.block_on(wait::until(&api, "second", "it is told why", SOON, refused));
+    let why = bench.runtime.block_on(wait::until(&api, "second", "the reason is reported", SOON, refused));
     assert_eq!(why, "no pool can give an address: pool lan: 1 of 1 IPv4 addresses in use");
     bench.create(&["third".into()]);
-    bench.runtime.block_on(wait::until(&api, "third", "it is told why", SOON, refused));
-    bed.kubectl(&["patch", "service", "-n", SERVICES, "first", "-p", r#"{"spec":{"type":"ClusterIP"}}"#]);
+    bench.runtime.block_on(wait::until(&api, "third", "the reason is reported", SOON, refused));
+    env.kubectl(&["patch", "service", "-n", SERVICES, "first", "-p", r#"{"spec":{"type":"ClusterIP"}}"#]);
     bench.until("second", &["10.0.0.1"]);
     bench.until("first", &[]);
     bench.delete("second");
@@ -136,124 +141,125 @@ fn freed_is_given(bed: &Bed) {
     controller.end();
 }
 
-/// Why a Service has no address, once it is told.
+/// The reported reason why a Service has no address.
 fn refused(service: Option<&Service>) -> Option<String> {
     let conditions = service?.status.as_ref()?.conditions.as_ref()?;
     let condition = conditions.iter().find(|c| c.type_ == "lbstack.dev/AddressAssigned")?;
     (condition.status == "False").then(|| condition.message.clone())
 }
 
-fn going_keeps(bed: &Bed) {
-    let bench = Bench::new(bed, &[("lan", &["10.0.0.1/32"])]);
+fn terminating_keeps(env: &Env) {
+    let bench = Bench::new(env, &[("lan", &["10.0.0.1/32"])]);
     let finalizers = |list: &str| {
         let patch = format!(r#"{{"metadata":{{"finalizers":{list}}}}}"#);
-        bed.kubectl(&["patch", "service", "-n", SERVICES, "going", "--type=merge", "-p", &patch]);
+        env.kubectl(&["patch", "service", "-n", SERVICES, "going", "--type=merge", "-p", &patch]);
     };
-    let first = Controller::start(bed, "going-a");
+    let first = Controller::start(env, "going-a");
     bench.create(&["going".into()]);
     bench.until("going", &["10.0.0.1"]);
     finalizers(r#"["example.com/slow"]"#);
     bench.delete("going");
     first.end();
-    let second = Controller::start(bed, "going-b");
+    let second = Controller::start(env, "going-b");
     bench.until_leads("going-b");
     bench.create(&["next".into()]);
     let api = bench.services();
-    bench.runtime.block_on(wait::until(&api, "next", "it is told why", SOON, refused));
+    bench.runtime.block_on(wait::until(&api, "next", "the reason is reported", SOON, refused));
     bench.until("going", &["10.0.0.1"]);
     finalizers("null");
     bench.until("next", &["10.0.0.1"]);
     second.end();
 }
 
-fn told_again(bed: &Bed) {
-    let bench = Bench::new(bed, &[]);
-    let controller = Controller::start_with(bed, "again", Controller::LEASE, &["--remind-every-s", "1"]);
+fn warning_repeated(env: &Env) {
+    let bench = Bench::new(env, &[]);
+    let controller = Controller::start_with(env, "again", Controller::LEASE, &["--remind-every-s", "1"]);
     bench.create(&["patient".into()]);
     let events: Api<Event> = Api::namespaced(bench.services().into_client(), SERVICES);
-    bench.runtime.block_on(wait::until_all(&events, "it is told again", SOON, |events| {
-        // Within minutes the API counts repeats of an event instead of keeping each.
-        let again = events.iter().any(|event| {
+    bench.runtime.block_on(wait::until_all(&events, "the event is repeated", SOON, |events| {
+        // Repeats within minutes are counted on the event.
+        let repeated = events.iter().any(|event| {
             event.regarding.as_ref().and_then(|about| about.name.as_deref()) == Some("patient")
                 && event.reason.as_deref() == Some("AllocationFailed")
                 && event.series.as_ref().is_some_and(|series| series.count >= 2)
         });
-        again.then_some(())
+        repeated.then_some(())
     }));
     controller.end();
 }
 
-fn exchange(bed: &Bed) {
-    let bench = Bench::new(bed, &[("lan", &["10.0.0.1-10.0.0.2"])]);
-    let controller = Controller::start(bed, "exchange");
-    bench.create(&["old".into()]);
-    bench.until("old", &["10.0.0.1"]);
-    bench.create(&["young".into()]);
-    bench.until("young", &["10.0.0.2"]);
+fn exchange(env: &Env) {
+    let bench = Bench::new(env, &[("lan", &["10.0.0.1-10.0.0.2"])]);
+    let controller = Controller::start(env, "exchange");
+    bench.create(&["older".into()]);
+    bench.until("older", &["10.0.0.1"]);
+    bench.create(&["newer".into()]);
+    bench.until("newer", &["10.0.0.2"]);
     bench.create(&["waiting".into()]);
-    bench.annotate("old", "metallb.io/loadBalancerIPs", "10.0.0.2");
-    bench.annotate("young", "metallb.universe.tf/loadBalancerIPs", "10.0.0.1");
-    bench.until("old", &["10.0.0.2"]);
-    bench.until("young", &["10.0.0.1"]);
+    bench.annotate("older", "metallb.io/loadBalancerIPs", "10.0.0.2");
+    bench.annotate("newer", "metallb.universe.tf/loadBalancerIPs", "10.0.0.1");
+    bench.until("older", &["10.0.0.2"]);
+    bench.until("newer", &["10.0.0.1"]);
     bench.until("waiting", &[]);
     controller.end();
 }
 
-fn exchange_of_places(bed: &Bed) {
-    let bench = Bench::new(bed, &[("left", &["10.0.0.1/32"]), ("right", &["10.0.1.1/32"])]);
-    let controller = Controller::start(bed, "places");
-    bench.create(&["old".into()]);
-    bench.until("old", &["10.0.0.1"]);
-    bench.create(&["young".into()]);
-    bench.until("young", &["10.0.1.1"]);
-    bench.annotate("old", "metallb.io/address-pool", "right");
-    bench.annotate("young", "metallb.io/address-pool", "left");
-    bench.until("old", &["10.0.1.1"]);
-    bench.until("young", &["10.0.0.1"]);
+fn exchange_of_pools(env: &Env) {
+    let bench = Bench::new(env, &[("left", &["10.0.0.1/32"]), ("right", &["10.0.1.1/32"])]);
+    let controller = Controller::start(env, "places");
+    bench.create(&["older".into()]);
+    bench.until("older", &["10.0.0.1"]);
+    bench.create(&["newer".into()]);
+    bench.until("newer", &["10.0.1.1"]);
+    bench.annotate("older", "metallb.io/address-pool", "right");
+    bench.annotate("newer", "metallb.io/address-pool", "left");
+    bench.until("older", &["10.0.1.1"]);
+    bench.until("newer", &["10.0.0.1"]);
     controller.end();
 }
 
-fn a_stranger_is_told(bed: &Bed) {
-    let bench = Bench::new(bed, &[("lan", &["10.0.0.1/32"])]);
-    let controller = Controller::start(bed, "told");
+fn a_conflict_is_reported(env: &Env) {
+    let bench = Bench::new(env, &[("lan", &["10.0.0.1/32"])]);
+    let controller = Controller::start(env, "conflict");
     bench.create(&["contested".into()]);
     bench.until("contested", &["10.0.0.1"]);
     let conflict = json!({"apiVersion": "lbstack.dev/v1alpha1", "kind": "AddressConflict",
         "metadata": {"name": "10.0.0.1", "namespace": NAMESPACE},
         "spec": {"address": "10.0.0.1", "mac": "02:00:00:00:66:66", "node": "node2", "interface": "eth0"}});
-    bed.apply(&conflict.to_string());
-    let told = |service: Option<&Service>| {
+    env.apply(&conflict.to_string());
+    let conflict_of = |service: Option<&Service>| {
         let conditions = service?.status.as_ref()?.conditions.clone().unwrap_or_default();
         Some(conditions.into_iter().find(|condition| condition.type_ == "lbstack.dev/AddressConflict"))
     };
     let api = bench.services();
-    let what = "it says who else has the address";
-    let condition =
-        bench.runtime.block_on(wait::until(&api, "contested", what, SOON, |service| told(service).flatten()));
+    let what = "the conflict is reported";
+    let condition = bench
+        .runtime
+        .block_on(wait::until(&api, "contested", what, SOON, |service| conflict_of(service).flatten()));
     assert_eq!(condition.status, "True");
     for word in ["10.0.0.1", "02:00:00:00:66:66", "node2", "not announced"] {
         assert!(condition.message.contains(word), "{word} is not in {:?}", condition.message);
     }
-    bed.event("Service", "contested", "AddressConflict", SOON);
-    bed.event_in(NAMESPACE, "IPAddressPool", "lan", "AddressConflict", SOON);
+    env.event("Service", "contested", "AddressConflict", SOON);
+    env.event_in(NAMESPACE, "IPAddressPool", "lan", "AddressConflict", SOON);
     bench.until("contested", &["10.0.0.1"]);
-    bed.delete(&conflict.to_string());
-    bench.runtime.block_on(wait::until(&api, "contested", "that is over", SOON, |service| {
-        told(service)?.is_none().then_some(())
+    env.delete(&conflict.to_string());
+    bench.runtime.block_on(wait::until(&api, "contested", "the conflict has ended", SOON, |service| {
+        conflict_of(service)?.is_none().then_some(())
     }));
-    bed.event("Service", "contested", "AddressConflictEnded", SOON);
+    env.event("Service", "contested", "AddressConflictEnded", SOON);
     controller.end();
 }
 
-fn a_plan_is_told(bed: &Bed) {
-    let bench = Bench::new(bed, &[("lan", &["10.0.0.1-10.0.0.2"])]);
-    let controller = Controller::start(bed, "planned");
+fn a_plan_is_shown(env: &Env) {
+    let bench = Bench::new(env, &[("lan", &["10.0.0.1-10.0.0.2"])]);
+    let controller = Controller::start(env, "planned");
     for (name, has) in [("a", &["10.0.0.1"][..]), ("b", &["10.0.0.2"]), ("c", &[])] {
         bench.create(&[name.into()]);
         bench.until(name, has);
     }
     controller.end();
-    let file = bed.cluster.logs().join("changed.yaml");
+    let file = env.cluster.logs().join("changed.yaml");
     let plan = |changed: &serde_json::Value| {
         std::fs::write(&file, changed.to_string()).unwrap();
         bench.run("planner", &["plan", "-f", &file.to_string_lossy()])
@@ -272,33 +278,41 @@ fn a_plan_is_told(bed: &Bed) {
     bench.until("b", &["10.0.0.2"]);
 }
 
-fn a_range_moves(bed: &Bed) {
-    let bench = Bench::new(bed, &[("one", &["10.0.0.0/28"])]);
-    let controller = Controller::start(bed, "range");
+fn a_range_moves(env: &Env) {
+    let bench = Bench::new(env, &[("one", &["10.0.0.0/28"])]);
+    let controller = Controller::start(env, "range");
     let list = names("range", 8);
     bench.create(&list);
     bench.until_all_have_one(&list, SOON);
     let done = Arc::default();
-    let (witness, task) = Witness::watch(&bench, &done);
-    bed.kubectl(&["delete", "ipaddresspool", "-n", NAMESPACE, "one"]);
+    let (observer, task) = Observer::watch(&bench, &done);
+    env.kubectl(&["delete", "ipaddresspool", "-n", NAMESPACE, "one"]);
     std::thread::sleep(Duration::from_secs(2));
     bench.pool("two", &["10.0.0.0/24"]);
     let api = bench.services();
-    bench.runtime.block_on(wait::until_all(&api, "all are told of their new pool", SOON, |services| {
-        let of_two = services.iter().filter(|service| {
-            service.annotations().get("metallb.io/ip-allocated-from-pool").is_some_and(|pool| pool == "two")
-        });
-        (of_two.count() == list.len()).then_some(())
-    }));
+    bench.runtime.block_on(wait::until_all(
+        &api,
+        "all are annotated with their new pool",
+        SOON,
+        |services| {
+            let of_two = services.iter().filter(|service| {
+                service
+                    .annotations()
+                    .get("metallb.io/ip-allocated-from-pool")
+                    .is_some_and(|pool| pool == "two")
+            });
+            (of_two.count() == list.len()).then_some(())
+        },
+    ));
     done.store(true, Ordering::Relaxed);
     bench.runtime.block_on(task).unwrap();
-    assert_eq!(witness.lock().unwrap().faults, Vec::<String>::new());
+    assert_eq!(observer.lock().unwrap().violations, Vec::<String>::new());
     controller.end();
 }
 
-fn a_double_is_mended(bed: &Bed) {
-    let bench = Bench::new(bed, &[("lan", &["10.0.0.0/24"])]);
-    let controller = Controller::start(bed, "double");
+fn a_duplicate_is_repaired(env: &Env) {
+    let bench = Bench::new(env, &[("lan", &["10.0.0.0/24"])]);
+    let controller = Controller::start(env, "duplicate");
     bench.create(&["a".into()]);
     bench.until("a", &["10.0.0.0"]);
     bench.create(&["b".into()]);
@@ -307,19 +321,19 @@ fn a_double_is_mended(bed: &Bed) {
     let (api, parameters) = (bench.services(), PatchParams::default());
     bench.runtime.block_on(api.patch_status("b", &parameters, &patch)).unwrap();
     let took = bench.until("b", &["10.0.0.1"]);
-    assert!(took < Duration::from_secs(1), "mended after {took:?}");
+    assert!(took < Duration::from_secs(1), "repaired after {took:?}");
     bench.until("a", &["10.0.0.0"]);
     controller.end();
 }
 
-fn a_stopped_leader_is_silent(bed: &Bed) {
-    let bench = Bench::new(bed, &[("lan", &["10.1.0.0/16"])]);
-    let first = Controller::start(bed, "stopped");
+fn a_stopped_leader_is_silent(env: &Env) {
+    let bench = Bench::new(env, &[("lan", &["10.1.0.0/16"])]);
+    let first = Controller::start(env, "stopped");
     bench.until_leads("stopped");
-    let second = Controller::start(bed, "successor");
+    let second = Controller::start(env, "successor");
     let done = Arc::default();
-    let (witness, task) = Witness::watch(&bench, &done);
-    // Stopped in the middle of its work, with writes queued and under way.
+    let (observer, task) = Observer::watch(&bench, &done);
+    // Stopped during its work, with writes queued and in flight.
     let before = names("before", 400);
     bench.create(&before);
     first.signal("-STOP");
@@ -330,51 +344,51 @@ fn a_stopped_leader_is_silent(bed: &Bed) {
     let since = Timestamp::now();
     first.signal("-CONT");
     std::thread::sleep(Duration::from_secs(5));
-    // A request that was on its way when the process was stopped may still arrive. It carries the version that it
-    // was made for, which the successor's write has replaced, so it is refused.
+    // A request that was in flight when the process was stopped may still arrive. It carries a
+    // resourceVersion that the successor's write has replaced, so it is rejected.
     let mut writes = bench.status_writes("stopped", &since);
     writes.retain(|entry| entry["responseStatus"]["code"] != 409);
     assert!(writes.is_empty(), "the stopped leader wrote: {writes:#?}");
     done.store(true, Ordering::Relaxed);
     bench.runtime.block_on(task).unwrap();
-    assert_eq!(witness.lock().unwrap().faults, Vec::<String>::new());
+    assert_eq!(observer.lock().unwrap().violations, Vec::<String>::new());
     first.kill();
     second.end();
 }
 
-fn the_server_restarts(bed: &Bed) {
-    let bench = Bench::new(bed, &[("lan", &["10.1.0.0/16"])]);
-    let controller = Controller::start(bed, "restarts");
+fn the_server_restarts(env: &Env) {
+    let bench = Bench::new(env, &[("lan", &["10.1.0.0/16"])]);
+    let controller = Controller::start(env, "restarts");
     let done = Arc::default();
-    let (witness, task) = Witness::watch(&bench, &done);
+    let (observer, task) = Observer::watch(&bench, &done);
     let list = names("server", 300);
     bench.create(&list[..150]);
-    bed.cluster.api().stop().unwrap();
+    env.cluster.api().stop().unwrap();
     std::thread::sleep(Duration::from_secs(3));
-    bed.cluster.api().start().unwrap();
+    env.cluster.api().start().unwrap();
     bench.create(&list[150..]);
     bench.until_all_have_one(&list, Duration::from_secs(90));
     done.store(true, Ordering::Relaxed);
     bench.runtime.block_on(task).unwrap();
-    assert_eq!(witness.lock().unwrap().faults, Vec::<String>::new());
+    assert_eq!(observer.lock().unwrap().violations, Vec::<String>::new());
     controller.end();
 }
 
-fn a_hundred_deaths(bed: &Bed) {
+fn a_hundred_kills(env: &Env) {
     let number = |variable: &str, default: usize| {
         std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
     };
     let (count, deaths) = (number("LBSTACK_TEST_SERVICES", 5_000), number("LBSTACK_TEST_DEATHS", 100));
-    let bench = Bench::new(bed, &[("lan", &["10.1.0.0/16"])]);
+    let bench = Bench::new(env, &[("lan", &["10.1.0.0/16"])]);
     let done = Arc::default();
-    let (witness, task) = Witness::watch(&bench, &done);
+    let (observer, task) = Observer::watch(&bench, &done);
     let list = names("many", count);
-    let mut running = vec![Controller::start(bed, "death-0"), Controller::start(bed, "death-1")];
-    // Services keep coming while the controllers die: a share of them before each death.
+    let mut running = vec![Controller::start(env, "death-0"), Controller::start(env, "death-1")];
+    // Services are created while controllers are killed: a share of them before each kill.
     let share = count.div_ceil(deaths.max(1));
     for (death, part) in list.chunks(share).enumerate() {
         bench.create(part);
-        // One of them leads, and has had some time to work; every third time the other one dies.
+        // One of them leads, and has had some time to work; every third time the other one is killed.
         let leads = wait::poll("one of the two leads", SOON, || {
             let leader = bench.holder();
             running.iter().position(|controller| Some(controller.identity.as_str()) == leader.as_deref())
@@ -382,16 +396,17 @@ fn a_hundred_deaths(bed: &Bed) {
         std::thread::sleep(Duration::from_millis((death as u64 * 137) % 700));
         let victim = if death % 3 == 2 { 1 - leads } else { leads };
         running.remove(victim).kill();
-        running.push(Controller::start(bed, &format!("death-{}", death + 2)));
+        running.push(Controller::start(env, &format!("death-{}", death + 2)));
     }
-    // The last one has the usual Lease: a slow machine takes longer than the short one to list so many Services.
+    // The last one has a Lease of the usual duration: a slow machine takes longer than the short one to list
+    // so many Services.
     running.into_iter().for_each(Controller::kill);
-    let last = Controller::start_with(bed, "death-last", Duration::from_secs(15), &[]);
+    let last = Controller::start_with(env, "death-last", Duration::from_secs(15), &[]);
     bench.until_all_have_one(&list, Duration::from_secs(180));
     done.store(true, Ordering::Relaxed);
     bench.runtime.block_on(task).unwrap();
-    let witness = witness.lock().unwrap();
-    assert_eq!(witness.faults, Vec::<String>::new());
+    let observer = observer.lock().unwrap();
+    assert_eq!(observer.violations, Vec::<String>::new());
     let all = bench.runtime.block_on(bench.services().list(&ListParams::default())).unwrap();
     let given: Vec<IpAddr> = all.items.iter().flat_map(addresses).map(|ip| ip.parse().unwrap()).collect();
     let distinct: BTreeSet<&IpAddr> = given.iter().collect();

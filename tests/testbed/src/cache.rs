@@ -1,11 +1,11 @@
-//! Things that take long to make, kept outside of the clone: `${LBSTACK_CACHE:-~/.cache/lbstack}`.
+//! Cache of build results, outside of the working tree: `${LBSTACK_CACHE:-~/.cache/lbstack}`.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Attempt, Result};
 
-/// Where they are kept.
+/// The directory of the cache.
 pub(crate) fn directory() -> PathBuf {
     if let Some(chosen) = std::env::var_os("LBSTACK_CACHE").filter(|chosen| !chosen.is_empty()) {
         return chosen.into();
@@ -14,8 +14,9 @@ pub(crate) fn directory() -> PathBuf {
     home.join(".cache/lbstack")
 }
 
-/// The directory of an entry, made by `make` if it is not there yet. `make` fills a temporary directory, which takes
-/// its place as a whole: what is there is complete. Two processes that want the same entry wait for each other.
+/// The directory of an entry, created by `make` if it does not exist. `make` fills a temporary directory,
+/// which is then renamed, so that an existing entry is complete. Two processes that need the same entry wait
+/// for each other.
 pub(crate) fn entry(kind: &str, key: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     entry_in(&directory(), kind, key, make)
 }
@@ -30,7 +31,7 @@ fn entry_in(cache: &Path, kind: &str, key: &str, make: impl FnOnce(&Path) -> Res
     let lock_path = home.join(format!("{key}.lock"));
     let lock = File::create(&lock_path).attempt(|| format!("opening {}", lock_path.display()))?;
     lock.lock().attempt(|| format!("locking {}", lock_path.display()))?;
-    // Somebody else may have made it while we waited.
+    // Another process may have created it meanwhile.
     if place.is_dir() {
         return Ok(place);
     }
@@ -51,7 +52,7 @@ mod tests {
     use crate::error::Error;
 
     #[test]
-    fn an_entry_is_made_once() {
+    fn an_entry_is_created_once() {
         let cache = tempfile::tempdir().unwrap();
         let made = entry_in(cache.path(), "kind", "key", |place| {
             fs::write(place.join("x"), "1").attempt(|| "writing".into())
@@ -61,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_whose_making_failed_is_not_there_and_is_made_anew() {
+    fn an_entry_whose_creation_failed_does_not_exist_and_is_created_again() {
         let cache = tempfile::tempdir().unwrap();
         let failed = entry_in(cache.path(), "kind", "key", |place| {
             fs::write(place.join("half"), "1").attempt(|| "writing".into())?;
@@ -73,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_at_once_one_makes_it_and_the_other_waits() {
+    fn concurrent_callers_create_an_entry_once() {
         let cache = tempfile::tempdir().unwrap();
         let made = std::sync::atomic::AtomicUsize::new(0);
         std::thread::scope(|scope| {

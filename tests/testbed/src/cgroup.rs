@@ -13,8 +13,8 @@ pub(crate) fn trees() -> Result<Vec<PathBuf>> {
     Ok([v1, v2].concat())
 }
 
-/// The trees in which groups are made. On a machine with both versions, that of version 2 has no controllers, and runc
-/// makes its groups there by itself.
+/// The trees in which groups are created. On a machine with both versions, the one of version 2 has no
+/// controllers, and runc creates its groups there by itself.
 fn trees_with_controllers() -> Result<Vec<PathBuf>> {
     let (v1, v2) = mounted_trees()?;
     Ok(if v1.is_empty() { v2 } else { v1 })
@@ -55,8 +55,8 @@ pub(crate) fn create(group: &str) -> Result<()> {
     Ok(())
 }
 
-/// Version 2: hands the controllers that a kubelet needs down to the groups below. Those that the kernel does not
-/// have are missed by the kubelet, which says so better than we could.
+/// Version 2: enables the controllers that a kubelet needs in the groups below. Errors are ignored: the
+/// kubelet reports missing controllers itself.
 fn delegate(group: &Path) {
     let control = group.join("cgroup.subtree_control");
     if control.exists() {
@@ -93,7 +93,7 @@ pub(crate) fn processes(group: &str) -> Result<Vec<ProcessId>> {
     Ok(pids.into_iter().filter_map(ProcessId::of).collect())
 }
 
-/// The groups at and below `group` in any tree whose path holds `part`, with their processes.
+/// The processes of all groups at and below `group`, in any tree, whose path contains `part`.
 pub(crate) fn processes_in_groups_named(group: &str, part: &str) -> Result<Vec<ProcessId>> {
     let mut found: Vec<ProcessId> = Vec::new();
     for tree in trees()? {
@@ -110,7 +110,8 @@ pub(crate) fn processes_in_groups_named(group: &str, part: &str) -> Result<Vec<P
     Ok(found)
 }
 
-/// Takes a group away with all below it. Its processes must have ended; the kernel may need a moment to see that.
+/// Removes a group and all groups below it. Their processes must have ended; the kernel may need a moment to
+/// notice that.
 pub(crate) fn remove(group: &str) -> Result<()> {
     for tree in trees()? {
         let top = tree.join(group.trim_matches('/'));

@@ -1,8 +1,8 @@
-//! Taking a testbed away: complete, however it ended, and as often as one likes.
+//! Removal of a testbed: complete, in whatever state it is, and idempotent.
 //!
-//! Nothing is ended by its name. What belongs to a testbed is told by four marks, each enough by itself: the process is
-//! recorded (pid and start time), is in one of its network namespaces, or is in one of its control groups; the
-//! mount, socket or file is below its directory.
+//! No process is killed by its name. A process belongs to a testbed if it is recorded (pid and start time),
+//! runs in one of its network namespaces, or is in one of its control groups; a mount, socket or file if it
+//! is below its directory.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -20,8 +20,8 @@ use crate::node::FIXED;
 use crate::paths::Paths;
 use crate::process::{ProcessId, recorded, run, until};
 
-/// Takes the testbed with this id away, whoever made it and whether or not it is complete. Does nothing when there
-/// is none. Returns whether anything was left of it.
+/// Removes the testbed with this id, whichever process created it and whether or not it is complete. Returns
+/// whether it existed.
 pub fn down(id: &str) -> Result<bool> {
     crate::plan::check_id(id)?;
     let paths = Paths::new(id);
@@ -45,8 +45,8 @@ impl Lock {
         loop {
             let file = File::create(&path).attempt(|| format!("opening {}", path.display()))?;
             file.lock().attempt(|| format!("locking {}", path.display()))?;
-            // Who held it before us may have removed it, and then a third may lock the new one.
-            let ours = file.metadata().attempt(|| format!("looking at {}", path.display()))?.ino();
+            // The previous holder may have removed the file, and a third process may have locked a new one.
+            let ours = file.metadata().attempt(|| format!("reading metadata of {}", path.display()))?.ino();
             if fs::metadata(&path).is_ok_and(|now| now.ino() == ours) {
                 return Ok(Self { path, _file: file });
             }
@@ -57,7 +57,7 @@ impl Lock {
 impl Drop for Lock {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
-        // The last testbed takes the common directory with it.
+        // The last testbed removes the common directory.
         if self.path.parent().is_some_and(|parent| fs::remove_dir(parent).is_ok()) {
             remove_mount_points();
         }
@@ -88,12 +88,12 @@ pub(crate) fn clear(paths: &Paths) -> Result<bool> {
     Ok(existed)
 }
 
-/// Kills what `find` finds until it finds nothing. More than once, because a process may have had a child while we
-/// were looking.
+/// Kills the processes that `find` returns until there are none. Repeated, because a process may start a
+/// child meanwhile.
 pub(crate) fn end_all(find: impl Fn() -> Result<Vec<ProcessId>>) -> Result<()> {
-    let spared = ourselves();
+    let own = ourselves();
     let victims = || -> Result<Vec<ProcessId>> {
-        Ok(find()?.into_iter().filter(|process| !spared.contains(&process.pid)).collect())
+        Ok(find()?.into_iter().filter(|process| !own.contains(&process.pid)).collect())
     };
     until(Duration::from_secs(20), "the end of the testbed's processes", || {
         let alive = victims().map_err(|error| error.to_string())?;
@@ -141,8 +141,8 @@ pub(crate) fn processes_in_namespaces(namespaces: &[PathBuf]) -> Vec<ProcessId> 
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     pids.filter(|pid| {
         identity(Path::new(&format!("/proc/{pid}/ns/net")))
-            // A file left in place of a namespace that is gone has the identity of an ordinary file; the
-            // machine's own namespace is never ours, whatever a stray mount says.
+            // A file left in place of a removed namespace has the identity of an ordinary file. The machine's
+            // own namespace never belongs to a testbed, even if it is mounted there.
             .is_some_and(|namespace| wanted.contains(&namespace) && Some(namespace) != own)
     })
     .filter_map(ProcessId::of)
@@ -151,7 +151,7 @@ pub(crate) fn processes_in_namespaces(namespaces: &[PathBuf]) -> Vec<ProcessId> 
 
 /// Unmounts everything below a directory, the innermost first.
 pub(crate) fn unmount_below(root: &Path) -> Result<()> {
-    // A second round for what was mounted over something else.
+    // Repeated for mounts below other mounts.
     for _ in 0..3 {
         let mut mounts = mounts_below(root)?;
         if mounts.is_empty() {
@@ -172,7 +172,8 @@ fn mounts_below(root: &Path) -> Result<Vec<PathBuf>> {
     Ok(mount_points(&mounts).into_iter().filter(|mount| mount.starts_with(root)).collect())
 }
 
-/// The mount points in the order in which they were mounted. Blanks and the like are written in octal.
+/// The mount points in the order in which they were mounted. Spaces and other special characters are in
+/// octal.
 fn mount_points(mountinfo: &str) -> Vec<PathBuf> {
     let written = mountinfo.lines().filter_map(|line| line.split(' ').nth(4));
     written
@@ -180,20 +181,20 @@ fn mount_points(mountinfo: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Removes the directories that nodes had their own mounted over, if nothing is in them. Not while another testbed is
-/// there: its mounts would go with them.
+/// Removes the mount points of nodes if they are empty. Not while another testbed exists, since its mounts
+/// would be removed too.
 fn remove_mount_points() {
     for (place, _) in FIXED {
         let _ = fs::remove_dir(place);
     }
 }
 
-/// Removes a directory with all in it, unless something is mounted there.
+/// Removes a directory and its contents, unless something is mounted below it.
 pub(crate) fn remove_tree(root: &Path) -> Result<()> {
     if let Some(mount) = mounts_below(root)?.first() {
         return Err(Error::Prerequisite {
             problem: format!("{} is still mounted", mount.display()),
-            remedy: format!("unmount it (`umount {}`) and call down again", mount.display()),
+            hint: format!("unmount it (`umount {}`) and call down again", mount.display()),
         });
     }
     match fs::remove_dir_all(root) {
@@ -209,7 +210,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mount_points_are_read_with_their_blanks() {
+    fn mount_points_with_spaces_are_parsed() {
         let mountinfo = "\
 30 1 8:1 / / rw - ext4 /dev/vda rw
 31 30 0:5 / /a/b\\040c rw - tmpfs tmpfs rw";
@@ -217,10 +218,10 @@ mod tests {
     }
 
     #[test]
-    fn we_and_our_parents_are_spared() {
-        let spared = ourselves();
-        assert!(spared.contains(&std::process::id()));
-        assert!(spared.len() > 1, "{spared:?}");
+    fn this_process_and_its_ancestors_are_never_killed() {
+        let own = ourselves();
+        assert!(own.contains(&std::process::id()));
+        assert!(own.len() > 1, "{own:?}");
     }
 
     #[test]
@@ -230,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tree_is_removed_and_one_that_is_not_there_too() {
+    fn removing_a_tree_twice_is_not_an_error() {
         let root = tempfile::tempdir().unwrap();
         let tree = root.path().join("tree");
         fs::create_dir_all(tree.join("x/y")).unwrap();

@@ -1,4 +1,4 @@
-//! A cluster from nothing to Ready nodes, and the ways to use it.
+//! Creation of a cluster, and access to it.
 
 use std::fs;
 use std::net::TcpListener;
@@ -13,7 +13,6 @@ use crate::components::{Component, Static};
 use crate::control_plane::{self, ControlPlane};
 use crate::error::{Attempt, Error, Result};
 use crate::host::Host;
-use crate::keeper::Keeper;
 use crate::node::{NodeSetup, routes_to_pods};
 use crate::options::{KubeProxy, Options};
 use crate::packages::{self, Purpose};
@@ -22,11 +21,13 @@ use crate::pki::Authority;
 use crate::plan::Plan;
 use crate::process::{Daemon, Namespace, until};
 use crate::progress::Progress;
+use crate::reaper::Reaper;
 use crate::registry::{Images, Registry, WEB};
 use crate::state::{Leftover, Owner, State, is_of_this_boot, leftover};
 use crate::topology::{BRIDGE, Lan, ip_batch};
 
-/// A real Kubernetes cluster on this machine. It goes when this is dropped, unless it was made to be kept.
+/// A real Kubernetes cluster on this machine. It is removed when this is dropped, unless it was created to be
+/// kept.
 #[derive(Debug)]
 pub struct Cluster {
     pub(crate) paths: Paths,
@@ -35,15 +36,16 @@ pub struct Cluster {
     pub(crate) nodes: Vec<NodeSetup>,
     lan: Lan,
     registry: Registry,
-    keeper: Option<Keeper>,
-    /// Whether it goes with this handle.
+    reaper: Option<Reaper>,
+    /// Whether it is removed when this handle is dropped.
     owned: bool,
 }
 
 impl Cluster {
     /// Builds a cluster and returns when all its nodes are Ready.
     ///
-    /// The first time on a machine it builds Kubernetes from source, which takes some minutes; later 10 to 20 s.
+    /// The first time on a machine it builds Kubernetes from source, which takes some minutes; later 10 to 20
+    /// s.
     pub fn up(options: Options) -> Result<Self> {
         let plan = Plan::new(&options)?;
         let progress = options.progress.clone();
@@ -52,7 +54,7 @@ impl Cluster {
 
         let paths = Paths::new(&options.id);
         let lock = Lock::take(&paths)?;
-        make_room(&paths, &progress)?;
+        ensure_free(&paths, &progress)?;
         let api_port = free_port(options.api_port)?;
         let state = State {
             complete: false,
@@ -68,9 +70,9 @@ impl Cluster {
         }
         Owner::this_process()?.write(&paths)?;
         state.write(&paths)?;
-        let keeper = if state.options.keep { None } else { Some(Keeper::start(&paths, &state.tools)?) };
+        let reaper = if state.options.keep { None } else { Some(Reaper::start(&paths, &state.tools)?) };
         let mut cluster = Self::of(paths, state);
-        cluster.keeper = keeper;
+        cluster.reaper = reaper;
         cluster.owned = true;
         let built = cluster.build(images.as_ref(), &progress);
         drop(lock);
@@ -81,16 +83,16 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Opens a cluster that another process has made and kept.
+    /// Attaches to a cluster that another process has created and kept.
     pub fn attach(id: &str) -> Result<Self> {
         let paths = Paths::new(id);
         let state = State::read(&paths)?;
         if !state.complete || !is_of_this_boot(&paths) {
             return Err(Error::Prerequisite {
                 problem: format!(
-                    "the testbed {id:?} is incomplete: what made it has crashed, or is still at it"
+                    "the testbed {id:?} is incomplete: its creator has crashed, or is still running"
                 ),
-                remedy: format!("wait, or take it away: `cargo xtask cluster down --id {id}`"),
+                hint: format!("wait, or remove it: `cargo xtask cluster down --id {id}`"),
             });
         }
         Ok(Self::of(paths, state))
@@ -109,17 +111,17 @@ impl Cluster {
         let registry =
             Registry::new(state.crane.join("crane"), &lan.gateway().namespace, plan.lan.gateway.v4.addr());
         let control_plane = ControlPlane::new(&paths, options, plan, &state.binaries);
-        Self { paths, control_plane, nodes: setups, lan, registry, keeper: None, owned: false, state }
+        Self { paths, control_plane, nodes: setups, lan, registry, reaper: None, owned: false, state }
     }
 
     fn build(&mut self, images: Option<&Images>, progress: &Progress) -> Result<()> {
         let plan = self.state.plan.clone();
-        progress.say(format!("making the network {} and its machines", plan.lan.options.v4));
+        progress.say(format!("creating the network {} and its machines", plan.lan.options.v4));
         self.lan.create()?;
         let control_plane = self.lan.plug_in(&plan.control_plane)?;
         self.lan.plug_in(&plan.client)?;
-        // Whoever talks to pods by their own addresses knows the way: the control plane for admission calls, the
-        // gateway for answers to pods.
+        // Machines that connect to pods directly need routes: the control plane for admission calls, the gateway
+        // for responses to pods.
         for namespace in [&control_plane.namespace, &self.lan.gateway().namespace] {
             ip_batch(namespace, &routes_to_pods(&plan, None))?;
         }
@@ -148,7 +150,7 @@ impl Cluster {
             machines.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })?;
 
-        // Without it no pod can be made, and the controller manager needs a moment to make it.
+        // Without it no pod can be created, and the controller manager needs a moment to create it.
         until(Duration::from_secs(60), "the service account of namespace default", || {
             self.kubectl(["get", "serviceaccount", "default"]).map(drop).map_err(|error| error.to_string())
         })?;
@@ -163,7 +165,8 @@ impl Cluster {
         self.state.write(&self.paths)
     }
 
-    /// What does not need the API server: the registry with its images, and each node's machine with containerd.
+    /// The steps that do not need the API server: the registry with its images, and the nodes' machines with
+    /// containerd.
     fn prepare_nodes(&self, images: &Images, authority: &Authority, plan: &Plan) -> Result<()> {
         self.registry.daemon().start(&self.paths)?;
         for node in &self.nodes {
@@ -189,7 +192,7 @@ impl Cluster {
         })
     }
 
-    /// Waits until so many nodes are Ready.
+    /// Waits until `count` nodes are Ready.
     pub fn wait_for_nodes(&self, count: usize, at_most: Duration) -> Result<()> {
         until(at_most, &format!("{count} Ready nodes"), || {
             let list = self.get(["nodes"]).map_err(|error| error.to_string())?;
@@ -208,28 +211,28 @@ impl Cluster {
         })
     }
 
-    /// Takes the cluster away. The same happens on drop, but there nobody hears of errors.
+    /// Removes the cluster. Dropping it does the same, but ignores errors.
     pub fn down(mut self) -> Result<()> {
-        self.take_down()
+        self.remove()
     }
 
-    fn take_down(&mut self) -> Result<()> {
+    fn remove(&mut self) -> Result<()> {
         self.owned = false;
-        if let Some(keeper) = self.keeper.take() {
-            keeper.dismiss();
+        if let Some(reaper) = self.reaper.take() {
+            reaper.stop();
         }
         cleanup::down(self.paths.id()).map(drop)
     }
 
-    /// An error while building: keeps what tells why, and takes the rest away.
+    /// Handles an error during creation: keeps the logs, and removes the rest.
     fn failed(mut self, error: Error) -> Error {
         let logs = std::env::temp_dir().join(format!("lbstack-testbed-{}", self.paths.id()));
         let kept = copy_files(&self.paths.logs(), &logs);
-        let cleared = self.take_down();
+        let cleared = self.remove();
         let hint = match (kept, cleared) {
             (Ok(()), Ok(())) => format!("its logs are in {}", logs.display()),
             (Err(problem), Ok(())) => format!("its logs could not be kept: {problem}"),
-            (_, Err(problem)) => format!("and it could not be taken away: {problem}"),
+            (_, Err(problem)) => format!("and it could not be removed: {problem}"),
         };
         Error::Up { cause: Box::new(error), hint }
     }
@@ -239,17 +242,17 @@ impl Cluster {
         self.paths.id()
     }
 
-    /// What it was made from.
+    /// Its options.
     pub fn options(&self) -> &Options {
         &self.state.options
     }
 
-    /// Who has which address.
+    /// Its address plan.
     pub fn plan(&self) -> &Plan {
         &self.state.plan
     }
 
-    /// Every process that the testbed keeps running, and whether it does.
+    /// The daemons of the testbed, and whether each is running.
     pub fn processes(&self) -> Vec<(String, bool)> {
         let parts = &self.control_plane;
         let mut daemons = vec![self.frames_daemon(), self.forward_daemon(), parts.etcd.clone()];
@@ -276,14 +279,15 @@ impl Cluster {
         })
     }
 
-    /// Makes an image pullable under a name. Every registry's name leads to the testbed's own, so that
-    /// `lbstack/lbstack:dev`, `docker.io/lbstack/lbstack:dev` and `quay.io/lbstack/lbstack:dev` are all it.
+    /// Pushes an image under a name. The testbed's registry is a mirror of all registries, so that
+    /// `lbstack/lbstack:dev`, `docker.io/lbstack/lbstack:dev` and `quay.io/lbstack/lbstack:dev` are the same
+    /// image.
     pub fn push(&self, archive: &Path, name: &str) -> Result<()> {
         self.registry.push(archive, name)
     }
 
-    /// The name of an image of a server that answers by HTTP and UDP, at port 8080 of both, with its own name and the
-    /// client's address (flags `--http-port`, `--udp-port`, `--name`).
+    /// The name of an image of a server that answers by HTTP and UDP, at port 8080 of both, with its own name
+    /// and the client's address (flags `--http-port`, `--udp-port`, `--name`).
     pub fn web_image(&self) -> &'static str {
         WEB
     }
@@ -305,7 +309,8 @@ impl Cluster {
 
     pub(crate) fn frames_daemon(&self) -> Daemon {
         let tcpdump = packages::find("tcpdump").unwrap_or_else(|| "tcpdump".into());
-        // Two files of 8 MB by turns: the last seconds at any rate. The cluster's own traffic is left out.
+        // Two files of 8 MB alternately, which contain at least the last seconds, without the cluster's own
+        // traffic.
         Daemon::new("frames", tcpdump).inside(&self.lan.gateway().namespace).args([
             "-i".into(),
             BRIDGE.into(),
@@ -345,15 +350,15 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         if self.owned
-            && let Err(error) = self.take_down()
+            && let Err(error) = self.remove()
         {
-            let why = format!("the testbed {} could not be taken away: {error}", self.id());
+            let why = format!("the testbed {} could not be removed: {error}", self.id());
             self.state.options.progress.say(why);
         }
     }
 }
 
-/// What takes long the first time.
+/// Prerequisites that are built and downloaded once.
 struct Prepared {
     binaries: PathBuf,
     crane: PathBuf,
@@ -372,36 +377,36 @@ impl Prepared {
     }
 }
 
-/// Installs, builds and downloads everything that a testbed needs, so that the next [`Cluster::up`] is quick. What is
-/// missing and cannot be had is an error that says what to do.
+/// Installs, builds and downloads everything that a testbed needs, so that the next [`Cluster::up`] is quick.
+/// A missing prerequisite is an error with a hint.
 pub fn prepare(progress: &Progress) -> Result<()> {
     Prepared::ensure(Purpose::Nodes, progress).map(drop)
 }
 
-/// Sees that nothing is in the way under this id.
-pub(crate) fn make_room(paths: &Paths, progress: &Progress) -> Result<()> {
+/// Checks that the id is free, and removes an abandoned testbed.
+pub(crate) fn ensure_free(paths: &Paths, progress: &Progress) -> Result<()> {
     match leftover(paths) {
         Leftover::Nothing => Ok(()),
         Leftover::InUse => Err(Error::Prerequisite {
-            problem: format!("a testbed named {:?} is already there", paths.id()),
-            remedy: format!(
-                "use it, take it away (`cargo xtask cluster down --id {}`), or choose another id",
+            problem: format!("a testbed named {:?} exists already", paths.id()),
+            hint: format!(
+                "use it, remove it (`cargo xtask cluster down --id {}`), or choose another id",
                 paths.id()
             ),
         }),
         Leftover::Abandoned => {
-            progress.say(format!("clearing what a crashed testbed {} has left", paths.id()));
+            progress.say(format!("removing the crashed testbed {}", paths.id()));
             cleanup::clear(paths).map(drop)
         }
     }
 }
 
-/// The port that was asked for, if it is free, else any.
+/// The requested port if it is free, or any free port if none is requested.
 fn free_port(wanted: Option<u16>) -> Result<u16> {
     let port = wanted.unwrap_or(0);
     let listener = TcpListener::bind(("127.0.0.1", port)).map_err(|error| Error::Prerequisite {
         problem: format!("port {port} on 127.0.0.1 cannot be used for the API server: {error}"),
-        remedy: "choose another with --api-port, or leave it out and a free one is taken".into(),
+        hint: "choose another with --api-port, or omit it to use a free one".into(),
     })?;
     let address = listener.local_addr().attempt(|| "asking for the port".into())?;
     Ok(address.port())
@@ -412,7 +417,7 @@ fn is_ready(node: &Value) -> bool {
     conditions.into_iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
 }
 
-/// kube-proxy's right to watch Services, as kubeadm gives it.
+/// kube-proxy's permission to watch Services, as kubeadm grants it.
 fn kube_proxy_binding() -> Value {
     json!({
         "apiVersion": "rbac.authorization.k8s.io/v1",

@@ -1,4 +1,5 @@
-//! Programs built from source: the Kubernetes components and crane from Go modules, our own from this workspace.
+//! Programs built from source: the Kubernetes components and crane from Go modules, our own from this
+//! workspace.
 //!
 //! A component is a directory below `components/` with a go.mod. To add one, add the directory and a variant.
 
@@ -18,13 +19,13 @@ use crate::progress::Progress;
 /// A program that is built from a Go module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Component {
-    /// Every Kubernetes process and etcd, by the name it is called with.
+    /// Kubernetes and etcd as one multi-call binary.
     Node,
     /// The registry and its client.
     Crane,
 }
 
-/// The version of Kubernetes. go.mod has the same; without the stamp the server would call itself v0.0.0.
+/// The version of Kubernetes. The same as in go.mod; without the stamp the server would report v0.0.0.
 const KUBERNETES: (&str, &str, &str) = ("v1.34.4", "1", "34");
 
 impl Component {
@@ -60,7 +61,7 @@ impl Component {
         }
     }
 
-    /// What a newcomer is told it is.
+    /// A description for progress messages.
     fn description(self) -> &'static str {
         match self {
             Self::Node => "Kubernetes and etcd (once; about five minutes on two cores)",
@@ -113,7 +114,7 @@ impl Component {
     fn build(self, place: &Path, progress: &Progress) -> Result<()> {
         let go = find("go").or_else(|| find("/usr/local/go/bin/go")).ok_or_else(|| Error::Prerequisite {
             problem: "the testbed builds Kubernetes from source, and there is no Go here".into(),
-            remedy: "install Go 1.24 or later from https://go.dev/dl/ into /usr/local/go, and put /usr/local/go/bin \
+            hint: "install Go 1.24 or later from https://go.dev/dl/ into /usr/local/go, and put /usr/local/go/bin \
                      into PATH"
                 .into(),
         })?;
@@ -135,7 +136,7 @@ impl Component {
             ])
             .arg(&binary)
             .arg(self.package());
-        watched(command, self.description(), progress)?;
+        run_build(command, self.description(), progress)?;
         for name in self.names() {
             symlink("binary", place.join(name)).attempt(|| format!("naming {}", binary.display()))?;
         }
@@ -143,28 +144,28 @@ impl Component {
     }
 }
 
-/// Runs a long build and tells now and then how far it is. `go build -v` prints the name of each package that it
-/// compiles, cargo a line `Compiling …`; nothing is told of a build that has nothing to compile.
-fn watched(mut command: Command, description: &str, progress: &Progress) -> Result<()> {
+/// Runs a long build and reports its progress every ten seconds. `go build -v` prints the name of each
+/// package that it compiles, cargo a line `Compiling …`; nothing is reported if nothing is compiled.
+fn run_build(mut command: Command, description: &str, progress: &Progress) -> Result<()> {
     let start = Instant::now();
     let attempted = || format!("building {description}");
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().attempt(attempted)?;
-    let mut said = Vec::new();
+    let mut output = Vec::new();
     let mut compiled = 0;
-    let mut told: Option<Instant> = None;
+    let mut last_reported: Option<Instant> = None;
     for line in child.stderr.take().map(BufReader::new).into_iter().flat_map(BufRead::lines) {
         let line = line.attempt(attempted)?;
         if is_compiled(&line) {
             compiled += 1;
-            if told.is_none() {
+            if last_reported.is_none() {
                 progress.say(format!("building {description}"));
-                told = Some(Instant::now());
+                last_reported = Some(Instant::now());
             }
         } else {
-            said.push(line);
+            output.push(line);
         }
-        if told.is_some_and(|told| told.elapsed() > Duration::from_secs(10)) {
-            told = Some(Instant::now());
+        if last_reported.is_some_and(|at| at.elapsed() > Duration::from_secs(10)) {
+            last_reported = Some(Instant::now());
             progress.say(format!("  {compiled} packages after {} s", start.elapsed().as_secs()));
         }
     }
@@ -172,11 +173,11 @@ fn watched(mut command: Command, description: &str, progress: &Progress) -> Resu
     if status.success() {
         return Ok(());
     }
-    let output = said.split_off(said.len().saturating_sub(60)).join("\n");
+    let output = output.split_off(output.len().saturating_sub(60)).join("\n");
     Err(Error::Command { command: format!("build of {description}"), status: status.to_string(), output })
 }
 
-/// Whether a line says that a package is compiled: an import path without blanks, or cargo's line.
+/// Whether a line says that a package is compiled: an import path without spaces, or cargo's line.
 fn is_compiled(line: &str) -> bool {
     line.trim_start().starts_with("Compiling ") || (!line.is_empty() && !line.contains([' ', '\t', '#']))
 }
@@ -188,15 +189,15 @@ pub struct Static {
 }
 
 impl Static {
-    /// Builds packages of this workspace for this machine's architecture, statically linked, so that they run in an
-    /// image without any file beside them.
+    /// Builds packages of this workspace for this machine's architecture, statically linked, so that they run
+    /// in an image without any file beside them.
     pub fn build(packages: &[&str], description: &str, progress: &Progress) -> Result<Self> {
         Self::build_in("static", "dist", packages, description, progress, &[])
     }
 
     /// Builds what runs inside of the testbed.
     pub(crate) fn tools(progress: &Progress) -> Result<Self> {
-        // They wait for the network most of the time, and somebody waits for them to be built.
+        // They mostly wait for the network, so a short build time matters more than fast code.
         let quick = [("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")];
         let packages = ["testbed-tools", "testbed"];
         Self::build_in("testbed", "release", &packages, "the testbed's own tools", progress, &quick)
@@ -230,7 +231,7 @@ impl Static {
         for package in packages {
             command.args(["--package", package]);
         }
-        watched(command, description, progress)?;
+        run_build(command, description, progress)?;
         Ok(Self { directory: target_directory.join(target).join(profile) })
     }
 
@@ -245,13 +246,13 @@ impl Static {
     }
 }
 
-/// The top of the clone.
+/// The root of the workspace.
 pub(crate) fn workspace() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.ancestors().nth(2).unwrap_or(here).to_path_buf()
 }
 
-/// Where cargo builds.
+/// The target directory of cargo.
 pub fn target_directory() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from)
 }
@@ -275,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_name_a_compiled_package_are_told_from_others() {
+    fn lines_that_name_a_compiled_package_are_recognized() {
         assert!(is_compiled("k8s.io/kubernetes/pkg/kubelet"));
         assert!(is_compiled("   Compiling libc v0.2.191"));
         for other in

@@ -15,7 +15,7 @@ use crate::process::{Daemon, Namespace};
 /// The port of the API server on the LAN.
 pub(crate) const API_PORT: u16 = 6443;
 
-/// Who the control plane's own processes are.
+/// Users of the control plane's own processes.
 pub(crate) const CONTROLLER_MANAGER: &str = "system:kube-controller-manager";
 pub(crate) const SCHEDULER: &str = "system:kube-scheduler";
 
@@ -45,7 +45,8 @@ impl ControlPlane {
     }
 }
 
-/// Makes the authority, the API server's certificates, and the kubeconfigs of the control plane and the administrator.
+/// Makes the authority, the API server's certificates, and the kubeconfigs of the control plane and the
+/// administrator.
 pub(crate) fn make_certificates(paths: &Paths, plan: &Plan, api_port: u16) -> Result<Authority> {
     let pki = paths.pki();
     let authority = Authority::create(&pki)?;
@@ -73,12 +74,12 @@ pub(crate) fn make_certificates(paths: &Paths, plan: &Plan, api_port: u16) -> Re
     Ok(authority)
 }
 
-/// The API server as the LAN sees it.
+/// The URL of the API server on the LAN.
 pub(crate) fn inside_url(plan: &Plan) -> String {
     format!("https://{}:{API_PORT}", plan.control_plane.v4.addr())
 }
 
-/// The API server as the machine itself sees it, through the forwarder.
+/// The URL of the API server on the machine itself, through the forwarder.
 pub(crate) fn outside_url(api_port: u16) -> String {
     format!("https://127.0.0.1:{api_port}")
 }
@@ -111,7 +112,7 @@ pub(crate) fn kubeconfig(authority: &Authority, identity: &Identity, url: &str, 
 fn etcd(paths: &Paths, binaries: &Path) -> Daemon {
     Daemon::new("etcd", binaries.join("etcd")).args([
         format!("--data-dir={}", paths.etcd().display()),
-        // The data need not survive the machine, and syncing is most of what it does.
+        // The data need not survive a crash, and fsync takes most of the time.
         "--unsafe-no-fsync".into(),
         "--listen-client-urls=http://127.0.0.1:2379".into(),
         "--advertise-client-urls=http://127.0.0.1:2379".into(),
@@ -141,7 +142,8 @@ fn api_server(paths: &Paths, options: &Options, plan: &Plan, binaries: &Path) ->
             "--service-account-issuer=https://kubernetes.default.svc".into(),
             "--authorization-mode=Node,RBAC".into(),
             "--enable-admission-plugins=NodeRestriction".into(),
-            // Admission calls go to the pods themselves, which the control plane has routes to; there is no kube-proxy there.
+            // Admission calls go to the pods themselves, which the control plane has routes to; there is no
+            // kube-proxy there.
             "--enable-aggregator-routing=true".into(),
             format!("--audit-policy-file={}", audit_policy(paths).display()),
             format!("--audit-log-path={}", paths.audit_log().display()),

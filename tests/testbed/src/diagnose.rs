@@ -1,4 +1,4 @@
-//! What a failed test leaves to be read: everything that could tell why.
+//! Diagnostic files of a failed test.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ const KINDS: &[&str] = &[
     "validatingwebhookconfigurations",
 ];
 
-/// What is asked on every machine.
+/// Commands whose output is collected on every machine.
 const MACHINE: &[(&str, &[&str])] = &[
     ("addresses", &["ip", "address"]),
     ("neighbours", &["ip", "neighbour"]),
@@ -35,22 +35,24 @@ const MACHINE: &[(&str, &[&str])] = &[
 ];
 
 impl Cluster {
-    /// Writes into a directory: events, objects, logs of pods (of containers that ended, too), addresses, neighbours and
-    /// routes of every machine, the bridge's forwarding table and multicast groups, the frames last seen on the bridge, and
-    /// the processes' own logs. What cannot be had is left out and noted in `missing.txt`. Returns the directory.
+    /// Writes into a directory: events, objects, logs of pods (of containers that ended, too), addresses,
+    /// neighbours and routes of every machine, the bridge's forwarding table and multicast groups, the frames
+    /// last seen on the bridge, and the processes' own logs. Files that cannot be collected are listed with
+    /// the reason in `missing.txt`. Returns the directory.
     pub fn diagnose(&self, directory: &Path) -> Result<PathBuf> {
-        let mut report = Report::new(directory)?;
-        report.text("events.txt", self.kubectl(["get", "events", "-A", "--sort-by=.lastTimestamp"]))?;
-        report.text("overview.txt", self.kubectl(["get", "all", "-A", "-o", "wide"]))?;
+        let mut diagnosis = Diagnosis::new(directory)?;
+        diagnosis.text("events.txt", self.kubectl(["get", "events", "-A", "--sort-by=.lastTimestamp"]))?;
+        diagnosis.text("overview.txt", self.kubectl(["get", "all", "-A", "-o", "wide"]))?;
         for kind in KINDS.iter().map(ToString::to_string).chain(self.custom_kinds()) {
-            report.text(&format!("objects/{kind}.yaml"), self.kubectl(["get", &kind, "-A", "-o", "yaml"]))?;
+            diagnosis
+                .text(&format!("objects/{kind}.yaml"), self.kubectl(["get", &kind, "-A", "-o", "yaml"]))?;
         }
-        self.pod_logs(&mut report)?;
+        self.pod_logs(&mut diagnosis)?;
         let machines: Vec<_> = self.plan().machines().map(|machine| machine.name.clone()).collect();
         for machine in machines.iter().map(String::as_str).chain(["gateway"]) {
             for (what, words) in MACHINE {
                 let answer = self.host(machine).and_then(|host| host.run(*words));
-                report.text(&format!("machines/{machine}/{what}.txt"), answer)?;
+                diagnosis.text(&format!("machines/{machine}/{what}.txt"), answer)?;
             }
         }
         let bridge: [(&str, &[&str]); 3] = [
@@ -59,11 +61,11 @@ impl Cluster {
             ("faults.txt", &["nft", "list", "ruleset"]),
         ];
         for (name, words) in bridge {
-            report.text(name, self.lan().gateway().run(words))?;
+            diagnosis.text(name, self.lan().gateway().run(words))?;
         }
-        report.text("frames.txt", self.frames())?;
+        diagnosis.text("frames.txt", self.frames())?;
         copy_files(&self.logs(), &directory.join("logs"))?;
-        report.finish()
+        diagnosis.finish()
     }
 
     /// Custom resources, by their full names.
@@ -73,7 +75,7 @@ impl Cluster {
         items.filter_map(|item| Some(item["metadata"]["name"].as_str()?.to_owned())).collect()
     }
 
-    fn pod_logs(&self, report: &mut Report) -> Result<()> {
+    fn pod_logs(&self, diagnosis: &mut Diagnosis) -> Result<()> {
         let pods = self.get(["pods", "-A"]).unwrap_or_default();
         for pod in pods["items"].as_array().into_iter().flatten() {
             let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -81,10 +83,10 @@ impl Cluster {
             let logs = |previous: &str| {
                 self.kubectl(["logs", "-n", &namespace, &name, "--all-containers", "--timestamps", previous])
             };
-            report.text(&format!("pods/{namespace}/{name}.log"), logs("--previous=false"))?;
+            diagnosis.text(&format!("pods/{namespace}/{name}.log"), logs("--previous=false"))?;
             let restarts = pod["status"]["containerStatuses"].as_array().into_iter().flatten();
             if restarts.into_iter().any(|status| status["restartCount"].as_u64().unwrap_or(0) > 0) {
-                report.text(&format!("pods/{namespace}/{name}.previous.log"), logs("--previous=true"))?;
+                diagnosis.text(&format!("pods/{namespace}/{name}.previous.log"), logs("--previous=true"))?;
             }
         }
         Ok(())
@@ -95,12 +97,12 @@ impl Cluster {
         let directory = self.paths.frames();
         let entries = fs::read_dir(&directory).attempt(|| format!("reading {}", directory.display()))?;
         let mut files: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
-        // Two files that are written by turns: the older first.
+        // Two files that are written alternately: the older first.
         files.sort_by_key(|file| fs::metadata(file).and_then(|metadata| metadata.modified()).ok());
         let mut text = String::new();
         for file in files {
             let mut command = Command::new("tcpdump");
-            // The last record may be half written, which tcpdump says at the end and calls a failure.
+            // The last record may be incomplete, which tcpdump reports as a failure.
             let output = command.args(["-n", "-e", "-tttt", "-r"]).arg(&file).stdin(Stdio::null()).output();
             text += &String::from_utf8_lossy(&output.attempt(|| "running tcpdump".into())?.stdout);
         }
@@ -109,15 +111,15 @@ impl Cluster {
 }
 
 /// The directory of a diagnosis.
-struct Report {
+struct Diagnosis {
     directory: PathBuf,
     missing: Vec<String>,
 }
 
-impl Report {
+impl Diagnosis {
     fn new(directory: &Path) -> Result<Self> {
         if directory.exists() {
-            // What an earlier run left would mislead.
+            // Files of an earlier run would be misleading.
             fs::remove_dir_all(directory).attempt(|| format!("removing {}", directory.display()))?;
         }
         fs::create_dir_all(directory).attempt(|| format!("making {}", directory.display()))?;
@@ -155,15 +157,15 @@ mod tests {
     use crate::error::Error;
 
     #[test]
-    fn what_cannot_be_had_is_noted_and_the_rest_is_there() {
+    fn files_that_cannot_be_collected_are_listed_and_the_others_are_written() {
         let parent = tempfile::tempdir().unwrap();
-        let directory = parent.path().join("report");
+        let directory = parent.path().join("diagnosis");
         fs::create_dir(&directory).unwrap();
         fs::write(directory.join("old.txt"), "of an earlier run").unwrap();
-        let mut report = Report::new(&directory).unwrap();
-        report.text("a/b.txt", Ok("content".into())).unwrap();
-        report.text("c.txt", Err(Error::Options("the API server is away".into()))).unwrap();
-        report.finish().unwrap();
+        let mut diagnosis = Diagnosis::new(&directory).unwrap();
+        diagnosis.text("a/b.txt", Ok("content".into())).unwrap();
+        diagnosis.text("c.txt", Err(Error::Options("the API server is away".into()))).unwrap();
+        diagnosis.finish().unwrap();
         assert_eq!(fs::read_to_string(directory.join("a/b.txt")).unwrap(), "content");
         assert_eq!(
             fs::read_to_string(directory.join("missing.txt")).unwrap(),

@@ -1,21 +1,21 @@
-//! What can go wrong while a testbed is built, and what to do about it.
+//! Errors of the testbed.
 
 use std::io;
 use std::time::Duration;
 
-/// The result of everything here.
+/// The result type of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why the testbed could not do what it was asked for.
+/// Why an operation of the testbed failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The machine lacks something; `remedy` says how to get it.
-    #[error("{problem}\n  what to do: {remedy}")]
+    /// A prerequisite is missing; `hint` says how to install it.
+    #[error("{problem}\n  hint: {hint}")]
     Prerequisite {
-        /// What is missing or in the way.
+        /// What is missing, or in the way.
         problem: String,
-        /// What to do about it.
-        remedy: String,
+        /// How to fix it.
+        hint: String,
     },
     /// The options contradict themselves or each other.
     #[error("{0}")]
@@ -25,7 +25,7 @@ pub enum Error {
     Io {
         /// What was attempted, on what.
         attempted: String,
-        /// What the system said.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
@@ -34,25 +34,25 @@ pub enum Error {
     Command {
         /// The command line.
         command: String,
-        /// How it ended.
+        /// Its exit status.
         status: String,
-        /// What it printed, standard output and error.
+        /// Its standard output and standard error.
         output: String,
     },
-    /// Something awaited did not happen in time.
+    /// A condition was not met in time.
     #[error("{awaited}: not after {}.{:01} s\n{detail}", after.as_secs(), after.subsec_millis() / 100)]
     Timeout {
         /// What was awaited.
         awaited: String,
-        /// How long.
+        /// The timeout.
         after: Duration,
-        /// What was seen instead.
+        /// The last observed state.
         detail: String,
     },
-    /// A testbed could not be built; nothing is left of it.
+    /// A testbed could not be created; it was removed again.
     #[error("the testbed did not come up: {cause}\n{hint}")]
     Up {
-        /// Why.
+        /// The cause.
         cause: Box<Error>,
         /// Where to look.
         hint: String,
@@ -60,7 +60,7 @@ pub enum Error {
     /// A certificate could not be made.
     #[error("making a certificate")]
     Certificate(#[from] rcgen::Error),
-    /// A file or an answer was not what it should be.
+    /// A file or a response is not valid JSON of the expected type.
     #[error("{attempted}")]
     Json {
         /// What was read or written.
@@ -71,7 +71,7 @@ pub enum Error {
     },
 }
 
-/// Says what was attempted when an operation fails.
+/// Adds what was attempted to the error of a failed operation.
 pub(crate) trait Attempt<T> {
     fn attempt(self, what: impl FnOnce() -> String) -> Result<T>;
 }

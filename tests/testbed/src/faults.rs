@@ -1,6 +1,7 @@
-//! Faults of the LAN: frames that do not pass, or not all of them, and a stranger who has somebody's address.
+//! Faults of the LAN: blocked or lost frames, and foreign hosts with addresses of other machines.
 //!
-//! Frames are dropped on the bridge, where a real switch or cable would lose them; the machines notice nothing but the loss.
+//! Frames are dropped on the bridge, as a real switch or cable would lose them; the machines notice only the
+//! loss.
 
 use std::net::IpAddr;
 use std::process::Command;
@@ -13,10 +14,10 @@ use crate::host::Host;
 use crate::plan::Mac;
 use crate::topology::{Lan, feed, port};
 
-/// Which frames.
+/// A class of frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Frames {
-    /// All.
+    /// All frames.
     All,
     /// ARP.
     Arp,
@@ -28,16 +29,16 @@ pub enum Frames {
     Udp(u16),
 }
 
-/// Which frames shall not pass from where to where.
+/// Which frames to drop.
 #[derive(Clone, Copy, Debug)]
 pub struct Block<'a> {
-    /// From this machine; from any if none is named.
+    /// Sent by this machine; none means any.
     pub from: Option<&'a str>,
-    /// To this machine; to any if none is named.
+    /// Sent to this machine; none means any.
     pub to: Option<&'a str>,
-    /// These frames.
+    /// The class of frames.
     pub frames: Frames,
-    /// Whether the way back stays open.
+    /// Whether frames in the opposite direction pass.
     pub one_way: bool,
 }
 
@@ -50,7 +51,7 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// Ends it; so does dropping it, but there nobody hears of errors.
+    /// Ends the fault. Dropping it does the same, but ignores errors.
     pub fn heal(mut self) -> Result<()> {
         let table = std::mem::take(&mut self.table);
         self.lan.gateway().run(["nft", "delete", "table", "bridge", &table]).map(drop)
@@ -65,11 +66,11 @@ impl Drop for Fault {
     }
 }
 
-/// Tells the tables of faults apart.
+/// The number of the next table of a fault.
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 impl Lan {
-    /// Keeps frames from passing.
+    /// Drops frames.
     ///
     /// ```no_run
     /// # fn f(cluster: &testbed::Cluster) -> testbed::Result<()> {
@@ -88,7 +89,7 @@ impl Lan {
         self.fault(&block_rules(&block))
     }
 
-    /// Loses this part of all frames from and to a machine, in percent, by chance.
+    /// Drops this percentage of all frames from and to a machine, at random.
     pub fn loss(&self, machine: &str, percent: u8) -> Result<Fault> {
         if percent > 100 {
             return Err(Error::Options(format!("{percent} % of frames cannot be lost: at most 100")));
@@ -96,15 +97,16 @@ impl Lan {
         self.fault(&loss_rules(machine, percent))
     }
 
-    /// Ends every fault of the kinds above, also those of other processes.
+    /// Ends all faults of the kinds above, also those of other processes.
     pub fn heal(&self) -> Result<()> {
         self.gateway().run(["nft", "flush", "ruleset", "bridge"]).map(drop)
     }
 
-    /// Puts a machine on the LAN that has these addresses and this link-layer address, as a stranger would who was given
-    /// somebody else's address. Its kernel answers for them. It leaves when the handle is dropped.
-    pub fn stranger(&self, addresses: &[IpAddr], mac: Mac) -> Result<Stranger> {
-        let name = format!("stranger{}", unique());
+    /// Connects a machine with these addresses and this link-layer address to the LAN, like a host that was
+    /// misconfigured with addresses of other machines. Its kernel answers for them. It is removed when the
+    /// handle is dropped.
+    pub fn foreign_host(&self, addresses: &[IpAddr], mac: Mac) -> Result<ForeignHost> {
+        let name = format!("foreign{}", unique());
         let prefix = |address: &IpAddr| match address {
             IpAddr::V4(_) => self.plan.options.v4.prefix_len(),
             IpAddr::V6(_) => self.plan.options.v6.map_or(64, |net| net.prefix_len()),
@@ -112,7 +114,7 @@ impl Lan {
         let nets: Vec<IpNet> =
             addresses.iter().map(|address| IpNet::new_assert(*address, prefix(address))).collect();
         let host = self.plug(&name, mac, &nets)?;
-        Ok(Stranger { lan: self.clone(), host })
+        Ok(ForeignHost { lan: self.clone(), host })
     }
 
     fn fault(&self, rules: &[String]) -> Result<Fault> {
@@ -122,39 +124,39 @@ impl Lan {
     }
 }
 
-/// Unique on the LAN, whichever process asks.
+/// Unique on the LAN across processes.
 fn unique() -> String {
     format!("{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// A machine that has an address of somebody else's.
+/// A machine with addresses that belong to other machines.
 #[derive(Debug)]
-pub struct Stranger {
+pub struct ForeignHost {
     lan: Lan,
     /// The machine.
     pub host: Host,
 }
 
-impl Stranger {
-    /// Says by gratuitous ARP, unasked, that an IPv4 address is its own. Kernels do so when a machine starts.
+impl ForeignHost {
+    /// Sends a gratuitous ARP for an IPv4 address, as kernels do when an interface comes up.
     pub fn announce(&self, address: IpAddr) -> Result<()> {
         self.host.announce(address)
     }
 }
 
-impl Drop for Stranger {
+impl Drop for ForeignHost {
     fn drop(&mut self) {
         let _ = self.lan.unplug(&self.host.name);
     }
 }
 
-/// A table that sees every frame: those that pass the bridge, and those from and to the bridge itself.
+/// An nftables table for all frames: those that the bridge forwards, and those from and to the bridge itself.
 fn ruleset(table: &str, rules: &[String]) -> String {
     let mut text = format!("table bridge {table} {{\n");
     for hook in ["forward", "input", "output"] {
         text += &format!("  chain {hook} {{\n    type filter hook {hook} priority 0; policy accept;\n");
         for rule in rules {
-            // What comes to the bridge itself leaves by no port, and the other way round.
+            // Frames to the bridge itself have no output port, and frames from it no input port.
             let impossible = (hook == "input" && rule.contains("oifname"))
                 || (hook == "output" && rule.contains("iifname"));
             if !impossible {
@@ -187,7 +189,7 @@ fn block_rules(block: &Block<'_>) -> Vec<String> {
 }
 
 fn loss_rules(machine: &str, percent: u8) -> Vec<String> {
-    // nft refuses a comparison that always holds.
+    // nft rejects a comparison that is always true.
     let chance = if percent < 100 { format!("numgen random mod 100 < {percent} ") } else { String::new() };
     ["iifname", "oifname"].map(|side| format!("{side} \"{}\" {chance}counter drop", port(machine))).into()
 }
@@ -208,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_is_only_where_its_frames_can_be() {
+    fn a_rule_is_only_in_the_chains_that_its_frames_can_pass() {
         let rules =
             block_rules(&Block { from: Some("node1"), to: None, frames: Frames::All, one_way: false });
         let text = ruleset("t", &rules);

@@ -1,4 +1,4 @@
-//! Further machines on a LAN that is up.
+//! Additional machines on a running LAN.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::host::Host;
 use crate::topology::Lan;
 
-/// A machine that was plugged in later. It leaves when this is dropped.
+/// An additional machine. It is removed when this is dropped.
 #[derive(Debug)]
 pub struct Guest {
     lan: Lan,
@@ -15,14 +15,14 @@ pub struct Guest {
 }
 
 impl Lan {
-    /// Plugs in a machine with this name and host number.
+    /// Adds a machine with this name and host number.
     pub fn guest(&self, name: &str, number: u32) -> Result<Guest> {
         let machine = self.plan.machine(name, number)?;
         Ok(Guest { lan: self.clone(), host: self.plug_in(&machine)? })
     }
 
-    /// Gives a machine that is there a second interface, on this LAN, at the port `name` of its switch. The handle speaks of
-    /// the machine as it is there: with the addresses and the cable that it has on this LAN.
+    /// Adds an interface to an existing machine, connected to port `name` of this LAN. The handle refers to
+    /// the machine with its addresses and cable on this LAN.
     pub fn attach(&self, host: &Host, interface: &str, name: &str, number: u32) -> Result<Guest> {
         let machine = self.plan.machine(name, number)?;
         let namespace = host.namespace.clone();
@@ -37,7 +37,7 @@ impl Lan {
 }
 
 impl Guest {
-    /// Pulls the cable (`false`) or puts it in.
+    /// Unplugs (`false`) or plugs in the cable.
     pub fn cable(&self, plugged_in: bool) -> Result<()> {
         self.lan.cable(&self.host.name, plugged_in)
     }
@@ -45,7 +45,7 @@ impl Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        // The whole LAN may be on its way out already.
+        // The whole LAN may be removed already.
         let _ = self.lan.unplug(&self.host.name);
     }
 }

@@ -1,4 +1,4 @@
-//! One machine on the LAN, and what can be done on it: run programs, open sockets, ask who has an address.
+//! One machine on the LAN: running programs, opening sockets, querying neighbours.
 
 use std::ffi::OsStr;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -24,7 +24,7 @@ pub struct Host {
     pub v6: Option<Ipv6Addr>,
     /// Its network namespace.
     pub namespace: Namespace,
-    /// Where our tools are.
+    /// The directory of the testbed's own tools.
     pub(crate) tools: PathBuf,
 }
 
@@ -51,7 +51,8 @@ impl Host {
         std::iter::once(IpAddr::V4(self.v4)).chain(self.v6.map(IpAddr::V6)).collect()
     }
 
-    /// Runs a program there and returns what it prints; its failure is an error. The first word is the program.
+    /// Runs a program on the machine and returns its output; its failure is an error. The first word is the
+    /// program.
     ///
     /// ```no_run
     /// # fn f(host: &testbed::Host) -> testbed::Result<()> {
@@ -62,29 +63,30 @@ impl Host {
         self.namespace.run(&mut command(words))
     }
 
-    /// Runs a program there and returns how it ended and what it printed.
+    /// Runs a program on the machine and returns its exit status and output.
     pub fn output<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Result<Output> {
         self.namespace.output(&mut command(words))
     }
 
-    /// Starts a program there with its output piped. It is killed when the handle is dropped.
+    /// Starts a program on the machine with piped output. It is killed when the handle is dropped.
     pub fn spawn<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Result<Running> {
         self.namespace
             .spawn(command(words).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()))
     }
 
-    /// Runs `work` on a thread in the machine's network namespace: sockets opened there belong to the machine.
+    /// Runs `work` on a thread in the machine's network namespace: sockets opened there belong to the
+    /// machine.
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
         self.namespace.enter(work)
     }
 
-    /// Fetches a URL from there and returns the body. Errors, also those of HTTP, are errors.
+    /// Fetches a URL from the machine and returns the body. An HTTP error status is an error too.
     pub fn curl(&self, url: &str) -> Result<String> {
         self.run(["curl", "--silent", "--show-error", "--fail", "--globoff", "--max-time", "3", url])
     }
 
-    /// Empties its neighbour table (ARP and NDP), so that the next packet has to ask anew.
-    pub fn forget_neighbours(&self) -> Result<()> {
+    /// Flushes its neighbour table (ARP and NDP), so that the next packet needs address resolution.
+    pub fn flush_neighbours(&self) -> Result<()> {
         self.run(["ip", "neighbour", "flush", "all"]).map(drop)
     }
 
@@ -98,7 +100,7 @@ impl Host {
 
 fn command<S: AsRef<OsStr>>(words: impl IntoIterator<Item = S>) -> Command {
     let mut words = words.into_iter();
-    // An empty list runs the program with the empty name, which says so.
+    // An empty list runs a program with an empty name, which fails with an error.
     let mut command = words.next().map_or_else(|| Command::new(""), Command::new);
     command.args(words);
     command

@@ -1,7 +1,7 @@
-//! Container images as archives in the format of `docker save`, made without any container engine.
+//! Container images as archives in the format of `docker save`, created without a container engine.
 //!
-//! The same content gives the same bytes: no clock, no user and no host name gets in. `crane push` and
-//! `ctr image import` take them.
+//! Builds are reproducible: archives contain no timestamps, users or host names. They can be used with `crane
+//! push` and `ctr image import`.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -27,7 +27,7 @@ pub struct Image {
     pub working_directory: String,
     /// `NAME=value`.
     pub environment: Vec<String>,
-    /// Ports that it listens at, as `80/tcp`.
+    /// Exposed ports, such as `80/tcp`.
     pub ports: Vec<String>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
@@ -41,7 +41,7 @@ enum Entry {
     Link { target: PathBuf },
 }
 
-/// What was written.
+/// The result of [`Image::write`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Written {
     /// The digest of the image's configuration, which is its id: `sha256:…`.
@@ -106,7 +106,7 @@ impl Image {
 
     fn entry(mut self, path: &str, entry: Entry) -> Self {
         let path = path.trim_matches('/').to_owned();
-        // A container runtime makes missing parents by itself, with a mode of its own choice.
+        // A container runtime would create missing parents with an unspecified mode.
         let mut parent = Path::new(&path).parent();
         while let Some(directory) = parent.filter(|directory| !directory.as_os_str().is_empty()) {
             let name = directory.to_string_lossy().into_owned();
@@ -117,10 +117,10 @@ impl Image {
         self
     }
 
-    /// Writes the archive under this name (`lbstack/lbstack:dev`), by way of a temporary file beside it.
+    /// Writes the archive of an image with this name (`lbstack/lbstack:dev`), atomically by a temporary file.
     pub fn write(&self, out: &Path, name: &str) -> Result<Written> {
         let attempted = || format!("writing image {}", out.display());
-        let layer = self.layer().attempt(|| format!("making the layer of {}", out.display()))?;
+        let layer = self.layer().attempt(|| format!("creating the layer of {}", out.display()))?;
         let config = self.config(&layer.diff_id).to_string().into_bytes();
         let id = sha256(&config);
         let manifest = json!([{
@@ -229,7 +229,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Hashes what passes through.
+/// A writer that hashes the data.
 struct Hashing<W> {
     inner: W,
     context: Context,
@@ -312,11 +312,11 @@ mod tests {
         image().write(&a, "x").unwrap();
         image().write(&b, "x").unwrap();
         assert_eq!(fs::read(a).unwrap(), fs::read(b).unwrap());
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2, "no temporary file stays");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2, "no temporary file remains");
     }
 
     #[test]
-    fn a_tree_keeps_modes_and_links_and_missing_parents_are_made() {
+    fn a_tree_keeps_modes_and_links_and_missing_parents_are_added() {
         let source = tempfile::tempdir().unwrap();
         fs::create_dir(source.path().join("etc")).unwrap();
         fs::write(source.path().join("etc/passwd"), "root").unwrap();
@@ -324,7 +324,7 @@ mod tests {
         let image = Image::new().tree(source.path()).unwrap().bytes("/a/b/c", 0o600, "");
         let layer = image.layer().unwrap();
         let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(layer.compressed.as_slice()));
-        let seen: Vec<(String, u32, u64)> = archive
+        let members: Vec<(String, u32, u64)> = archive
             .entries()
             .unwrap()
             .map(|entry| {
@@ -333,9 +333,9 @@ mod tests {
                 (entry.path().unwrap().display().to_string(), header.mode().unwrap(), header.mtime().unwrap())
             })
             .collect();
-        let names: Vec<&str> = seen.iter().map(|(name, ..)| name.as_str()).collect();
+        let names: Vec<&str> = members.iter().map(|(name, ..)| name.as_str()).collect();
         assert_eq!(names, ["a/", "a/b/", "a/b/c", "etc/", "etc/link", "etc/passwd"]);
-        assert!(seen.iter().all(|(_, _, mtime)| *mtime == 0));
-        assert_eq!(seen[2].1, 0o600);
+        assert!(members.iter().all(|(_, _, mtime)| *mtime == 0));
+        assert_eq!(members[2].1, 0o600);
     }
 }

@@ -1,4 +1,4 @@
-//! The ways to the API server: kubeconfigs, kubectl, and what it has noted.
+//! Access to the API server: kubeconfigs, kubectl, and its audit log.
 
 use std::ffi::OsStr;
 use std::io::Write;
@@ -19,7 +19,7 @@ impl Cluster {
         self.paths.admin_kubeconfig()
     }
 
-    /// A kubeconfig for somebody else, with a client certificate of their own.
+    /// A kubeconfig for another user, with a client certificate of its own.
     pub fn kubeconfig_for(&self, identity: &Identity) -> Result<PathBuf> {
         let path = self.paths.kubeconfig(&format!("{}.outside", identity.user.replace('/', "_")));
         let authority = Authority::open(&self.paths.pki())?;
@@ -38,13 +38,13 @@ impl Cluster {
         Ok(path)
     }
 
-    /// Where the API server is reached from this machine.
+    /// The URL of the API server from this machine.
     pub fn api_url(&self) -> String {
         outside_url(self.state.api_port)
     }
 
-    /// The audit log: one JSON object in each line for each request that was answered, at level Metadata. An entry comes at
-    /// most a second late.
+    /// The audit log: one line of JSON for each completed request, at level Metadata. An entry is written
+    /// with a delay of at most a second.
     pub fn audit_log(&self) -> PathBuf {
         self.paths.audit_log()
     }
@@ -54,19 +54,19 @@ impl Cluster {
         self.paths.logs()
     }
 
-    /// A kubectl of the cluster's own version that is set up for it.
+    /// A kubectl of the cluster's version, configured for the cluster.
     pub fn kubectl_command(&self) -> Command {
         let mut command = Command::new(self.state.binaries.join("kubectl"));
         command
             .arg("--kubeconfig")
             .arg(self.kubeconfig())
-            // What it remembers of one cluster must not be used for another at the same port.
+            // A cache of discovery results must not be used for another cluster at the same port.
             .arg("--cache-dir")
             .arg(self.paths.root().join("kubectl-cache"));
         command
     }
 
-    /// Runs kubectl and returns what it prints; its failure is an error.
+    /// Runs kubectl and returns its output; its failure is an error.
     pub fn kubectl<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Result<String> {
         run(self.kubectl_command().args(arguments).stdin(Stdio::null()))
     }
@@ -75,7 +75,7 @@ impl Cluster {
     pub fn get<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Result<Value> {
         let mut command = self.kubectl_command();
         let text = run(command.arg("get").args(["-o", "json"]).args(arguments).stdin(Stdio::null()))?;
-        serde_json::from_str(&text).attempt(|| "reading what kubectl has printed".into())
+        serde_json::from_str(&text).attempt(|| "parsing the output of kubectl".into())
     }
 
     /// `kubectl apply -f -` of YAML or JSON.
@@ -83,7 +83,7 @@ impl Cluster {
         self.kubectl_with_input(&["apply", "-f", "-"], manifests)
     }
 
-    /// Runs kubectl with `manifests` as its standard input and returns what it prints; its failure is an error.
+    /// Runs kubectl with `manifests` as its standard input and returns its output; its failure is an error.
     pub fn kubectl_with_input(&self, arguments: &[&str], manifests: &str) -> Result<String> {
         let mut command = self.kubectl_command();
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -103,7 +103,8 @@ impl Cluster {
         })
     }
 
-    /// `kubectl delete -f -` of YAML or JSON: waits until the objects are gone. Those that are not there are no error.
+    /// `kubectl delete -f -` of YAML or JSON: waits until the objects are gone. Objects that do not exist are
+    /// not an error.
     pub fn delete(&self, manifests: &str) -> Result<String> {
         self.kubectl_with_input(&["delete", "--ignore-not-found", "-f", "-"], manifests)
     }

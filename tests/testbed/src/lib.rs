@@ -1,6 +1,6 @@
-//! A throwaway real cluster on one machine: etcd, the Kubernetes control plane, nodes with containerd and kube-proxy, and a
-//! client beside them on one LAN, all in network namespaces. No Docker, no hypervisor; the internet only to
-//! build and to fetch packages once.
+//! A throwaway real cluster on one machine: etcd, the Kubernetes control plane, nodes with containerd and
+//! kube-proxy, and a client outside of the cluster, all in network namespaces on one LAN. No Docker and no
+//! hypervisor; internet access is needed only once, to build and to download packages.
 //!
 //! ```text
 //!         lan namespace: bridge br0, the gateway .1 / ::1, forwarding, the image registry
@@ -8,11 +8,12 @@
 //!   cp .2     client .100   node1 .11    node2 .12    node3 .13     each a namespace of its own, eth0, both families
 //! ```
 //!
-//! [`Cluster::up`] makes it and returns when the nodes are Ready; dropping the [`Cluster`] takes it away, and so does the
-//! death of the process. [`Net`] is the same LAN with plain machines and no Kubernetes. Faults are methods of what
-//! fails: [`Node::power_off`], [`Node::cable`], [`Lan::block`], [`Lan::loss`], [`Server::stop`].
+//! [`Cluster::up`] creates it and returns when the nodes are Ready. It is removed when the [`Cluster`] is
+//! dropped, and when the process ends. [`Net`] is the same LAN with plain machines and no Kubernetes. Faults
+//! are methods of the affected object: [`Node::power_off`], [`Node::cable`], [`Lan::block`], [`Lan::loss`],
+//! [`Server::stop`].
 //!
-//! Everything bears the testbed's id, so several can run at once. It needs root.
+//! All names contain the testbed's id, so several can run at once. It needs root.
 
 mod cache;
 mod cgroup;
@@ -26,7 +27,6 @@ mod faults;
 mod guest;
 mod host;
 mod image;
-mod keeper;
 mod kubectl;
 mod machines;
 mod net;
@@ -38,6 +38,7 @@ mod pki;
 mod plan;
 mod process;
 mod progress;
+mod reaper;
 mod registry;
 mod state;
 mod topology;
@@ -47,11 +48,10 @@ pub use cleanup::down;
 pub use cluster::{Cluster, prepare};
 pub use components::{Component, Static, target_directory};
 pub use error::{Error, Result};
-pub use faults::{Block, Fault, Frames, Stranger};
+pub use faults::{Block, Fault, ForeignHost, Frames};
 pub use guest::Guest;
 pub use host::Host;
 pub use image::{Image, Written, architecture};
-pub use keeper::keep_watch;
 pub use machines::{Node, Pod, Server};
 pub use net::{Net, NetOptions};
 pub use nix::sys::signal::Signal;
@@ -60,5 +60,6 @@ pub use pki::Identity;
 pub use plan::{LanPlan, Mac, Machine, NodePlan, Plan};
 pub use process::{Namespace, Running, until};
 pub use progress::Progress;
+pub use reaper::run_reaper;
 pub use topology::{BRIDGE, INTERFACE, Lan};
 pub use traffic::{Answer, Answers, GapClass, Protocol, SilenceReport, Traffic, TrafficReport};

@@ -65,13 +65,13 @@ pub struct Node<'a> {
 }
 
 impl Node<'_> {
-    /// Cuts the power: the link goes down, and every process on the node ends at once, pods and all. What was in memory
-    /// alone is lost, the disk stays.
+    /// Cuts the power: the link goes down, and every process on the node ends at once, pods included. Memory
+    /// is lost, the disk is kept.
     pub fn power_off(&self) -> Result<()> {
         self.setup.power_off(self.cluster.lan())
     }
 
-    /// Gives it power again. Does not wait until it is Ready: see [`Cluster::wait_for_nodes`].
+    /// Restores the power. Does not wait until it is Ready: see [`Cluster::wait_for_nodes`].
     pub fn power_on(&self) -> Result<()> {
         self.setup.power_on(self.cluster.lan(), self.cluster.plan())?;
         self.setup.join()
@@ -83,7 +83,8 @@ impl Node<'_> {
         self.power_on()
     }
 
-    /// Pulls the cable of `eth0` (`false`) or puts it in. The node keeps running and sees the link's state.
+    /// Unplugs (`false`) or plugs in the cable of `eth0`. The node keeps running and sees the state of the
+    /// link.
     pub fn cable(&self, plugged_in: bool) -> Result<()> {
         self.cluster.lan().cable(&self.host.name, plugged_in)
     }
@@ -100,7 +101,7 @@ impl Node<'_> {
     }
 }
 
-/// What a server's start is waited for.
+/// What to wait for after a server was started.
 #[derive(Clone, Copy, Debug)]
 enum Awaited {
     /// Until the API server is ready, its RBAC included.
@@ -149,11 +150,12 @@ pub struct Pod {
 }
 
 impl Pod {
-    /// Sends a signal to every process of the pod's containers: STOP makes them hang, CONT ends that, KILL is a crash, after
-    /// which the kubelet starts them again.
+    /// Sends a signal to every process of the pod's containers: STOP makes them hang, CONT ends that, KILL is
+    /// a crash, after which the kubelet starts them again.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let mut processes = cgroup::processes_in_groups_named(&self.cgroup, &format!("pod{}", self.uid))?;
-        // The process that holds the pod's namespaces is no container's: without it the whole pod would be made anew.
+        // The process that holds the pod's namespaces is no container's: without it the whole pod would be
+        // made anew.
         processes.retain(|process| !is_pause(*process));
         if processes.is_empty() {
             return Err(Error::Options(format!("pod {} has no process: is it running?", self.name)));

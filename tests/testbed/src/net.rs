@@ -1,43 +1,44 @@
-//! The LAN alone: machines on a bridge, without Kubernetes. For tests of what is sent and answered on the wire.
+//! The LAN alone: machines on a bridge, without Kubernetes. For tests of the frames that are sent.
 
 use std::fs;
 use std::path::Path;
 
 use crate::cleanup::{self, Lock};
-use crate::cluster::make_room;
+use crate::cluster::ensure_free;
 use crate::components::Static;
 use crate::error::{Attempt, Error, Result};
 use crate::host::Host;
-use crate::keeper::Keeper;
 use crate::options::LanOptions;
 use crate::packages::{self, Purpose};
 use crate::paths::Paths;
 use crate::plan::{LanPlan, check_id};
 use crate::progress::Progress;
+use crate::reaper::Reaper;
 use crate::state::Owner;
 use crate::topology::Lan;
 
 /// What [`Net::up`] builds.
 #[derive(Clone, Debug)]
 pub struct NetOptions {
-    /// Names everything it makes: see [`Options::id`](crate::Options::id).
+    /// Part of the name of everything that it creates: see [`Options::id`](crate::Options::id).
     pub id: String,
-    /// Prefixes, and how the bridge treats multicast. The host numbers of control plane, client and nodes are not used.
+    /// Prefixes, and how the bridge treats multicast. The host numbers of control plane, client and nodes are
+    /// not used.
     pub lan: LanOptions,
     /// Name and host number of each machine.
     pub machines: Vec<(String, u32)>,
-    /// Who is told what happens.
+    /// Receives progress messages.
     pub progress: Progress,
 }
 
-/// Machines on a LAN, each a network namespace with `eth0`. Up in a fraction of a second; goes when it is dropped, and
-/// also when its process is killed.
+/// Machines on a LAN, each a network namespace with `eth0`. Created in a fraction of a second; removed when
+/// it is dropped, and also when its process is killed.
 #[derive(Debug)]
 pub struct Net {
     paths: Paths,
     lan: Lan,
     hosts: Vec<Host>,
-    keeper: Option<Keeper>,
+    reaper: Option<Reaper>,
 }
 
 impl Net {
@@ -62,18 +63,18 @@ impl Net {
         let tools = Static::tools(&options.progress)?;
         let paths = Paths::new(&options.id);
         let lock = Lock::take(&paths)?;
-        make_room(&paths, &options.progress)?;
+        ensure_free(&paths, &options.progress)?;
         for directory in [paths.processes(), paths.logs()] {
             fs::create_dir_all(&directory).attempt(|| format!("making {}", directory.display()))?;
         }
         Owner::this_process()?.write(&paths)?;
-        let keeper = Keeper::start(&paths, tools.directory())?;
-        // From here on its drop clears what there is.
+        let reaper = Reaper::start(&paths, tools.directory())?;
+        // From here on dropping it removes what exists.
         let mut net = Self {
             lan: Lan::of(&paths, &plan, tools.directory()),
             paths,
             hosts: Vec::new(),
-            keeper: Some(keeper),
+            reaper: Some(reaper),
         };
         let built = net.build(&plan, &options.machines);
         drop(lock);
@@ -95,7 +96,7 @@ impl Net {
         host.ok_or_else(|| Error::Options(format!("there is no machine {name:?}")))
     }
 
-    /// The machines, in the order in which they were asked for.
+    /// The machines, in the order of the options.
     pub fn hosts(&self) -> &[Host] {
         &self.hosts
     }
@@ -105,12 +106,12 @@ impl Net {
         &self.lan
     }
 
-    /// Pulls the cable of a machine (`false`) or puts it in.
+    /// Unplugs (`false`) or plugs in the cable of a machine.
     pub fn cable(&self, machine: &str, plugged_in: bool) -> Result<()> {
         self.lan.cable(machine, plugged_in)
     }
 
-    /// A directory for files of the test; it goes with the rest.
+    /// A directory for files of the test; removed with the rest.
     pub fn directory(&self) -> &Path {
         self.paths.root()
     }
@@ -118,10 +119,10 @@ impl Net {
 
 impl Drop for Net {
     fn drop(&mut self) {
-        if let Some(keeper) = self.keeper.take() {
-            keeper.dismiss();
+        if let Some(reaper) = self.reaper.take() {
+            reaper.stop();
         }
-        // What stays is cleared by the next of the same id, or by hand.
+        // Anything that remains is removed by the next testbed of the same id, or with `cluster down`.
         let _ = cleanup::down(self.paths.id());
     }
 }

@@ -18,8 +18,9 @@ use crate::process::{Daemon, Mounts, Namespace, until};
 use crate::registry::{PAUSE, Registry};
 use crate::topology::{Lan, ip_batch, set_sysctls};
 
-/// Directories that components write to and have no option for. Each node has its own, or kubelets of one machine would
-/// remove each other's socket, and one that binds it while another does ends. Below it, where a node keeps it.
+/// Directories that components write to and have no option for. Each node has its own, or kubelets of one
+/// machine would remove each other's socket, and one that binds it while another does ends. Below it, where a
+/// node keeps it.
 pub(crate) const FIXED: &[(&str, &str)] = &[
     // The kubelet's socket for device plugins.
     ("/var/lib/kubelet", "fixed/kubelet"),
@@ -114,7 +115,7 @@ impl NodeSetup {
 
     fn containerd_toml(&self) -> String {
         let at = |path: &str| self.directory.join(path).display().to_string();
-        // Plugins that are off look for filesystems that are not here, and say so at length.
+        // The disabled plugins would log that their filesystems are missing.
         format!(
             r#"version = 2
 root = "{root}"
@@ -134,7 +135,7 @@ disabled_plugins = [
   sandbox_image = "{PAUSE}"
   # Without CAP_SYS_RESOURCE, as in a container, runc cannot lower the score and fails.
   restrict_oom_score_adj = true
-  # So that no namespace is left elsewhere.
+  # So that no network namespace remains elsewhere.
   netns_mounts_under_state_dir = true
   stream_server_address = "127.0.0.1"
 
@@ -184,7 +185,7 @@ disabled_plugins = [
                     "bridge": "cni0",
                     "isGateway": true,
                     "hairpinMode": true,
-                    // Pods keep their addresses on the LAN, where everybody who talks to them has a route back.
+                    // No masquerading: machines on the LAN that connect to pods have routes to them.
                     "ipMasq": false,
                     "ipam": {
                         "type": "host-local",
@@ -220,12 +221,12 @@ disabled_plugins = [
             "failSwapOn": false,
             "clusterDNS": [plan.dns_service],
             "clusterDomain": "cluster.local",
-            // The machine's own resolver is out of reach from the LAN.
+            // The machine's own resolver is not reachable from the LAN.
             "resolvConf": "",
             "podLogsDir": at("pod-logs"),
             "volumePluginDir": at("volume-plugins"),
             "staticPodPath": "",
-            // The disk is the machine's own and its fullness not our affair.
+            // The disk is shared with the machine, so its usage must not cause evictions.
             "imageGCHighThresholdPercent": 100,
             "evictionHard": {
                 "memory.available": "0%",
@@ -249,7 +250,7 @@ disabled_plugins = [
             "mode": options.kube_proxy.as_str(),
             "clientConnection": { "kubeconfig": self.directory.join("kube-proxy.kubeconfig") },
             "clusterCIDR": both(&options.pods),
-            // A network namespace has no right to set these.
+            // These cannot be set in a network namespace.
             "conntrack": {
                 "maxPerCore": 0,
                 "min": 0,
@@ -260,7 +261,7 @@ disabled_plugins = [
         format!("{configuration:#}\n")
     }
 
-    /// Makes the machine and its control group, and starts containerd.
+    /// Creates the machine and its control group, and starts containerd.
     pub(crate) fn power_on(&self, lan: &Lan, plan: &Plan) -> Result<()> {
         lan.plug_in(&self.plan.machine)?;
         let namespace = Namespace::new(self.paths.namespace(self.name()));
@@ -270,7 +271,7 @@ disabled_plugins = [
             &[
                 ("net.ipv4.ip_forward", "1"),
                 ("net.ipv6.conf.all.forwarding", "1"),
-                // Between pods of one node, kube-proxy's rules see only what the bridge shows them.
+                // Needed for kube-proxy's rules to apply between pods of one node.
                 ("net.bridge.bridge-nf-call-iptables", "1"),
                 ("net.bridge.bridge-nf-call-ip6tables", "1"),
             ],
@@ -299,8 +300,8 @@ disabled_plugins = [
         self.kube_proxy.as_ref().map_or(Ok(()), |proxy| proxy.start(&self.paths))
     }
 
-    /// Ends all at once, as a power cut does: first the link, then every process. What a machine keeps in memory alone is
-    /// gone: its network, mounts and the state of containers. Its disk stays.
+    /// Ends everything at once, as a power cut does: first the link, then every process. Everything in memory
+    /// is lost: the network, mounts and the state of containers. The disk is kept.
     pub(crate) fn power_off(&self, lan: &Lan) -> Result<()> {
         let namespace = self.paths.namespace(self.name());
         if namespace.exists() {

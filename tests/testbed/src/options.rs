@@ -1,4 +1,4 @@
-//! What a testbed can be asked for.
+//! Options of a testbed.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -7,34 +7,35 @@ use serde::{Deserialize, Serialize};
 
 use crate::progress::Progress;
 
-/// What [`Cluster::up`](crate::Cluster::up) builds. `Options::default()` is three nodes on 192.168.33.0/24.
+/// The options of [`Cluster::up`](crate::Cluster::up). The default is three nodes on 192.168.33.0/24.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Options {
-    /// Names everything the testbed makes, so that several can run at once: lower-case letters, digits and
-    /// dashes, at most 20.
+    /// Part of the name of everything that the testbed creates, so that several can run at once: at most 20
+    /// lower-case letters, digits and dashes.
     pub id: String,
-    /// How many nodes.
+    /// Number of nodes.
     pub nodes: usize,
     /// Only etcd, API server and controller manager: no node, no scheduler, no registry. Up in about 3 s.
     pub control_plane_only: bool,
     /// The network that nodes and client share.
     pub lan: LanOptions,
-    /// What kube-proxy does on the nodes.
+    /// The mode of kube-proxy.
     pub kube_proxy: KubeProxy,
     /// Addresses of Services inside the cluster.
     pub services: Ranges,
     /// Addresses of pods: a /24 and a /64 of these for each node.
     pub pods: Ranges,
-    /// The port on 127.0.0.1 at which the API server is reached from the machine itself; a free one by default.
+    /// The port on 127.0.0.1 at which the API server is reached from the machine itself; a free one by
+    /// default.
     pub api_port: Option<u16>,
     /// Further flags of the API server.
     pub api_server_flags: Vec<String>,
     /// Further flags of the controller manager, such as `--node-monitor-grace-period=20s`.
     pub controller_manager_flags: Vec<String>,
-    /// Whether the cluster outlives the process that made it. Otherwise it goes when the [`Cluster`](crate::Cluster)
-    /// is dropped, and also when its process is killed.
+    /// Whether the cluster outlives the process that created it. Otherwise it is removed when the
+    /// [`Cluster`](crate::Cluster) is dropped, and also when its process is killed.
     pub keep: bool,
-    /// Who is told what happens during long steps.
+    /// Receives progress messages.
     #[serde(skip)]
     pub progress: Progress,
 }
@@ -66,13 +67,13 @@ impl Default for Options {
 
 /// The local network: its prefixes, and which host number each machine has in them.
 ///
-/// Host number 11 in 192.168.33.0/24 is 192.168.33.11, and in fd00:33::/64 it is fd00:33::11: the digits are the
-/// same, so that addresses are recognised at a glance.
+/// Host number 11 in 192.168.33.0/24 is 192.168.33.11, and in fd00:33::/64 it is fd00:33::11: the digits are
+/// the same, so that addresses are easy to recognize.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LanOptions {
     /// The IPv4 prefix, of any length that has room for the hosts.
     pub v4: Ipv4Net,
-    /// The IPv6 prefix, if there shall be one.
+    /// The IPv6 prefix; none for a LAN without IPv6.
     pub v6: Option<Ipv6Net>,
     /// Host number of the gateway (the bridge itself, where the registry listens too).
     pub gateway: u32,
@@ -105,7 +106,7 @@ impl Default for LanOptions {
 pub struct Multicast {
     /// Whether the bridge forwards multicast only to ports that joined the group.
     pub snooping: bool,
-    /// Whether the bridge asks who is a member, without which snooping has no effect.
+    /// Whether the bridge sends membership queries, without which snooping has no effect.
     pub querier: bool,
 }
 
@@ -118,7 +119,7 @@ pub struct Ranges {
     pub v6: Option<Ipv6Net>,
 }
 
-/// What kube-proxy does.
+/// Modes of kube-proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KubeProxy {
@@ -126,7 +127,7 @@ pub enum KubeProxy {
     Nftables,
     /// Mode iptables.
     Iptables,
-    /// There is none, so Services have no data path.
+    /// No kube-proxy, so Services have no data path.
     None,
 }
 

@@ -1,4 +1,4 @@
-//! What the machine must have: root, Linux with network namespaces, Go, and some Debian packages.
+//! Prerequisites of the machine: root, Linux with network namespaces, Go, and some Debian packages.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,7 +7,7 @@ use crate::error::{Attempt, Error, Result};
 use crate::process::run;
 use crate::progress::Progress;
 
-/// A program that must be there, and the Debian package that has it.
+/// A required program and its Debian package.
 struct Needed {
     program: &'static str,
     package: &'static str,
@@ -34,7 +34,7 @@ const NODE: &[Needed] = &[
     needed("curl", "curl"),
 ];
 
-/// What a testbed is for, which decides what it needs.
+/// What a testbed is used for, which determines its prerequisites.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
     /// Machines on a LAN.
@@ -43,13 +43,13 @@ pub(crate) enum Purpose {
     Nodes,
 }
 
-/// Sees that everything is there, and installs the packages that are not.
+/// Checks the prerequisites, and installs missing packages.
 pub(crate) fn ensure(purpose: Purpose, progress: &Progress) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         return Err(Error::Prerequisite {
             problem: "the testbed makes network namespaces, mounts and control groups, and you are not root"
                 .into(),
-            remedy: "run the same command as root (`sudo -E env PATH=\"$PATH\" …`), or in a virtual machine"
+            hint: "run the same command as root (`sudo -E env PATH=\"$PATH\" …`), or in a virtual machine"
                 .into(),
         });
     }
@@ -59,17 +59,17 @@ pub(crate) fn ensure(purpose: Purpose, progress: &Progress) -> Result<()> {
         packages = missing(purpose);
     }
     if !packages.is_empty() {
-        return Err(not_installed(&packages, "they were installed but their programs are not there"));
+        return Err(not_installed(&packages, "they were installed, but their programs are missing"));
     }
     if purpose == Purpose::Nodes { raise_limits(progress) } else { Ok(()) }
 }
 
-/// Machine-wide limits that three nodes reach or come near to, and what they are raised to if they are lower. kubelets and
-/// their like watch many files, each by an inotify instance, and a user has 128 by default.
+/// Minimum values of machine-wide limits that three nodes may reach. kubelets watch many files, each by an
+/// inotify instance, of which a user has 128 by default.
 const LIMITS: &[(&str, u64)] =
     &[("/proc/sys/fs/inotify/max_user_instances", 4096), ("/proc/sys/fs/inotify/max_user_watches", 262_144)];
 
-/// Raises the limits. They are the machine's, not a namespace's, so the user is told.
+/// Raises the limits. They apply to the whole machine, not to a namespace, so this is reported.
 fn raise_limits(progress: &Progress) -> Result<()> {
     for (file, wanted) in LIMITS {
         let now = std::fs::read_to_string(file).attempt(|| format!("reading {file}"))?;
@@ -81,7 +81,7 @@ fn raise_limits(progress: &Progress) -> Result<()> {
     Ok(())
 }
 
-/// The packages whose programs are not there, each once.
+/// The packages whose programs are missing, without duplicates.
 fn missing(purpose: Purpose) -> Vec<&'static str> {
     let nodes: &[Needed] = if purpose == Purpose::Nodes { NODE } else { &[] };
     let mut packages: Vec<&str> = Vec::new();
@@ -93,7 +93,7 @@ fn missing(purpose: Purpose) -> Vec<&'static str> {
     packages
 }
 
-/// The path of a program, looked for where root's programs are even when PATH lacks those directories.
+/// The path of a program, searched in the directories of system programs too if PATH lacks them.
 pub(crate) fn find(program: &str) -> Option<std::path::PathBuf> {
     if program.starts_with('/') {
         return Path::new(program).exists().then(|| program.into());
@@ -133,7 +133,7 @@ fn not_installed(packages: &[&str], why: &str) -> Error {
     let list = packages.join(" ");
     Error::Prerequisite {
         problem: format!("the testbed needs the Debian packages {list}, and {why}"),
-        remedy: format!(
+        hint: format!(
             "`apt-get update && apt-get install {list}` on Debian 12 or later; elsewhere install the programs of the same names"
         ),
     }

@@ -1,12 +1,12 @@
-//! Where a testbed keeps what, and how its things are named. Every name carries the testbed's id.
+//! Paths and names of a testbed. Every name contains the testbed's id.
 
 use std::path::{Path, PathBuf};
 
-/// Below this each testbed has a directory of its own. On disk and not below /run: images and container
-/// filesystems are in it.
+/// The directory of all testbeds, each in a directory of its own. On disk and not below /run, since it
+/// contains images and container filesystems.
 const BASE: &str = "/var/lib/lbstack-testbed";
 
-/// Where network namespaces have their names, as iproute2 wants it.
+/// The directory of named network namespaces (iproute2).
 const NAMESPACES: &str = "/run/netns";
 
 /// The files and names of one testbed.
@@ -113,7 +113,7 @@ impl Paths {
         Path::new(NAMESPACES).join(self.namespace_name(machine))
     }
 
-    /// Every network namespace that this testbed has made.
+    /// All network namespaces of this testbed.
     pub(crate) fn namespaces(&self) -> Vec<PathBuf> {
         let ours = self.namespace_name("");
         let entries = std::fs::read_dir(NAMESPACES).into_iter().flatten().flatten();

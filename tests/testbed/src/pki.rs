@@ -1,4 +1,4 @@
-//! Certificates: one authority, and one client certificate for each identity, so that RBAC is real.
+//! Certificates: an authority, and a client certificate for each identity, so that RBAC applies.
 
 use std::fs;
 use std::net::IpAddr;
@@ -13,12 +13,12 @@ use time::{Duration, OffsetDateTime};
 
 use crate::error::{Attempt, Error, Result};
 
-/// Who a client is, as the API server reads it from the certificate.
+/// The identity of a client in its certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// `system:node:node1`, `jane`, …
     pub user: String,
-    /// `system:masters`, … One is all that the certificate's maker can write.
+    /// `system:masters`, … At most one, which is all that rcgen supports.
     pub group: Option<String>,
 }
 
@@ -33,7 +33,7 @@ impl Identity {
         Self { user: user.into(), group: Some(group.into()) }
     }
 
-    /// Who may do anything.
+    /// The administrator, with all permissions.
     pub fn admin() -> Self {
         Self::member("admin", "system:masters")
     }
@@ -56,7 +56,7 @@ pub(crate) struct Authority {
 }
 
 impl Authority {
-    /// Makes a new authority.
+    /// Creates a new authority.
     pub(crate) fn create(directory: &Path) -> Result<Self> {
         fs::create_dir_all(directory).attempt(|| format!("making {}", directory.display()))?;
         let key = KeyPair::generate()?;

@@ -57,7 +57,7 @@ impl From<Mac> for String {
 /// One machine on the LAN.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
-    /// Its name, which its end of the bridge bears too.
+    /// Its name, which is also the name of its bridge port.
     pub name: String,
     /// Its link-layer address.
     pub mac: Mac,
@@ -88,16 +88,16 @@ pub struct NodePlan {
     pub pods: Ranges,
 }
 
-/// Which machines share a LAN.
+/// The plan of a LAN.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LanPlan {
-    /// The prefixes and the bridge's manners.
+    /// Its options.
     pub options: LanOptions,
     /// The bridge's own addresses.
     pub gateway: Machine,
 }
 
-/// Who has which address.
+/// The addresses of all machines of a cluster.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Plan {
     /// The LAN and its gateway.
@@ -110,7 +110,7 @@ pub struct Plan {
     pub nodes: Vec<NodePlan>,
     /// The first address of the service ranges, which is the API server's inside the cluster.
     pub api_service: Vec<IpAddr>,
-    /// Where cluster DNS is, once something serves it.
+    /// The address reserved for cluster DNS.
     pub dns_service: IpAddr,
 }
 
@@ -138,7 +138,7 @@ impl LanPlan {
 }
 
 impl Plan {
-    /// Works the options out, and says what contradicts what.
+    /// Computes the plan; contradictory options are an error.
     pub fn new(options: &Options) -> Result<Self> {
         check_id(&options.id)?;
         let lan = LanPlan::new(&options.lan)?;
@@ -208,7 +208,7 @@ fn machine(lan: &LanOptions, name: &str, number: u32) -> Result<Machine> {
     let [a, b, c, d] = v4.octets();
     Ok(Machine {
         name: name.into(),
-        // Locally administered, and told from the IPv4 address at a glance.
+        // Locally administered, and derived from the IPv4 address.
         mac: Mac([0x02, 0x00, a, b, c, d]),
         v4: Ipv4Net::new_assert(v4, lan.v4.prefix_len()),
         v6: v6.transpose()?,
@@ -283,7 +283,7 @@ fn check_disjoint(options: &Options) -> Result<()> {
         for (other_name, other) in &all[..index] {
             if net.contains(other) || other.contains(net) {
                 return Err(Error::Options(format!(
-                    "the {other_name} {other} and the {name} {net} overlap: choose ranges apart from each other"
+                    "the {other_name} {other} and the {name} {net} overlap: choose disjoint ranges"
                 )));
             }
         }

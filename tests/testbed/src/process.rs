@@ -1,4 +1,5 @@
-//! Processes: run in a network namespace, recorded by pid and start time, found again after a crash.
+//! Processes: run in a network namespace, and recorded by pid and start time so that they are found after a
+//! crash.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -27,14 +28,16 @@ impl Namespace {
         Self { path }
     }
 
-    /// The file that names it, for `nsenter --net=FILE`.
+    /// Its file, for `nsenter --net=FILE`.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Runs `work` on a thread in this network namespace. Sockets opened and processes started there stay in it.
+    /// Runs `work` on a thread in this network namespace. Sockets opened and processes started there stay in
+    /// it.
     ///
-    /// Only the network namespace changes: `ip netns exec` would also mount another /sys, without the cgroups.
+    /// Only the network namespace changes: `ip netns exec` would also mount another /sys, without the
+    /// cgroups.
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
         let file = File::open(&self.path).attempt(|| format!("opening namespace {}", self.path.display()))?;
         let outcome = thread::scope(|scope| {
@@ -53,7 +56,7 @@ impl Namespace {
         self.enter(|| command.output())?.attempt(|| format!("running `{line}`"))
     }
 
-    /// Runs a command in this namespace and returns what it prints; its failure is an error.
+    /// Runs a command in this namespace and returns its output; its failure is an error.
     pub fn run(&self, command: &mut Command) -> Result<String> {
         let output = self.output(command)?;
         succeeded(command, &output)
@@ -86,13 +89,13 @@ impl Running {
         send(self.pid(), signal).attempt(|| format!("sending {signal} to `{}`", self.line))
     }
 
-    /// Asks it to end by `signal`, waits for that, and returns what it printed, if its output was piped.
+    /// Sends `signal`, waits until the process has ended, and returns its output, if it was piped.
     pub fn end(mut self, signal: Signal) -> Result<String> {
         self.signal(signal)?;
         self.wait()
     }
 
-    /// Waits for its end and returns what it printed, if its output was piped; its failure is an error.
+    /// Waits until the process has ended and returns its output, if it was piped; its failure is an error.
     pub fn finish(mut self) -> Result<String> {
         self.wait()
     }
@@ -107,14 +110,14 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if let Some(mut child) = self.child.take() {
-            // Either may fail because it has just ended by itself, which is as well.
+            // Either may fail because the process has just ended by itself.
             let _ = child.kill();
             let _ = child.wait();
         }
     }
 }
 
-/// Runs a command to its end; its failure is an error that holds what it printed.
+/// Runs a command to its end; its failure is an error with its output.
 pub(crate) fn run(command: &mut Command) -> Result<String> {
     let output = command.output().attempt(|| format!("running `{}`", line(command)))?;
     succeeded(command, &output)
@@ -141,13 +144,13 @@ fn line(command: &Command) -> String {
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
-/// A process that is meant to run for as long as the testbed does, such as an API server.
+/// A process that runs as long as the testbed, such as an API server.
 #[derive(Clone, Debug)]
 pub(crate) struct Daemon {
     pub(crate) name: String,
     pub(crate) program: PathBuf,
     pub(crate) args: Vec<String>,
-    /// Where it runs; the machine's own namespace if none is named.
+    /// Its network namespace; none means the machine's own.
     pub(crate) namespace: Option<Namespace>,
     pub(crate) mounts: Mounts,
 }
@@ -157,15 +160,15 @@ pub(crate) struct Daemon {
 pub(crate) enum Mounts {
     /// The machine's.
     Machine,
-    /// A copy of the machine's that ends with the last process in it. In it each first directory, which must exist, is the
-    /// second one.
+    /// A mount namespace of its own, in which each second directory is mounted over the first, which must
+    /// exist.
     Own(Vec<(&'static str, PathBuf)>),
-    /// Those of the daemon with this name, which must run.
+    /// The mount namespace of the daemon with this name, which must run.
     Of(String),
 }
 
-/// Takes pairs of a directory and its place, `--`, and a command line.
-const BIND_AND_BECOME: &str =
+/// A shell script whose arguments are pairs of a directory and a mount point, `--`, and a command line.
+const BIND_AND_EXEC: &str =
     r#"while [ "$1" != -- ]; do mount --bind "$1" "$2" || exit; shift 2; done; shift; exec "$@""#;
 
 impl Daemon {
@@ -194,7 +197,7 @@ impl Daemon {
         self
     }
 
-    /// Starts it, and records it so that it can be ended by any process, whatever becomes of this one.
+    /// Starts it, and records it so that any process can end it.
     pub(crate) fn start(&self, paths: &Paths) -> Result<()> {
         let attempted = || format!("starting {} ({})", self.name, self.program.display());
         let log_path = paths.log(&self.name);
@@ -207,14 +210,14 @@ impl Daemon {
         let mut command = self.command(paths)?;
         command
             .current_dir(paths.root())
-            // Proxies and the like of the user's shell are none of its business.
+            // Proxy settings and other variables of the user's shell must not affect it.
             .env_clear()
             .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
             .env("HOME", paths.root())
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(errors)
-            // Ctrl-C at the terminal is for us, who end it in order.
+            // Ctrl-C at the terminal ends this process, which stops the daemons in order.
             .process_group(0);
         let spawned = match &self.namespace {
             Some(namespace) => namespace.enter(|| command.spawn())?,
@@ -225,18 +228,19 @@ impl Daemon {
         if let Some(id) = ProcessId::of(child.id()) {
             fs::write(&record, id.to_string()).attempt(|| format!("writing {}", record.display()))?;
         }
-        // Somebody has to collect it when it ends, or it stays a zombie for as long as we live.
+        // Without a wait it would be a zombie after its end.
         thread::spawn(move || child.wait());
         Ok(())
     }
 
-    /// The command that becomes the daemon: each program on the way is replaced by the next, so that the pid is the same.
+    /// The command line of the daemon: each wrapper replaces itself by the next program, so that the pid
+    /// stays the same.
     fn command(&self, paths: &Paths) -> Result<Command> {
         let mut command = match &self.mounts {
             Mounts::Machine => Command::new(&self.program),
             Mounts::Own(directories) => {
                 let mut command = Command::new("unshare");
-                command.args(["--mount", "--propagation", "slave", "sh", "-c", BIND_AND_BECOME, "sh"]);
+                command.args(["--mount", "--propagation", "slave", "sh", "-c", BIND_AND_EXEC, "sh"]);
                 for (place, directory) in directories {
                     command.arg(directory).arg(place);
                 }
@@ -289,10 +293,10 @@ pub(crate) struct ProcessId {
 }
 
 impl ProcessId {
-    /// The process that has this pid now; none if there is none, or only its corpse.
+    /// The process with this pid; none if it does not exist or is a zombie.
     pub(crate) fn of(pid: u32) -> Option<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // As long as other threads of it have not ended, a corpse still holds its files and sockets.
+        // A zombie with other threads that have not ended still holds its files and sockets.
         parse_stat(&stat)
             .filter(|(state, threads, _)| !matches!(state, 'Z' | 'X') || *threads > 1)
             .map(|(_, _, started)| Self { pid, started })
@@ -323,7 +327,8 @@ impl std::str::FromStr for ProcessId {
     }
 }
 
-/// State, number of threads and start time from /proc/PID/stat; the name in parentheses may hold blanks and parentheses itself.
+/// State, number of threads and start time from /proc/PID/stat; the name in parentheses may contain spaces
+/// and parentheses.
 fn parse_stat(stat: &str) -> Option<(char, u32, u64)> {
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_whitespace();
@@ -363,13 +368,13 @@ pub(crate) fn end_recorded(record: &Path, signal: Signal) -> Result<()> {
     }
 }
 
-/// Asks again and again until there is an answer or the time is over; the last refusal is in the error.
-pub fn until<T>(at_most: Duration, awaited: &str, mut ask: impl FnMut() -> Result<T, String>) -> Result<T> {
+/// Polls `probe` until it succeeds or the timeout is over; its last error is part of the returned one.
+pub fn until<T>(at_most: Duration, awaited: &str, mut probe: impl FnMut() -> Result<T, String>) -> Result<T> {
     let start = Instant::now();
     let mut pause = Duration::from_millis(5);
     loop {
-        match ask() {
-            Ok(answer) => return Ok(answer),
+        match probe() {
+            Ok(value) => return Ok(value),
             Err(detail) if start.elapsed() >= at_most => {
                 return Err(Error::Timeout { awaited: awaited.into(), after: at_most, detail });
             }
@@ -404,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn a_corpse_is_not_alive() {
+    fn a_zombie_is_not_alive() {
         let mut child = Command::new("true").stdin(Stdio::null()).spawn().unwrap();
         until(Duration::from_secs(5), "the end of `true`", || {
             if ProcessId::of(child.id()).is_none() { Ok(()) } else { Err("alive".into()) }
@@ -414,13 +419,13 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_command_says_what_it_printed() {
+    fn the_error_of_a_failed_command_contains_its_output() {
         let error = run(Command::new("sh").args(["-c", "echo because >&2; exit 3"])).unwrap_err().to_string();
         assert!(error.contains("exit status: 3") && error.contains("because"), "{error}");
     }
 
     #[test]
-    fn waiting_in_vain_says_for_what_and_why() {
+    fn a_timeout_names_what_was_awaited_and_the_last_error() {
         let error =
             until(Duration::ZERO, "three nodes", || Err::<(), _>("there are two".into())).unwrap_err();
         assert_eq!(error.to_string(), "three nodes: not after 0.0 s\nthere are two");

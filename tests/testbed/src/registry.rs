@@ -1,7 +1,7 @@
 //! A real image registry on the LAN, with the images that manifests of all kinds name.
 //!
-//! Every containerd is told that all registries are this one, so that `nginx`, `quay.io/x/y` and the rest are pulled as
-//! they stand in a manifest, `imagePullPolicy: Always` included.
+//! Every containerd is configured to use it as a mirror of all registries, so that `nginx`, `quay.io/x/y` and
+//! other images are pulled under their original names, also with `imagePullPolicy: Always`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use crate::packages::find;
 use crate::process::{Daemon, Namespace, run};
 use crate::progress::Progress;
 
-/// Where the registry listens, at the gateway.
+/// The port of the registry, at the gateway.
 pub(crate) const PORT: u16 = 5000;
 
 /// The image that holds a pod's namespaces.
@@ -24,7 +24,7 @@ pub(crate) const PAUSE: &str = "testbed/pause:1";
 /// A web server that answers with its own name and the client's address: see [`crate::Cluster::web_image`].
 pub(crate) const WEB: &str = "testbed/web:1";
 
-/// What nginx is asked for by tutorials; the tags that they use vary.
+/// The image names of nginx that tutorials use.
 const NGINX: &[&str] = &["library/nginx:latest", "library/nginx:stable", "library/nginx:alpine"];
 
 /// The registry of a testbed.
@@ -58,7 +58,7 @@ impl Registry {
             .map(drop)
     }
 
-    /// Pushes what every cluster has.
+    /// Pushes the images of every cluster.
     pub(crate) fn fill(&self, images: &Images) -> Result<()> {
         self.push(&images.pause, PAUSE)?;
         self.push(&images.web, WEB)?;
@@ -77,7 +77,7 @@ impl Registry {
     }
 }
 
-/// The archives that are pushed into each registry.
+/// The archives that are pushed to each registry.
 #[derive(Clone, Debug)]
 pub(crate) struct Images {
     pause: PathBuf,
@@ -86,7 +86,7 @@ pub(crate) struct Images {
 }
 
 impl Images {
-    /// Makes them, or finds them in the cache.
+    /// Builds them, or takes them from the cache.
     pub(crate) fn ensure(tools: &Static, progress: &Progress) -> Result<Self> {
         Ok(Self {
             pause: one_program(&tools.binary("pause"), PAUSE, "65535")?,
@@ -110,8 +110,8 @@ fn one_program(binary: &Path, name: &str, user: &str) -> Result<PathBuf> {
     Ok(place.join("image.tar"))
 }
 
-/// As the official image has it: pages in /usr/share/nginx/html, servers in /etc/nginx/conf.d, logs to the container's
-/// output, in the foreground.
+/// As the official image has it: pages in /usr/share/nginx/html, servers in /etc/nginx/conf.d, logs to the
+/// container's output, in the foreground.
 const NGINX_CONF: &str = "\
 user nobody nogroup;
 worker_processes 1;
@@ -181,7 +181,7 @@ fn download(packages: &[&str], work: &Path, into: &Path) -> Result<()> {
             problem: format!(
                 "the image is made from the Debian packages {list}, and there is no apt-get here"
             ),
-            remedy: "run the testbed on Debian 12 or later".into(),
+            hint: "run the testbed on Debian 12 or later".into(),
         });
     }
     let get = || run(Command::new("apt-get").current_dir(work).args(["-qq", "download"]).args(packages));
@@ -189,7 +189,8 @@ fn download(packages: &[&str], work: &Path, into: &Path) -> Result<()> {
         run(Command::new("apt-get").args(["-qq", "update"]))?;
         get().map_err(|error| Error::Prerequisite {
             problem: format!("apt-get could not download {list}: {error}"),
-            remedy: "see that /etc/apt/sources.list names a Debian mirror that this machine reaches".into(),
+            hint: "make sure that /etc/apt/sources.list names a Debian mirror that this machine can reach"
+                .into(),
         })?;
     }
     let archives = fs::read_dir(work).attempt(|| format!("reading {}", work.display()))?;
@@ -207,8 +208,7 @@ fn libraries(binary: &Path) -> Result<Vec<PathBuf>> {
     let listing = run(Command::new("ldd").arg(binary))?;
     libraries_in(&listing).map_err(|missing| Error::Prerequisite {
         problem: format!("{} needs the library {missing}, which is not installed here", binary.display()),
-        remedy: "`apt-get install nginx` brings it (and may be removed again but for its dependencies)"
-            .into(),
+        hint: "`apt-get install nginx` brings it (and may be removed again but for its dependencies)".into(),
     })
 }
 
@@ -239,7 +239,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_registrys_host_is_taken_off_a_name() {
+    fn only_the_host_of_a_registry_is_removed_from_a_name() {
         let stripped =
             ["lbstack/web:1", "quay.io/lbstack/web:1", "10.0.0.1:5000/web", "web:1"].map(without_host);
         assert_eq!(stripped, ["lbstack/web:1", "lbstack/web:1", "web", "web:1"]);

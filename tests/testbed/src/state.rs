@@ -1,4 +1,4 @@
-//! What is remembered on disk about a testbed, so that another process can use it or take it away.
+//! The state of a testbed on disk, so that another process can use or remove it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,10 +11,10 @@ use crate::paths::Paths;
 use crate::plan::Plan;
 use crate::process::ProcessId;
 
-/// The contents of `owner.json`: who is building or using what is there.
+/// The contents of `owner.json`: the process that builds or uses the testbed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Owner {
-    /// Which run of the machine it was made in; process ids of another run mean nothing.
+    /// The boot id of the machine; process ids of another boot are meaningless.
     boot: String,
     process: ProcessId,
 }
@@ -22,27 +22,27 @@ pub(crate) struct Owner {
 /// The contents of `state.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct State {
-    /// Whether it was finished.
+    /// Whether it was built completely.
     pub(crate) complete: bool,
     pub(crate) options: Options,
     pub(crate) plan: Plan,
     pub(crate) api_port: u16,
     /// The Kubernetes components.
     pub(crate) binaries: PathBuf,
-    /// The registry.
+    /// The directory of crane, which serves the image registry.
     pub(crate) crane: PathBuf,
-    /// Our own tools.
+    /// The directory of the testbed's own tools.
     pub(crate) tools: PathBuf,
 }
 
-/// What a directory that is already there means for who wants to build.
+/// The state of an existing directory of a testbed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Leftover {
-    /// Nothing is there.
+    /// It does not exist.
     Nothing,
-    /// It is in use: a kept testbed, or one whose owner lives.
+    /// It is in use: a kept testbed, or one whose owner is alive.
     InUse,
-    /// Nobody wants it any more.
+    /// Its owner has ended.
     Abandoned,
 }
 
@@ -51,7 +51,7 @@ impl Owner {
     pub(crate) fn this_process() -> Result<Self> {
         let process = ProcessId::of(std::process::id()).ok_or_else(|| Error::Prerequisite {
             problem: "this process is not in /proc".into(),
-            remedy: "mount /proc".into(),
+            hint: "mount /proc".into(),
         })?;
         Ok(Self { boot: boot_id(), process })
     }
@@ -60,10 +60,10 @@ impl Owner {
         write(&paths.owner(), self)
     }
 
-    /// What it means for a newcomer that this owner is noted: `lives` if its process does, `kept` if it left a complete
-    /// testbed on purpose.
-    fn leftover(&self, boot: &str, lives: bool, kept: bool) -> Leftover {
-        if self.boot == boot && (lives || kept) { Leftover::InUse } else { Leftover::Abandoned }
+    /// The state of a directory with this owner: `alive` if its process is, `kept` if it is a complete
+    /// testbed that was created to be kept.
+    fn leftover(&self, boot: &str, alive: bool, kept: bool) -> Leftover {
+        if self.boot == boot && (alive || kept) { Leftover::InUse } else { Leftover::Abandoned }
     }
 }
 
@@ -75,7 +75,7 @@ impl State {
     pub(crate) fn read(paths: &Paths) -> Result<Self> {
         read(&paths.state())?.ok_or_else(|| Error::Prerequisite {
             problem: format!("there is no cluster named {:?}", paths.id()),
-            remedy: format!("`cargo xtask cluster up --id {}` makes one", paths.id()),
+            hint: format!("`cargo xtask cluster up --id {}` makes one", paths.id()),
         })
     }
 }
@@ -90,25 +90,25 @@ fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>> {
     serde_json::from_slice(&text).map(Some).attempt(|| format!("reading {}", path.display()))
 }
 
-/// Looks at what is there under an id.
+/// The state of the directory of an id.
 pub(crate) fn leftover(paths: &Paths) -> Leftover {
     match read::<Owner>(&paths.owner()) {
         Ok(Some(owner)) => {
             let kept = State::read(paths).is_ok_and(|state| state.options.keep && state.complete);
             owner.leftover(&boot_id(), owner.process.is_alive(), kept)
         }
-        // A directory without a readable owner was left by one that had hardly begun.
+        // A directory without a readable owner was left by a process that had just started.
         _ if paths.root().exists() || !paths.namespaces().is_empty() => Leftover::Abandoned,
         _ => Leftover::Nothing,
     }
 }
 
-/// Whether the testbed was made in this run of the machine.
+/// Whether the testbed was created since the machine booted.
 pub(crate) fn is_of_this_boot(paths: &Paths) -> bool {
     read::<Owner>(&paths.owner()).is_ok_and(|owner| owner.is_some_and(|owner| owner.boot == boot_id()))
 }
 
-/// Names this run of the machine.
+/// The boot id of the machine.
 fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }

@@ -1,7 +1,7 @@
-//! The LAN: a bridge in a network namespace of its own, and machines on it, each a network namespace too. Further
-//! segments are further bridges in the same namespace, which routes between them.
+//! The LAN: a bridge in a network namespace of its own, and machines on it, each a network namespace too.
+//! Further segments are further bridges in the same namespace, which routes between them.
 //!
-//! Nothing of it is in the machine's own network namespace, so that addresses may be what a test needs and nothing
+//! None of it is in the machine's own network namespace, so that tests can use any addresses and nothing
 //! leaks out.
 
 use std::io::Write;
@@ -28,14 +28,14 @@ pub const BRIDGE: &str = "br0";
 pub struct Lan {
     pub(crate) paths: Paths,
     pub(crate) plan: LanPlan,
-    /// Where our tools are.
+    /// The directory of the testbed's own tools.
     pub(crate) tools: PathBuf,
     gateway: Host,
     bridge: String,
 }
 
 impl Lan {
-    /// The LAN as planned, whether it is there yet or not.
+    /// The LAN of this plan, whether it exists already or not.
     pub(crate) fn of(paths: &Paths, plan: &LanPlan, tools: &Path) -> Self {
         let gateway = Host::new(&plan.gateway, Namespace::new(paths.namespace("lan")), tools);
         Self { paths: paths.clone(), plan: plan.clone(), tools: tools.into(), gateway, bridge: BRIDGE.into() }
@@ -54,7 +54,8 @@ impl Lan {
         self.create_bridge()
     }
 
-    /// Makes a second LAN behind the same gateway, which routes between the two. Machines of both have different names.
+    /// Makes a second LAN behind the same gateway, which routes between the two. Machines of both have
+    /// different names.
     ///
     /// ```no_run
     /// # fn f(cluster: &testbed::Cluster) -> testbed::Result<()> {
@@ -97,8 +98,8 @@ impl Lan {
         set_sysctls(&self.gateway.namespace, &sysctls)
     }
 
-    /// Makes a machine's namespace, plugs it in, and gives it the gateway as its default route: without one, pods in the
-    /// host's network cannot reach cluster addresses.
+    /// Creates a machine's namespace, connects it, and sets its default route to the gateway: without one,
+    /// pods in the host's network cannot reach cluster addresses.
     pub(crate) fn plug_in(&self, machine: &Machine) -> Result<Host> {
         let nets = machine.nets();
         let host = self.plug(&machine.name, machine.mac, &nets)?;
@@ -140,7 +141,7 @@ impl Lan {
         Ok(Host::with(name, mac, nets, namespace, &self.tools))
     }
 
-    /// Unplugs a machine and takes its namespace away.
+    /// Disconnects a machine and removes its namespace.
     pub(crate) fn unplug(&self, machine: &str) -> Result<()> {
         let port = port(machine);
         if self.gateway.run(["ip", "link", "show", "dev", &port]).is_ok() {
@@ -153,7 +154,7 @@ impl Lan {
         Ok(())
     }
 
-    /// Puts the cable of a machine in or pulls it: the machine sees its link go down, as with a real one.
+    /// Plugs in or unplugs the cable of a machine, which sees its link go down as with a real cable.
     pub(crate) fn cable(&self, machine: &str, plugged_in: bool) -> Result<()> {
         let state = if plugged_in { "up" } else { "down" };
         self.gateway.run(["ip", "link", "set", "dev", &port(machine), state]).map(drop)
@@ -202,7 +203,7 @@ pub(crate) fn feed(namespace: &Namespace, command: &mut Command, input: &str) ->
     })
 }
 
-/// Sets kernel parameters of a namespace, leaving out those that this kernel does not have.
+/// Sets kernel parameters of a namespace, except for those that this kernel does not have.
 pub(crate) fn set_sysctls(namespace: &Namespace, values: &[(&str, &str)]) -> Result<()> {
     for (name, value) in values {
         let path = format!("/proc/sys/{}", name.replace('.', "/"));

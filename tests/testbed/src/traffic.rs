@@ -1,4 +1,4 @@
-//! What a client sees: who answers for an address, how fast, and for how long nobody does.
+//! Measurements of a client: who answers for an address, how fast, and how long there was no answer.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -20,7 +20,7 @@ pub struct Answers {
     pub answers: Vec<Answer>,
     /// How many requests were sent.
     pub rounds: u32,
-    /// How many of them nobody answered.
+    /// How many of them got no answer.
     pub unanswered: u32,
     /// Median time from the request to its first answer, in microseconds.
     pub p50_us: Option<u64>,
@@ -30,29 +30,29 @@ pub struct Answers {
     pub max_us: Option<u64>,
 }
 
-/// Somebody who answered.
+/// A host that answered.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Answer {
-    /// Their link-layer address.
+    /// Its link-layer address.
     pub mac: Mac,
-    /// How many answers came from there.
+    /// The number of its answers.
     pub count: u32,
 }
 
-/// How a client asks a server.
+/// The protocol of a client's requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// A TCP connection for each request.
     Http,
-    /// A datagram from a new port for each request, so that no connection tracking binds it to what was before.
+    /// A datagram from a new port for each request, so that no connection tracking entry applies to it.
     Udp,
 }
 
-/// Requests at a steady pace, under way.
+/// A client that sends requests at a fixed rate.
 #[derive(Debug)]
 pub struct Traffic(Running);
 
-/// What became of the requests.
+/// The results of a client's requests.
 #[derive(Clone, Debug, Deserialize)]
 pub struct TrafficReport {
     /// How many were sent.
@@ -65,15 +65,15 @@ pub struct TrafficReport {
     pub longest_silence_us: u64,
     /// Every time without an answer of 50 ms or more.
     pub silences: Vec<SilenceReport>,
-    /// How many times between answers were how long.
+    /// A histogram of the times between answers.
     pub gaps: Vec<GapClass>,
     /// Median time from request to answer, in microseconds.
     pub latency_p50_us: Option<u64>,
     /// The 99th percentile of it.
     pub latency_p99_us: Option<u64>,
-    /// How often which server answered.
+    /// The number of answers by server name.
     pub names: BTreeMap<String, u64>,
-    /// How often which error came instead of an answer.
+    /// The number of failed requests by error.
     pub errors: BTreeMap<String, u64>,
 }
 
@@ -86,12 +86,12 @@ pub struct SilenceReport {
     pub for_us: u64,
 }
 
-/// Times between answers of a class.
+/// A class of times between answers.
 #[derive(Clone, Debug, Deserialize)]
 pub struct GapClass {
-    /// The longest that belongs to it, in milliseconds; none for all that are longer than the class before.
+    /// Its upper bound in milliseconds; none for the last class.
     pub to_ms: Option<u64>,
-    /// How many.
+    /// The number of times in the class.
     pub count: u64,
 }
 
@@ -103,20 +103,22 @@ impl TrafficReport {
 }
 
 impl Traffic {
-    /// Ends it and tells what became of the requests; those under way are waited for.
+    /// Stops the client after its outstanding requests, and returns the results.
     pub fn stop(self) -> Result<TrafficReport> {
         parse(&self.0.end(Signal::SIGTERM)?, "client")
     }
 }
 
 impl Host {
-    /// Everybody who answers within `window` that an address is theirs, by ARP or NDP, in order of address.
+    /// The link-layer addresses of all hosts that answer an ARP or NDP request for an address within
+    /// `window`, sorted.
     pub fn who_has(&self, address: IpAddr, window: Duration) -> Result<Vec<Mac>> {
         let answers = self.probe(address, &["--window-ms", &window.as_millis().to_string()])?;
         Ok(answers.answers.into_iter().map(|answer| answer.mac).collect())
     }
 
-    /// Asks so many times, one after the other, `burst` times at once each, and tells how long the first answer took each time.
+    /// Sends `rounds` bursts of `burst` ARP or NDP requests, one after the other, and measures the time to
+    /// the first answer of each.
     pub fn arping(&self, address: IpAddr, rounds: u32, burst: u32) -> Result<Answers> {
         let (rounds, burst) = (rounds.to_string(), burst.to_string());
         self.probe(
@@ -141,8 +143,8 @@ impl Host {
         parse(&self.run(words)?, "probe")
     }
 
-    /// Starts asking a server every so often. With `cold`, the client forgets who has the address before each request, so
-    /// that each needs an ARP or NDP answer.
+    /// Starts a client that sends a request at each interval. With `cold`, it removes its neighbour entry for
+    /// the address before each request, so that each needs an ARP or NDP answer.
     pub fn traffic(
         &self,
         protocol: Protocol,
@@ -163,14 +165,14 @@ impl Host {
         self.spawn(words).map(Traffic)
     }
 
-    /// Starts a process that answers ARP for an address, and does nothing else, until the handle is dropped.
+    /// Starts a process that only answers ARP requests for an address, until the handle is dropped.
     pub fn answer(&self, address: Ipv4Addr) -> Result<Running> {
         let program = self.tools.join("answer").display().to_string();
         let (mac, address) = (self.mac.to_string(), address.to_string());
         self.spawn([&program, "--interface", INTERFACE, "--mac", &mac, "--address", &address])
     }
 
-    /// Says by gratuitous ARP or unsolicited neighbour advertisement that an address is this machine's.
+    /// Sends a gratuitous ARP or an unsolicited neighbour advertisement for an address of this machine.
     pub fn announce(&self, address: IpAddr) -> Result<()> {
         let program = self.tools.join("probe").display().to_string();
         let (mac, address) = (self.mac.to_string(), address.to_string());
@@ -179,5 +181,5 @@ impl Host {
 }
 
 fn parse<T: for<'de> Deserialize<'de>>(text: &str, program: &str) -> Result<T> {
-    serde_json::from_str(text).attempt(|| format!("reading what {program} has printed: {text:?}"))
+    serde_json::from_str(text).attempt(|| format!("parsing the output of {program}: {text:?}"))
 }

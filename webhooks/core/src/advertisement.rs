@@ -1,30 +1,30 @@
-//! `L2Advertisement` (`reference/metallb.md` §1.2, §4.3).
+//! Validation of `L2Advertisement`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crds::{Selector, SelectorExt as _};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
-use crate::finding::Report;
+use crate::finding::Reporter;
 use crate::pool::Pool;
-use crate::selectors::{names, no_repeats, readable_selectors, single};
+use crate::selectors::{names, readable_selectors, single, warn_duplicates};
 
-/// Announces pools on layer 2.
+/// A valid advertisement of pools on layer 2.
 #[derive(Clone, Debug, PartialEq)]
 pub struct L2Advertisement {
     /// Name of the object.
     pub name: String,
     /// The valid pools that it announces.
     pub pools: BTreeSet<String>,
-    /// How it selects pools, for those that are not valid or no longer exist.
+    /// How it selects pools, for pools that are rejected or no longer exist.
     pub selection: PoolSelection,
-    /// Nodes that may announce, any one is enough; empty means all.
+    /// Selectors of the nodes that may announce, any one is enough; empty means all.
     pub node_selectors: Vec<Selector>,
     /// Interfaces to announce on; empty means all.
     pub interfaces: Vec<String>,
-    /// Services to announce, any one is enough; empty means all.
+    /// Selectors of the Services to announce, any one is enough; empty means all.
     pub service_selectors: Vec<Selector>,
-    /// Nodes to prefer.
+    /// Preferences for nodes.
     pub preferred: Vec<PreferredNodes>,
 }
 
@@ -35,24 +35,25 @@ pub struct PoolSelection {
     names: Vec<String>,
     /// By label.
     selectors: Vec<Selector>,
-    /// Some selector could not be parsed.
-    unreadable: bool,
+    /// Whether a selector could not be parsed.
+    incomplete: bool,
 }
 
 impl PoolSelection {
-    /// Whether it selects the pool of this name and, if they are known, these labels. None: that cannot be decided.
+    /// Whether it selects the pool with this name and these labels, if they are known. None if that cannot be
+    /// decided.
     pub fn selects(&self, name: &str, labels: Option<&BTreeMap<String, String>>) -> Option<bool> {
-        let everything = self.names.is_empty() && self.selectors.is_empty() && !self.unreadable;
+        let everything = self.names.is_empty() && self.selectors.is_empty() && !self.incomplete;
         let by_label = |labels| self.selectors.iter().any(|selector| selector.matches(labels));
-        if everything || self.names.iter().any(|known| known == name) || labels.is_some_and(by_label) {
+        if everything || self.names.iter().any(|other| other == name) || labels.is_some_and(by_label) {
             return Some(true);
         }
-        let undecided = self.unreadable || (labels.is_none() && !self.selectors.is_empty());
+        let undecided = self.incomplete || (labels.is_none() && !self.selectors.is_empty());
         (!undecided).then_some(false)
     }
 }
 
-/// What can be read of an advertisement that was rejected because of an error. Some of its constraints cannot be read.
+/// The readable parts of an advertisement that was rejected. Some of its selectors could not be parsed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PartialL2Advertisement {
     readable: L2Advertisement,
@@ -61,8 +62,9 @@ pub struct PartialL2Advertisement {
 }
 
 impl PartialL2Advertisement {
-    /// All of an advertisement: what it refers to does not exist, and an earlier version may have meant something else.
-    pub(crate) fn whole(readable: L2Advertisement) -> Self {
+    /// An advertisement without unreadable parts, of which an earlier version may have referred to other
+    /// objects.
+    pub(crate) fn complete(readable: L2Advertisement) -> Self {
         Self { readable, nodes_complete: true, services_complete: true }
     }
 
@@ -71,15 +73,16 @@ impl PartialL2Advertisement {
         &self.readable.name
     }
 
-    /// The advertisement without the selectors that cannot be read; none if that leaves one of its lists empty, which
-    /// would mean everything.
+    /// The most restrictive interpretation: without the selectors that could not be parsed. None if that
+    /// leaves a list empty, which would mean everything.
     pub fn narrow(&self) -> Option<L2Advertisement> {
         let nodes = self.nodes_complete || !self.readable.node_selectors.is_empty();
         let services = self.services_complete || !self.readable.service_selectors.is_empty();
         (nodes && services).then(|| self.readable.clone())
     }
 
-    /// The advertisement without the lists that cannot be read completely: every node, every Service.
+    /// The least restrictive interpretation: a list with a selector that could not be parsed selects
+    /// everything.
     pub fn wide(&self) -> L2Advertisement {
         let mut wide = self.readable.clone();
         if !self.nodes_complete {
@@ -92,7 +95,7 @@ impl PartialL2Advertisement {
     }
 }
 
-/// Nodes to prefer, with what each gains.
+/// A preference for nodes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PreferredNodes {
     /// From 1 to 100.
@@ -112,8 +115,8 @@ impl L2Advertisement {
         self.service_selectors.is_empty() || self.service_selectors.iter().any(|s| s.matches(labels))
     }
 
-    /// Whether the two say the same under different names. MetalLB keeps one of such, unless either has preferences.
-    fn same_as(&self, other: &Self) -> bool {
+    /// Whether the two differ only in their names. MetalLB keeps one of them, unless either has preferences.
+    fn is_duplicate_of(&self, other: &Self) -> bool {
         self.preferred.is_empty()
             && other.preferred.is_empty()
             && self.pools == other.pools
@@ -124,18 +127,18 @@ impl L2Advertisement {
     }
 }
 
-/// The advertisement that `object` describes; if it has an error, what can be read of it.
-pub(crate) fn judge(
+/// The advertisement that `object` describes; if it has an error, its readable parts.
+pub(crate) fn validate(
     object: &crds::L2Advertisement,
     pools: &BTreeMap<String, Pool>,
-    report: &mut Report<'_>,
+    report: &mut Reporter<'_>,
 ) -> Result<L2Advertisement, Box<PartialL2Advertisement>> {
     let spec = &object.spec;
     let selection =
         pool_selection(spec.ip_address_pools.as_ref(), spec.ip_address_pool_selectors.as_ref(), report);
-    no_repeats(report, "spec.ipAddressPoolSelectors", spec.ip_address_pool_selectors.as_ref());
-    no_repeats(report, "spec.nodeSelectors", spec.node_selectors.as_ref());
-    no_repeats(report, "spec.serviceSelectors", spec.service_selectors.as_ref());
+    warn_duplicates(report, "spec.ipAddressPoolSelectors", spec.ip_address_pool_selectors.as_ref());
+    warn_duplicates(report, "spec.nodeSelectors", spec.node_selectors.as_ref());
+    warn_duplicates(report, "spec.serviceSelectors", spec.service_selectors.as_ref());
     let (node_selectors, nodes_complete) =
         readable_selectors(report, "spec.nodeSelectors", spec.node_selectors.as_ref());
     let (service_selectors, services_complete) =
@@ -163,25 +166,25 @@ pub(crate) fn judge(
     }
 }
 
-/// The pools that an advertisement names or selects; with neither, every pool.
+/// The pools that an advertisement lists or selects; all pools if it does neither.
 pub(crate) fn advertised_pools(
     named: Option<&Vec<String>>,
     by_label: Option<&Vec<LabelSelector>>,
     pools: &BTreeMap<String, Pool>,
-    report: &mut Report<'_>,
+    report: &mut Reporter<'_>,
 ) -> BTreeSet<String> {
     selected(&pool_selection(named, by_label, report), pools)
 }
 
-/// How an advertisement selects pools.
+/// Parses how an advertisement selects pools.
 fn pool_selection(
     named: Option<&Vec<String>>,
     by_label: Option<&Vec<LabelSelector>>,
-    report: &mut Report<'_>,
+    report: &mut Reporter<'_>,
 ) -> PoolSelection {
     let names = names(report, "spec.ipAddressPools", named);
     let (selectors, complete) = readable_selectors(report, "spec.ipAddressPoolSelectors", by_label);
-    PoolSelection { names, selectors, unreadable: !complete }
+    PoolSelection { names, selectors, incomplete: !complete }
 }
 
 fn selected(selection: &PoolSelection, pools: &BTreeMap<String, Pool>) -> BTreeSet<String> {
@@ -189,11 +192,11 @@ fn selected(selection: &PoolSelection, pools: &BTreeMap<String, Pool>) -> BTreeS
     pools.values().filter(selects).map(|pool| pool.name.clone()).collect()
 }
 
-/// The same list without those that only repeat an earlier one.
-pub(crate) fn collapse(list: Vec<L2Advertisement>) -> Vec<L2Advertisement> {
+/// `list` without duplicates of earlier advertisements.
+pub(crate) fn dedup(list: Vec<L2Advertisement>) -> Vec<L2Advertisement> {
     let mut kept: Vec<L2Advertisement> = Vec::with_capacity(list.len());
     for advertisement in list {
-        if !kept.iter().any(|other| other.same_as(&advertisement)) {
+        if !kept.iter().any(|other| other.is_duplicate_of(&advertisement)) {
             kept.push(advertisement);
         }
     }

@@ -1,8 +1,7 @@
-//! The BGP kinds (`reference/metallb.md` §1.3–1.5, §4.4–4.6): judged, so that a cluster's manifests apply and say what
-//! is wrong with them. Nothing here speaks BGP.
+//! Validation of the BGP kinds. lbstack stores and validates them, but does not speak BGP.
 //!
-//! An object is refused only if each of MetalLB's modes refuses it. What refers to something that does not exist is a
-//! warning, since that may come yet.
+//! An object is rejected only if each of MetalLB's modes rejects it. An unresolved reference is a warning,
+//! since the other object may be created later.
 
 mod advertisement;
 mod community;
@@ -12,6 +11,8 @@ pub use advertisement::BgpAdvertisement;
 pub use community::CommunityValue;
 pub use peer::{BfdProfile, BgpPeer};
 
-pub(crate) use advertisement::{BgpContext, echo_with_ipv6, judge as judge_advertisement, local_pref_clash};
-pub(crate) use community::judge as judge_community;
-pub(crate) use peer::{judge as judge_peer, judge_bfd_profile, warn_of_differences};
+pub(crate) use advertisement::{
+    BgpContext, check_bfd_echo_ipv6, check_local_pref_conflict, validate as validate_advertisement,
+};
+pub(crate) use community::validate as validate_community;
+pub(crate) use peer::{validate as validate_peer, validate_bfd_profile, warn_frr_mismatches};

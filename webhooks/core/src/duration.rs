@@ -1,8 +1,9 @@
-//! Durations as Go writes them: `90s`, `1m30s`, `1.5h`.
+//! Durations in Go's format: `90s`, `1m30s`, `1.5h`. Unlike kube's parser, this one does not panic on
+//! overflow.
 
 const SECOND: f64 = 1e9;
 
-/// The nanoseconds of `text`; none if it is no duration.
+/// The nanoseconds of `text`; none if it is not a valid duration.
 pub(crate) fn parse(text: &str) -> Option<f64> {
     let (sign, mut rest) = match text.as_bytes().first()? {
         b'-' => (-1.0, &text[1..]),
@@ -40,7 +41,7 @@ pub(crate) fn parse(text: &str) -> Option<f64> {
     Some(sign * total)
 }
 
-/// Whole seconds, as BGP has them.
+/// Whole seconds, the unit of BGP timers.
 #[expect(clippy::cast_possible_truncation, reason = "truncation is what MetalLB does; the cast saturates")]
 pub(crate) fn whole_seconds(nanoseconds: f64) -> i64 {
     (nanoseconds / SECOND).trunc() as i64
@@ -51,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_are_read_as_go_reads_them() {
+    fn durations_are_parsed_as_go_parses_them() {
         for (text, seconds) in [
             ("90s", Some(90)),
             ("1m30s", Some(90)),

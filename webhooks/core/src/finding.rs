@@ -1,13 +1,13 @@
-//! What the judge has to say about an object.
+//! Findings: what validation reports about an object.
 
 use std::fmt;
 
-/// An object of the API by kind and name.
+/// A reference to an API object by kind, namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectRef {
     /// Its kind.
     pub kind: &'static str,
-    /// Its namespace; none if it is cluster-scoped.
+    /// Its namespace; none for a cluster-scoped object.
     pub namespace: Option<String>,
     /// Its name.
     pub name: String,
@@ -27,32 +27,32 @@ impl fmt::Display for ObjectRef {
     }
 }
 
-/// What follows from a finding.
+/// The severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Severity {
-    /// The object works; someone should look at it.
+    /// The object is valid and in use, but may not be what its author intended.
     Warning,
-    /// The object is left out, and admission refuses it.
+    /// The object is rejected: it is not used, and admission denies it.
     Error,
 }
 
-/// One thing to say about one object.
+/// A problem of one field of one object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {
     /// The object.
     pub object: ObjectRef,
-    /// What follows.
+    /// Whether the object is rejected.
     pub severity: Severity,
-    /// Path of the field, as `spec.addresses[0]`.
+    /// Path of the field, such as `spec.addresses[0]`.
     pub field: String,
-    /// The value that is there.
+    /// The value of the field; empty if it is absent.
     pub value: String,
-    /// What is wrong with it.
+    /// What is wrong.
     pub problem: String,
-    /// What would be right, or what to do.
-    pub remedy: String,
-    /// The other object of a clash.
-    pub other: Option<ObjectRef>,
+    /// How to fix it.
+    pub hint: String,
+    /// The other object of a conflict.
+    pub related: Option<ObjectRef>,
 }
 
 impl fmt::Display for Finding {
@@ -62,21 +62,21 @@ impl fmt::Display for Finding {
             write!(f, " {:?}", self.value)?;
         }
         write!(f, ": {}", self.problem)?;
-        if !self.remedy.is_empty() {
-            write!(f, "; {}", self.remedy)?;
+        if !self.hint.is_empty() {
+            write!(f, "; {}", self.hint)?;
         }
         Ok(())
     }
 }
 
 /// Collects the findings on one object.
-pub(crate) struct Report<'a> {
+pub(crate) struct Reporter<'a> {
     object: ObjectRef,
     findings: &'a mut Vec<Finding>,
     failed: bool,
 }
 
-impl<'a> Report<'a> {
+impl<'a> Reporter<'a> {
     pub(crate) fn new(object: ObjectRef, findings: &'a mut Vec<Finding>) -> Self {
         Self { object, findings, failed: false }
     }
@@ -85,7 +85,7 @@ impl<'a> Report<'a> {
         &self.object
     }
 
-    /// Whether any error was reported: the object is to be left out.
+    /// Whether an error was reported: the object is rejected.
     pub(crate) fn failed(&self) -> bool {
         self.failed
     }
@@ -95,22 +95,22 @@ impl<'a> Report<'a> {
         field: impl Into<String>,
         value: impl Into<String>,
         problem: impl Into<String>,
-        remedy: impl Into<String>,
+        hint: impl Into<String>,
     ) {
         self.failed = true;
-        self.add(Severity::Error, field.into(), value.into(), problem.into(), remedy.into(), None);
+        self.add(Severity::Error, field.into(), value.into(), problem.into(), hint.into(), None);
     }
 
-    pub(crate) fn clash(
+    pub(crate) fn conflict(
         &mut self,
         field: impl Into<String>,
         value: impl Into<String>,
         problem: impl Into<String>,
-        remedy: impl Into<String>,
+        hint: impl Into<String>,
         other: ObjectRef,
     ) {
         self.failed = true;
-        self.add(Severity::Error, field.into(), value.into(), problem.into(), remedy.into(), Some(other));
+        self.add(Severity::Error, field.into(), value.into(), problem.into(), hint.into(), Some(other));
     }
 
     pub(crate) fn warning(
@@ -118,9 +118,9 @@ impl<'a> Report<'a> {
         field: impl Into<String>,
         value: impl Into<String>,
         problem: impl Into<String>,
-        remedy: impl Into<String>,
+        hint: impl Into<String>,
     ) {
-        self.add(Severity::Warning, field.into(), value.into(), problem.into(), remedy.into(), None);
+        self.add(Severity::Warning, field.into(), value.into(), problem.into(), hint.into(), None);
     }
 
     fn add(
@@ -129,8 +129,8 @@ impl<'a> Report<'a> {
         field: String,
         value: String,
         problem: String,
-        remedy: String,
-        other: Option<ObjectRef>,
+        hint: String,
+        related: Option<ObjectRef>,
     ) {
         self.findings.push(Finding {
             object: self.object.clone(),
@@ -138,8 +138,8 @@ impl<'a> Report<'a> {
             field,
             value,
             problem,
-            remedy,
-            other,
+            hint,
+            related,
         });
     }
 }

@@ -1,10 +1,11 @@
-//! The configuration formats of MetalLB before v0.13, turned into today's objects (`reference/metallb.md` §1, §8).
+//! Conversion of the configuration formats of MetalLB before v0.13 to today's objects.
 //!
-//! What can be read is converted, also when something else is wrong. What cannot be mapped is a finding, and the objects
-//! of an entry with an error are listed in [`Converted::faulty`], so that they replace nothing that works.
+//! What can be read is converted, also if something else is wrong. What cannot be converted is a finding, and
+//! the objects of an entry with an error are listed in [`Converted::invalid`], so that they do not replace
+//! valid ones.
 //!
-//! Objects are named after what they stand for, never after their position: an entry that is added or removed
-//! leaves the objects of all others alone.
+//! Objects are named after the name or address in their entry, never after its position: adding or removing
+//! an entry does not change the objects of the others.
 
 mod address_pool;
 mod config_map;
@@ -20,7 +21,7 @@ use crate::finding::{ObjectRef, Severity};
 pub use address_pool::convert_address_pools;
 pub use config_map::convert;
 
-/// Today's objects.
+/// The result of a conversion.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Converted {
     /// Pools.
@@ -33,14 +34,14 @@ pub struct Converted {
     pub bgp_peers: Vec<BGPPeer>,
     /// BFD profiles.
     pub bfd_profiles: Vec<BFDProfile>,
-    /// At most one, with all names of communities.
+    /// At most one, with the aliases of all communities.
     pub communities: Vec<Community>,
-    /// Those of the above whose entry has an error.
-    pub faulty: BTreeSet<ObjectRef>,
+    /// The objects above whose entry has an error.
+    pub invalid: BTreeSet<ObjectRef>,
 }
 
 impl Converted {
-    /// Whether there is no object.
+    /// Whether there are no objects.
     pub fn is_empty(&self) -> bool {
         self.pools.is_empty()
             && self.l2_advertisements.is_empty()
@@ -50,14 +51,14 @@ impl Converted {
             && self.communities.is_empty()
     }
 
-    /// Marks `object` as one of an entry with an error.
-    fn spoil<K: crds::Resource<DynamicType = ()>>(&mut self, kind: &'static str, object: &K) {
-        self.faulty.insert(ObjectRef::of(kind, object));
+    /// Adds `object` to [`invalid`](Self::invalid).
+    fn mark_invalid<K: crds::Resource<DynamicType = ()>>(&mut self, kind: &'static str, object: &K) {
+        self.invalid.insert(ObjectRef::of(kind, object));
     }
 }
 
-/// The name of the `n`th advertisement of `pool`, from 1: the first has the pool's name, and no other has that of another
-/// pool.
+/// The name of the `n`th advertisement of `pool`, counted from 1: the first has the name of the pool, and the
+/// others no name of another pool.
 fn advertisement_name(pool: &str, n: usize, pools: &BTreeSet<String>) -> String {
     let mut name = if n == 1 { pool.to_owned() } else { format!("{pool}-{n}") };
     while n > 1 && pools.contains(&name) {
@@ -66,34 +67,34 @@ fn advertisement_name(pool: &str, n: usize, pools: &BTreeSet<String>) -> String 
     name
 }
 
-/// One thing to say about a line of the old text.
+/// A problem of one line of the old format.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LineFinding {
-    /// The line, from 1; 0 where none can be told.
+    /// The line, from 1; 0 if unknown.
     pub line: u64,
-    /// What follows.
+    /// Whether the objects of the entry are invalid.
     pub severity: Severity,
-    /// Path of the field, as `address-pools[0].protocol`.
+    /// Path of the field, such as `address-pools[0].protocol`.
     pub field: String,
     /// What is wrong.
     pub problem: String,
-    /// What to do.
-    pub remedy: String,
+    /// How to fix it.
+    pub hint: String,
 }
 
 impl std::fmt::Display for LineFinding {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "line {}: {}: {}; {}", self.line, self.field, self.problem, self.remedy)
+        write!(f, "line {}: {}: {}; {}", self.line, self.field, self.problem, self.hint)
     }
 }
 
-/// The text cannot be read as YAML or has nothing in it, so nothing is converted and what was converted before shall stay.
+/// The text is not valid YAML or empty, so nothing is converted, and the objects of the last import stay.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}: {problem}; correct the text: until then what was imported last stays in force")]
-pub struct Unreadable {
-    /// Nothing is written there: not even an empty list.
+#[error("line {line}: {problem}; correct the text; until then the objects of the last import stay in force")]
+pub struct ParseError {
+    /// The text has no content, not even an empty list.
     pub empty: bool,
-    /// The line, from 1; 0 where none can be told.
+    /// The line, from 1; 0 if unknown.
     pub line: u64,
     /// What is wrong.
     pub problem: String,

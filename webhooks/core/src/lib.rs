@@ -1,10 +1,11 @@
-//! The one judge of configuration: from the objects of the API to a typed [`Configuration`] and [`Finding`]s.
+//! Validation of the configuration: from API objects to a typed [`Configuration`] and [`Finding`]s.
 //!
-//! Everybody judges by [`Configuration::from_objects`]: the webhook to answer, the controller to allocate and to
-//! write conditions, the speaker to announce, the operator for its inline pools. So admission and reconciliation
-//! cannot disagree. One bad object is left out, with findings on it; everything else goes on, and whoever keeps a
-//! [`LastValid`] goes on with the last valid version of that object. Nothing is refused that MetalLB accepts; what is
-//! merely doubtful, and what has only one possible interpretation, is a warning.
+//! All components use [`Configuration::from_objects`]: the webhook to respond, the controller to allocate and
+//! to write conditions, the speaker to announce, the operator for its inline pools. So admission and
+//! reconciliation cannot disagree. An invalid object is rejected, with findings on it; all others stay in
+//! use, and a component that keeps a [`LastValid`] continues to use the last valid version of the rejected
+//! object. Nothing is rejected that MetalLB accepts; an object that is valid but suspicious, or has only one
+//! possible interpretation, gets a warning.
 
 mod advertisement;
 mod bgp;
@@ -29,4 +30,4 @@ pub use finding::{Finding, ObjectRef, Severity};
 pub use last_valid::LastValid;
 pub use objects::Objects;
 pub use pool::{Allocation, Pool, Quota, without_usage};
-pub use range::{AddressFault, Family, IpRange, bits, parse_addresses};
+pub use range::{AddressError, Family, IpRange, bits, parse_addresses};

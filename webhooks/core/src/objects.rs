@@ -1,4 +1,4 @@
-//! The objects to judge.
+//! The input of validation.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::Namespace;
 
 use crate::finding::ObjectRef;
 
-/// Objects as the API has them, of the namespace of the stack. Shared, since they come out of caches.
+/// API objects in the namespace of the stack. Shared, since they come from caches.
 #[derive(Clone, Debug, Default)]
 pub struct Objects {
     /// Pools.
@@ -25,19 +25,21 @@ pub struct Objects {
     pub bgp_peers: Vec<Arc<BGPPeer>>,
     /// BFD profiles.
     pub bfd_profiles: Vec<Arc<BFDProfile>>,
-    /// Names of BGP communities.
+    /// Aliases of BGP communities.
     pub communities: Vec<Arc<Community>>,
     /// Reservations and quotas.
     pub pool_policies: Vec<Arc<PoolPolicy>>,
-    /// All namespaces of the cluster: pools select them by label. Who does not allocate may leave them out.
+    /// All namespaces of the cluster, which pools select by label. May be empty in a component that does not
+    /// allocate.
     pub namespaces: Vec<Arc<Namespace>>,
-    /// The nodes' own addresses, with the node's name. Who does not allocate may leave them out.
+    /// The nodes' own addresses, with the node's name. May be empty in a component that does not allocate.
     pub node_addresses: BTreeMap<IpAddr, String>,
 }
 
-/// Elder first: by creation, then by name, so that of two that clash everybody leaves out the same one.
+/// Oldest first: by creation time, then by name, so that of two conflicting objects every component rejects
+/// the same one.
 ///
-/// An object without a creation time is about to be created: it is the youngest.
+/// An object without a creation time is about to be created: it is the newest.
 pub(crate) fn by_age<K: Resource>(a: &Arc<K>, b: &Arc<K>) -> Ordering {
     let age = |object: &Arc<K>| {
         let meta = object.meta();
@@ -47,31 +49,31 @@ pub(crate) fn by_age<K: Resource>(a: &Arc<K>, b: &Arc<K>) -> Ordering {
     age(a).cmp(&age(b))
 }
 
-/// `objects`, elder first.
-pub(crate) fn elder_first<K: Resource>(objects: &[Arc<K>]) -> Vec<Arc<K>> {
+/// `objects`, oldest first.
+pub(crate) fn oldest_first<K: Resource>(objects: &[Arc<K>]) -> Vec<Arc<K>> {
     let mut sorted = objects.to_vec();
     sorted.sort_by(by_age);
     sorted
 }
 
-/// Which objects come after all others.
+/// Which objects are validated after all others, so that conflicts are resolved against them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Precedence {
-    /// Those of which an earlier version stands in for the present one.
-    pub(crate) last: BTreeSet<ObjectRef>,
-    /// Those that were never valid: what such an object is refused for comes before it.
+    /// Objects whose present version is replaced by an earlier one.
+    pub(crate) substituted: BTreeSet<ObjectRef>,
+    /// Objects that were never valid: the objects that they conflict with come before them.
     pub(crate) never_valid: BTreeSet<ObjectRef>,
 }
 
 impl Precedence {
-    /// Lower ranks come first.
+    /// Objects of lower rank are validated first.
     pub(crate) fn rank(&self, object: &ObjectRef) -> u8 {
-        if self.never_valid.contains(object) { 2 } else { u8::from(self.last.contains(object)) }
+        if self.never_valid.contains(object) { 2 } else { u8::from(self.substituted.contains(object)) }
     }
 }
 
-/// `objects`, of the given kind, oldest first; those in `last` come after all others.
-pub(crate) fn oldest_first<K: Resource>(
+/// `objects` of the given kind, in the order of validation: by rank, then oldest first.
+pub(crate) fn by_precedence<K: Resource>(
     kind: &'static str,
     objects: &[Arc<K>],
     precedence: &Precedence,

@@ -1,23 +1,23 @@
-//! `PoolPolicy`: reservations and quotas beside a pool.
+//! Validation of `PoolPolicy`: reservations and quotas for a pool.
 
 use std::collections::BTreeMap;
 
 use crds::{PoolPolicy, SelectorExt as _};
 
-use crate::finding::Report;
+use crate::finding::Reporter;
 use crate::objects::Objects;
 use crate::pool::{Pool, Quota};
-use crate::range::{AddressFault, IpRange, parse_addresses};
+use crate::range::{AddressError, IpRange, parse_addresses};
 use crate::selectors::single;
 
-/// Adds what `object` says to its pool. An entry with an error is left out, and the others hold: an address that is kept
-/// back must not be given away for a slip elsewhere. So where there is no such pool, the pools that have the addresses
-/// keep them back. Several policies for one pool add up.
+/// Applies `object` to its pool. An entry with an error is ignored, and the others apply: a reserved address
+/// must not be assigned because of a mistake elsewhere. So if the pool does not exist, the reservations apply
+/// to all pools that contain the addresses. Several policies for one pool add up.
 pub(crate) fn apply(
     object: &PoolPolicy,
     pools: &mut BTreeMap<String, Pool>,
     objects: &Objects,
-    report: &mut Report<'_>,
+    report: &mut Reporter<'_>,
 ) {
     let reserved = reservations(object, report);
     let quotas = quotas(object, objects, report);
@@ -36,14 +36,14 @@ pub(crate) fn apply(
     }
 }
 
-/// The reservations that can be read.
-fn reservations(object: &PoolPolicy, report: &mut Report<'_>) -> Vec<IpRange> {
+/// The reservations that can be parsed.
+fn reservations(object: &PoolPolicy, report: &mut Reporter<'_>) -> Vec<IpRange> {
     let mut reserved = Vec::with_capacity(object.spec.reserved.len());
     for (index, reservation) in object.spec.reserved.iter().enumerate() {
         let text = &reservation.addresses;
         match parse_reservation(text) {
-            Err(fault) => {
-                report.error(format!("spec.reserved[{index}].addresses"), text, fault.problem, fault.remedy);
+            Err(error) => {
+                report.error(format!("spec.reserved[{index}].addresses"), text, error.problem, error.hint);
             }
             Ok(range) => reserved.extend(range),
         }
@@ -51,13 +51,13 @@ fn reservations(object: &PoolPolicy, report: &mut Report<'_>) -> Vec<IpRange> {
     reserved
 }
 
-/// The addresses of one reservation; none if it is a range that holds no addresses.
-pub(crate) fn parse_reservation(text: &str) -> Result<Option<IpRange>, AddressFault> {
+/// The addresses of one reservation; none if it is a range without addresses.
+pub(crate) fn parse_reservation(text: &str) -> Result<Option<IpRange>, AddressError> {
     text.parse().map(|ip| Some(IpRange::single(ip))).or_else(|_| parse_addresses(text))
 }
 
-/// The quotas that can be read.
-fn quotas(object: &PoolPolicy, objects: &Objects, report: &mut Report<'_>) -> Vec<Quota> {
+/// The valid quotas.
+fn quotas(object: &PoolPolicy, objects: &Objects, report: &mut Reporter<'_>) -> Vec<Quota> {
     let mut quotas = Vec::with_capacity(object.spec.quotas.len());
     let empty = BTreeMap::new();
     for (index, quota) in object.spec.quotas.iter().enumerate() {
@@ -78,10 +78,10 @@ fn quotas(object: &PoolPolicy, objects: &Objects, report: &mut Report<'_>) -> Ve
                 let Some(selector) = single(report, &format!("{field}.namespaceSelector"), selector) else {
                     continue;
                 };
-                let bound = objects.namespaces.iter().filter(|namespace| {
+                let selected = objects.namespaces.iter().filter(|namespace| {
                     selector.matches(namespace.metadata.labels.as_ref().unwrap_or(&empty))
                 });
-                Some(bound.filter_map(|namespace| namespace.metadata.name.clone()).collect())
+                Some(selected.filter_map(|namespace| namespace.metadata.name.clone()).collect())
             }
         };
         quotas.push(Quota { namespaces, max_addresses });

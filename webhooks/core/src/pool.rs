@@ -1,4 +1,4 @@
-//! `IPAddressPool` (`reference/metallb.md` §1.1, §4.2).
+//! Validation of `IPAddressPool`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -6,54 +6,54 @@ use std::net::IpAddr;
 use crds::{IPAddressPool, IPAddressPoolStatus, Selector, SelectorExt as _, ServiceAllocation};
 use k8s_openapi::jiff::Timestamp;
 
-use crate::finding::Report;
+use crate::finding::Reporter;
 use crate::objects::Objects;
 use crate::range::{Family, IpRange, parse_addresses};
 use crate::selectors::{names, selectors};
 
-/// Addresses that Services may get.
+/// A valid pool of addresses.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pool {
     /// Its name.
     pub name: String,
-    /// Its addresses in listed order, which is the order in which they are tried. They do not overlap.
+    /// Its addresses in the listed order, in which they are assigned. The ranges do not overlap.
     pub ranges: Vec<IpRange>,
-    /// Whether Services that ask for no pool and no address may get one from here.
+    /// Whether Services that request neither a pool nor an address may get one from this pool.
     pub auto_assign: bool,
-    /// Whether IPv4 addresses ending in .0 and .255 are kept back.
+    /// Whether IPv4 addresses that end in .0 or .255 are never assigned.
     pub avoid_buggy_ips: bool,
-    /// Which Services may use it; none means every Service.
+    /// Which Services may use it; none means all.
     pub allocation: Option<Allocation>,
-    /// Labels of the object, which advertisements select by.
+    /// Labels of the object, by which advertisements select it.
     pub labels: BTreeMap<String, String>,
-    /// Addresses that only a Service gets which asks for them.
+    /// Addresses that are assigned only to Services that request them.
     pub reserved: Vec<IpRange>,
-    /// How many addresses a namespace may have.
+    /// Limits of addresses per namespace.
     pub quotas: Vec<Quota>,
 }
 
 /// A limit of addresses per namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quota {
-    /// The namespaces that it binds; none means every namespace.
+    /// The namespaces that it applies to; none means all.
     pub namespaces: Option<BTreeSet<String>>,
-    /// How many distinct addresses of the pool each of them may have.
+    /// The maximum number of distinct addresses of the pool for each of them.
     pub max_addresses: u32,
 }
 
-/// Which Services may use a pool, and how early it is tried.
+/// Which Services may use a pool, and its priority.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Allocation {
     /// Lower positive numbers are tried first, 0 last.
     pub priority: i64,
-    /// Whether namespaces restrict the pool at all.
+    /// Whether the pool is restricted to namespaces.
     pub by_namespace: bool,
-    /// The namespaces given by name and those that the selectors match now.
+    /// The namespaces listed by name and those that the selectors match now.
     pub namespaces: BTreeSet<String>,
-    /// Whether a namespace is named that does not exist, or none at all is selected: possibly a slip, so what was
-    /// assigned stays, as in MetalLB where nothing is selected.
+    /// Whether a listed namespace does not exist, or no namespace is selected: possibly a mistake, so
+    /// assigned addresses stay, as in MetalLB if nothing is selected.
     pub unresolved: bool,
-    /// Services by label, any one is enough; empty means all.
+    /// Selectors of Services, any one is enough; empty means all.
     pub service_selectors: Vec<Selector>,
 }
 
@@ -63,30 +63,31 @@ impl Pool {
         self.ranges.iter().any(|range| range.contains(ip))
     }
 
-    /// Whether the pool keeps `ip` back although it is one of its addresses.
+    /// Whether `avoidBuggyIPs` excludes `ip`.
     pub fn avoids(&self, ip: IpAddr) -> bool {
         self.avoid_buggy_ips
             && matches!(ip.to_canonical(), IpAddr::V4(v4) if matches!(v4.octets()[3], 0 | 255))
     }
 
-    /// Whether only a Service gets `ip` that asks for it, or none at all.
-    pub fn keeps_back(&self, ip: IpAddr) -> bool {
+    /// Whether `ip` is not assigned automatically: it is excluded, or only for Services that request it.
+    pub fn is_reserved(&self, ip: IpAddr) -> bool {
         self.avoids(ip) || self.reserved.iter().any(|range| range.contains(ip))
     }
 
-    /// How many addresses of the pool the namespace may have; none means any number.
+    /// The maximum number of addresses of the pool for the namespace; none means unlimited.
     pub fn quota(&self, namespace: &str) -> Option<u32> {
-        let binds = |quota: &&Quota| quota.namespaces.as_ref().is_none_or(|names| names.contains(namespace));
-        self.quotas.iter().filter(binds).map(|quota| quota.max_addresses).min()
+        let applies =
+            |quota: &&Quota| quota.namespaces.as_ref().is_none_or(|names| names.contains(namespace));
+        self.quotas.iter().filter(applies).map(|quota| quota.max_addresses).min()
     }
 
-    /// How many addresses of `family` the pool can give, saturating.
+    /// The number of assignable addresses of `family`, saturating.
     pub fn capacity(&self, family: Family) -> u128 {
         let ranges = self.ranges.iter().filter(|range| range.family() == family);
         ranges.map(|range| range.count() - self.avoided_in(range)).fold(0, u128::saturating_add)
     }
 
-    /// How many addresses of `range` are kept back because of their last octet.
+    /// The number of addresses of `range` that `avoidBuggyIPs` excludes.
     fn avoided_in(&self, range: &IpRange) -> u128 {
         if !self.avoid_buggy_ips || range.family() == Family::V6 {
             return 0;
@@ -115,45 +116,47 @@ impl Allocation {
     }
 }
 
-/// What decides which of two pools that overlap is left out: the greater. The older one stays; of two that were created
-/// in the same second the one that is in use, then the one that was applied first as far as its version tells, then the
-/// first by name.
+/// The order of pools for conflicts: of two overlapping pools the greater is rejected. The older one stays;
+/// of two that were created in the same second the one that is in use, then the one that was applied first
+/// according to its resource version, then the first by name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Seniority {
+pub(crate) struct ConflictRank {
     created: (bool, Option<Timestamp>),
-    standing: Standing,
+    usage: PriorUse,
     applied: u64,
     name: String,
 }
 
-/// Whether a pool was in use, as its own status has it.
+/// Whether a pool was in use, according to its status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Standing {
+enum PriorUse {
     InUse,
-    NotJudged,
-    LeftOut,
+    /// It has no status yet.
+    Unknown,
+    Rejected,
 }
 
-impl Seniority {
+impl ConflictRank {
     pub(crate) fn of(pool: &IPAddressPool) -> Self {
         let created = pool.metadata.creation_timestamp.as_ref().map(|time| time.0);
-        let standing = Standing::of(pool);
-        // With each write of a status the version grows, so it tells of the order only before the first.
+        let usage = PriorUse::of(pool);
+        // Each write of the status changes the version, so it shows the order of creation only before the
+        // first.
         let version = pool.metadata.resource_version.as_deref().and_then(|version| version.parse().ok());
-        let applied = version.filter(|_| standing == Standing::NotJudged).unwrap_or_default();
+        let applied = version.filter(|_| usage == PriorUse::Unknown).unwrap_or_default();
         let name = pool.metadata.name.clone().unwrap_or_default();
-        Self { created: (created.is_none(), created), standing, applied, name }
+        Self { created: (created.is_none(), created), usage, applied, name }
     }
 
-    /// How it was decided that this one stays.
-    pub(crate) fn why(&self, younger: &Self) -> String {
+    /// Names this pool and says why it takes precedence over `other`.
+    pub(crate) fn describe_to(&self, other: &Self) -> String {
         let name = &self.name;
-        if self.created != younger.created || self.created.1.is_none() {
+        if self.created != other.created || self.created.1.is_none() {
             return format!("the older pool {name:?}");
         }
-        let how = if self.standing != younger.standing {
+        let how = if self.usage != other.usage {
             "is in use already"
-        } else if self.applied != younger.applied {
+        } else if self.applied != other.applied {
             "was applied first"
         } else {
             "comes first by name"
@@ -162,14 +165,14 @@ impl Seniority {
     }
 }
 
-impl Standing {
+impl PriorUse {
     fn of(pool: &IPAddressPool) -> Self {
-        let Some(status) = &pool.status else { return Self::NotJudged };
+        let Some(status) = &pool.status else { return Self::Unknown };
         let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready");
         match ready.map(|condition| condition.status.as_str()) {
             Some("True") => Self::InUse,
-            Some(_) => Self::LeftOut,
-            // A definition of an older version stores no conditions. A pool that is left out has no addresses at all.
+            Some(_) => Self::Rejected,
+            // An older definition stores no conditions. A rejected pool has no addresses at all.
             None => {
                 let counts = [
                     status.assigned_ipv4,
@@ -177,25 +180,25 @@ impl Standing {
                     status.available_ipv4,
                     status.available_ipv6,
                 ];
-                if counts.iter().any(|count| *count > 0) { Self::InUse } else { Self::LeftOut }
+                if counts.iter().any(|count| *count > 0) { Self::InUse } else { Self::Rejected }
             }
         }
     }
 }
 
-/// The object without what changes with each assignment, and with all that it is judged by.
+/// The object without the fields that change with each assignment, except for what validation uses of them.
 pub fn without_usage(mut object: IPAddressPool) -> IPAddressPool {
-    let standing = Standing::of(&object);
-    if standing != Standing::NotJudged {
-        let available_ipv4 = i64::from(standing == Standing::InUse);
+    let usage = PriorUse::of(&object);
+    if usage != PriorUse::Unknown {
+        let available_ipv4 = i64::from(usage == PriorUse::InUse);
         object.status = Some(IPAddressPoolStatus { available_ipv4, ..IPAddressPoolStatus::default() });
         object.metadata.resource_version = None;
     }
     object
 }
 
-/// The pool that `object` describes, overlaps with others left aside; none if it has an error.
-pub(crate) fn judge(object: &IPAddressPool, objects: &Objects, report: &mut Report<'_>) -> Option<Pool> {
+/// The pool that `object` describes, without regard to conflicts with others; none if it has an error.
+pub(crate) fn validate(object: &IPAddressPool, objects: &Objects, report: &mut Reporter<'_>) -> Option<Pool> {
     let spec = &object.spec;
     if spec.addresses.iter().all(|text| text.trim().is_empty()) {
         report.error(
@@ -206,7 +209,7 @@ pub(crate) fn judge(object: &IPAddressPool, objects: &Objects, report: &mut Repo
         );
     }
     let ranges = ranges(&spec.addresses, report);
-    node_addresses(&ranges, &objects.node_addresses, report);
+    warn_node_addresses(&ranges, &objects.node_addresses, report);
     let allocation = spec.service_allocation.as_ref().map(|a| allocation(a, objects, report));
     (!report.failed()).then(|| Pool {
         name: object.metadata.name.clone().unwrap_or_default(),
@@ -220,16 +223,16 @@ pub(crate) fn judge(object: &IPAddressPool, objects: &Objects, report: &mut Repo
     })
 }
 
-/// What can be read of the addresses of `object`, whatever else is wrong with it.
+/// The addresses of `object` that can be parsed.
 pub(crate) fn readable_ranges(object: &IPAddressPool) -> Vec<IpRange> {
     object.spec.addresses.iter().filter_map(|text| parse_addresses(text.trim()).ok().flatten()).collect()
 }
 
-/// The addresses of a pool, each in one range only. What is listed twice, or written with white space around it, has
-/// only one possible interpretation and is a warning, although MetalLB refuses it.
-fn ranges(addresses: &[String], report: &mut Report<'_>) -> Vec<IpRange> {
+/// The addresses of a pool, each in one range only. Duplicates and surrounding white space have only one
+/// possible interpretation and are warnings, although MetalLB rejects them.
+fn ranges(addresses: &[String], report: &mut Reporter<'_>) -> Vec<IpRange> {
     let mut ranges: Vec<IpRange> = Vec::new();
-    let mut read: Vec<(IpRange, &String)> = Vec::new();
+    let mut parsed: Vec<(IpRange, &String)> = Vec::new();
     for (index, text) in addresses.iter().enumerate() {
         let field = format!("spec.addresses[{index}]");
         if text.trim().is_empty() {
@@ -237,20 +240,20 @@ fn ranges(addresses: &[String], report: &mut Report<'_>) -> Vec<IpRange> {
             continue;
         }
         match parse_addresses(text.trim()) {
-            Err(fault) => report.error(field, text, fault.problem, fault.remedy),
+            Err(error) => report.error(field, text, error.problem, error.hint),
             Ok(None) => report.warning(
                 field,
                 text,
-                "a range from IPv4 to IPv6 holds no addresses",
+                "a range from IPv4 to IPv6 contains no addresses",
                 "write one range for each family",
             ),
             Ok(Some(range)) => {
-                // White space around the dash of a range is as good as none, in MetalLB too.
+                // MetalLB too ignores white space around the dash of a range.
                 if text.trim() != text && !text.contains('-') {
-                    let remedy = format!("write {:?}", text.trim());
-                    report.warning(&field, text, "surrounding white space is ignored", remedy);
+                    let hint = format!("write {:?}", text.trim());
+                    report.warning(&field, text, "surrounding white space is ignored", hint);
                 }
-                if let Some((_, earlier)) = read.iter().find(|(other, _)| other.overlaps(&range)) {
+                if let Some((_, earlier)) = parsed.iter().find(|(other, _)| other.overlaps(&range)) {
                     report.warning(
                         field,
                         text,
@@ -258,25 +261,25 @@ fn ranges(addresses: &[String], report: &mut Report<'_>) -> Vec<IpRange> {
                         "list each address once",
                     );
                 }
-                ranges.extend(range.without_all(read.iter().map(|(other, _)| other)));
-                read.push((range, text));
+                ranges.extend(range.without_all(parsed.iter().map(|(other, _)| other)));
+                parsed.push((range, text));
             }
         }
     }
     ranges
 }
 
-/// Warns of nodes whose own addresses are among those of the pool: nobody gets them.
-fn node_addresses(ranges: &[IpRange], nodes: &BTreeMap<IpAddr, String>, report: &mut Report<'_>) {
-    const SHOWN: usize = 5;
+/// Warns of addresses of nodes in the pool, which are never assigned.
+fn warn_node_addresses(ranges: &[IpRange], nodes: &BTreeMap<IpAddr, String>, report: &mut Reporter<'_>) {
+    const MAX_SHOWN: usize = 5;
     for range in ranges {
         let within: Vec<(&IpAddr, &String)> = nodes.range(range.first()..=range.last()).collect();
         if within.is_empty() {
             continue;
         }
         let shown: Vec<String> =
-            within.iter().take(SHOWN).map(|(ip, node)| format!("{ip} of node {node}")).collect();
-        let more = match within.len().saturating_sub(SHOWN) {
+            within.iter().take(MAX_SHOWN).map(|(ip, node)| format!("{ip} of node {node}")).collect();
+        let more = match within.len().saturating_sub(MAX_SHOWN) {
             0 => String::new(),
             more => format!(" and {more} more"),
         };
@@ -284,12 +287,12 @@ fn node_addresses(ranges: &[IpRange], nodes: &BTreeMap<IpAddr, String>, report: 
             "spec.addresses",
             range.to_string(),
             format!("contains addresses of nodes: {}{more}", shown.join(", ")),
-            "they are assigned to no Service; leave them out of the pool",
+            "they are not assigned to any Service; remove them from the pool",
         );
     }
 }
 
-fn allocation(spec: &ServiceAllocation, objects: &Objects, report: &mut Report<'_>) -> Allocation {
+fn allocation(spec: &ServiceAllocation, objects: &Objects, report: &mut Reporter<'_>) -> Allocation {
     let field = "spec.serviceAllocation";
     let named = names(report, &format!("{field}.namespaces"), spec.namespaces.as_ref());
     let by_label =
@@ -301,7 +304,7 @@ fn allocation(spec: &ServiceAllocation, objects: &Objects, report: &mut Report<'
             format!("{field}.priority"),
             spec.priority.unwrap_or_default().to_string(),
             "a negative priority is tried before every other",
-            "use a number from 1 on, or 0 for last",
+            "use 1 or more, or 0 for last",
         );
     }
     let empty = BTreeMap::new();
@@ -310,7 +313,7 @@ fn allocation(spec: &ServiceAllocation, objects: &Objects, report: &mut Report<'
         by_label.iter().any(|selector| selector.matches(labels))
     });
     let by_namespace = !named.is_empty() || !by_label.is_empty();
-    // Who does not allocate knows no namespaces.
+    // A component that does not allocate has no namespaces.
     let is_missing = |name: &String| {
         !objects.namespaces.is_empty()
             && !objects.namespaces.iter().any(|known| known.metadata.name.as_ref() == Some(name))
@@ -332,7 +335,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_capacity_leaves_out_what_is_kept_back() {
+    fn the_capacity_excludes_avoided_addresses() {
         let mut pool = Pool {
             name: "p".into(),
             ranges: vec![parse_addresses("10.0.0.0/23").unwrap().unwrap()],

@@ -1,4 +1,4 @@
-//! Address strings of pools, exactly as MetalLB reads them (`reference/metallb.md` §4.1).
+//! Address ranges of pools, parsed exactly as MetalLB parses them.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -13,7 +13,7 @@ pub enum Family {
 }
 
 impl Family {
-    /// Both, in the order in which addresses are listed.
+    /// Both families, in the order in which addresses are listed.
     pub const ALL: [Self; 2] = [Self::V4, Self::V6];
 
     /// The family of `ip`.
@@ -116,7 +116,7 @@ impl IpRange {
         (self.first, self.last)
     }
 
-    /// How many addresses, saturating at the largest number.
+    /// The number of addresses, saturating.
     pub const fn count(&self) -> u128 {
         (self.last - self.first).saturating_add(1)
     }
@@ -131,7 +131,7 @@ impl IpRange {
         self.family as u8 == other.family as u8 && self.first <= other.last && other.first <= self.last
     }
 
-    /// What is left of it without the addresses of `other`, lower part first.
+    /// The range without the addresses of `other`, lower part first.
     pub(crate) fn without(&self, other: &Self) -> impl Iterator<Item = Self> + use<> {
         let part = |first, last| Self { family: self.family, first, last };
         let parts = if self.overlaps(other) {
@@ -144,14 +144,14 @@ impl IpRange {
         parts.into_iter().flatten()
     }
 
-    /// What is left of it without the addresses of all `others`.
+    /// The range without the addresses of all `others`.
     pub(crate) fn without_all<'a>(&self, others: impl IntoIterator<Item = &'a Self>) -> Vec<Self> {
         others
             .into_iter()
             .fold(vec![*self], |parts, other| parts.iter().flat_map(|part| part.without(other)).collect())
     }
 
-    /// The length of the shortest prefix in the minimal list of prefixes that makes up the range.
+    /// The length of the shortest prefix in the minimal list of prefixes that covers the range.
     pub fn shortest_prefix(&self) -> u32 {
         let width = self.family.width();
         let (mut first, mut shortest) = (self.first, width);
@@ -189,39 +189,39 @@ impl fmt::Debug for IpRange {
 /// An address string that is neither a prefix nor a range.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{problem}")]
-pub struct AddressFault {
+pub struct AddressError {
     /// What is wrong with it.
     pub problem: String,
-    /// What would be right.
-    pub remedy: String,
+    /// How to fix it.
+    pub hint: String,
 }
 
-fn fault(problem: impl Into<String>, remedy: impl Into<String>) -> AddressFault {
-    AddressFault { problem: problem.into(), remedy: remedy.into() }
+fn error(problem: impl Into<String>, hint: impl Into<String>) -> AddressError {
+    AddressError { problem: problem.into(), hint: hint.into() }
 }
 
-/// The addresses that `text` names; none for a range from one family to the other, which MetalLB accepts as empty.
-pub fn parse_addresses(text: &str) -> Result<Option<IpRange>, AddressFault> {
+/// The addresses of `text`; none for a range from one family to the other, which MetalLB accepts as empty.
+pub fn parse_addresses(text: &str) -> Result<Option<IpRange>, AddressError> {
     match text.split_once('-') {
         Some((first, last)) => parse_range(first, last),
         None => parse_prefix(text).map(Some),
     }
 }
 
-/// Blanks around the dash are ignored, those around a prefix are not.
-fn parse_range(first: &str, last: &str) -> Result<Option<IpRange>, AddressFault> {
+/// Spaces around the dash are ignored, those around a prefix are not.
+fn parse_range(first: &str, last: &str) -> Result<Option<IpRange>, AddressError> {
     let address = |text: &str, which: &str| {
         text.trim().parse::<IpAddr>().map_err(|_| {
-            fault(
-                format!("the {which} address of the range, {:?}, is no IP address", text.trim()),
+            error(
+                format!("the {which} address of the range, {:?}, is not a valid IP address", text.trim()),
                 "write the range as FIRST-LAST, for example 192.168.10.20-192.168.10.40",
             )
         })
     };
     let (first, last) = (address(first, "first")?, address(last, "last")?);
-    // Compared as 128-bit numbers across the families, IPv4 being ::ffff:0:0/96.
+    // Across the families they are compared as 128-bit numbers, IPv4 being ::ffff:0:0/96.
     if mapped(first) > mapped(last) {
-        return Err(fault(
+        return Err(error(
             format!("the range starts at {first}, after its end {last}"),
             format!("write the lower address first: {last}-{first}"),
         ));
@@ -237,27 +237,27 @@ fn mapped(ip: IpAddr) -> u128 {
 }
 
 /// Host bits are ignored; a prefix of IPv4-mapped addresses is one of IPv4.
-fn parse_prefix(text: &str) -> Result<IpRange, AddressFault> {
+fn parse_prefix(text: &str) -> Result<IpRange, AddressError> {
     let Some((address, length)) = text.split_once('/') else {
         let trimmed = text.trim();
         return Err(match trimmed.parse::<IpAddr>() {
-            Ok(ip) => fault(
+            Ok(ip) => error(
                 "an address without a prefix length",
                 format!("write {ip}/{} for this one address", if ip.is_ipv4() { 32 } else { 128 }),
             ),
-            Err(_) => fault(
+            Err(_) => error(
                 "neither a prefix nor a range",
                 "write a prefix (192.168.10.0/24) or a range (192.168.10.20-192.168.10.40)",
             ),
         });
     };
     let ip: IpAddr = address.parse().map_err(|_| {
-        let remedy = if address.trim() == address && length.trim() == length {
+        let hint = if address.trim() == address && length.trim() == length {
             "write a prefix as ADDRESS/LENGTH, for example 192.168.10.0/24".to_owned()
         } else {
-            format!("write it without blanks: {}", text.trim())
+            format!("write it without spaces: {}", text.trim())
         };
-        fault(format!("{address:?} is no IP address"), remedy)
+        error(format!("{address:?} is not a valid IP address"), hint)
     })?;
     let width = if ip.is_ipv4() { 32 } else { 128 };
     let length: u32 = (!length.is_empty() && length.bytes().all(|b| b.is_ascii_digit()))
@@ -265,8 +265,8 @@ fn parse_prefix(text: &str) -> Result<IpRange, AddressFault> {
         .flatten()
         .filter(|length| *length <= width)
         .ok_or_else(|| {
-            fault(
-                format!("the prefix length {length:?} is no number from 0 to {width}"),
+            error(
+                format!("the prefix length {length:?} is not a number from 0 to {width}"),
                 format!("write a length from 0 to {width} after the slash"),
             )
         })?;
@@ -280,7 +280,7 @@ fn parse_prefix(text: &str) -> Result<IpRange, AddressFault> {
         return Ok(IpRange { family: Family::V4, first: network, last: network | host_mask });
     }
     let (first, last) = (Family::V6.address(network), Family::V6.address(network | host_mask));
-    // Only where the masked address itself is mapped (a length of 96 or more) do both ends fall in one family.
+    // Both ends are IPv4 only if the masked address itself is IPv4-mapped (a length of 96 or more).
     Ok(IpRange::new(first, last).unwrap_or(IpRange {
         family: Family::V6,
         first: network,

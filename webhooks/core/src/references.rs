@@ -1,8 +1,8 @@
-//! What objects refer to, and edits that lose it.
+//! References between objects, and edits that break them.
 //!
-//! Objects may be applied in any order, so a reference to nothing is a warning. But an edit that puts such a reference
-//! in the place of one that resolves is taken for a slip, since it would end what works. That the other object is
-//! deleted is no edit of this one.
+//! Objects may be applied in any order, so an unresolved reference is a warning. But an edit that replaces a
+//! resolved reference by an unresolved one is treated as a mistake, since it would interrupt Services.
+//! Deleting the other object is not an edit of this one.
 
 use std::collections::BTreeMap;
 
@@ -13,80 +13,81 @@ use crds::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use crate::bgp::CommunityValue;
-use crate::finding::{Finding, ObjectRef, Report, Severity};
+use crate::finding::{Finding, ObjectRef, Reporter, Severity};
 use crate::objects::Objects;
 use crate::policy::parse_reservation;
 use crate::pool::readable_ranges;
 use crate::range::parse_addresses;
 
-/// One reference of an object.
+/// A reference of an object to others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Reference {
-    /// The kind of what it refers to; what is lost and what replaces it are of one kind.
+    /// The kind that it refers to. A broken reference and its replacement have the same kind.
     to: &'static str,
     field: String,
     value: String,
     resolves: bool,
-    /// What is wrong with it if it does not resolve, and what to do.
-    fault: (String, &'static str),
-    /// Whether it gives a name. That a selector selects nothing at the moment needs no warning.
+    /// Problem and hint of the finding if it does not resolve.
+    if_unresolved: (String, &'static str),
+    /// Whether it refers by name. A selector that matches nothing at the moment is not worth a warning.
     by_name: bool,
 }
 
-/// A `spec` that may refer to other objects.
-pub(crate) trait Refers {
-    /// What it refers to among `objects`. Whether an object has an error makes no difference: that is reported on it.
+/// A `spec` that may contain references.
+pub(crate) trait HasReferences {
+    /// Its references among `objects`. References to invalid objects resolve: the error is reported on those.
     fn references(&self, objects: &Objects) -> Vec<Reference>;
 }
 
-/// Warns of references to nothing.
-pub(crate) fn warn(spec: &impl Refers, objects: &Objects, report: &mut Report<'_>) {
+/// Warns of unresolved references.
+pub(crate) fn warn_unresolved(spec: &impl HasReferences, objects: &Objects, report: &mut Reporter<'_>) {
     for reference in spec.references(objects) {
         if !reference.resolves && reference.by_name {
-            let (problem, remedy) = reference.fault;
-            report.warning(reference.field, reference.value, problem, remedy);
+            let (problem, hint) = reference.if_unresolved;
+            report.warning(reference.field, reference.value, problem, hint);
         }
     }
 }
 
-/// Whether `spec` has a reference to nothing.
-pub(crate) fn any_unresolved(spec: &impl Refers, objects: &Objects) -> bool {
+/// Whether `spec` has an unresolved reference.
+pub(crate) fn any_unresolved(spec: &impl HasReferences, objects: &Objects) -> bool {
     spec.references(objects).iter().any(|reference| !reference.resolves)
 }
 
-/// The references of `new` to nothing that replace references of `old` to something, as errors of `object`. If `old` is
-/// `held` in force for such already, it goes on whatever its own references are worth by now.
-pub(crate) fn lost<S: Refers>(
+/// The unresolved references of `new` that replace resolved references of `old`, as errors of `object`. With
+/// `retained`, `old` is in use because of such an error already, and its own references need not resolve any
+/// more.
+pub(crate) fn broken_by_edit<S: HasReferences>(
     object: &ObjectRef,
-    (old, held): (&S, bool),
+    (old, retained): (&S, bool),
     new: &S,
     objects: &Objects,
 ) -> Vec<Finding> {
     let (before, after) = (old.references(objects), new.references(objects));
-    let replaces = |broken: &&Reference| {
-        let lost = |known: &&Reference| known.to == broken.to && known.resolves && !after.contains(known);
-        !broken.resolves && !before.contains(broken) && (held || before.iter().any(|known| lost(&known)))
+    let is_broken = |new: &&Reference| {
+        let replaced = |old: &&Reference| old.to == new.to && old.resolves && !after.contains(old);
+        !new.resolves && !before.contains(new) && (retained || before.iter().any(|old| replaced(&old)))
     };
-    let error = |Reference { field, value, fault: (problem, remedy), .. }: Reference| Finding {
+    let error = |Reference { field, value, if_unresolved: (problem, hint), .. }: Reference| Finding {
         object: object.clone(),
         severity: Severity::Error,
         field,
         value,
         problem,
-        remedy: remedy.to_owned(),
-        other: None,
+        hint: hint.to_owned(),
+        related: None,
     };
-    after.iter().filter(replaces).cloned().map(error).collect()
+    after.iter().filter(is_broken).cloned().map(error).collect()
 }
 
 /// A reference by name.
 fn named(to: &'static str, field: &str, name: &str, resolves: bool) -> Reference {
-    let fault = (format!("there is no {to} of this name"), "create it, or correct the name");
-    Reference { to, field: field.to_owned(), value: name.to_owned(), resolves, fault, by_name: true }
+    let if_unresolved = (format!("there is no {to} with this name"), "create it, or correct the name");
+    Reference { to, field: field.to_owned(), value: name.to_owned(), resolves, if_unresolved, by_name: true }
 }
 
-/// References by name; surrounding white space is reported elsewhere.
-fn list(
+/// References by name. Surrounding white space is ignored; it is reported elsewhere.
+fn named_list(
     to: &'static str,
     field: &str,
     names: Option<&Vec<String>>,
@@ -96,7 +97,7 @@ fn list(
     names.map(|name| named(to, field, name, exists(name))).collect()
 }
 
-/// What the selectors that can be parsed select among the objects of one kind.
+/// References by the selectors that can be parsed, to the objects of one kind.
 fn selected<'a, K: Resource + 'a>(
     to: &'static str,
     field: &str,
@@ -112,13 +113,13 @@ fn selected<'a, K: Resource + 'a>(
         resolves: objects
             .iter()
             .any(|object| selector.matches(object.meta().labels.as_ref().unwrap_or(&none))),
-        fault: (format!("this selects no {to}"), "correct the selector, or the labels"),
+        if_unresolved: (format!("selects no {to}"), "correct the selector, or the labels"),
         by_name: false,
     };
     parsed.map(reference).collect()
 }
 
-/// A list that names and selects nothing means everything.
+/// `listed`, or a reference to everything if it is empty.
 fn or_everything(to: &'static str, listed: Vec<Reference>, any: bool) -> Vec<Reference> {
     if listed.is_empty() { vec![Reference { by_name: false, ..named(to, "", "", any) }] } else { listed }
 }
@@ -133,7 +134,7 @@ fn pools(
     objects: &Objects,
 ) -> Vec<Reference> {
     const POOL: &str = "IPAddressPool";
-    let mut listed = list(POOL, "spec.ipAddressPools", names, |name| exists(&objects.pools, name));
+    let mut listed = named_list(POOL, "spec.ipAddressPools", names, |name| exists(&objects.pools, name));
     let selectors = selectors.into_iter().flatten();
     listed.extend(selected(POOL, "spec.ipAddressPoolSelectors", selectors, &objects.pools));
     or_everything(POOL, listed, !objects.pools.is_empty())
@@ -141,16 +142,16 @@ fn pools(
 
 const NAMESPACE: &str = "Namespace";
 
-impl Refers for IPAddressPoolSpec {
+impl HasReferences for IPAddressPoolSpec {
     fn references(&self, objects: &Objects) -> Vec<Reference> {
-        // Who does not allocate knows none.
+        // A component that does not allocate has no namespaces.
         if objects.namespaces.is_empty() {
             return Vec::new();
         }
         let allocation = self.service_allocation.as_ref();
         let names = allocation.and_then(|allocation| allocation.namespaces.as_ref());
         let selectors = allocation.and_then(|allocation| allocation.namespace_selectors.as_ref());
-        let mut listed = list(NAMESPACE, "spec.serviceAllocation.namespaces", names, |name| {
+        let mut listed = named_list(NAMESPACE, "spec.serviceAllocation.namespaces", names, |name| {
             exists(&objects.namespaces, name)
         });
         let field = "spec.serviceAllocation.namespaceSelectors";
@@ -159,28 +160,28 @@ impl Refers for IPAddressPoolSpec {
     }
 }
 
-impl Refers for L2AdvertisementSpec {
+impl HasReferences for L2AdvertisementSpec {
     fn references(&self, objects: &Objects) -> Vec<Reference> {
         pools(self.ip_address_pools.as_ref(), self.ip_address_pool_selectors.as_ref(), objects)
     }
 }
 
-impl Refers for BGPAdvertisementSpec {
+impl HasReferences for BGPAdvertisementSpec {
     fn references(&self, objects: &Objects) -> Vec<Reference> {
         let mut references =
             pools(self.ip_address_pools.as_ref(), self.ip_address_pool_selectors.as_ref(), objects);
         let peers =
-            list("BGPPeer", "spec.peers", self.peers.as_ref(), |name| exists(&objects.bgp_peers, name));
+            named_list("BGPPeer", "spec.peers", self.peers.as_ref(), |name| exists(&objects.bgp_peers, name));
         references.extend(or_everything("BGPPeer", peers, !objects.bgp_peers.is_empty()));
         for community in self.communities.iter().flatten().map(|community| community.trim()) {
-            // A literal resolves by itself, and may be replaced by an alias.
+            // A literal always resolves, and may be replaced by an alias.
             let literal = CommunityValue::parse(community).is_some();
             if literal || !community.contains(':') {
                 let resolves = literal || is_alias(community, objects);
                 references.push(Reference {
-                    fault: (
-                        "no Community object gives this name".to_owned(),
-                        "create one that does, or write the community itself",
+                    if_unresolved: (
+                        "no Community object defines this alias".to_owned(),
+                        "create one that does, or use the value of the community",
                     ),
                     ..named("Community", "spec.communities", community, resolves)
                 });
@@ -195,7 +196,7 @@ fn is_alias(name: &str, objects: &Objects) -> bool {
     aliases.into_iter().any(|alias| alias.name.as_deref() == Some(name))
 }
 
-impl Refers for BGPPeerSpec {
+impl HasReferences for BGPPeerSpec {
     fn references(&self, objects: &Objects) -> Vec<Reference> {
         let profile = self.bfd_profile.as_deref().filter(|name| !name.is_empty());
         let reference =
@@ -204,19 +205,19 @@ impl Refers for BGPPeerSpec {
     }
 }
 
-impl Refers for BFDProfileSpec {
+impl HasReferences for BFDProfileSpec {
     fn references(&self, _: &Objects) -> Vec<Reference> {
         Vec::new()
     }
 }
 
-impl Refers for CommunitySpec {
+impl HasReferences for CommunitySpec {
     fn references(&self, _: &Objects) -> Vec<Reference> {
         Vec::new()
     }
 }
 
-impl Refers for PoolPolicySpec {
+impl HasReferences for PoolPolicySpec {
     fn references(&self, objects: &Objects) -> Vec<Reference> {
         let pool = objects.pools.iter().find(|pool| pool.metadata.name.as_deref() == Some(&*self.pool));
         let mut references = vec![named("IPAddressPool", "spec.pool", &self.pool, pool.is_some())];
@@ -226,10 +227,10 @@ impl Refers for PoolPolicySpec {
             let all_readable = pool.spec.addresses.iter().all(readable);
             for (index, reservation) in self.reserved.iter().enumerate() {
                 let Ok(range) = parse_reservation(&reservation.addresses) else { continue };
-                let within = range.is_some_and(|range| ranges.iter().any(|known| known.overlaps(&range)));
+                let within = range.is_some_and(|range| ranges.iter().any(|of_pool| of_pool.overlaps(&range)));
                 references.push(Reference {
-                    fault: (
-                        format!("pool {} has none of these addresses", self.pool),
+                    if_unresolved: (
+                        format!("pool {} contains none of these addresses", self.pool),
                         "correct the addresses, or remove the reservation",
                     ),
                     ..named(
@@ -244,9 +245,9 @@ impl Refers for PoolPolicySpec {
         if !objects.namespaces.is_empty() {
             for (index, quota) in self.quotas.iter().enumerate() {
                 let field = format!("spec.quotas[{index}].namespaceSelector");
-                let bound = selected(NAMESPACE, &field, &quota.namespace_selector, &objects.namespaces);
+                let selected = selected(NAMESPACE, &field, &quota.namespace_selector, &objects.namespaces);
                 let every = quota.namespace_selector.is_none();
-                references.extend(if every { or_everything(NAMESPACE, bound, true) } else { bound });
+                references.extend(if every { or_everything(NAMESPACE, selected, true) } else { selected });
             }
         }
         references

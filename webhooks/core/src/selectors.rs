@@ -1,16 +1,16 @@
-//! Lists of label selectors and of names, as every kind has them.
+//! Validation of lists of label selectors and of names, which most kinds have.
 
 use crds::{Selector, parse_selector};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
-use crate::finding::Report;
+use crate::finding::Reporter;
 
 const REMOVE_DUPLICATE: &str = "remove the duplicate";
 
-/// Parses a list of selectors of which any one is enough. Bad syntax is an error; a repeated selector has only one
-/// possible interpretation and is a warning, although MetalLB refuses it.
+/// Parses a list of selectors of which any one is enough. Bad syntax is an error; a duplicate has only one
+/// possible interpretation and is a warning, although MetalLB rejects it.
 pub(crate) fn selectors(
-    report: &mut Report<'_>,
+    report: &mut Reporter<'_>,
     field: &str,
     list: Option<&Vec<LabelSelector>>,
 ) -> Vec<Selector> {
@@ -19,7 +19,7 @@ pub(crate) fn selectors(
 
 /// The same, and whether every selector of the list could be parsed.
 pub(crate) fn readable_selectors(
-    report: &mut Report<'_>,
+    report: &mut Reporter<'_>,
     field: &str,
     list: Option<&Vec<LabelSelector>>,
 ) -> (Vec<Selector>, bool) {
@@ -40,18 +40,18 @@ pub(crate) fn readable_selectors(
 }
 
 /// Parses one selector.
-pub(crate) fn single(report: &mut Report<'_>, path: &str, selector: &LabelSelector) -> Option<Selector> {
+pub(crate) fn single(report: &mut Reporter<'_>, path: &str, selector: &LabelSelector) -> Option<Selector> {
     match parse_selector(selector) {
         Ok(parsed) => Some(parsed),
-        Err(fault) => {
-            report.error(path, "", fault.problem, "correct the label selector");
+        Err(error) => {
+            report.error(path, "", error.problem, "correct the label selector");
             None
         }
     }
 }
 
-/// Reports repeated expressions and repeated values within one selector, which MetalLB refuses in advertisements.
-pub(crate) fn no_repeats(report: &mut Report<'_>, field: &str, list: Option<&Vec<LabelSelector>>) {
+/// Warns of duplicate expressions and values within one selector, which MetalLB rejects in advertisements.
+pub(crate) fn warn_duplicates(report: &mut Reporter<'_>, field: &str, list: Option<&Vec<LabelSelector>>) {
     for (index, selector) in list.into_iter().flatten().enumerate() {
         let expressions = selector.match_expressions.as_deref().unwrap_or_default();
         for (at, expression) in expressions.iter().enumerate() {
@@ -60,24 +60,24 @@ pub(crate) fn no_repeats(report: &mut Report<'_>, field: &str, list: Option<&Vec
                 report.warning(&path, &expression.key, "duplicate expression", REMOVE_DUPLICATE);
             }
             let values = expression.values.as_deref().unwrap_or_default();
-            for value in repeated(values) {
+            for value in duplicates(values) {
                 report.warning(format!("{path}.values"), value, "duplicate value", REMOVE_DUPLICATE);
             }
         }
     }
 }
 
-/// A list of names, each once and without surrounding white space: no Kubernetes object and no interface has a name
-/// with white space in it. An empty name stays in the list, since it names nothing, and a list without any name may
-/// mean everything.
-pub(crate) fn names(report: &mut Report<'_>, field: &str, list: Option<&Vec<String>>) -> Vec<String> {
+/// A list of names without duplicates and surrounding white space: names of Kubernetes objects and of
+/// interfaces contain no white space. An empty name stays in the list: it matches nothing, but an empty list
+/// may mean everything.
+pub(crate) fn names(report: &mut Reporter<'_>, field: &str, list: Option<&Vec<String>>) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for written in list.into_iter().flatten() {
         let name = written.trim();
         if name != written {
             report.warning(field, written, "surrounding white space is ignored", format!("write {name:?}"));
         }
-        if names.iter().any(|known| known == name) {
+        if names.iter().any(|other| other == name) {
             report.warning(field, name, "duplicate name", REMOVE_DUPLICATE);
         } else {
             names.push(name.to_owned());
@@ -86,6 +86,6 @@ pub(crate) fn names(report: &mut Report<'_>, field: &str, list: Option<&Vec<Stri
     names
 }
 
-fn repeated(list: &[String]) -> impl Iterator<Item = &String> {
+fn duplicates(list: &[String]) -> impl Iterator<Item = &String> {
     list.iter().enumerate().filter(|(at, item)| list[..*at].contains(item)).map(|(_, item)| item)
 }

@@ -137,8 +137,8 @@ impl Allocator {
         for ip in wanted.iter().copied() {
             let keeps = kept.contains(&ip);
             let Some(pool) = self.configuration.pool_of(ip) else {
-                let left_out = &self.configuration.left_out;
-                let of = left_out.iter().find(|(_, ranges)| ranges.iter().any(|range| range.contains(ip)));
+                let rejected = &self.configuration.rejected_pools;
+                let of = rejected.iter().find(|(_, ranges)| ranges.iter().any(|range| range.contains(ip)));
                 return match of {
                     _ if keeps => continue,
                     Some((pool, _)) => Err(Refusal::InvalidPool(pool.clone())),
@@ -193,11 +193,11 @@ impl Allocator {
 
     /// Automatic assignment: first from restricted pools, then from the others.
     fn choose_any(&mut self, service: &ServiceRef, request: &Request, families: Families) -> Choice {
-        let Configuration { pools, left_out, .. } = &*self.configuration;
-        if pools.is_empty() && left_out.is_empty() {
+        let Configuration { pools, rejected_pools, .. } = &*self.configuration;
+        if pools.is_empty() && rejected_pools.is_empty() {
             return Choice::refused(&[], Refusal::NoPools);
         }
-        let unusable = left_out.keys().filter(|name| !pools.contains_key(*name));
+        let unusable = rejected_pools.keys().filter(|name| !pools.contains_key(*name));
         let mut reasons: Vec<(String, PoolReason)> =
             unusable.map(|name| (name.clone(), PoolReason::Invalid)).collect();
         for group in [self.restricted.clone(), self.unrestricted.clone()] {
@@ -226,7 +226,7 @@ impl Allocator {
     /// Whether the pool has an error: addresses of its last valid version are kept, and no new ones are
     /// assigned.
     pub(super) fn is_rejected(&self, name: &str) -> bool {
-        self.configuration.left_out.contains_key(name)
+        self.configuration.rejected_pools.contains_key(name)
     }
 
     /// Why the pool `name` assigns no address to `service` automatically.
@@ -259,9 +259,9 @@ impl Allocator {
         let Some(name) =
             current.first().and_then(|ip| self.configuration.pool_of(*ip)).map(|p| p.name.clone())
         else {
-            let left_out =
+            let rejected =
                 self.services.get(service).and_then(|entry| entry.pool.clone()).unwrap_or_default();
-            return Choice::refused(current, Refusal::InvalidPool(left_out));
+            return Choice::refused(current, Refusal::InvalidPool(rejected));
         };
         let reason = match self.find_addresses(&name, service, request, current, &[family]) {
             Ok(more) => {
@@ -339,7 +339,7 @@ impl Allocator {
         let (Some(pool), Some(state)) = (configuration.pools.get(name), self.pools.get_mut(name)) else {
             return Err(PoolReason::AutoAssignOff);
         };
-        if configuration.left_out.contains_key(name) {
+        if configuration.rejected_pools.contains_key(name) {
             return Err(PoolReason::Invalid);
         }
         if let Some(reason) = admission_refusal(pool, service, request) {

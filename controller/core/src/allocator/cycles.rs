@@ -135,7 +135,7 @@ impl Allocator {
         };
         let pool = self.configuration.pools.get(name);
         let assignable = |ip: &IpAddr| {
-            pool.is_some_and(|pool| pool.contains(*ip) && !pool.keeps_back(*ip))
+            pool.is_some_and(|pool| pool.contains(*ip) && !pool.is_reserved(*ip))
                 && !self.quarantine.contains_key(ip)
         };
         has_families && other_entry.desired.iter().all(assignable)

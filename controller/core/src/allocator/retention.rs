@@ -97,10 +97,10 @@ impl Allocator {
 
     /// Whether `ip` belongs to a pool that is rejected because of an error.
     fn in_rejected_pool(&self, service: &ServiceRef, ip: IpAddr) -> bool {
-        let left_out = &self.configuration.left_out;
+        let rejected = &self.configuration.rejected_pools;
         let pool = self.services.get(service).and_then(|entry| entry.pool.as_ref());
-        pool.is_some_and(|pool| left_out.contains_key(pool))
-            || left_out.values().flatten().any(|range| range.contains(ip))
+        pool.is_some_and(|pool| rejected.contains_key(pool))
+            || rejected.values().flatten().any(|range| range.contains(ip))
     }
 
     /// Starts, continues or ends the grace period of lost addresses. Returns the reason of the loss during

@@ -252,8 +252,7 @@ fn what_speakers_report_in_speaker_states_takes_the_place_of_what_earlier_releas
         .unwrap()
     };
     let speaker = |node: &str, conditions| SpeakerConditions { node: node.to_owned(), conditions };
-    let speakers =
-        [speaker("n1", blocked("True", "does not hear n2")), speaker("n2", blocked("False", ""))];
+    let speakers = [speaker("n1", blocked("True", "does not hear n2")), speaker("n2", blocked("False", ""))];
     let states = ["n1", "n2", "n3"].map(legacy);
     let applied = nothing();
     let inputs = StatusInputs { states: &states, speakers: &speakers, ..inputs(&applied, None, None) };

@@ -144,17 +144,17 @@ fn pool_of(configuration: &Configuration, service: &ServiceFacts) -> Option<Pool
     let has = |ip: &IpAddr, name: &str| configuration.pools.get(name).is_some_and(|p| p.contains(*ip));
     let named = service.pool.as_deref();
     let holds = |name: &&str| {
-        configuration.left_out.contains_key(*name) || service.addresses.iter().any(|ip| has(ip, name))
+        configuration.rejected_pools.contains_key(*name) || service.addresses.iter().any(|ip| has(ip, name))
     };
     let valid = || service.addresses.iter().find_map(|ip| configuration.pool_of(*ip));
     let rejected = || {
         let readable = |(_, ranges): &(&String, &Vec<rules::IpRange>)| {
             service.addresses.iter().any(|ip| ranges.iter().any(|range| range.contains(*ip)))
         };
-        configuration.left_out.iter().find(readable).map(|(name, _)| name.as_str())
+        configuration.rejected_pools.iter().find(readable).map(|(name, _)| name.as_str())
     };
     let name =
         named.filter(holds).or_else(|| valid().map(|pool| pool.name.as_str())).or_else(rejected).or(named);
-    let unreadable = || (!configuration.left_out.is_empty()).then_some(PoolOf::Unreadable);
+    let unreadable = || (!configuration.rejected_pools.is_empty()).then_some(PoolOf::Unreadable);
     name.map(|name| PoolOf::Named(name.into())).or_else(unreadable)
 }

@@ -137,7 +137,7 @@ impl Kept {
     fn new(configuration: &Configuration, last: &View) -> Self {
         let valid = configuration.pools.values().flat_map(|pool| &pool.ranges);
         Self {
-            pools: valid.chain(configuration.left_out.values().flatten()).copied().collect(),
+            pools: valid.chain(configuration.rejected_pools.values().flatten()).copied().collect(),
             advertised: Advertised::new(configuration),
             configuration: configuration.clone(),
             facts: Facts::default(),

@@ -12,18 +12,18 @@ use serde_json::{Value, json};
 use testbed::{Cluster, until};
 use tokio::runtime::Runtime;
 
-/// Where the speakers' pods and the configuration are.
+/// The namespace of the speakers' pods and of the configuration.
 pub const NAMESPACE: &str = crds::names::DEFAULT_NAMESPACE;
-/// Requests at a time while Services are made.
+/// Concurrent requests while Services are created.
 const CONCURRENCY: usize = 16;
 
-/// Definitions, namespace, one pool with an advertisement over everything.
+/// Creates the definitions, the namespace, and one pool with an advertisement for all addresses of the tests.
 pub(super) fn prepare(cluster: &Cluster) {
     let mut items: Vec<Value> =
         crds::all().into_iter().map(|crd| serde_json::to_value(crd).unwrap()).collect();
     items.push(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}));
     apply(cluster, &items);
-    until(Duration::from_secs(30), "the pool to be taken", || {
+    until(Duration::from_secs(30), "the pool to be accepted", || {
         let pool = json!({
             "apiVersion": "metallb.io/v1beta1", "kind": "IPAddressPool",
             "metadata": {"name": "all", "namespace": NAMESPACE},
@@ -40,7 +40,7 @@ pub(super) fn prepare(cluster: &Cluster) {
     .unwrap();
 }
 
-/// Nodes with the pods of their speakers, which are ready.
+/// Creates nodes and the ready pods of their speakers.
 pub(super) fn nodes(cluster: &Cluster, nodes: &[(String, Ipv4Addr)]) {
     let objects: Vec<Value> = nodes.iter().flat_map(|(name, _)| node_objects(name)).collect();
     apply(cluster, &objects);
@@ -78,15 +78,15 @@ pub(super) fn pod_ready(cluster: &Cluster, node: &str, address: Ipv4Addr, yes: b
         .unwrap_or_else(|error| panic!("{error}"));
 }
 
-/// A Service as its user and the controller would write it.
-pub(super) struct Wanted {
+/// A Service with the fields that its user and the controller write.
+pub(super) struct ServiceSpec {
     pub(super) name: String,
     pub(super) addresses: Vec<IpAddr>,
     /// The nodes with an endpoint, if only those may announce it (`externalTrafficPolicy: Local`).
     pub(super) only: Vec<String>,
 }
 
-impl Wanted {
+impl ServiceSpec {
     fn objects(&self) -> [Value; 2] {
         let Self { name, addresses, only } = self;
         let families: Vec<&str> =
@@ -131,8 +131,8 @@ impl Wanted {
     }
 }
 
-/// Writes Services, many at a time.
-pub(super) fn services(runtime: &Runtime, client: &Client, wanted: &[Wanted]) {
+/// Writes Services concurrently.
+pub(super) fn services(runtime: &Runtime, client: &Client, wanted: &[ServiceSpec]) {
     let services: Api<Service> = Api::default_namespaced(client.clone());
     let slices: Api<EndpointSlice> = Api::default_namespaced(client.clone());
     let params = PatchParams::apply("test").force();

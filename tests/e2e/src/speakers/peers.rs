@@ -1,5 +1,5 @@
-//! Speakers that own nothing and only go on saying that they live: one machine plays all of them, so that a real one has
-//! as many peers as in a large cluster.
+//! Simulated speakers that own nothing and only send beacons: one machine simulates all of them, so that a
+//! real speaker has as many peers as in a large cluster.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -10,16 +10,16 @@ use announce::beacon::{Body, Flags, Key, Keyring, Message, NodeId};
 use testbed::Guest;
 use tokio::runtime::Runtime;
 
-use super::objects::{self, Wanted};
+use super::objects::{self, ServiceSpec};
 use super::{KEY, Rig};
 
-/// Where speakers talk, and how often, unless they are told otherwise.
-const BEACONS: u16 = 7946;
-const EVERY: Duration = Duration::from_millis(100);
+/// The default port and interval of beacons.
+const BEACON_PORT: u16 = 7946;
+const BEACON_INTERVAL: Duration = Duration::from_millis(100);
 /// Host number of the first; one more for each that follows.
 const FIRST: u32 = 101;
 
-/// The peers. They fall silent when this is dropped.
+/// The simulated peers, which stop when this is dropped.
 pub struct Peers {
     received: Arc<AtomicU64>,
     _guest: Guest,
@@ -27,8 +27,8 @@ pub struct Peers {
 }
 
 impl Peers {
-    /// Adds `count` nodes, each with a Service of its own that it shares with the rig's first node: so the speaker there
-    /// talks with all of them.
+    /// Adds `count` nodes, each with a Service that only it and the rig's first node may announce: so the
+    /// speaker there exchanges beacons with all of them.
     pub fn start(rig: &Rig, count: u32) -> Self {
         let guest = rig.cluster.lan().guest("peers", FIRST).unwrap();
         let host = &guest.host;
@@ -39,7 +39,7 @@ impl Peers {
         let name = |n: u32| format!("peer{n}");
         let nodes: Vec<(String, Ipv4Addr)> = (0..count).map(|n| (name(n), address(n))).collect();
         objects::nodes(&rig.cluster, &nodes);
-        let wanted = |n: u32| Wanted {
+        let wanted = |n: u32| ServiceSpec {
             name: format!("shared{n}"),
             addresses: vec![Ipv4Addr::from(0x0a02_0000 + n).into()],
             only: vec![rig.nodes[0].name.clone(), name(n)],
@@ -48,34 +48,34 @@ impl Peers {
 
         // A socket stays in the network namespace that it was opened in.
         let bind = |n: u32| {
-            let socket = UdpSocket::bind(SocketAddr::new(IpAddr::V4(address(n)), BEACONS)).unwrap();
+            let socket = UdpSocket::bind(SocketAddr::new(IpAddr::V4(address(n)), BEACON_PORT)).unwrap();
             socket.set_nonblocking(true).unwrap();
             socket
         };
         let sockets = host.enter(|| (0..count).map(bind).collect::<Vec<_>>()).unwrap();
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let speaker = SocketAddr::new(rig.nodes[0].guest.host.v4.into(), BEACONS);
+        let speaker = SocketAddr::new(rig.nodes[0].guest.host.v4.into(), BEACON_PORT);
         let received = Arc::<AtomicU64>::default();
         for (n, socket) in (0..).zip(sockets) {
-            runtime.spawn(play(NodeId::of(&name(n)), socket, speaker, Arc::clone(&received)));
+            runtime.spawn(simulate(NodeId::of(&name(n)), socket, speaker, Arc::clone(&received)));
         }
         Self { received, _guest: guest, _runtime: runtime }
     }
 
-    /// Beacons of the speaker that have arrived so far.
+    /// The number of beacons received from the speaker so far.
     pub fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
     }
 }
 
-/// Plays one speaker.
-async fn play(sender: NodeId, socket: UdpSocket, speaker: SocketAddr, received: Arc<AtomicU64>) {
+/// Simulates one speaker.
+async fn simulate(sender: NodeId, socket: UdpSocket, speaker: SocketAddr, received: Arc<AtomicU64>) {
     let socket = tokio::net::UdpSocket::from_std(socket).unwrap();
     let key = Key::from_secret(KEY.as_bytes());
     let keys = Keyring::new([key.clone()]);
     let hello = || Body::Hello { macs: Vec::new(), keys: keys.ids() };
-    let mut every = tokio::time::interval(EVERY);
+    let mut every = tokio::time::interval(BEACON_INTERVAL);
     let mut bytes = [0; announce::beacon::LONGEST];
     let (mut echo, mut sequence) = (0, 0);
     loop {

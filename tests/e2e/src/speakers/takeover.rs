@@ -1,5 +1,5 @@
-//! A node that announced thousands of addresses loses power, and another one, which has an address of its own, takes all of
-//! them over.
+//! A node that announces thousands of addresses loses power, and another one, which announces one address
+//! already, takes all of them over.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
@@ -8,29 +8,29 @@ use testbed::{LanOptions, until};
 
 use super::{Rig, Round};
 
-/// Who takes over, and whose addresses.
+/// The node that takes over, and the one that fails.
 const SUCCESSOR: usize = 0;
 const DEAD: usize = 1;
-/// The successor's own address, and where the others begin.
+/// The successor's own address, and the first of the others.
 const OWN: Ipv4Addr = Ipv4Addr::new(192, 168, 33, 200);
 const FIRST: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 0);
-/// So many are written to the API, read and announced within this time, on a busy machine too.
+/// Timeout until all addresses are written, read and announced, on a busy machine too.
 const ANNOUNCED: Duration = Duration::from_secs(900);
-/// For how long a takeover is watched.
-const WATCHED: Duration = Duration::from_secs(180);
+/// Timeout of a takeover.
+const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(180);
 
-/// What was seen of a takeover.
+/// The result of a takeover.
 #[derive(Clone, Copy, Debug)]
 pub struct Takeover {
     /// From the power-off until the successor owned all groups.
     pub took: Duration,
-    /// What a client that asks anew before each request saw of the successor's own address.
+    /// The result of a client that resolves the successor's own address before each request.
     pub own: Round,
-    /// How often the successor fenced itself, having been late.
+    /// How often the successor detected that it had stalled.
     pub stalls: u64,
-    /// How many groups it took, those counted again that it lost meanwhile.
+    /// How many groups it took over, counting those again that it lost meanwhile.
     pub taken: u64,
-    /// How many groups it owned at least.
+    /// The lowest number of groups that it owned.
     pub least: u64,
 }
 
@@ -38,7 +38,7 @@ impl Takeover {
     /// Runs a takeover of `groups` groups, each of one address.
     pub fn of(id: &str, groups: u32) -> Self {
         let mut rig = Rig::up(id, 2, LanOptions::default(), &[]);
-        // Alone, the other one owns all that both may own.
+        // While it is alone, the other node owns all groups that both may own.
         rig.ready(SUCCESSOR, false);
         rig.terminate(SUCCESSOR);
         rig.services(groups, FIRST);
@@ -55,7 +55,7 @@ impl Takeover {
     }
 }
 
-/// Waits until a node owns so many groups.
+/// Waits until a node owns `groups` groups.
 fn owns(rig: &Rig, number: usize, groups: u64) {
     let name = &rig.nodes[number].name;
     until(ANNOUNCED, &format!("{name} to own {groups} groups"), || match owned(rig, number) {
@@ -83,18 +83,18 @@ fn watch(rig: &mut Rig, groups: u64) -> Takeover {
     assert_eq!(rig.owner(OWN.into()), SUCCESSOR);
     let (stalls_before, taken_before) = (stalls(rig), taken(rig));
     let traffic = rig.traffic(IpAddr::V4(OWN), true);
-    // The client's first requests find the way.
+    // The client's first requests fill caches on the path.
     std::thread::sleep(Duration::from_millis(300));
-    let begun = Instant::now();
+    let start = Instant::now();
     rig.power_off(DEAD);
     let mut least = groups;
-    until(WATCHED, "all groups to be taken over", || {
+    until(TAKEOVER_TIMEOUT, "all groups to be taken over", || {
         let owned = owned(rig, SUCCESSOR);
         least = least.min(owned);
         if owned == groups { Ok(()) } else { Err(format!("{owned} are owned")) }
     })
     .unwrap();
-    let took = begun.elapsed();
+    let took = start.elapsed();
     let report = traffic.stop().unwrap();
     Takeover {
         took,

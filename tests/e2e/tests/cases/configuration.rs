@@ -1,6 +1,6 @@
 //! Invalid edits of objects that are in use.
 
-use e2e::Bed;
+use e2e::Env;
 
 use crate::support::{REPLACED, SOON, list, replace_pods, serves_a_new_client, stack_condition};
 
@@ -13,39 +13,39 @@ spec:
   ipAddressPools: [edited]
 ";
 
-/// A pool with two Services that have an address each, and are served.
+/// A pool and two Services with addresses of it that are served.
 struct Fixture<'a> {
-    bed: &'a Bed,
+    env: &'a Env,
     manifests: Vec<String>,
 }
 
 impl<'a> Fixture<'a> {
-    fn new(bed: &'a Bed) -> Self {
-        let pool = bed.pool("edited", "192.168.33.200-192.168.33.205, 192.168.33.210-192.168.33.215");
-        let web = bed.web();
+    fn new(env: &'a Env) -> Self {
+        let pool = env.pool("edited", "192.168.33.200-192.168.33.205, 192.168.33.210-192.168.33.215");
+        let web = env.web();
         let service = |name: &str, address: &str| {
-            let manifest = bed.service(name, "edited", &format!("loadBalancerIP: {address}"));
-            assert_eq!(bed.address("default", name), address);
+            let manifest = env.service(name, "edited", &format!("loadBalancerIP: {address}"));
+            assert_eq!(env.address("default", name), address);
             manifest
         };
         let services = [service("one", ADDRESSES[0]), service("two", ADDRESSES[1])];
-        let fixture = Self { bed, manifests: services.into_iter().chain([web, pool]).collect() };
+        let fixture = Self { env, manifests: services.into_iter().chain([web, pool]).collect() };
         fixture.is_served();
         fixture
     }
 
-    /// Both Services have their addresses, and a client that has never seen them is served.
+    /// Checks that both Services have their addresses, and that a client without neighbour entries is served.
     fn is_served(&self) {
         for (name, address) in ["one", "two"].into_iter().zip(ADDRESSES) {
-            assert_eq!(self.bed.address("default", name), address);
-            serves_a_new_client(self.bed, address, REPLACED);
+            assert_eq!(self.env.address("default", name), address);
+            serves_a_new_client(self.env, address, REPLACED);
         }
     }
 
-    /// Every speaker reports an error in the configuration that names `words`, and so does the stack.
+    /// Waits until every speaker and the stack report a configuration error that contains `words`.
     fn reports(&self, words: &[&str]) {
         e2e::wait::poll("every speaker reports the invalid object", SOON, || {
-            let states = list(self.bed, "configurationstates");
+            let states = list(self.env, "configurationstates");
             let mut speakers = states.iter().filter(|state| {
                 state["metadata"]["name"].as_str().is_some_and(|name| name.starts_with("speaker-"))
             });
@@ -55,47 +55,47 @@ impl<'a> Fixture<'a> {
             };
             speakers.all(reports).then_some(())
         });
-        let message = stack_condition(self.bed, "ConfigurationValid", "False");
+        let message = stack_condition(self.env, "ConfigurationValid", "False");
         assert!(words.iter().all(|word| message.contains(word)), "{message}");
     }
 
     fn end(self) {
         for manifest in &self.manifests {
-            self.bed.delete(manifest);
+            self.env.delete(manifest);
         }
     }
 }
 
 /// metallb/metallb#1416.
-pub(crate) fn advertisement_edits(bed: &Bed) {
-    let fixture = Fixture::new(bed);
-    // A pool that is named twice is named.
-    bed.apply(&ADVERTISEMENT.replace("[edited]", "[edited, edited]"));
-    replace_pods(bed, "speaker");
+pub(crate) fn advertisement_edits(env: &Env) {
+    let fixture = Fixture::new(env);
+    // A duplicate name is only a warning.
+    env.apply(&ADVERTISEMENT.replace("[edited]", "[edited, edited]"));
+    replace_pods(env, "speaker");
     fixture.is_served();
-    stack_condition(bed, "ConfigurationValid", "True");
+    stack_condition(env, "ConfigurationValid", "True");
     let invalid = [
         "  nodeSelectors:\n    - matchExpressions: [{key: kubernetes.io/os, operator: In}]\n",
         "  serviceSelectors:\n    - matchExpressions: [{key: tier, operator: Equals, values: [public]}]\n",
     ];
     for constraint in invalid {
-        bed.apply(&format!("{ADVERTISEMENT}{constraint}"));
+        env.apply(&format!("{ADVERTISEMENT}{constraint}"));
         fixture.reports(&["edited", "Selectors"]);
         fixture.is_served();
     }
-    // No process holds the last valid configuration any more.
-    replace_pods(bed, "speaker");
+    // After this no process has the last valid configuration in memory.
+    replace_pods(env, "speaker");
     fixture.reports(&["edited", "Selectors"]);
     fixture.is_served();
-    bed.apply(&format!("{ADVERTISEMENT}  serviceSelectors: []\n  nodeSelectors: []\n"));
-    stack_condition(bed, "ConfigurationValid", "True");
+    env.apply(&format!("{ADVERTISEMENT}  serviceSelectors: []\n  nodeSelectors: []\n"));
+    stack_condition(env, "ConfigurationValid", "True");
     fixture.is_served();
     fixture.end();
 }
 
 /// metallb/metallb#252.
-pub(crate) fn pool_edit_and_restarts(bed: &Bed) {
-    let fixture = Fixture::new(bed);
+pub(crate) fn pool_edit_and_restarts(env: &Env) {
+    let fixture = Fixture::new(env);
     let pool = |second: &str| {
         format!(
             "apiVersion: metallb.io/v1beta1
@@ -106,15 +106,15 @@ spec:
 "
         )
     };
-    bed.apply(&pool("192.168.33.210-192.168.33.300"));
+    env.apply(&pool("192.168.33.210-192.168.33.300"));
     fixture.reports(&["edited", "192.168.33.210-192.168.33.300"]);
     fixture.is_served();
-    replace_pods(bed, "speaker");
+    replace_pods(env, "speaker");
     fixture.is_served();
-    replace_pods(bed, "controller");
+    replace_pods(env, "controller");
     fixture.is_served();
-    bed.apply(&pool("192.168.33.210-192.168.33.215"));
-    stack_condition(bed, "ConfigurationValid", "True");
+    env.apply(&pool("192.168.33.210-192.168.33.215"));
+    stack_condition(env, "ConfigurationValid", "True");
     fixture.is_served();
     fixture.end();
 }

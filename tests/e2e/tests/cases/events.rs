@@ -1,6 +1,6 @@
-//! What users read of the events of a Service.
+//! Events of a Service as users list them.
 
-use e2e::Bed;
+use e2e::Env;
 use e2e::wait::poll;
 use serde_json::Value;
 
@@ -17,25 +17,25 @@ spec:
 ";
 
 /// metallb/metallb#2310.
-pub(crate) fn return_to_a_node(bed: &Bed) {
-    let pool = bed.pool("roam", "192.168.33.217-192.168.33.217");
+pub(crate) fn return_to_a_node(env: &Env) {
+    let pool = env.pool("roam", "192.168.33.217-192.168.33.217");
     let deployment = e2e::web_on("roamer", "node1");
-    bed.apply(&deployment);
-    bed.apply(ROAMER);
+    env.apply(&deployment);
+    env.apply(ROAMER);
     for node in ["node1", "node2", "node1", "node2"] {
-        bed.apply(&e2e::web_on("roamer", node));
-        bed.kubectl(&["rollout", "status", "deployment/roamer", "--timeout=120s"]);
-        status_names(bed, "roamer", node);
-        poll(&format!("the newest event names {node}, however it is read"), REPLACED, || {
-            (newest_by_last_timestamp(bed)? == node
-                && newest_described(bed)? == node
-                && newest_listed(bed)? == node)
+        env.apply(&e2e::web_on("roamer", node));
+        env.kubectl(&["rollout", "status", "deployment/roamer", "--timeout=120s"]);
+        status_names(env, "roamer", node);
+        poll(&format!("the newest event names {node}, in every listing"), REPLACED, || {
+            (newest_by_last_timestamp(env)? == node
+                && newest_described(env)? == node
+                && newest_listed(env)? == node)
                 .then_some(())
         });
     }
-    bed.delete(ROAMER);
-    bed.delete(&deployment);
-    bed.delete(&pool);
+    env.delete(ROAMER);
+    env.delete(&deployment);
+    env.delete(&pool);
 }
 
 /// The node that an event's message names.
@@ -46,24 +46,24 @@ fn node_in(text: &str) -> Option<String> {
         .map(str::to_owned)
 }
 
-/// As by `kubectl get events --sort-by=.lastTimestamp`.
-fn newest_by_last_timestamp(bed: &Bed) -> Option<String> {
-    let list = bed.get(&["events", "--field-selector", "involvedObject.name=roamer,reason=nodeAssigned"]);
+/// The newest by `kubectl get events --sort-by=.lastTimestamp`.
+fn newest_by_last_timestamp(env: &Env) -> Option<String> {
+    let list = env.get(&["events", "--field-selector", "involvedObject.name=roamer,reason=nodeAssigned"]);
     let last = |event: &Value| event["lastTimestamp"].as_str().unwrap_or_default().to_owned();
     let items = list["items"].as_array()?.clone();
     assert!(items.iter().all(|event| !last(event).is_empty()), "without lastTimestamp: {list}");
     node_in(items.iter().max_by_key(|event| last(event))?["message"].as_str()?)
 }
 
-/// `kubectl events`, oldest first.
-fn newest_listed(bed: &Bed) -> Option<String> {
-    let text = bed.kubectl(&["events", "--for", "service/roamer"]);
+/// The newest by `kubectl events`, which lists the oldest first.
+fn newest_listed(env: &Env) -> Option<String> {
+    let text = env.kubectl(&["events", "--for", "service/roamer"]);
     node_in(text.lines().rfind(|line| line.contains("nodeAssigned"))?)
 }
 
-/// `kubectl describe`, whose list is not in order: the one with the smallest age.
-fn newest_described(bed: &Bed) -> Option<String> {
-    let text = bed.kubectl(&["describe", "service", "roamer"]);
+/// The newest by `kubectl describe`, whose list is not sorted: the event with the smallest age.
+fn newest_described(env: &Env) -> Option<String> {
+    let text = env.kubectl(&["describe", "service", "roamer"]);
     let age = |line: &str| seconds(line.split_whitespace().nth(2)?);
     node_in(
         text.lines()

@@ -1,6 +1,6 @@
-//! The node that announces an address is one that can.
+//! An address is announced by a node that can reach its network.
 
-use e2e::Bed;
+use e2e::Env;
 use e2e::wait::poll;
 use testbed::LanOptions;
 
@@ -10,8 +10,8 @@ use crate::support::{REPLACED, SOON, answering, serves_a_new_client, status_name
 const FIRST_ON_NODE1: [&str; 3] = ["fd00:33::205", "fd00:33::206", "fd00:33::207"];
 
 /// metallb/metallb#1507, k3s-io/k3s#6978.
-pub(crate) fn node_without_ipv6(bed: &Bed) {
-    let node1 = bed.cluster.node("node1").unwrap().host;
+pub(crate) fn node_without_ipv6(env: &Env) {
+    let node1 = env.cluster.node("node1").unwrap().host;
     let routes = node1.run(["ip", "-6", "route", "show", "dev", "eth0"]).unwrap();
     let disable = |off: bool| {
         let value = format!("net.ipv6.conf.eth0.disable_ipv6={}", u8::from(off));
@@ -26,9 +26,9 @@ pub(crate) fn node_without_ipv6(bed: &Bed) {
             node1.run(words.chain(["dev", "eth0"])).unwrap();
         }
     };
-    let pool = bed.pool("six", "fd00:33::200-fd00:33::2ff");
-    let web = bed.web();
-    bed.web_away_from("node1");
+    let pool = env.pool("six", "fd00:33::200-fd00:33::2ff");
+    let web = env.web();
+    env.web_away_from("node1");
     disable(true);
     let names = ["six-0", "six-1", "six-2"];
     let services: Vec<String> = names
@@ -37,42 +37,42 @@ pub(crate) fn node_without_ipv6(bed: &Bed) {
         .map(|(name, address)| {
             let spec =
                 format!("loadBalancerIP: \"{address}\"\n  ipFamilies: [IPv6]\n  ipFamilyPolicy: SingleStack");
-            bed.service(name, "six", &spec)
+            env.service(name, "six", &spec)
         })
         .collect();
     let all_on_nodes_with_ipv6 = || {
         for (name, address) in names.into_iter().zip(FIRST_ON_NODE1) {
-            let node = serves_a_new_client(bed, address, REPLACED);
+            let node = serves_a_new_client(env, address, REPLACED);
             assert_ne!(node, "node1", "{address}");
-            status_names(bed, name, &node);
+            status_names(env, name, &node);
         }
     };
     all_on_nodes_with_ipv6();
-    place(bed, "Hash");
+    place(env, "Hash");
     all_on_nodes_with_ipv6();
-    // With IPv6 again node1 is the first in the order; and it loses them when IPv6 goes again.
+    // With IPv6 node1 is first in the order; it loses the addresses when IPv6 is disabled again.
     enable();
-    poll("node1 announces what the hash gives it", REPLACED, || {
-        FIRST_ON_NODE1.iter().all(|address| answering(bed, address) == ["node1"]).then_some(())
+    poll("node1 announces the addresses that the hash assigns to it", REPLACED, || {
+        FIRST_ON_NODE1.iter().all(|address| answering(env, address) == ["node1"]).then_some(())
     });
     disable(true);
     all_on_nodes_with_ipv6();
     enable();
-    place(bed, "Balanced");
+    place(env, "Balanced");
     for manifest in services.iter().chain([&web, &pool]) {
-        bed.delete(manifest);
+        env.delete(manifest);
     }
 }
 
 /// Changes the placement, and waits until every speaker runs with it.
-fn place(bed: &Bed, placement: &str) {
+fn place(env: &Env, placement: &str) {
     let patch = format!(r#"{{"spec":{{"speaker":{{"placement":"{placement}"}}}}}}"#);
-    bed.kubectl(&["patch", "lbs", "default", "--type=merge", "--patch", &patch]);
+    env.kubectl(&["patch", "lbs", "default", "--type=merge", "--patch", &patch]);
     poll("the speakers are rolled out with the placement", SOON, || {
-        let set = bed.get(&["daemonset", "speaker", "--namespace", "metallb-system"]);
+        let set = env.get(&["daemonset", "speaker", "--namespace", "metallb-system"]);
         set.to_string().contains(&format!("--placement={placement}")).then_some(())
     });
-    bed.kubectl(&[
+    env.kubectl(&[
         "rollout",
         "status",
         "daemonset/speaker",
@@ -80,49 +80,49 @@ fn place(bed: &Bed, placement: &str) {
         "metallb-system",
         "--timeout=180s",
     ]);
-    bed.stack_available();
+    env.stack_available();
 }
 
 /// metallb/metallb#1412.
-pub(crate) fn cordoned_node_on_the_subnet(bed: &Bed) {
+pub(crate) fn cordoned_node_on_the_subnet(env: &Env) {
     let options = LanOptions { v4: "192.168.34.0/24".parse().unwrap(), v6: None, ..LanOptions::default() };
-    let segment = bed.cluster.lan().segment("br1", &options).unwrap();
-    let node1 = bed.cluster.node("node1").unwrap().host;
+    let segment = env.cluster.lan().segment("br1", &options).unwrap();
+    let node1 = env.cluster.node("node1").unwrap().host;
     let port = segment.attach(&node1, "eth1", "node1-side", 11).unwrap();
     let asker = segment.guest("side-asker", 100).unwrap();
     let address: std::net::IpAddr = "192.168.34.201".parse().unwrap();
-    let pool = bed.pool("side", "192.168.34.200-192.168.34.210");
-    let web = bed.web();
-    bed.kubectl(&["cordon", "node1"]);
-    let manifest = bed.service("side-door", "side", &format!("loadBalancerIP: {address}"));
+    let pool = env.pool("side", "192.168.34.200-192.168.34.210");
+    let web = env.web();
+    env.kubectl(&["cordon", "node1"]);
+    let manifest = env.service("side-door", "side", &format!("loadBalancerIP: {address}"));
     let announced_on_the_subnet = || {
         poll("node1 answers on the second segment", REPLACED, || {
             let answers = asker.host.who_has(address, std::time::Duration::from_millis(100)).unwrap();
             (answers == [port.host.mac]).then_some(())
         });
-        asker.host.forget_neighbours().unwrap();
+        asker.host.flush_neighbours().unwrap();
         poll("the second client is served", SOON, || asker.host.curl(&format!("http://{address}/")).ok());
-        status_names(bed, "side-door", "node1");
+        status_names(env, "side-door", "node1");
     };
     announced_on_the_subnet();
-    crate::support::replace_pods(bed, "speaker");
+    crate::support::replace_pods(env, "speaker");
     announced_on_the_subnet();
-    bed.kubectl(&["uncordon", "node1"]);
+    env.kubectl(&["uncordon", "node1"]);
     for manifest in [manifest, web, pool] {
-        bed.delete(&manifest);
+        env.delete(&manifest);
     }
 }
 
 /// metallb/metallb#1511, cilium/cilium#41641.
-pub(crate) fn interface_without_address(bed: &Bed) {
-    let node3 = bed.cluster.node("node3").unwrap().host;
-    let port = bed.cluster.lan().attach(&node3, "eth1", "node3-uplink", 43).unwrap();
+pub(crate) fn interface_without_address(env: &Env) {
+    let node3 = env.cluster.node("node3").unwrap().host;
+    let port = env.cluster.lan().attach(&node3, "eth1", "node3-uplink", 43).unwrap();
     node3.run(["ip", "address", "flush", "dev", "eth1"]).unwrap();
     for setting in ["all.rp_filter=0", "eth1.rp_filter=0", "eth0.arp_ignore=1", "eth1.arp_ignore=1"] {
         node3.run(["sysctl", "-qw", &format!("net.ipv4.conf.{setting}")]).unwrap();
     }
-    let pool = bed.pool("uplink", "192.168.33.208-192.168.33.208");
-    bed.kubectl(&[
+    let pool = env.pool("uplink", "192.168.33.208-192.168.33.208");
+    env.kubectl(&[
         "patch",
         "l2advertisement",
         "uplink",
@@ -132,29 +132,29 @@ pub(crate) fn interface_without_address(bed: &Bed) {
         "--patch",
         r#"{"spec":{"interfaces":["eth1"]}}"#,
     ]);
-    let web = bed.web();
-    let service = bed.service("uplink", "uplink", "");
+    let web = env.web();
+    let service = env.service("uplink", "uplink", "");
     let address = "192.168.33.208";
     let announced = || {
         poll("node3 answers from the interface that has no address", REPLACED, || {
-            (bed.who_has(address) == [port.host.mac.to_string()]).then_some(())
+            (env.who_has(address) == [port.host.mac.to_string()]).then_some(())
         });
-        bed.served(&format!("http://{address}/"), SOON);
-        status_names(bed, "uplink", "node3");
+        env.served(&format!("http://{address}/"), SOON);
+        status_names(env, "uplink", "node3");
     };
     announced();
     node3.run(["ip", "link", "set", "eth1", "down"]).unwrap();
-    poll("nobody announces, and no status says otherwise", SOON, || {
-        (answering(bed, address).is_empty() && status_nodes(bed, "uplink").is_empty()).then_some(())
+    poll("no node announces, and no status names one", SOON, || {
+        (answering(env, address).is_empty() && status_nodes(env, "uplink").is_empty()).then_some(())
     });
     poll("kubectl describe says that no node has the interface up", REPLACED, || {
-        let text = bed.kubectl(&["describe", "service", "uplink"]);
+        let text = env.kubectl(&["describe", "service", "uplink"]);
         text.lines().any(|line| line.contains("announceFailed") && line.contains("eth1")).then_some(())
     });
     node3.run(["ip", "link", "set", "eth1", "up"]).unwrap();
     announced();
     for manifest in [service, web, pool] {
-        bed.delete(&manifest);
+        env.delete(&manifest);
     }
     drop(port);
     for setting in ["all.rp_filter=2", "eth0.arp_ignore=0"] {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use e2e::Bed;
+use e2e::Env;
 use e2e::wait::poll;
 
 use crate::support::{REPLACED, SOON, serves_a_new_client};
@@ -28,26 +28,26 @@ spec:
 }
 
 /// metallb/metallb#2403.
-pub(crate) fn policies_that_change_one_after_the_other(bed: &Bed) {
-    let pool = bed.pool("shared", "192.168.33.200-192.168.33.210");
-    let web = bed.web();
-    bed.apply(&sharing("plain", 80, "Cluster"));
-    bed.apply(&sharing("tls", 443, "Cluster"));
+pub(crate) fn policies_that_change_one_after_the_other(env: &Env) {
+    let pool = env.pool("shared", "192.168.33.200-192.168.33.210");
+    let web = env.web();
+    env.apply(&sharing("plain", 80, "Cluster"));
+    env.apply(&sharing("tls", 443, "Cluster"));
     let both_share = || {
         for name in ["plain", "tls"] {
-            assert_eq!(bed.address("default", name), ADDRESS, "{name}");
+            assert_eq!(env.address("default", name), ADDRESS, "{name}");
         }
-        serves_a_new_client(bed, ADDRESS, REPLACED);
-        // kube-proxy may know of one of the two Services a second before the other.
-        bed.served(&format!("http://{ADDRESS}:443/"), REPLACED)
+        serves_a_new_client(env, ADDRESS, REPLACED);
+        // kube-proxy may configure one of the two Services a second before the other.
+        env.served(&format!("http://{ADDRESS}:443/"), REPLACED)
     };
     both_share();
     for (from, to) in [("Cluster", "Local"), ("Local", "Cluster")] {
-        // Nobody has touched tls: it is served all the time.
-        let traffic = bed.http(&format!("{ADDRESS}:443"));
-        bed.apply(&sharing("plain", 80, to));
+        // tls was not changed, so it is served all the time.
+        let traffic = env.http(&format!("{ADDRESS}:443"));
+        env.apply(&sharing("plain", 80, to));
         let reason = poll("the condition of plain names tls and the difference", SOON, || {
-            let service = bed.get(&["service", "plain"]);
+            let service = env.get(&["service", "plain"]);
             let conditions = service["status"]["conditions"].as_array()?.clone();
             conditions
                 .iter()
@@ -56,17 +56,17 @@ pub(crate) fn policies_that_change_one_after_the_other(bed: &Bed) {
                 .find(|message| message.contains("tls") && message.contains(from) && message.contains(to))
         });
         assert!(reason.contains("externalTrafficPolicy"), "{reason}");
-        assert_eq!(bed.address("default", "tls"), ADDRESS);
-        let seen = bed.seen(traffic);
-        assert!(seen.answered > 0 && seen.lost == 0, "{seen:?}");
-        // Now tls changes in its turn: at most as long as a node without a pod may answer.
-        let traffic = bed.http(&format!("{ADDRESS}:443"));
-        bed.apply(&sharing("tls", 443, to));
+        assert_eq!(env.address("default", "tls"), ADDRESS);
+        let report = env.stop_traffic(traffic);
+        assert!(report.answered > 0 && report.lost == 0, "{report:?}");
+        // Now tls changes too: it may be interrupted while a node without a pod still answers.
+        let traffic = env.http(&format!("{ADDRESS}:443"));
+        env.apply(&sharing("tls", 443, to));
         both_share();
-        let seen = bed.seen(traffic);
-        assert!(seen.answered > 0 && seen.longest_silence() < Duration::from_secs(2), "{seen:?}");
+        let report = env.stop_traffic(traffic);
+        assert!(report.answered > 0 && report.longest_silence() < Duration::from_secs(2), "{report:?}");
     }
     for manifest in [sharing("plain", 80, "Cluster"), sharing("tls", 443, "Cluster"), web, pool] {
-        bed.delete(&manifest);
+        env.delete(&manifest);
     }
 }

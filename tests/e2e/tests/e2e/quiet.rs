@@ -1,31 +1,31 @@
-//! What the API server's audit log says of us.
+//! Checks of the API server's audit log.
 
 use std::time::Duration;
 
-use e2e::Bed;
+use e2e::Env;
 
-/// At rest nothing is written but Leases.
-pub(crate) fn no_writes(bed: &Bed) {
-    bed.stack_available();
-    at_rest(bed);
-    let writes = bed.writes_within(Duration::from_secs(60));
+/// At rest only Leases are written.
+pub(crate) fn no_writes(env: &Env) {
+    env.stack_available();
+    at_rest(env);
+    let writes = env.writes_within(Duration::from_secs(60));
     let foreign: Vec<_> = writes.iter().filter(|write| write.resource != "leases").collect();
-    assert!(foreign.is_empty(), "writes of ours at rest: {foreign:#?}");
+    assert!(foreign.is_empty(), "writes of the stack at rest: {foreign:#?}");
     assert!(!writes.is_empty(), "not even a Lease was renewed: is the audit log on?");
 }
 
-/// What the test before did is over when ten seconds have passed without a word about it.
-fn at_rest(bed: &Bed) {
+/// Waits until the effects of the previous test have ended: ten seconds without a write.
+fn at_rest(env: &Env) {
     for _ in 0..6 {
-        if bed.writes_within(Duration::from_secs(10)).iter().all(|write| write.resource == "leases") {
+        if env.writes_within(Duration::from_secs(10)).iter().all(|write| write.resource == "leases") {
             return;
         }
     }
-    panic!("a minute after the stack was available it was still being written to");
+    panic!("there were still writes a minute after the stack was available");
 }
 
-/// The roles hold everything that the processes ask for, and they ask for nothing else.
-pub(crate) fn no_refusals(bed: &Bed) {
-    let refused = bed.requests_refused();
-    assert!(refused.is_empty(), "requests of ours that were refused: {refused:#?}");
+/// The roles allow all requests of the processes.
+pub(crate) fn no_rejections(env: &Env) {
+    let rejected = env.rejected_requests();
+    assert!(rejected.is_empty(), "rejected requests of the stack: {rejected:#?}");
 }

@@ -1,9 +1,9 @@
-//! Real speakers in network namespaces, the kernel of a client as their judge.
+//! Real speakers in network namespaces, observed by the kernel of a client.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "all of this is tests: what is not as expected is a panic"
+    reason = "this file contains only tests, in which a failure is a panic"
 )]
 
 mod foreign_hosts;
@@ -20,13 +20,13 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use testbed::{Block, Frames, LanOptions, Signal, until};
 
 const SOON: Duration = Duration::from_secs(20);
-/// Of a machine that does other things too; `cargo xtask bench failover` has the figures.
+/// Timeout of a takeover on a busy machine; `cargo xtask bench failover` measures it.
 const MOVED: Duration = Duration::from_millis(900);
-/// Long enough for a takeover to be over, and for the client to see it.
+/// Long enough for a takeover, and for the client to notice it.
 const WATCHED: Duration = Duration::from_secs(2);
 
-/// By how much the views of two nodes differ: less than an owner offers a group for.
-const LATE: Duration = Duration::from_secs(1);
+/// The delay between the views of two nodes: shorter than the time for which an owner offers a group.
+const VIEW_DELAY: Duration = Duration::from_secs(1);
 
 static RIG: Mutex<Option<Rig>> = Mutex::new(None);
 
@@ -35,36 +35,39 @@ fn main() -> ExitCode {
     // They share a network.
     arguments.test_threads = Some(1);
     let tests: Vec<(&'static str, fn(&mut Rig))> = vec![
-        ("an_address_of_each_family_is_answered_for_by_one_node", answered_by_one),
-        ("a_killed_owner_is_followed", a_killed_owner_is_followed),
-        ("a_node_without_power_is_followed", a_node_without_power_is_followed),
+        ("one_node_answers_for_an_address_of_each_family", answered_by_one),
+        ("the_addresses_of_a_killed_owner_are_taken_over", a_killed_owner),
+        ("the_addresses_of_a_node_without_power_are_taken_over", a_node_without_power),
         ("an_owner_that_is_asked_to_stop_loses_no_request", sigterm_loses_nothing),
         ("an_excluded_node_hands_over_and_loses_no_request", a_label_loses_nothing),
-        ("an_owner_that_may_not_announce_answers_until_late_successors_have_claimed", late_successors),
-        ("a_stopped_owner_says_nothing_when_it_goes_on", a_stopped_owner_is_silent_later),
-        ("an_owner_is_not_followed_while_the_wire_shows_it_alive", blocked_beacons_move_nothing),
-        ("one_watcher_that_hears_nothing_moves_nothing", one_way_loss_moves_nothing),
+        ("an_owner_that_may_not_announce_answers_until_delayed_successors_have_claimed", late_successors),
+        ("a_stopped_owner_sends_nothing_when_it_continues", a_stopped_owner_is_silent_later),
+        ("an_owner_keeps_its_addresses_while_it_answers_on_the_network", blocked_beacons_move_nothing),
+        ("one_node_that_receives_no_beacons_moves_nothing", one_way_loss_moves_nothing),
         ("a_pulled_cable_moves_the_address", a_pulled_cable_moves),
-        ("a_healed_partition_leaves_one_owner_and_the_client_knows_which", a_healed_partition),
+        ("after_a_partition_one_owner_remains_and_the_client_is_updated", a_healed_partition),
         ("a_changed_key_moves_nothing", a_changed_key_moves_nothing),
         (
-            "a_stranger_keeps_an_address_from_being_announced_until_it_goes",
-            foreign_hosts::a_stranger_comes_and_goes,
+            "an_address_of_a_foreign_host_is_not_announced_until_the_host_is_gone",
+            foreign_hosts::before_the_service,
         ),
         (
-            "a_stranger_is_told_of_until_it_goes_though_its_service_is_gone",
-            foreign_hosts::a_stranger_outlives_its_service,
+            "a_foreign_host_is_reported_until_it_is_gone_after_its_service_is_deleted",
+            foreign_hosts::after_the_service,
         ),
-        ("a_stranger_who_comes_later_is_told_of_and_the_address_stays", foreign_hosts::a_late_stranger),
-        ("a_speaker_that_restarts_without_an_api_server_goes_on", restarts_without_api),
-        ("an_api_server_that_went_without_a_word_is_found_again", a_dead_connection_is_noticed),
+        (
+            "a_later_foreign_host_is_reported_and_the_address_stays_announced",
+            foreign_hosts::during_the_service,
+        ),
+        ("a_speaker_that_restarts_without_an_api_server_continues", restarts_without_api),
+        ("a_dead_connection_to_the_api_server_is_replaced", a_dead_connection_is_noticed),
     ];
     let mut trials: Vec<Trial> =
         tests.into_iter().map(|(name, test)| Trial::test(name, move || on_rig(test))).collect();
     trials.push(Trial::test("a_snooping_switch_lets_solicitations_through", networks::snooping));
     trials.push(Trial::test("a_second_segment_has_owners_of_its_own", networks::second_segment));
     trials.push(Trial::test(
-        "requirement_7_a_takeover_of_two_thousand_groups_is_completed_and_the_successor_never_fences_itself",
+        "requirement_7_a_takeover_of_two_thousand_groups_completes_without_a_stall_of_the_successor",
         || {
             takeover::of_many_groups();
             Ok(())
@@ -90,7 +93,7 @@ fn on_rig(test: fn(&mut Rig)) -> Result<(), Failed> {
         rig.service("web", &[v4(), v6()]);
         rig
     });
-    // A test before may have left somebody down.
+    // An earlier test may have left a node down.
     for number in 0..rig.nodes.len() {
         if !rig.runs(number) {
             rig.power_on(number);
@@ -99,10 +102,12 @@ fn on_rig(test: fn(&mut Rig)) -> Result<(), Failed> {
     }
     rig.all_ready();
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(rig)));
-    result.map_err(|panic| {
+    if result.is_err() {
         eprintln!("{}", rig.logs());
-        // Whatever it left behind is no matter of the next test.
+        // Whatever this test has left behind does not affect the next one.
         *shared = None;
+    }
+    result.map_err(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
             .unwrap_or_default()
@@ -115,7 +120,7 @@ fn answered_by_one(rig: &mut Rig) {
     assert_eq!(rig.owner(v6()), owner, "both families of a Service are on one node");
     for address in [v4(), v6()] {
         let client = rig.cluster.client();
-        client.forget_neighbours().unwrap();
+        client.flush_neighbours().unwrap();
         let url = format!("http://{}/", std::net::SocketAddr::new(address, 8080));
         assert!(client.curl(&url).unwrap().contains(&rig.nodes[owner].name));
         assert_eq!(client.neighbour(address).unwrap(), Some(rig.nodes[owner].guest.host.mac));
@@ -129,24 +134,24 @@ fn answered_by_one(rig: &mut Rig) {
     .unwrap();
 }
 
-/// Runs a fault for both families, for a client with warm and with cold neighbour entries.
-fn followed(rig: &mut Rig, fault: fn(&mut Rig, usize), mend: fn(&mut Rig, usize)) {
+/// Runs a fault for both families, and for clients with and without cached neighbour entries.
+fn taken_over(rig: &mut Rig, fault: fn(&mut Rig, usize), clear: fn(&mut Rig, usize)) {
     for (address, cold) in [(v4(), false), (v6(), false), (v4(), true)] {
         let owner = rig.owner(address);
         let round = rig.round(address, cold, WATCHED, |rig| fault(rig, owner));
         assert!(round.silence < MOVED, "{address}, cold {cold}: {round:?}");
         assert_ne!(rig.owner(address), owner);
-        mend(rig, owner);
+        clear(rig, owner);
         rig.all_ready();
     }
 }
 
-fn a_killed_owner_is_followed(rig: &mut Rig) {
-    followed(rig, Rig::kill, Rig::start);
+fn a_killed_owner(rig: &mut Rig) {
+    taken_over(rig, Rig::kill, Rig::start);
 }
 
-fn a_node_without_power_is_followed(rig: &mut Rig) {
-    followed(rig, Rig::power_off, Rig::power_on);
+fn a_node_without_power(rig: &mut Rig) {
+    taken_over(rig, Rig::power_off, Rig::power_on);
 }
 
 fn sigterm_loses_nothing(rig: &mut Rig) {
@@ -175,10 +180,11 @@ fn a_label_loses_nothing(rig: &mut Rig) {
     assert_ne!(next, owner);
     rig.cluster.kubectl(["label", "node", &name, &format!("{EXCLUDE}-")]).unwrap();
     std::thread::sleep(WATCHED);
-    assert_eq!(rig.owner(v4()), next, "who may own it again takes nothing away");
+    assert_eq!(rig.owner(v4()), next, "a node that becomes eligible again takes nothing back");
 }
 
-/// The owner learns from the API that it must hand over; its successors hear of it later, and refuse until then.
+/// The owner learns from the API server that it must hand over; its successors learn it later, and reject the
+/// handover until then.
 fn late_successors(rig: &mut Rig) {
     let node_condition = |type_: &str, status: &str| {
         format!(r#"{{"status":{{"conditions":[{{"type":"{type_}","status":"{status}"}}]}}}}"#)
@@ -210,15 +216,15 @@ fn late_successors(rig: &mut Rig) {
             .filter(|name| *name != rig.nodes[owner].name)
             .collect();
         let round = rig.round(v4(), true, WATCHED * 2, |rig| {
-            let cut = |name: &String| {
+            let block = |name: &String| {
                 let frames = Frames::Tcp(6443);
                 lan.block(Block { from: Some(name), to: None, frames, one_way: false }).unwrap()
             };
-            let cuts: Vec<_> = others.iter().map(cut).collect();
+            let blocks: Vec<_> = others.iter().map(block).collect();
             set(rig, owner, true);
-            std::thread::sleep(LATE);
-            for cut in cuts {
-                cut.heal().unwrap();
+            std::thread::sleep(VIEW_DELAY);
+            for block in blocks {
+                block.heal().unwrap();
             }
         });
         assert_eq!(round.lost, 0, "{cause}: {round:?}");
@@ -249,7 +255,7 @@ fn blocked_beacons_move_nothing(rig: &mut Rig) {
     let fault =
         lan.block(Block { from: Some(&name), to: None, frames: Frames::Udp(7946), one_way: true }).unwrap();
     let conditions = ["configurationstates", "--namespace", NAMESPACE];
-    until(SOON, "somebody to tell that beacons are blocked", || {
+    until(SOON, "a condition to report blocked beacons", || {
         let states = rig.cluster.get(conditions).map_err(|error| error.to_string())?.to_string();
         if states.contains(&format!("beacons arrive from the speakers of {name}")) {
             Ok(())
@@ -263,7 +269,7 @@ fn blocked_beacons_move_nothing(rig: &mut Rig) {
     }
     fault.heal().unwrap();
     rig.all_ready();
-    until(SOON, "the warning to go", || {
+    until(SOON, "the condition to be cleared", || {
         let states = rig.cluster.get(conditions).map_err(|error| error.to_string())?.to_string();
         if states.contains("beacons arrive from") { Err(states) } else { Ok(()) }
     })
@@ -273,9 +279,9 @@ fn blocked_beacons_move_nothing(rig: &mut Rig) {
 
 fn one_way_loss_moves_nothing(rig: &mut Rig) {
     let owner = rig.owner(v4());
-    let watcher = (owner + 1) % rig.nodes.len();
+    let other = (owner + 1) % rig.nodes.len();
     let lan = rig.cluster.lan().clone();
-    let (from, to) = (rig.nodes[owner].name.clone(), rig.nodes[watcher].name.clone());
+    let (from, to) = (rig.nodes[owner].name.clone(), rig.nodes[other].name.clone());
     let fault =
         lan.block(Block { from: Some(&from), to: Some(&to), frames: Frames::All, one_way: true }).unwrap();
     let round = rig.round(v4(), false, WATCHED, |_| {});
@@ -298,17 +304,17 @@ fn a_pulled_cable_moves(rig: &mut Rig) {
     rig.all_ready();
 }
 
-/// The client hears both sides, so it is told of the winner when they hear each other again.
+/// The client can reach both sides, so the winner updates it when the sides are connected again.
 fn a_healed_partition(rig: &mut Rig) {
     let owner = rig.owner(v4());
     let lan = rig.cluster.lan().clone();
     let name = |number: usize| rig.nodes[number].name.clone();
     let others: Vec<usize> = (0..rig.nodes.len()).filter(|number| *number != owner).collect();
-    let cut = |other: &usize| {
+    let block = |other: &usize| {
         let (from, to) = (name(owner), name(*other));
         lan.block(Block { from: Some(&from), to: Some(&to), frames: Frames::All, one_way: false }).unwrap()
     };
-    let cuts: Vec<_> = others.iter().map(cut).collect();
+    let blocks: Vec<_> = others.iter().map(block).collect();
     let client = rig.cluster.client();
     let answering = || client.who_has(v4(), Duration::from_millis(20)).unwrap();
     until(SOON, "each side to have an owner", || match answering().len() {
@@ -316,30 +322,33 @@ fn a_healed_partition(rig: &mut Rig) {
         others => Err(format!("{others} answer")),
     })
     .unwrap();
-    // The client has been misled; the winner is whoever took the address over.
+    // The client's neighbour entry points to the loser; the winner is the node that took the address over.
     let (address, loser) = (v4().to_string(), rig.nodes[owner].guest.host.mac);
-    let mislead =
+    let set_entry =
         ["ip", "neighbour", "replace", &address, "lladdr", &loser.to_string(), "dev", "eth0", "nud", "stale"];
-    client.run(mislead).unwrap();
-    // A kernel does not change an entry twice within a second.
+    client.run(set_entry).unwrap();
+    // The kernel does not change an entry twice within a second.
     std::thread::sleep(WATCHED);
-    for cut in cuts {
-        cut.heal().unwrap();
+    for block in blocks {
+        block.heal().unwrap();
     }
     let healed = Instant::now();
-    let mut doubled = Duration::ZERO;
+    let mut last_duplicate = Duration::ZERO;
     while healed.elapsed() < WATCHED {
         if answering().len() > 1 {
-            doubled = healed.elapsed();
+            last_duplicate = healed.elapsed();
         }
     }
-    // A beacon goes every 100 ms, and a question takes 20 ms.
-    assert!(doubled < Duration::from_millis(300), "two answered {doubled:?} after the partition had healed");
+    // A beacon is sent every 100 ms, and a probe takes 20 ms.
+    assert!(
+        last_duplicate < Duration::from_millis(300),
+        "two nodes answered {last_duplicate:?} after the partition had healed"
+    );
     let winner = rig.owner(v4());
     assert_eq!(
         client.neighbour(v4()).unwrap(),
         Some(rig.nodes[winner].guest.host.mac),
-        "the client was told"
+        "the client was updated"
     );
     rig.all_ready();
 }
@@ -357,10 +366,10 @@ fn a_changed_key_moves_nothing(rig: &mut Rig) {
 
 fn a_dead_connection_is_noticed(rig: &mut Rig) {
     let address: IpAddr = "192.168.33.220".parse().unwrap();
-    // It ends and starts while nothing passes, so that no speaker hears of it: their connections lead nowhere.
+    // It restarts while no frames pass, so that no speaker notices it: their connections have no far end.
     let server = rig.cluster.control_plane().name;
-    let way = Block { from: Some(&server), to: None, frames: Frames::All, one_way: false };
-    let fault = rig.cluster.lan().block(way).unwrap();
+    let block = Block { from: Some(&server), to: None, frames: Frames::All, one_way: false };
+    let fault = rig.cluster.lan().block(block).unwrap();
     rig.cluster.api().stop().unwrap();
     rig.cluster.api().start().unwrap();
     fault.heal().unwrap();
@@ -372,12 +381,12 @@ fn a_dead_connection_is_noticed(rig: &mut Rig) {
     })
     .unwrap();
     rig.remove_service("late");
-    rig.nobody_has(address);
+    rig.unowned(address);
     rig.all_ready();
 }
 
 fn restarts_without_api(rig: &mut Rig) {
-    // What is known is written a second after it has changed.
+    // The snapshot is written a second after a change.
     std::thread::sleep(WATCHED);
     let owner = rig.owner(v4());
     rig.cluster.api().stop().unwrap();
@@ -385,12 +394,12 @@ fn restarts_without_api(rig: &mut Rig) {
     assert!(round.silence < MOVED, "without an API server: {round:?}");
     let next = rig.owner(v4());
     rig.start(owner);
-    // The one that restarted serves again: when all others go, it has the address.
+    // The restarted speaker works: when all others are gone, it owns the address.
     let others: Vec<usize> = (0..rig.nodes.len()).filter(|number| *number != owner).collect();
     until(SOON, "the restarted speaker to be ready", || rig.admin(owner, "readyz").map(drop)).unwrap();
-    until(SOON, "the restarted speaker to hear the others", || {
+    until(SOON, "the restarted speaker to receive beacons of the others", || {
         let heard = rig.metric(owner, "lbstack_speaker_peers{state=\"heard\"}");
-        if heard >= 2.0 { Ok(()) } else { Err(format!("it hears {heard}")) }
+        if heard >= 2.0 { Ok(()) } else { Err(format!("it receives beacons of {heard}")) }
     })
     .unwrap();
     assert_eq!(rig.owner(v4()), next);

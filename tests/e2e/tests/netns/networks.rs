@@ -1,4 +1,4 @@
-//! Networks other than one plain segment.
+//! Networks other than a single segment.
 
 use std::net::IpAddr;
 use std::sync::PoisonError;
@@ -10,26 +10,26 @@ use testbed::{LanOptions, Mac, Multicast, until};
 
 use crate::{MOVED, RIG, SOON, WATCHED, v4, v6};
 
-/// With a querier, a snooping switch forwards what is for a group only to who has reported it.
+/// With a querier, a snooping switch forwards multicast only to ports with a member of the group.
 pub(crate) fn snooping() -> Result<(), Failed> {
     drop(RIG.lock().unwrap_or_else(PoisonError::into_inner).take());
     let lan = LanOptions { multicast: Multicast { snooping: true, querier: true }, ..LanOptions::default() };
     let rig = Rig::up("netns-snoop", 2, lan, &[]);
-    // Until the querier has been heard, the bridge floods.
+    // The bridge floods until it has learned of a querier.
     std::thread::sleep(Duration::from_secs(12));
     rig.service("web", &[v6()]);
     let owner = rig.owner(v6());
     let client = rig.cluster.client();
-    client.forget_neighbours().unwrap();
+    client.flush_neighbours().unwrap();
     assert!(client.curl("http://[fd00:33::200]:8080/").unwrap().contains(&rig.nodes[owner].name));
     let groups = rig.cluster.lan().gateway().run(["bridge", "mdb", "show"])?;
     assert!(groups.contains("ff02::1:ff00:200"), "{groups}");
     Ok(())
 }
 
-/// Two segments with a router between them: the first two nodes are on both, the third on the first alone and the fourth on
-/// the second alone. Beacons between them take the first segment or the router, so an interface of the second can be down while
-/// they go on.
+/// Two segments with a router between them: the first two nodes are on both, the third on the first alone and
+/// the fourth on the second alone. Beacons between them take the first segment or the router, so an interface
+/// of the second can be down while beacons continue.
 pub(crate) fn second_segment() -> Result<(), Failed> {
     drop(RIG.lock().unwrap_or_else(PoisonError::into_inner).take());
     let (near, far): (IpAddr, IpAddr) = (v4(), "192.168.34.200".parse()?);
@@ -49,32 +49,32 @@ pub(crate) fn second_segment() -> Result<(), Failed> {
     let far_owner = || e2e::speakers::one_of(&asker.host, far, &macs);
     rig.service("near", &[near]);
     rig.service("far", &[far]);
-    let hear = |rig: &Rig| {
+    let all_connected = |rig: &Rig| {
         for (number, others) in [(0, 3.0), (1, 3.0), (2, 2.0), (3, 2.0)] {
-            until(SOON, &format!("{} to hear {others} others", rig.nodes[number].name), || {
+            until(SOON, &format!("{} to receive beacons of {others} others", rig.nodes[number].name), || {
                 let heard = rig.metric(number, "lbstack_speaker_peers{state=\"heard\"}");
-                if heard >= others { Ok(()) } else { Err(format!("it hears {heard}")) }
+                if heard >= others { Ok(()) } else { Err(format!("it receives beacons of {heard}")) }
             })
             .unwrap();
         }
     };
-    hear(&rig);
+    all_connected(&rig);
     let near_owner = rig.owner(near);
     assert_ne!(near_owner, 3, "it is not on the segment");
 
-    // The client is behind the router, so it is the router that has to learn who has the address.
+    // The client is behind the router, so the router needs the new neighbour entry.
     while let owner @ (0 | 1) = far_owner() {
         let round = rig.round(far, false, WATCHED, |_| cables[owner].cable(false).unwrap());
         assert!(round.silence < MOVED, "an interface is down: {round:?}");
         assert_ne!(far_owner(), owner);
     }
-    assert_eq!(far_owner(), 3, "nobody else is left");
+    assert_eq!(far_owner(), 3, "no other node is left");
     assert_eq!(rig.owner(near), near_owner, "it has lost no interface of this segment");
     for cable in &cables {
         cable.cable(true)?;
     }
-    hear(&rig);
-    assert_eq!(far_owner(), 3, "who may own it again takes nothing away");
+    all_connected(&rig);
+    assert_eq!(far_owner(), 3, "a node that becomes eligible again takes nothing back");
     let round = rig.round(far, false, WATCHED, |rig| rig.power_off(3));
     assert!(round.silence < MOVED, "a node behind the router is gone: {round:?}");
     assert!(matches!(far_owner(), 0 | 1));

@@ -1,4 +1,4 @@
-//! A whole cluster: pods, Services, rights, faults, diagnosis, and that nothing is left of it.
+//! A whole cluster: pods, Services, permissions, faults, diagnosis, and complete removal.
 
 use std::fs;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,10 +7,10 @@ use std::time::Duration;
 use libtest_mimic::Failed;
 use testbed::{Cluster, Identity, Options, Progress, Signal, until};
 
-use crate::traces::{nothing_of, traces_of};
+use crate::traces::{no_traces_of, traces_of};
 use crate::{Outcome, SOON, check, reaches};
 
-/// The cluster that the tests share, made by the first that needs it.
+/// The cluster that the tests share, created by the first that needs it.
 static CLUSTER: Mutex<Option<Cluster>> = Mutex::new(None);
 
 /// Its id.
@@ -110,7 +110,8 @@ pub(crate) fn nginx_is_pulled() -> Outcome {
     })
 }
 
-/// The kubelet binds it at a fixed path. Where two share that, one of two that start together ends.
+/// The kubelet binds it at a fixed path. If two kubelets share the path, one of two that start together
+/// fails.
 pub(crate) fn kubelets_have_their_own_sockets() -> Outcome {
     on_cluster(|cluster| {
         for node in cluster.nodes() {
@@ -133,23 +134,23 @@ pub(crate) fn identities_are_real() -> Outcome {
             command.arg(format!("--kubeconfig={}", jane.display())).args(["auth", "can-i", verb, "pods"]);
             Ok::<_, Failed>(command.output()?.status.success())
         };
-        check(!can("list")?, "jane may nothing at first")?;
+        check(!can("list")?, "jane has no permissions at first")?;
         cluster.kubectl(["create", "clusterrolebinding", "jane", "--clusterrole=view", "--user=jane"])?;
-        until(SOON, "jane's right to list pods", || match can("list") {
+        until(SOON, "jane's permission to list pods", || match can("list") {
             Ok(true) => Ok(()),
-            Ok(false) => Err("she may not".to_owned()),
+            Ok(false) => Err("she has none".to_owned()),
             Err(error) => Err(format!("{error:?}")),
         })?;
-        check(!can("delete")?, "jane may only look")
+        check(!can("delete")?, "jane has only read permissions")
     })
 }
 
 pub(crate) fn requests_are_audited() -> Outcome {
     on_cluster(|cluster| {
-        let _ = cluster.kubectl(["get", "configmap", "looked-for-by-a-test"]);
+        let _ = cluster.kubectl(["get", "configmap", "requested-by-a-test"]);
         until(SOON, "an entry in the audit log", || {
             let log = fs::read_to_string(cluster.audit_log()).map_err(|error| error.to_string())?;
-            let entry = log.lines().find(|line| line.contains("looked-for-by-a-test"));
+            let entry = log.lines().find(|line| line.contains("requested-by-a-test"));
             let entry = entry.ok_or("there is none yet")?;
             let fields = ["\"user\":{\"username\":\"admin\"", "\"code\":404", "\"verb\":\"get\""];
             if fields.iter().all(|field| entry.contains(field)) { Ok(()) } else { Err(entry.to_owned()) }
@@ -178,8 +179,8 @@ pub(crate) fn pods_take_signals() -> Outcome {
         until(SOON, "the pod's new container", || {
             let pod = cluster.get(["pod", name]).map_err(|error| error.to_string())?;
             let status = &pod["status"]["containerStatuses"][0];
-            let again = status["restartCount"] == 1 && status["ready"] == true;
-            if again { Ok(()) } else { Err(status.to_string()) }
+            let restarted = status["restartCount"] == 1 && status["ready"] == true;
+            if restarted { Ok(()) } else { Err(status.to_string()) }
         })?;
         check(answers()?.contains(name), "the pod keeps its address")
     })
@@ -232,7 +233,7 @@ pub(crate) fn a_node_loses_power() -> Outcome {
     })
 }
 
-pub(crate) fn a_diagnosis_has_everything() -> Outcome {
+pub(crate) fn a_diagnosis_is_complete() -> Outcome {
     on_cluster(|cluster| {
         web(cluster)?;
         let directory = std::env::temp_dir().join("lbstack-testbed-selftest-diagnosis");
@@ -258,7 +259,7 @@ pub(crate) fn a_diagnosis_has_everything() -> Outcome {
     })
 }
 
-pub(crate) fn nothing_is_left() -> Outcome {
+pub(crate) fn nothing_remains() -> Outcome {
     on_cluster(|cluster| {
         web(cluster)?;
         check(traces_of(cluster.id()).len() > 10, "a running cluster has traces")
@@ -266,6 +267,6 @@ pub(crate) fn nothing_is_left() -> Outcome {
     if let Some(cluster) = shared().take() {
         cluster.down()?;
     }
-    nothing_of(ID)?;
-    check(!testbed::down(ID)?, "a second time there is nothing to do")
+    no_traces_of(ID)?;
+    check(!testbed::down(ID)?, "a second removal has nothing to do")
 }

@@ -1,4 +1,4 @@
-//! The LAN without Kubernetes: what passes, who answers, and what a client sees of it.
+//! The LAN without Kubernetes: connectivity, answers, faults, and the results of a client.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -27,25 +27,25 @@ pub(crate) fn machines_reach_each_other() -> Outcome {
     Ok(())
 }
 
-pub(crate) fn everybody_who_answers_is_seen() -> Outcome {
+pub(crate) fn every_answering_host_is_found() -> Outcome {
     let net = net("self-net")?;
     let (a, b) = (net.host("a")?, net.host("b")?);
     let window = Duration::from_millis(100);
     let mac = Mac([2, 0, 0, 0, 0, 0x66]);
     for address in b.addresses() {
         check(a.who_has(address, window)? == [b.mac], format!("{address} is b's"))?;
-        let stranger = net.lan().stranger(&[address], mac)?;
+        let foreign_host = net.lan().foreign_host(&[address], mac)?;
         let both = a.who_has(address, window)?;
-        check(both == [mac, b.mac], format!("both answer for {address}, and {both:?} are seen"))?;
+        check(both == [mac, b.mac], format!("both answer for {address}, and {both:?} are found"))?;
         check(reaches(a, address), "one of them is reached")?;
-        // Unasked, the stranger takes the traffic over.
-        stranger.announce(address)?;
-        check(a.neighbour(address)? == Some(mac), format!("the stranger's word for {address} is taken"))?;
-        drop(stranger);
-        check(a.who_has(address, window)? == [b.mac], "the stranger is gone")?;
+        // A gratuitous announcement moves the traffic to the foreign host.
+        foreign_host.announce(address)?;
+        check(a.neighbour(address)? == Some(mac), format!("the announcement of {address} is accepted"))?;
+        drop(foreign_host);
+        check(a.who_has(address, window)? == [b.mac], "the foreign host is gone")?;
     }
-    let nobody = "192.168.33.77".parse()?;
-    check(a.who_has(nobody, window)?.is_empty(), "nobody has an address that is nobody's")?;
+    let unused = "192.168.33.77".parse()?;
+    check(a.who_has(unused, window)?.is_empty(), "no host answers for an unused address")?;
     let latency = a.arping(b.v4.into(), 20, 1)?;
     check(latency.unanswered == 0 && latency.p50_us.is_some_and(|p50| p50 < 10_000), format!("{latency:?}"))
 }
@@ -80,7 +80,7 @@ pub(crate) fn frames_are_blocked() -> Outcome {
     for frames in [Frames::Arp, Frames::Ndp] {
         let address =
             if frames == Frames::Arp { IpAddr::from(b.v4) } else { b.v6.ok_or("b has no IPv6")?.into() };
-        a.forget_neighbours()?;
+        a.flush_neighbours()?;
         let fault = net.lan().block(Block { from: Some("a"), to: None, frames, one_way: false })?;
         check(a.who_has(address, Duration::from_millis(50))?.is_empty(), format!("{frames:?} is blocked"))?;
         fault.heal()?;
@@ -93,7 +93,7 @@ pub(crate) fn frames_are_blocked() -> Outcome {
     check(reaches(a, b.v4.into()), "all faults are healed")
 }
 
-/// A server on a machine that answers as the web image does.
+/// Starts the server of the web image on a machine.
 fn serve(net: &Net, host: &Host) -> Result<testbed::Running, Failed> {
     let web = net.lan().tool("web");
     let running = host.spawn([web.as_os_str(), "--name".as_ref(), "b".as_ref()])?;
@@ -104,7 +104,7 @@ fn serve(net: &Net, host: &Host) -> Result<testbed::Running, Failed> {
     Ok(running)
 }
 
-pub(crate) fn a_pulled_cable_is_silence() -> Outcome {
+pub(crate) fn an_unplugged_cable_is_an_outage() -> Outcome {
     let net = net("self-net")?;
     let (a, b) = (net.host("a")?, net.host("b")?);
     let _server = serve(&net, b)?;
@@ -119,21 +119,21 @@ pub(crate) fn a_pulled_cable_is_silence() -> Outcome {
         let longest = report.longest_silence();
         check(
             longest > Duration::from_millis(350) && longest < Duration::from_millis(1800),
-            format!("400 ms without a cable were {longest:?} of silence by {protocol:?}: {report:?}"),
+            format!("400 ms without a cable were an outage of {longest:?} by {protocol:?}: {report:?}"),
         )?;
         check(report.lost > 10 && report.names.keys().eq(["b"]), format!("{report:?}"))?;
     }
     Ok(())
 }
 
-pub(crate) fn a_cold_client_asks_each_time() -> Outcome {
+pub(crate) fn a_cold_client_resolves_each_time() -> Outcome {
     let net = net("self-net")?;
     let (a, b) = (net.host("a")?, net.host("b")?);
     let _server = serve(&net, b)?;
     let to = SocketAddr::from((b.v4, 8080));
     for cold in [true, false] {
-        // The entry is there, and no request is needed for some time.
-        // (After the first round, the kernel's own next try may be a second away.)
+        // The neighbour entry exists and is valid for some time. After the first round, the kernel's next
+        // attempt may be a second away.
         until(SOON, "b", || if reaches(a, b.v4.into()) { Ok(()) } else { Err("not reached".into()) })?;
         let fault =
             net.lan().block(Block { from: Some("a"), to: Some("b"), frames: Frames::Arp, one_way: true })?;
@@ -146,10 +146,10 @@ pub(crate) fn a_cold_client_asks_each_time() -> Outcome {
     Ok(())
 }
 
-pub(crate) fn two_with_one_id_are_refused() -> Outcome {
+pub(crate) fn two_with_one_id_are_rejected() -> Outcome {
     let first = net("self-net")?;
-    let error = net("self-net").err().ok_or("the second was not refused")?.to_string();
-    check(error.contains("already there") && error.contains("down --id self-net"), error)?;
-    // And the first is as it was.
+    let error = net("self-net").err().ok_or("the second was not rejected")?.to_string();
+    check(error.contains("exists already") && error.contains("down --id self-net"), error)?;
+    // The first is not affected.
     check(reaches(first.host("a")?, first.host("b")?.v4.into()), "the first still works")
 }

@@ -1,4 +1,4 @@
-//! How clusters begin and end.
+//! Creation and removal of clusters.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, ExitCode, Stdio};
@@ -7,13 +7,13 @@ use std::time::Duration;
 use libtest_mimic::Failed;
 use testbed::{Cluster, Options, until};
 
-use crate::traces::{nothing_of, traces_of};
+use crate::traces::{no_traces_of, traces_of};
 use crate::{Outcome, SOON, check};
 
-/// This, instead of a test, makes the process one that brings a cluster up and waits to be killed.
+/// With this variable the process runs no tests, but creates a cluster and waits to be killed.
 pub(crate) const VICTIM: &str = "LBSTACK_TESTBED_VICTIM";
 
-pub(crate) fn a_port_in_use_is_named() -> Outcome {
+pub(crate) fn a_port_in_use_is_reported() -> Outcome {
     let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
     let port = taken.local_addr()?.port();
     let options = Options {
@@ -22,12 +22,12 @@ pub(crate) fn a_port_in_use_is_named() -> Outcome {
         control_plane_only: true,
         ..Options::default()
     };
-    let error = Cluster::up(options).err().ok_or("the port was not refused")?.to_string();
+    let error = Cluster::up(options).err().ok_or("the port was not rejected")?.to_string();
     check(error.contains(&port.to_string()) && error.contains("--api-port"), error)?;
-    nothing_of("self-port")
+    no_traces_of("self-port")
 }
 
-/// Brings a cluster up, says so, and waits to be killed.
+/// Creates a cluster, prints the result, and waits to be killed.
 pub(crate) fn victim(id: String) -> ExitCode {
     let keep = id.ends_with("kept");
     match Cluster::up(Options { id, nodes: 1, keep, ..Options::default() }) {
@@ -62,19 +62,19 @@ fn start_victim(id: &str) -> Result<std::process::Child, Failed> {
     Ok(child)
 }
 
-pub(crate) fn a_cluster_goes_with_its_process() -> Outcome {
+pub(crate) fn a_cluster_is_removed_with_its_process() -> Outcome {
     let mut victim = start_victim("self-killed")?;
     check(!traces_of("self-killed").is_empty(), "a running cluster has traces")?;
     victim.kill()?;
     victim.wait()?;
-    until(SOON, "the end of what the killed process has left", || {
+    until(SOON, "the removal of the cluster of the killed process", || {
         let traces = traces_of("self-killed");
         if traces.is_empty() { Ok(()) } else { Err(traces.join("\n")) }
     })?;
     Ok(())
 }
 
-pub(crate) fn a_kept_cluster_is_found_again() -> Outcome {
+pub(crate) fn a_kept_cluster_is_attached() -> Outcome {
     let mut victim = start_victim("self-kept")?;
     victim.wait()?;
     let cluster = Cluster::attach("self-kept")?;
@@ -82,8 +82,8 @@ pub(crate) fn a_kept_cluster_is_found_again() -> Outcome {
     cluster.kubectl(["get", "pod", "web"])?;
     check(cluster.client().run(["hostname"]).is_ok(), "programs run on the client")?;
     drop(cluster);
-    check(!traces_of("self-kept").is_empty(), "who attached to it does not take it away")?;
-    check(testbed::down("self-kept")?, "there was something to take away")?;
-    nothing_of("self-kept")?;
-    check(!testbed::down("self-kept")?, "there is nothing to take away any more")
+    check(!traces_of("self-kept").is_empty(), "a process that attached to it does not remove it")?;
+    check(testbed::down("self-kept")?, "there was something to remove")?;
+    no_traces_of("self-kept")?;
+    check(!testbed::down("self-kept")?, "there is nothing to remove any more")
 }

@@ -1,16 +1,16 @@
-//! What a testbed leaves on the machine, looked for by other means than those the testbed itself uses.
+//! Detection of remains of a testbed on the machine, independent of the testbed's own code.
 
 use std::fs;
 use std::path::Path;
 
 use crate::{Outcome, check};
 
-pub(crate) fn nothing_of(id: &str) -> Outcome {
+pub(crate) fn no_traces_of(id: &str) -> Outcome {
     let traces = traces_of(id);
-    check(traces.is_empty(), format!("left of {id}:\n{}", traces.join("\n")))
+    check(traces.is_empty(), format!("traces of {id}:\n{}", traces.join("\n")))
 }
 
-/// Everything on this machine that bears the testbed's id, found by other means than those the testbed itself uses.
+/// All processes, mounts and files on this machine that belong to the testbed with this id.
 pub(crate) fn traces_of(id: &str) -> Vec<String> {
     let directory = format!("/var/lib/lbstack-testbed/{id}");
     let name = format!("lbstack-{id}");
@@ -23,7 +23,7 @@ pub(crate) fn traces_of(id: &str) -> Vec<String> {
             String::from_utf8_lossy(&fs::read(process.path().join(file)).unwrap_or_default()).into_owned()
         };
         let command = read("cmdline").replace('\0', " ");
-        // A corpse that nobody has collected has no command line any more.
+        // A zombie has no command line.
         if command.is_empty() {
             continue;
         }

@@ -1,14 +1,14 @@
-//! Addresses and frames of Ethernet.
+//! Ethernet addresses and frames.
 
 use std::io;
 
 use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr};
 
-/// Reads six bytes in hexadecimal with colons between them.
+/// Parses a link-layer address: six bytes in hexadecimal, separated by colons.
 ///
 /// # Errors
 ///
-/// It is something else.
+/// The text is not a link-layer address.
 pub fn parse_mac(text: &str) -> io::Result<EthernetAddress> {
     let bytes: Option<Vec<u8>> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).ok()).collect();
     let bytes: Option<[u8; 6]> = bytes.and_then(|bytes| bytes.try_into().ok());

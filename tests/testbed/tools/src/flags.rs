@@ -1,20 +1,20 @@
-//! `--name value` on the command line. The tools are called by the testbed, so no more is needed.
+//! Parsing of `--name value` flags, which is sufficient for tools that only the testbed runs.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-/// The flags that were given.
+/// The flags of the command line.
 #[derive(Debug)]
 pub struct Flags {
     program: &'static str,
-    given: BTreeMap<String, String>,
+    values: BTreeMap<String, String>,
 }
 
 impl Flags {
-    /// Reads the process's arguments; `usage` lists what there is.
+    /// Parses the arguments of the process; `usage` lists the flags.
     pub fn read(program: &'static str, usage: &str) -> Self {
         match parse(std::env::args().skip(1)) {
-            Ok(given) => Self { program, given },
+            Ok(values) => Self { program, values },
             Err(problem) => {
                 eprintln!("{program}: {problem}\nusage: {program} {usage}");
                 std::process::exit(2);
@@ -22,21 +22,21 @@ impl Flags {
         }
     }
 
-    /// The value of a flag, or what it is when not given.
+    /// The value of a flag, or what it is when not values.
     pub fn get<T: FromStr>(&mut self, name: &str, default: T) -> T {
         self.optional(name).unwrap_or(default)
     }
 
-    /// The value of a flag, if it was given.
+    /// The value of an optional flag.
     pub fn optional<T: FromStr>(&mut self, name: &str) -> Option<T> {
-        let text = self.given.remove(name)?;
+        let text = self.values.remove(name)?;
         let Ok(value) = text.parse() else {
             self.fail(&format!("--{name} cannot be {text:?}"));
         };
         Some(value)
     }
 
-    /// The value of a flag that must be given.
+    /// The value of a mandatory flag.
     pub fn required<T: FromStr>(&mut self, name: &str) -> T {
         match self.optional(name) {
             Some(value) => value,
@@ -44,9 +44,9 @@ impl Flags {
         }
     }
 
-    /// Ends the program if a flag was given that nobody asked for.
+    /// Ends the program with an error if there are unknown flags.
     pub fn end(self) {
-        if let Some(name) = self.given.keys().next() {
+        if let Some(name) = self.values.keys().next() {
             self.fail(&format!("there is no flag --{name}"));
         }
     }
@@ -58,15 +58,15 @@ impl Flags {
 }
 
 fn parse(mut words: impl Iterator<Item = String>) -> Result<BTreeMap<String, String>, String> {
-    let mut given = BTreeMap::new();
+    let mut values = BTreeMap::new();
     while let Some(word) = words.next() {
         let Some(name) = word.strip_prefix("--") else {
             return Err(format!("{word:?} is not a flag"));
         };
         let value = words.next().ok_or_else(|| format!("--{name} has no value"))?;
-        given.insert(name.to_owned(), value);
+        values.insert(name.to_owned(), value);
     }
-    Ok(given)
+    Ok(values)
 }
 
 #[cfg(test)]
@@ -79,13 +79,13 @@ mod tests {
 
     #[test]
     fn flags_are_pairs() {
-        let given = parse(words("--port 80 --name x")).unwrap();
-        assert_eq!(given["port"], "80");
-        assert_eq!(given["name"], "x");
+        let values = parse(words("--port 80 --name x")).unwrap();
+        assert_eq!(values["port"], "80");
+        assert_eq!(values["name"], "x");
     }
 
     #[test]
-    fn what_is_not_a_pair_is_refused() {
+    fn an_argument_that_is_not_a_pair_is_rejected() {
         assert!(parse(words("port 80")).is_err());
         assert!(parse(words("--port")).is_err());
     }

@@ -1,4 +1,4 @@
-//! What the tools share.
+//! Code that the tools share.
 
 pub mod ethernet;
 pub mod flags;

@@ -1,4 +1,4 @@
-//! Forgetting one neighbour (ARP or NDP entry) by netlink, quickly enough to do it before every request.
+//! Deletion of a neighbour entry (ARP or NDP) by netlink, fast enough to do it before every request.
 
 use std::ffi::CString;
 use std::io::{self, Read};
@@ -6,15 +6,15 @@ use std::net::IpAddr;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Deletes the entry of one address.
+/// Deletes the neighbour entry of one address.
 #[derive(Debug)]
-pub struct Forgetter {
+pub struct NeighbourFlusher {
     socket: Socket,
     request: Vec<u8>,
 }
 
-impl Forgetter {
-    /// For an address on an interface.
+impl NeighbourFlusher {
+    /// A flusher for an address on an interface.
     pub fn new(interface: &str, address: IpAddr) -> io::Result<Self> {
         let name = CString::new(interface).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
         let index = nix::net::if_::if_nametoindex(name.as_c_str())?;
@@ -26,8 +26,8 @@ impl Forgetter {
         Ok(Self { socket, request: request(index, address) })
     }
 
-    /// Deletes it; that there is none is as well.
-    pub fn forget(&self) -> io::Result<()> {
+    /// Deletes the entry, if it exists.
+    pub fn flush(&self) -> io::Result<()> {
         self.socket.send(&self.request)?;
         let mut answer = [0; 1024];
         let length = (&self.socket).read(&mut answer)?;
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_answer_is_an_error() {
+    fn a_truncated_response_is_an_error() {
         assert_eq!(acknowledged(&[0; 10]), -libc::EPROTO);
         assert_eq!(acknowledged(&[0; 36]), 0);
     }

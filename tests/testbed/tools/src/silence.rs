@@ -1,4 +1,4 @@
-//! How long somebody was not answered. Pure; times are arguments.
+//! Statistics of the time between answers. Pure; times are arguments.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -10,15 +10,15 @@ use serde_json::{Value, json};
 pub struct Answered {
     /// When it was sent.
     pub sent: Instant,
-    /// When the answer came.
+    /// When the answer was received.
     pub received: Instant,
 }
 
 /// Upper bounds of the classes in which gaps between answers are counted, in milliseconds.
 const CLASSES: [u64; 9] = [10, 20, 50, 100, 200, 500, 1000, 2000, 5000];
 
-/// Gaps of this length are listed one by one.
-const NOTED: Duration = Duration::from_millis(50);
+/// Gaps of at least this length are listed individually.
+const LISTED_FROM: Duration = Duration::from_millis(50);
 
 /// The times between answers.
 #[derive(Debug)]
@@ -28,12 +28,12 @@ pub struct Silence {
     answered: u64,
     longest: Duration,
     classes: [u64; CLASSES.len() + 1],
-    noted: Vec<(Duration, Duration)>,
+    listed: Vec<(Duration, Duration)>,
     latencies: Vec<Duration>,
 }
 
 impl Silence {
-    /// Nobody has answered yet.
+    /// Without answers.
     pub fn new(start: Instant) -> Self {
         Self {
             start,
@@ -41,12 +41,12 @@ impl Silence {
             answered: 0,
             longest: Duration::ZERO,
             classes: [0; CLASSES.len() + 1],
-            noted: Vec::new(),
+            listed: Vec::new(),
             latencies: Vec::new(),
         }
     }
 
-    /// Takes an answer into account. Answers come in the order in which they were received.
+    /// Adds an answer. Answers must be added in the order in which they were received.
     pub fn answered(&mut self, answer: Answered) {
         let gap = answer.received.saturating_duration_since(self.last);
         self.gap(gap);
@@ -60,12 +60,12 @@ impl Silence {
             CLASSES.iter().position(|bound| gap <= Duration::from_millis(*bound)).unwrap_or(CLASSES.len());
         self.classes[class] += 1;
         self.longest = self.longest.max(gap);
-        if gap >= NOTED {
-            self.noted.push((self.last.saturating_duration_since(self.start), gap));
+        if gap >= LISTED_FROM {
+            self.listed.push((self.last.saturating_duration_since(self.start), gap));
         }
     }
 
-    /// What is printed. The time after the last answer is in no gap: requests may have been under way.
+    /// The report. The time after the last answer is not a gap, since requests may have been in flight.
     pub fn report(
         mut self,
         sent: u64,
@@ -88,7 +88,7 @@ impl Silence {
             "answered": self.answered,
             "lost": sent - self.answered,
             "longest_silence_us": micros(&self.longest),
-            "silences": self.noted.iter()
+            "silences": self.listed.iter()
                 .map(|(at, gap)| json!({ "at_us": micros(at), "for_us": micros(gap) }))
                 .collect::<Vec<_>>(),
             "gaps": histogram,
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_late_first_answer_is_silence_too() {
+    fn the_time_before_a_late_first_answer_counts_too() {
         assert_eq!(report(&[1000], 1)["longest_silence_us"], 1_000_000);
     }
 
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_answering_is_all_lost_and_has_no_latency() {
+    fn without_an_answer_all_requests_are_lost_and_there_is_no_latency() {
         let report = report(&[], 9);
         assert_eq!(report["lost"], 9);
         assert_eq!(report["latency_p50_us"], Value::Null);

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-/// `AF_PACKET`, bound to an interface: every frame in, any frame out.
+/// An `AF_PACKET` socket bound to an interface, which receives all frames and sends any frame.
 #[derive(Debug)]
 pub struct PacketSocket {
     socket: Socket,
@@ -35,9 +35,9 @@ impl PacketSocket {
         self.socket.send(frame).map(drop)
     }
 
-    /// Waits at most so long for a frame.
+    /// Waits at most `at_most` for a frame.
     pub fn receive<'a>(&self, buffer: &'a mut [u8], at_most: Duration) -> io::Result<Option<&'a [u8]>> {
-        // Zero would mean for ever.
+        // Zero would mean no timeout.
         self.socket.set_read_timeout(Some(at_most.max(Duration::from_micros(1))))?;
         match io::Read::read(&mut &self.socket, buffer) {
             Ok(length) => Ok(Some(&buffer[..length])),
@@ -57,8 +57,8 @@ impl PacketSocket {
 #[allow(unsafe_code, reason = "socket2 has no constructor for link-layer addresses")]
 fn link_address(index: u32, protocol: u16) -> io::Result<SockAddr> {
     let interface = i32::try_from(index).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-    // SAFETY: the closure writes a whole `sockaddr_ll` into storage that is large enough for any address, and sets
-    // the length to its size.
+    // SAFETY: the closure writes a whole `sockaddr_ll` into storage that is large enough for any address, and
+    // sets the length to its size.
     let ((), address) = unsafe {
         SockAddr::try_init(|storage, length| {
             let mut link: libc::sockaddr_ll = MaybeUninit::zeroed().assume_init();

@@ -1,23 +1,23 @@
-//! `BGPAdvertisement`.
+//! Validation of `BGPAdvertisement`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crds::{BGPAdvertisement, Selector};
 
-use super::community::{CommunityValue, LITERAL};
+use super::community::{COMMUNITY_HINT, CommunityValue};
 use super::peer::{BfdProfile, BgpPeer};
 use crate::advertisement::advertised_pools;
-use crate::finding::{ObjectRef, Report};
+use crate::finding::{ObjectRef, Reporter};
 use crate::pool::Pool;
 use crate::range::Family;
 use crate::selectors::{names, selectors};
 
-/// Announces pools to BGP peers.
+/// A valid advertisement of pools to BGP peers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BgpAdvertisement {
     /// Name of the object.
     pub name: String,
-    /// The pools that it announces, resolved.
+    /// The valid pools that it announces.
     pub pools: BTreeSet<String>,
     /// Lengths of the announced prefixes, IPv4 and IPv6.
     pub aggregation: (i32, i32),
@@ -25,25 +25,26 @@ pub struct BgpAdvertisement {
     pub local_pref: i64,
     /// Peers by name; empty means all.
     pub peers: Vec<String>,
-    /// Nodes that announce, any one selector is enough; empty means all.
+    /// Selectors of the nodes that announce, any one is enough; empty means all.
     pub node_selectors: Vec<Selector>,
-    /// Services to announce, any one selector is enough; empty means all.
+    /// Selectors of the Services to announce, any one is enough; empty means all.
     pub service_selectors: Vec<Selector>,
 }
 
-/// What an advertisement refers to.
+/// The valid objects that an advertisement may refer to.
 pub(crate) struct BgpContext<'a> {
     pub(crate) pools: &'a BTreeMap<String, Pool>,
     pub(crate) peers: &'a [BgpPeer],
 }
 
-const WHOLE: (i32, i32) = (32, 128);
+/// The lengths that announce single addresses, IPv4 and IPv6.
+const HOST_PREFIX: (i32, i32) = (32, 128);
 
 /// The advertisement that `object` describes; none if it has an error.
-pub(crate) fn judge(
+pub(crate) fn validate(
     object: &BGPAdvertisement,
     context: &BgpContext<'_>,
-    report: &mut Report<'_>,
+    report: &mut Reporter<'_>,
 ) -> Option<BgpAdvertisement> {
     let spec = &object.spec;
     let pools = advertised_pools(
@@ -55,11 +56,13 @@ pub(crate) fn judge(
     let node_selectors = selectors(report, "spec.nodeSelectors", spec.node_selectors.as_ref());
     let service_selectors = selectors(report, "spec.serviceSelectors", spec.service_selectors.as_ref());
     let peers = names(report, "spec.peers", spec.peers.as_ref());
-    communities(spec.communities.as_ref(), report);
-    let aggregation =
-        (spec.aggregation_length.unwrap_or(WHOLE.0), spec.aggregation_length_v6.unwrap_or(WHOLE.1));
-    lengths(aggregation, &pools, context, report);
-    if !service_selectors.is_empty() && aggregation != WHOLE {
+    validate_communities(spec.communities.as_ref(), report);
+    let aggregation = (
+        spec.aggregation_length.unwrap_or(HOST_PREFIX.0),
+        spec.aggregation_length_v6.unwrap_or(HOST_PREFIX.1),
+    );
+    validate_aggregation(aggregation, &pools, context, report);
+    if !service_selectors.is_empty() && aggregation != HOST_PREFIX {
         report.error(
             "spec.serviceSelectors",
             "",
@@ -78,30 +81,30 @@ pub(crate) fn judge(
     })
 }
 
-fn communities(list: Option<&Vec<String>>, report: &mut Report<'_>) {
+fn validate_communities(list: Option<&Vec<String>>, report: &mut Reporter<'_>) {
     for community in names(report, "spec.communities", list) {
         if community.contains(':') && CommunityValue::parse(&community).is_none() {
-            report.error("spec.communities", community, "this is no BGP community", LITERAL);
+            report.error("spec.communities", community, "is not a valid BGP community", COMMUNITY_HINT);
         }
     }
 }
 
-fn lengths(
+fn validate_aggregation(
     aggregation: (i32, i32),
     pools: &BTreeSet<String>,
     context: &BgpContext<'_>,
-    report: &mut Report<'_>,
+    report: &mut Reporter<'_>,
 ) {
     for (field, family, length, most) in [
-        ("spec.aggregationLength", Family::V4, aggregation.0, WHOLE.0),
-        ("spec.aggregationLengthV6", Family::V6, aggregation.1, WHOLE.1),
+        ("spec.aggregationLength", Family::V4, aggregation.0, HOST_PREFIX.0),
+        ("spec.aggregationLengthV6", Family::V6, aggregation.1, HOST_PREFIX.1),
     ] {
         let value = length.to_string();
         let Ok(wanted) = u32::try_from(length) else {
             report.error(
                 field,
                 value,
-                "a prefix has no negative length",
+                "a prefix length cannot be negative",
                 format!("use a number from 1 to {most}"),
             );
             continue;
@@ -110,7 +113,7 @@ fn lengths(
             report.error(
                 field,
                 value,
-                format!("{family} has no prefix so long"),
+                format!("{family} prefixes are not that long"),
                 format!("use a number from 1 to {most}"),
             );
             continue;
@@ -124,25 +127,27 @@ fn lengths(
             report.error(
                 field,
                 value,
-                format!("a prefix of this length is larger than {range} of pool {}", pool.name),
+                format!("a prefix of this length is larger than {range} in pool {}", pool.name),
                 format!("use {} or more", range.shortest_prefix()),
             );
         }
     }
 }
 
-/// Of two that give one prefix different preferences towards one peer, the younger is at fault.
-pub(crate) fn local_pref_clash(
+/// Reports an error if an older advertisement announces a prefix to the same peer with another local
+/// preference.
+pub(crate) fn check_local_pref_conflict(
     new: &BgpAdvertisement,
-    elders: &[BgpAdvertisement],
+    older: &[BgpAdvertisement],
     pools: &BTreeMap<String, Pool>,
-    report: &mut Report<'_>,
+    report: &mut Reporter<'_>,
 ) {
-    let clashes = |other: &&BgpAdvertisement| {
+    let conflicts = |other: &&BgpAdvertisement| {
         let common_peer = new.peers.is_empty()
             || other.peers.is_empty()
             || new.peers.iter().any(|peer| other.peers.contains(peer));
-        // Without the nodes at hand only what is sure: a list that names all, or a selector in both.
+        // The nodes are not known here, so only certain conflicts count: an empty list, or a selector in
+        // both.
         let common_node = new.node_selectors.is_empty()
             || other.node_selectors.is_empty()
             || new.node_selectors.iter().any(|selector| other.node_selectors.contains(selector));
@@ -154,24 +159,27 @@ pub(crate) fn local_pref_clash(
         let for_all = new.service_selectors.is_empty() && other.service_selectors.is_empty();
         new.local_pref != other.local_pref && common_peer && common_node && common_prefix && for_all
     };
-    if let Some(other) = elders.iter().find(clashes) {
-        let elder = ObjectRef { name: other.name.clone(), ..report.object().clone() };
-        report.clash(
+    if let Some(other) = older.iter().find(conflicts) {
+        let related = ObjectRef { name: other.name.clone(), ..report.object().clone() };
+        report.conflict(
             "spec.localPref",
             new.local_pref.to_string(),
-            format!("the older BGPAdvertisement {} gives the same prefixes {}", other.name, other.local_pref),
+            format!(
+                "the older BGPAdvertisement {} sets {} for the same prefixes",
+                other.name, other.local_pref
+            ),
             "use one value, or separate them by peers, nodeSelectors or pools",
-            elder,
+            related,
         );
     }
 }
 
-/// MetalLB refuses IPv6 pools towards peers whose BFD profile has echo mode.
-pub(crate) fn echo_with_ipv6(
+/// MetalLB rejects IPv6 pools for peers whose BFD profile enables echo mode.
+pub(crate) fn check_bfd_echo_ipv6(
     new: &BgpAdvertisement,
     context: &BgpContext<'_>,
     profiles: &BTreeMap<String, BfdProfile>,
-    report: &mut Report<'_>,
+    report: &mut Reporter<'_>,
 ) {
     let Some(pool) =
         new.pools.iter().find(|name| context.pools.get(*name).is_some_and(|p| p.has(Family::V6)))
@@ -184,12 +192,12 @@ pub(crate) fn echo_with_ipv6(
         if let Some(profile) = profile.filter(|profile| profile.echo_mode) {
             let other =
                 ObjectRef { kind: "BFDProfile", name: profile.name.clone(), ..report.object().clone() };
-            report.clash(
+            report.conflict(
                 "spec.ipAddressPools",
                 pool,
-                format!("BFD echo mode, which BGPPeer {} uses, does not exist for IPv6", peer.name),
+                format!("BGPPeer {} uses BFD echo mode, which IPv6 does not support", peer.name),
                 format!(
-                    "turn echoMode off in BFDProfile {}, or announce IPv4 pools only to that peer",
+                    "disable echoMode in BFDProfile {}, or announce only IPv4 pools to that peer",
                     profile.name
                 ),
                 other,

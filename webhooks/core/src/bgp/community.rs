@@ -1,11 +1,11 @@
-//! Community values and their names.
+//! BGP community values, and validation of `Community`, which defines aliases of them.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use crds::Community;
 
-use crate::finding::{ObjectRef, Report};
+use crate::finding::{ObjectRef, Reporter};
 
 /// A BGP community.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -26,7 +26,7 @@ impl fmt::Display for CommunityValue {
 }
 
 impl CommunityValue {
-    /// Reads a literal: `65000:100` or `large:1:2:3`.
+    /// Parses a literal: `65000:100` or `large:1:2:3`.
     pub fn parse(text: &str) -> Option<Self> {
         let parts: Vec<&str> = text.split(':').collect();
         match parts.as_slice() {
@@ -37,18 +37,19 @@ impl CommunityValue {
     }
 }
 
-/// Digits only: Rust's own parser would take a sign.
+/// Digits only: Rust's parser would accept a sign.
 fn number<T: std::str::FromStr>(text: &str) -> Option<T> {
     (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse().ok()).flatten()
 }
 
-pub(crate) const LITERAL: &str = "write two numbers up to 65535 with a colon between (65000:100), or large: and three numbers (large:1:2:3)";
+pub(crate) const COMMUNITY_HINT: &str = "write two numbers up to 65535 separated by a colon (65000:100), or large: \
+                                         and three numbers (large:1:2:3)";
 
-/// The names that `object` gives, if it has no error.
-pub(crate) fn judge(
+/// The aliases that `object` defines.
+pub(crate) fn validate(
     object: &Community,
-    known: &BTreeMap<String, (CommunityValue, ObjectRef)>,
-    report: &mut Report<'_>,
+    older: &BTreeMap<String, (CommunityValue, ObjectRef)>,
+    report: &mut Reporter<'_>,
 ) -> BTreeMap<String, CommunityValue> {
     let mut names = BTreeMap::new();
     for (index, alias) in object.spec.communities.iter().flatten().enumerate() {
@@ -58,22 +59,22 @@ pub(crate) fn judge(
             report.error(
                 format!("spec.communities[{index}].value"),
                 value,
-                "this is no BGP community",
-                LITERAL,
+                "is not a valid BGP community",
+                COMMUNITY_HINT,
             );
             continue;
         };
         let field = format!("spec.communities[{index}].name");
-        if let Some((_, other)) = known.get(&name) {
-            report.clash(
+        if let Some((_, other)) = older.get(&name) {
+            report.conflict(
                 field,
                 &name,
-                format!("the older {other} has this name already"),
+                format!("the older {other} defines the same alias"),
                 "choose another name",
                 other.clone(),
             );
         } else if names.insert(name.clone(), parsed).is_some() {
-            report.error(field, name, "the same name stands here twice", "remove one of them");
+            report.error(field, name, "duplicate name", "remove one of the two");
         }
     }
     names

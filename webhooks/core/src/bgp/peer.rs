@@ -1,31 +1,31 @@
-//! `BGPPeer` and `BFDProfile`.
+//! Validation of `BGPPeer` and `BFDProfile`.
 
 use std::net::IpAddr;
 
 use crds::{BFDProfile, BGPPeer, BGPPeerSpec, Selector};
 
 use crate::duration;
-use crate::finding::Report;
+use crate::finding::Reporter;
 use crate::selectors::selectors;
 
-/// A router to speak BGP with.
+/// A valid BGP peer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BgpPeer {
     /// Name of the object.
     pub name: String,
-    /// Our AS number towards it.
+    /// The local AS number.
     pub my_asn: i64,
-    /// Its address or our interface to it, with the VRF.
+    /// Its address, or the local interface of an unnumbered session, and the VRF.
     pub endpoint: (String, String),
-    /// Our router ID towards it.
+    /// The local router ID.
     pub router_id: Option<String>,
-    /// Nodes that speak with it, any one selector is enough; empty means all.
+    /// Selectors of the nodes that connect to it, any one is enough; empty means all.
     pub node_selectors: Vec<Selector>,
     /// The BFD profile of the session.
     pub bfd_profile: Option<String>,
 }
 
-/// Settings of BFD sessions.
+/// A valid BFD profile.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BfdProfile {
     /// Name of the object.
@@ -35,7 +35,7 @@ pub struct BfdProfile {
 }
 
 /// The profile that `object` describes; none if it has an error.
-pub(crate) fn judge_bfd_profile(object: &BFDProfile, report: &mut Report<'_>) -> Option<BfdProfile> {
+pub(crate) fn validate_bfd_profile(object: &BFDProfile, report: &mut Reporter<'_>) -> Option<BfdProfile> {
     let spec = &object.spec;
     for (field, value, low, high) in [
         ("receiveInterval", spec.receive_interval, 10, 60_000),
@@ -48,7 +48,7 @@ pub(crate) fn judge_bfd_profile(object: &BFDProfile, report: &mut Report<'_>) ->
             report.error(
                 format!("spec.{field}"),
                 value.to_string(),
-                "the number is out of bounds",
+                "is out of range",
                 format!("use a number from {low} to {high}"),
             );
         }
@@ -60,26 +60,26 @@ pub(crate) fn judge_bfd_profile(object: &BFDProfile, report: &mut Report<'_>) ->
 }
 
 /// The peer that `object` describes; none if it has an error.
-pub(crate) fn judge(object: &BGPPeer, report: &mut Report<'_>) -> Option<BgpPeer> {
+pub(crate) fn validate(object: &BGPPeer, report: &mut Reporter<'_>) -> Option<BgpPeer> {
     let spec = &object.spec;
-    as_numbers(spec, report);
-    let endpoint = endpoint(spec, report);
+    validate_as_numbers(spec, report);
+    let endpoint = validate_endpoint(spec, report);
     for (field, value) in [("spec.routerID", &spec.router_id), ("spec.sourceAddress", &spec.source_address)] {
-        if let Some(value) = given(value.as_ref()).filter(|value| value.parse::<IpAddr>().is_err()) {
-            report.error(field, value, "this is no IP address", "write an address such as 10.0.0.1");
+        if let Some(value) = non_empty(value.as_ref()).filter(|value| value.parse::<IpAddr>().is_err()) {
+            report.error(field, value, "is not a valid IP address", "write an address such as 10.0.0.1");
         }
     }
-    times(spec, report);
-    let secret = spec.password_secret.as_ref().and_then(|secret| given(secret.name.as_ref()));
+    validate_timers(spec, report);
+    let secret = spec.password_secret.as_ref().and_then(|secret| non_empty(secret.name.as_ref()));
     if spec.password.as_ref().is_some_and(|password| !password.0.is_empty()) && secret.is_some() {
         report.error(
             "spec.passwordSecret",
             secret.unwrap_or_default(),
-            "the password is given twice",
-            "keep password or passwordSecret",
+            "password and passwordSecret are both set",
+            "keep one of the two",
         );
     }
-    let bfd_profile = given(spec.bfd_profile.as_ref()).map(str::to_owned);
+    let bfd_profile = non_empty(spec.bfd_profile.as_ref()).map(str::to_owned);
     if spec.disable_mp == Some(true) {
         report.warning("spec.disableMP", "true", "the field is deprecated and has no effect", "remove it");
     }
@@ -88,22 +88,22 @@ pub(crate) fn judge(object: &BGPPeer, report: &mut Report<'_>) -> Option<BgpPeer
         name: object.metadata.name.clone().unwrap_or_default(),
         my_asn: spec.my_asn,
         endpoint,
-        router_id: given(spec.router_id.as_ref()).map(str::to_owned),
+        router_id: non_empty(spec.router_id.as_ref()).map(str::to_owned),
         node_selectors,
         bfd_profile,
     })
 }
 
-fn given(text: Option<&String>) -> Option<&str> {
+fn non_empty(text: Option<&String>) -> Option<&str> {
     text.map(String::as_str).filter(|text| !text.is_empty())
 }
 
-fn as_numbers(spec: &BGPPeerSpec, report: &mut Report<'_>) {
+fn validate_as_numbers(spec: &BGPPeerSpec, report: &mut Reporter<'_>) {
     if spec.my_asn == 0 {
-        report.error("spec.myASN", "0", "0 is no AS number", "use a number from 1 to 4294967295");
+        report.error("spec.myASN", "0", "0 is not a valid AS number", "use a number from 1 to 4294967295");
     }
     let peer_asn = spec.peer_asn.filter(|asn| *asn != 0);
-    let dynamic = given(spec.dynamic_asn.as_ref());
+    let dynamic = non_empty(spec.dynamic_asn.as_ref());
     match (peer_asn, dynamic) {
         (None, None) => {
             report.error("spec.peerASN", "", "the peer has no AS number", "set peerASN or dynamicASN");
@@ -117,7 +117,7 @@ fn as_numbers(spec: &BGPPeerSpec, report: &mut Report<'_>) {
         (None, Some(dynamic)) if !["internal", "external"].contains(&dynamic) => report.error(
             "spec.dynamicASN",
             dynamic,
-            "this is neither internal nor external",
+            "is neither internal nor external",
             "use internal or external",
         ),
         _ => {}
@@ -132,9 +132,9 @@ fn as_numbers(spec: &BGPPeerSpec, report: &mut Report<'_>) {
     }
 }
 
-fn endpoint(spec: &BGPPeerSpec, report: &mut Report<'_>) -> (String, String) {
+fn validate_endpoint(spec: &BGPPeerSpec, report: &mut Reporter<'_>) -> (String, String) {
     let vrf = spec.vrf.clone().unwrap_or_default();
-    match (given(spec.peer_address.as_ref()), given(spec.interface.as_ref())) {
+    match (non_empty(spec.peer_address.as_ref()), non_empty(spec.interface.as_ref())) {
         (None, None) => report.error(
             "spec.peerAddress",
             "",
@@ -150,7 +150,7 @@ fn endpoint(spec: &BGPPeerSpec, report: &mut Report<'_>) -> (String, String) {
         (Some(address), None) if address.parse::<IpAddr>().is_err() => report.error(
             "spec.peerAddress",
             address,
-            "this is no IP address",
+            "is not a valid IP address",
             "write an address such as 10.0.0.1",
         ),
         (Some(one), None) | (None, Some(one)) => return (one.to_owned(), vrf),
@@ -158,15 +158,15 @@ fn endpoint(spec: &BGPPeerSpec, report: &mut Report<'_>) -> (String, String) {
     (String::new(), vrf)
 }
 
-fn times(spec: &BGPPeerSpec, report: &mut Report<'_>) {
+fn validate_timers(spec: &BGPPeerSpec, report: &mut Reporter<'_>) {
     let mut read = |field: &str, text: &Option<String>| {
-        let text = given(text.as_ref())?;
+        let text = non_empty(text.as_ref())?;
         let parsed = duration::parse(text);
         if parsed.is_none() {
             report.error(
                 field,
                 text,
-                "this is no duration",
+                "is not a valid duration",
                 "write a number with its unit, such as 90s or 1m30s",
             );
         }
@@ -190,40 +190,41 @@ fn times(spec: &BGPPeerSpec, report: &mut Report<'_>) {
         report.error(
             "spec.keepaliveTime",
             text(&spec.keepalive_time),
-            "it is longer than holdTime, so the session would be dropped between two messages",
+            "is longer than holdTime, so the session would expire between two messages",
             "use a third of holdTime",
         );
     }
 }
 
-/// What one of MetalLB's modes refuses in two peers, if a node may speak with both.
-pub(crate) fn warn_of_differences(peer: &BgpPeer, elders: &[BgpPeer], report: &mut Report<'_>) {
-    let meets = |other: &&BgpPeer| {
+/// Warns of combinations of two peers that MetalLB's FRR mode rejects if a node connects to both.
+pub(crate) fn warn_frr_mismatches(peer: &BgpPeer, older: &[BgpPeer], report: &mut Reporter<'_>) {
+    let may_share_node = |other: &&BgpPeer| {
         peer.node_selectors.is_empty()
             || other.node_selectors.is_empty()
             || peer.node_selectors.iter().any(|selector| other.node_selectors.contains(selector))
     };
-    for other in elders.iter().filter(meets) {
+    for other in older.iter().filter(may_share_node) {
         let name = &other.name;
-        let remedy = "FRR refuses this where one node speaks with both: make them equal, or separate them by nodeSelectors";
+        let hint = "FRR rejects this if a node connects to both peers: make them equal, or separate them by \
+                    nodeSelectors";
         if peer.router_id != other.router_id {
             let value = peer.router_id.clone().unwrap_or_default();
-            report.warning("spec.routerID", value, format!("BGPPeer {name} has another router ID"), remedy);
+            report.warning("spec.routerID", value, format!("BGPPeer {name} has a different router ID"), hint);
         }
         if peer.endpoint == other.endpoint {
             report.warning(
                 "spec.peerAddress",
                 &peer.endpoint.0,
-                format!("BGPPeer {name} has the same"),
-                "FRR refuses two peers with one address: remove one of them",
+                format!("BGPPeer {name} has the same address"),
+                "FRR rejects two peers with the same address: remove one of them",
             );
         }
         if peer.my_asn != other.my_asn && peer.endpoint.1 == other.endpoint.1 {
             report.warning(
                 "spec.myASN",
                 peer.my_asn.to_string(),
-                format!("BGPPeer {name} has another in the same VRF"),
-                remedy,
+                format!("BGPPeer {name} has a different one in the same VRF"),
+                hint,
             );
         }
     }

@@ -1,4 +1,4 @@
-#![expect(clippy::needless_pass_by_value, reason = "literals read better where they stand")]
+#![expect(clippy::needless_pass_by_value, reason = "values are written inline")]
 
 use std::sync::Arc;
 
@@ -17,10 +17,10 @@ fn object<K: DeserializeOwned>(kind: &str, name: &str, minute: u8, spec: Value) 
 }
 
 fn peer(spec: Value) -> Value {
-    let mut whole = json!({"myASN": 64512, "peerASN": 64513, "peerAddress": "10.0.0.1"});
-    whole.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
-    whole.as_object_mut().unwrap().retain(|_, value| !value.is_null());
-    whole
+    let mut peer = json!({"myASN": 64512, "peerASN": 64513, "peerAddress": "10.0.0.1"});
+    peer.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+    peer.as_object_mut().unwrap().retain(|_, value| !value.is_null());
+    peer
 }
 
 /// Fields of errors and of warnings.
@@ -35,7 +35,7 @@ fn peer_findings(spec: Value) -> (Vec<String>, Vec<String>) {
 }
 
 #[test]
-fn peers_are_refused_where_metallb_refuses_them_in_every_mode() {
+fn peers_are_rejected_if_every_mode_of_metallb_rejects_them() {
     for (spec, field) in [
         (json!({"myASN": 0}), "spec.myASN"),
         (json!({"peerASN": null}), "spec.peerASN"),
@@ -63,7 +63,7 @@ fn peers_are_refused_where_metallb_refuses_them_in_every_mode() {
 }
 
 #[test]
-fn peers_are_accepted_where_any_mode_of_metallb_accepts_them() {
+fn peers_are_accepted_if_any_mode_of_metallb_accepts_them() {
     for spec in [
         json!({}),
         json!({"peerASN": null, "dynamicASN": "internal"}),
@@ -82,7 +82,7 @@ fn peers_are_accepted_where_any_mode_of_metallb_accepts_them() {
 }
 
 #[test]
-fn differences_between_peers_that_only_frr_refuses_are_warnings() {
+fn differences_between_peers_that_only_frr_rejects_are_warnings() {
     let pair = |second: Value| Objects {
         bgp_peers: vec![
             object("BGPPeer", "a", 0, peer(json!({"routerID": "1.1.1.1"}))),
@@ -90,15 +90,18 @@ fn differences_between_peers_that_only_frr_refuses_are_warnings() {
         ],
         ..Objects::default()
     };
-    let warned = |second| findings(&pair(second)).1;
-    assert_eq!(warned(json!({"peerAddress": "10.0.0.2", "routerID": "1.1.1.1"})), Vec::<String>::new());
-    assert_eq!(warned(json!({"peerAddress": "10.0.0.2"})), ["spec.routerID"]);
-    assert_eq!(warned(json!({"routerID": "1.1.1.1"})), ["spec.peerAddress"]);
-    assert_eq!(warned(json!({"peerAddress": "10.0.0.2", "routerID": "1.1.1.1", "myASN": 1})), ["spec.myASN"]);
+    let warnings = |second| findings(&pair(second)).1;
+    assert_eq!(warnings(json!({"peerAddress": "10.0.0.2", "routerID": "1.1.1.1"})), Vec::<String>::new());
+    assert_eq!(warnings(json!({"peerAddress": "10.0.0.2"})), ["spec.routerID"]);
+    assert_eq!(warnings(json!({"routerID": "1.1.1.1"})), ["spec.peerAddress"]);
+    assert_eq!(
+        warnings(json!({"peerAddress": "10.0.0.2", "routerID": "1.1.1.1", "myASN": 1})),
+        ["spec.myASN"]
+    );
 }
 
 #[test]
-fn what_has_only_one_possible_interpretation_is_a_warning_in_a_bgp_advertisement() {
+fn input_with_only_one_possible_interpretation_is_a_warning_in_a_bgp_advertisement() {
     let selector = json!({"matchLabels": {"a": "b"}});
     for (spec, field) in [
         (json!({"ipAddressPools": ["v4", "v4"]}), "spec.ipAddressPools"),
@@ -109,7 +112,7 @@ fn what_has_only_one_possible_interpretation_is_a_warning_in_a_bgp_advertisement
         let list = vec![object("BGPAdvertisement", "x", 0, spec.clone())];
         let objects = with_pools(Objects { bgp_advertisements: list, ..Objects::default() });
         let (errors, warnings) = findings(&objects);
-        assert!(errors.is_empty() && warnings.iter().any(|known| known == field), "{spec}: {warnings:?}");
+        assert!(errors.is_empty() && warnings.iter().any(|warning| warning == field), "{spec}: {warnings:?}");
     }
 }
 
@@ -122,7 +125,7 @@ fn with_pools(mut objects: Objects) -> Objects {
 }
 
 #[test]
-fn advertisements_are_judged_by_metallbs_rules() {
+fn advertisements_are_validated_by_the_rules_of_metallb() {
     let selector = json!({"matchLabels": {"a": "b"}});
     for (spec, field) in [
         (json!({"communities": ["1:70000"]}), "spec.communities"),
@@ -154,7 +157,7 @@ fn advertisements_are_judged_by_metallbs_rules() {
 }
 
 #[test]
-fn one_prefix_with_two_preferences_is_refused_unless_something_separates_them() {
+fn one_prefix_with_two_preferences_is_rejected_unless_the_advertisements_are_separate() {
     let pair = |first: Value, second: Value| {
         let list =
             vec![object("BGPAdvertisement", "a", 0, first), object("BGPAdvertisement", "b", 1, second)];
@@ -173,7 +176,7 @@ fn one_prefix_with_two_preferences_is_refused_unless_something_separates_them() 
 }
 
 #[test]
-fn communities_and_profiles_are_judged_by_metallbs_rules() {
+fn communities_and_profiles_are_validated_by_the_rules_of_metallb() {
     let community = |name: &str, minute, list: Value| {
         object::<crds::Community>("Community", name, minute, json!({"communities": list}))
     };
@@ -200,7 +203,7 @@ fn communities_and_profiles_are_judged_by_metallbs_rules() {
 }
 
 #[test]
-fn ipv6_does_not_go_to_a_peer_with_bfd_echo() {
+fn ipv6_pools_are_rejected_for_a_peer_with_bfd_echo() {
     let objects = with_pools(Objects {
         bfd_profiles: vec![object("BFDProfile", "echo", 0, json!({"echoMode": true}))],
         bgp_peers: vec![object("BGPPeer", "p", 0, peer(json!({"bfdProfile": "echo"})))],
@@ -246,11 +249,11 @@ fn policies_reserve_addresses_and_set_quotas_by_namespace() {
     });
     let (configuration, findings) = Configuration::from_objects(&objects);
     let pool = &configuration.pools["v4"];
-    // What is sound of the bad one holds.
+    // The valid entries of the invalid policy apply.
     assert_eq!((pool.reserved.len(), pool.quota("a"), pool.quota("b")), (3, Some(2), Some(9)));
-    let said: Vec<_> = findings.iter().map(|f| (f.object.name.as_str(), f.severity)).collect();
+    let found: Vec<_> = findings.iter().map(|f| (f.object.name.as_str(), f.severity)).collect();
     assert_eq!(
-        said,
+        found,
         [
             ("bad", Severity::Error),
             ("bad", Severity::Error),

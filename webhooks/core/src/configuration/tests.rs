@@ -1,4 +1,4 @@
-#![expect(clippy::needless_pass_by_value, reason = "literals read better where they stand")]
+#![expect(clippy::needless_pass_by_value, reason = "values are written inline")]
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ fn advertisement(name: &str, spec: Value) -> Arc<crds::L2Advertisement> {
     Arc::new(serde_json::from_value(object).unwrap())
 }
 
-fn judge(objects: &Objects) -> (Configuration, Vec<Finding>) {
+fn validate(objects: &Objects) -> (Configuration, Vec<Finding>) {
     Configuration::from_objects(objects)
 }
 
@@ -37,44 +37,44 @@ fn names(configuration: &Configuration) -> Vec<&str> {
 }
 
 #[test]
-fn of_two_pools_that_overlap_the_younger_is_left_out_and_the_rest_works() {
+fn of_two_overlapping_pools_the_newer_is_rejected_and_all_others_are_used() {
     let objects = Objects {
         pools: vec![
-            pool("young", 2, &["10.0.0.128/25"]),
-            pool("old", 1, &["10.0.0.0/24"]),
-            pool("apart", 3, &["10.0.1.0/24"]),
+            pool("newer", 2, &["10.0.0.128/25"]),
+            pool("older", 1, &["10.0.0.0/24"]),
+            pool("separate", 3, &["10.0.1.0/24"]),
         ],
         ..Objects::default()
     };
-    let (configuration, findings) = judge(&objects);
-    assert_eq!(names(&configuration), ["apart", "old"]);
+    let (configuration, findings) = validate(&objects);
+    assert_eq!(names(&configuration), ["older", "separate"]);
     assert_eq!(findings.len(), 1);
-    assert_eq!(findings[0].object.name, "young");
-    assert_eq!(findings[0].other.as_ref().unwrap().name, "old");
-    assert_eq!(configuration.pool_of("10.0.0.200".parse().unwrap()).unwrap().name, "old");
+    assert_eq!(findings[0].object.name, "newer");
+    assert_eq!(findings[0].related.as_ref().unwrap().name, "older");
+    assert_eq!(configuration.pool_of("10.0.0.200".parse().unwrap()).unwrap().name, "older");
     assert!(configuration.pool_of("10.0.2.1".parse().unwrap()).is_none());
 }
 
 #[test]
-fn of_two_pools_of_one_age_the_first_by_name_stays() {
+fn of_two_overlapping_pools_of_the_same_age_the_first_by_name_stays() {
     let objects = Objects {
         pools: vec![pool("b", 1, &["10.0.0.0/24"]), pool("a", 1, &["10.0.0.0/24"])],
         ..Objects::default()
     };
-    assert_eq!(names(&judge(&objects).0), ["a"]);
+    assert_eq!(names(&validate(&objects).0), ["a"]);
 }
 
 #[test]
-fn a_pool_that_is_about_to_be_created_is_the_youngest() {
+fn a_pool_that_is_about_to_be_created_is_the_newest() {
     let mut new = (*pool("a", 1, &["10.0.0.0/24"])).clone();
     new.metadata.creation_timestamp = None;
     let objects =
         Objects { pools: vec![Arc::new(new), pool("b", 9, &["10.0.0.0/24"])], ..Objects::default() };
-    assert_eq!(names(&judge(&objects).0), ["b"]);
+    assert_eq!(names(&validate(&objects).0), ["b"]);
 }
 
 #[test]
-fn all_faults_of_a_pool_are_reported_together() {
+fn all_findings_of_a_pool_are_reported_together() {
     let spec = json!({
         "addresses": ["10.0.0.5", "10.1.0.0/24", "10.1.0.7/32"],
         "serviceAllocation": {
@@ -85,7 +85,7 @@ fn all_faults_of_a_pool_are_reported_together() {
     });
     let objects =
         Objects { pools: vec![pool_json("bad", "2024-01-01T00:00:00Z", spec)], ..Objects::default() };
-    let (configuration, findings) = judge(&objects);
+    let (configuration, findings) = validate(&objects);
     assert!(configuration.pools.is_empty());
     let found: Vec<_> = findings.iter().map(|f| (f.field.as_str(), f.severity)).collect();
     assert_eq!(
@@ -101,22 +101,22 @@ fn all_faults_of_a_pool_are_reported_together() {
 }
 
 #[test]
-fn a_pool_without_addresses_is_refused_and_a_mixed_range_only_warned_of() {
+fn a_pool_without_addresses_is_rejected_and_a_range_of_mixed_families_is_a_warning() {
     let objects = Objects {
         pools: vec![pool("none", 1, &[]), pool("mixed", 1, &["1.2.3.4-fc00::1"])],
         ..Objects::default()
     };
-    let (configuration, findings) = judge(&objects);
+    let (configuration, findings) = validate(&objects);
     assert_eq!(names(&configuration), ["mixed"]);
     let severities: Vec<_> = findings.iter().map(|f| (f.object.name.as_str(), f.severity)).collect();
     assert_eq!(severities, [("mixed", Severity::Warning), ("none", Severity::Error)]);
 }
 
 #[test]
-fn a_priority_alone_admits_everybody() {
+fn a_priority_alone_admits_every_service() {
     let spec = json!({"addresses": ["10.0.0.0/24"], "serviceAllocation": {"priority": 10}});
     let objects = Objects { pools: vec![pool_json("p", "2024-01-01T00:00:00Z", spec)], ..Objects::default() };
-    let (configuration, findings) = judge(&objects);
+    let (configuration, findings) = validate(&objects);
     assert_eq!(findings, []);
     let allocation = configuration.pools["p"].allocation.as_ref().unwrap();
     assert!(allocation.admits_namespace("any") && allocation.admits_labels(&BTreeMap::new()));
@@ -124,7 +124,7 @@ fn a_priority_alone_admits_everybody() {
 }
 
 #[test]
-fn namespaces_are_those_by_name_and_those_by_label() {
+fn namespaces_are_selected_by_name_and_by_label() {
     let spec = json!({"addresses": ["10.0.0.0/24"], "serviceAllocation": {
         "namespaces": ["a"], "namespaceSelectors": [{"matchLabels": {"team": "x"}}]}});
     let namespace = |name: &str, team: &str| {
@@ -137,13 +137,13 @@ fn namespaces_are_those_by_name_and_those_by_label() {
         namespaces: vec![namespace("b", "x"), namespace("c", "y")],
         ..Objects::default()
     };
-    let allocation = judge(&objects).0.pools.remove("p").unwrap().allocation.unwrap();
+    let allocation = validate(&objects).0.pools.remove("p").unwrap().allocation.unwrap();
     let admitted = ["a", "b", "c"].map(|name| allocation.admits_namespace(name));
     assert_eq!(admitted, [true, true, false]);
 }
 
 #[test]
-fn an_advertisement_covers_the_pools_it_names_and_selects_or_else_all() {
+fn an_advertisement_covers_the_pools_that_it_lists_and_selects_or_else_all() {
     let objects = Objects {
         pools: vec![
             pool("a", 1, &["10.0.0.0/24"]),
@@ -160,7 +160,7 @@ fn an_advertisement_covers_the_pools_it_names_and_selects_or_else_all() {
         ],
         ..Objects::default()
     };
-    let (configuration, findings) = judge(&objects);
+    let (configuration, findings) = validate(&objects);
     let pools: Vec<Vec<&str>> = configuration
         .l2_advertisements
         .iter()
@@ -171,7 +171,7 @@ fn an_advertisement_covers_the_pools_it_names_and_selects_or_else_all() {
 }
 
 #[test]
-fn what_has_only_one_possible_interpretation_is_a_warning_in_an_advertisement() {
+fn input_with_only_one_possible_interpretation_is_a_warning_in_an_advertisement() {
     let selector = json!({"matchLabels": {"a": "b"}});
     let expression = json!({"key": "k", "operator": "In", "values": ["v"]});
     let in_v = json!([{"matchExpressions": [expression]}]);
@@ -199,11 +199,11 @@ fn what_has_only_one_possible_interpretation_is_a_warning_in_an_advertisement() 
             l2_advertisements: vec![advertisement("x", spec.clone())],
             ..Objects::default()
         };
-        let (configuration, findings) = judge(&of(&spec));
+        let (configuration, findings) = validate(&of(&spec));
         assert!(!findings.is_empty() && findings.iter().all(|f| f.severity == Severity::Warning), "{spec}");
         assert!(crate::check(&Objects::default(), &of(&spec)).is_ok(), "{spec}");
-        let expected = judge(&of(&meant)).0.l2_advertisements;
-        // Two equal expressions are as good as one, and remain two.
+        let expected = validate(&of(&meant)).0.l2_advertisements;
+        // Two equal expressions have the effect of one, and remain two.
         if spec["nodeSelectors"][0]["matchExpressions"].is_null() {
             assert_eq!(configuration.l2_advertisements, expected, "{spec}");
         }
@@ -213,21 +213,21 @@ fn what_has_only_one_possible_interpretation_is_a_warning_in_an_advertisement() 
 }
 
 #[test]
-fn an_empty_pool_name_does_not_make_an_advertisement_one_of_every_pool() {
+fn an_empty_pool_name_does_not_select_every_pool() {
     for names in [json!([""]), json!([" ", ""])] {
         let objects = Objects {
             pools: vec![pool("lan", 1, &["10.0.0.0/24"])],
             l2_advertisements: vec![advertisement("x", json!({"ipAddressPools": names}))],
             ..Objects::default()
         };
-        let (configuration, findings) = judge(&objects);
+        let (configuration, findings) = validate(&objects);
         assert!(configuration.l2_advertisements[0].pools.is_empty());
         assert!(findings.iter().all(|f| f.severity == Severity::Warning));
     }
 }
 
 #[test]
-fn what_has_only_one_possible_interpretation_is_a_warning_in_a_pool() {
+fn input_with_only_one_possible_interpretation_is_a_warning_in_a_pool() {
     for (addresses, meant) in [
         (&["10.0.0.0/24", "10.0.0.0/24"][..], &["10.0.0.0/24"][..]),
         (&["10.0.0.0/24", "10.0.0.7/32"], &["10.0.0.0/24"]),
@@ -239,16 +239,16 @@ fn what_has_only_one_possible_interpretation_is_a_warning_in_a_pool() {
         (&["10.0.0.0/24", "", " "], &["10.0.0.0/24"]),
     ] {
         let of = |addresses| Objects { pools: vec![pool("p", 1, addresses)], ..Objects::default() };
-        let (configuration, findings) = judge(&of(addresses));
+        let (configuration, findings) = validate(&of(addresses));
         assert!(!findings.is_empty() && findings.iter().all(|f| f.severity == Severity::Warning));
-        assert_eq!(configuration.pools, judge(&of(meant)).0.pools, "{addresses:?}");
+        assert_eq!(configuration.pools, validate(&of(meant)).0.pools, "{addresses:?}");
     }
     let nothing = Objects { pools: vec![pool("p", 1, &["", " "])], ..Objects::default() };
-    assert!(judge(&nothing).1.iter().any(|f| f.severity == Severity::Error), "no address at all");
+    assert!(validate(&nothing).1.iter().any(|f| f.severity == Severity::Error), "no address at all");
 }
 
 #[test]
-fn an_advertisement_with_a_selector_that_cannot_be_parsed_is_rejected_and_the_rest_of_it_known() {
+fn an_advertisement_with_an_invalid_selector_is_rejected_and_its_other_parts_are_available() {
     let bad = json!({"matchExpressions": [{"key": "k", "operator": "Is"}]});
     let good = json!({"matchLabels": {"a": "b"}});
     for (spec, narrow, nodes) in [
@@ -264,7 +264,7 @@ fn an_advertisement_with_a_selector_that_cannot_be_parsed_is_rejected_and_the_re
     ] {
         let objects =
             Objects { l2_advertisements: vec![advertisement("x", spec.clone())], ..Objects::default() };
-        let (configuration, findings) = judge(&objects);
+        let (configuration, findings) = validate(&objects);
         assert!(configuration.l2_advertisements.is_empty(), "{spec}");
         assert!(findings.iter().any(|f| f.severity == Severity::Error), "{spec}");
         let partial = &configuration.partial_l2_advertisements[0];
@@ -275,7 +275,7 @@ fn an_advertisement_with_a_selector_that_cannot_be_parsed_is_rejected_and_the_re
 }
 
 #[test]
-fn a_selection_of_pools_is_undecided_only_where_labels_or_selectors_are_not_known() {
+fn a_selection_of_pools_is_undecided_only_if_labels_or_selectors_are_unknown() {
     let bad = json!({"matchExpressions": [{"key": "k", "operator": "Is"}]});
     let lan = json!({"matchLabels": {"pool": "lan"}});
     let labels = BTreeMap::from([("pool".to_owned(), "lan".to_owned())]);
@@ -289,7 +289,7 @@ fn a_selection_of_pools_is_undecided_only_where_labels_or_selectors_are_not_know
     ] {
         let objects =
             Objects { l2_advertisements: vec![advertisement("x", spec.clone())], ..Objects::default() };
-        let configuration = judge(&objects).0;
+        let configuration = validate(&objects).0;
         let partial = configuration.partial_l2_advertisements.first().map(PartialL2Advertisement::wide);
         let advertisement = configuration.l2_advertisements.first().cloned().or(partial).unwrap();
         assert_eq!(advertisement.selection.selects("lan", Some(&labels)), known, "{spec}");
@@ -298,8 +298,8 @@ fn a_selection_of_pools_is_undecided_only_where_labels_or_selectors_are_not_know
 }
 
 #[test]
-fn what_changes_with_each_assignment_is_not_part_of_what_a_pool_is_judged_by() {
-    let judged = |version: &str, assigned: u32, available: u32| {
+fn fields_that_change_with_each_assignment_do_not_affect_validation() {
+    let reduced = |version: &str, assigned: u32, available: u32| {
         let mut pool = (*pool("lan", 1, &["10.0.0.0/24"])).clone();
         pool.metadata.resource_version = Some(version.to_owned());
         pool.status = Some(
@@ -309,23 +309,23 @@ fn what_changes_with_each_assignment_is_not_part_of_what_a_pool_is_judged_by() {
         );
         crate::without_usage(pool)
     };
-    assert_eq!(judged("1", 1, 255), judged("2", 2, 254));
-    assert_eq!(judged("1", 1, 255), judged("3", 256, 0));
-    assert_ne!(judged("1", 1, 255), judged("4", 0, 0), "it is left out now");
+    assert_eq!(reduced("1", 1, 255), reduced("2", 2, 254));
+    assert_eq!(reduced("1", 1, 255), reduced("3", 256, 0));
+    assert_ne!(reduced("1", 1, 255), reduced("4", 0, 0), "it is rejected now");
 }
 
 #[test]
-fn identical_advertisements_are_one_unless_they_have_preferences() {
+fn identical_advertisements_are_merged_unless_they_have_preferences() {
     let preferred = json!({"preferredNodeSelectors": [{"weight": 1, "preference": {}}]});
     for (spec, left) in [(json!({"interfaces": ["eth0"]}), 1), (preferred, 2)] {
         let list = vec![advertisement("a", spec.clone()), advertisement("b", spec)];
         let objects = Objects { l2_advertisements: list, ..Objects::default() };
-        assert_eq!(judge(&objects).0.l2_advertisements.len(), left);
+        assert_eq!(validate(&objects).0.l2_advertisements.len(), left);
     }
 }
 
 #[test]
-fn a_pool_that_contains_the_addresses_of_nodes_is_warned_of_with_the_names_of_the_nodes() {
+fn a_pool_that_contains_addresses_of_nodes_gets_a_warning_that_names_the_nodes() {
     let nodes = [("10.0.0.5", "node1"), ("10.0.1.5", "node2"), ("fc00::5", "node3")];
     let objects = Objects {
         pools: vec![pool("lan", 1, &["10.0.0.0/24", "fc00::/64"]), pool("other", 2, &["10.0.2.0/24"])],
@@ -341,8 +341,9 @@ fn a_pool_that_contains_the_addresses_of_nodes_is_warned_of_with_the_names_of_th
     assert!(findings[1].to_string().contains("fc00::5 of node node3"), "{}", findings[1]);
 }
 
-/// Two pools with the same addresses, created in the same second, in either order of the list: which is left out, and why.
-fn left_out_of(a: Value, b: Value) -> (String, String) {
+/// Validates two pools with the same addresses, created in the same second, in either order of the list.
+/// Returns which one is rejected, and why.
+fn rejected_of(a: Value, b: Value) -> (String, String) {
     let pool = |name: &str, more: &Value| -> Arc<crds::IPAddressPool> {
         let mut json = json!({"apiVersion": "metallb.io/v1beta1", "kind": "IPAddressPool",
             "metadata": {"name": name, "namespace": "metallb-system", "creationTimestamp": "2024-01-01T00:00:00Z",
@@ -352,21 +353,24 @@ fn left_out_of(a: Value, b: Value) -> (String, String) {
         }
         Arc::new(serde_json::from_value(json).unwrap())
     };
-    let judged = |pools: Vec<Arc<crds::IPAddressPool>>| {
+    let rejected = |pools: Vec<Arc<crds::IPAddressPool>>| {
         let (_, findings) = Configuration::from_objects(&Objects { pools, ..Objects::default() });
         assert_eq!(findings.len(), 1, "{findings:?}");
         (findings[0].object.name.clone(), findings[0].problem.clone())
     };
-    let result = judged(vec![pool("a", &a), pool("b", &b)]);
-    assert_eq!(judged(vec![pool("b", &b), pool("a", &a)]), result);
+    let result = rejected(vec![pool("a", &a), pool("b", &b)]);
+    assert_eq!(rejected(vec![pool("b", &b), pool("a", &a)]), result);
     let reduced = |name: &str, more: &Value| Arc::new(crate::without_usage((*pool(name, more)).clone()));
-    assert_eq!(judged(vec![reduced("a", &a), reduced("b", &b)]), result, "speakers judge the same");
+    assert_eq!(
+        rejected(vec![reduced("a", &a), reduced("b", &b)]),
+        result,
+        "speakers come to the same result"
+    );
     result
 }
 
 #[test]
-fn requirement_5_of_two_pools_of_one_second_the_one_in_use_stays_then_the_one_applied_first_and_the_report_says_which()
- {
+fn requirement_5_of_two_pools_of_one_second_the_one_in_use_or_applied_first_stays_and_the_finding_says_why() {
     let counts = json!({"assignedIPv4": 1, "assignedIPv6": 0, "availableIPv4": 255, "availableIPv6": 0});
     let none = json!({"assignedIPv4": 0, "assignedIPv6": 0, "availableIPv4": 0, "availableIPv6": 0});
     let ready = |status: &str| {
@@ -375,7 +379,7 @@ fn requirement_5_of_two_pools_of_one_second_the_one_in_use_stays_then_the_one_ap
             "lastTransitionTime": "2024-01-01T00:00:00Z"}]);
         with
     };
-    for (a, b, left_out, how) in [
+    for (a, b, expected, reason) in [
         (json!({"version": "9"}), json!({"version": "7"}), "a", "was applied first"),
         (json!({"version": "7"}), json!({"version": "9"}), "b", "was applied first"),
         (
@@ -398,8 +402,8 @@ fn requirement_5_of_two_pools_of_one_second_the_one_in_use_stays_then_the_one_ap
             "comes first by name",
         ),
     ] {
-        let (name, problem) = left_out_of(a, b);
-        assert_eq!(name, left_out, "{problem}");
-        assert!(problem.contains("in the same second") && problem.contains(how), "{problem}");
+        let (name, problem) = rejected_of(a, b);
+        assert_eq!(name, expected, "{problem}");
+        assert!(problem.contains("in the same second") && problem.contains(reason), "{problem}");
     }
 }

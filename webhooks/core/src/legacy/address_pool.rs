@@ -1,4 +1,4 @@
-//! The `AddressPool` kind of v0.11 to v0.13.
+//! The `AddressPool` kind of MetalLB v0.11 to v0.13.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,40 +10,41 @@ use crds::{
 };
 
 use super::{Converted, advertisement_name};
-use crate::finding::{Finding, ObjectRef, Report};
-use crate::objects::elder_first;
+use crate::finding::{Finding, ObjectRef, Reporter};
+use crate::objects::oldest_first;
 use crate::range::parse_addresses;
 
-/// Converts each of `pools` to an `IPAddressPool` of its name and advertisements named after it.
+/// Converts each of `pools` to an `IPAddressPool` with the same name, and advertisements named after it.
 pub fn convert_address_pools(pools: &[Arc<LegacyAddressPool>], namespace: &str) -> (Converted, Vec<Finding>) {
     let mut all = Converted::default();
     let mut findings = Vec::new();
     let names = pools.iter().map(|pool| pool.name_any()).collect();
-    for object in elder_first(pools) {
-        let mut report = Report::new(ObjectRef::of("AddressPool", &*object), &mut findings);
-        deprecated(namespace, &mut report);
+    for object in oldest_first(pools) {
+        let mut report = Reporter::new(ObjectRef::of("AddressPool", &*object), &mut findings);
+        warn_deprecated(namespace, &mut report);
         let mut converted = Converted::default();
         convert(&object, &names, &mut converted, &mut report);
-        converted.settle_in(namespace);
+        converted.set_namespace(namespace);
         if report.failed() {
-            converted.spoil_all();
+            converted.mark_all_invalid();
         }
         all.pools.extend(converted.pools);
         all.l2_advertisements.extend(converted.l2_advertisements);
         all.bgp_advertisements.extend(converted.bgp_advertisements);
-        all.faulty.extend(converted.faulty);
+        all.invalid.extend(converted.invalid);
     }
     (all, findings)
 }
 
-/// The command of the remedy makes `kubectl` the manager of what was made of the object: then it is the user's.
-fn deprecated(namespace: &str, report: &mut Report<'_>) {
+/// The command in the hint makes `kubectl` a manager of the converted objects, after which the operator
+/// leaves them to the user.
+fn warn_deprecated(namespace: &str, report: &mut Reporter<'_>) {
     report.warning(
         "kind",
         "AddressPool",
-        "the kind is deprecated; it is served by an IPAddressPool and advertisements made from it",
+        "the kind is deprecated; it is converted to an IPAddressPool and advertisements",
         format!(
-            "make those your own: kubectl -n {namespace} get ipaddresspools,l2advertisements,bgpadvertisements \
+            "take those over: kubectl -n {namespace} get ipaddresspools,l2advertisements,bgpadvertisements \
              -l {LABEL_IMPORTED_FROM}=addresspool -o yaml | kubectl apply -f -; then delete the AddressPool"
         ),
     );
@@ -53,7 +54,7 @@ fn convert(
     object: &LegacyAddressPool,
     names: &BTreeSet<String>,
     converted: &mut Converted,
-    report: &mut Report<'_>,
+    report: &mut Reporter<'_>,
 ) {
     let (name, spec) = (object.name_any(), &object.spec);
     if spec.addresses.is_empty() {
@@ -61,7 +62,7 @@ fn convert(
     }
     for (index, text) in spec.addresses.iter().enumerate() {
         if let Err(fault) = parse_addresses(text) {
-            report.error(format!("spec.addresses[{index}]"), text, fault.problem, fault.remedy);
+            report.error(format!("spec.addresses[{index}]"), text, fault.problem, fault.hint);
         }
     }
     let pools = Some(vec![name.clone()]);
@@ -73,7 +74,7 @@ fn convert(
                     "spec.bgpAdvertisements",
                     "",
                     "a pool of protocol layer2 has no BGP advertisements",
-                    "remove them, or make the protocol bgp",
+                    "remove them, or set the protocol to bgp",
                 );
             }
             let spec = L2AdvertisementSpec { ip_address_pools: pools, ..L2AdvertisementSpec::default() };
@@ -97,7 +98,7 @@ fn convert(
         other => report.error(
             "spec.protocol",
             other,
-            "is not a valid protocol, so the pool is announced to nobody",
+            "is not a valid protocol, so the pool is not announced",
             "use layer2 or bgp",
         ),
     }

@@ -6,13 +6,13 @@ use super::*;
 use crate::configuration::Configuration;
 use crate::objects::Objects;
 
-fn good(text: &str) -> Converted {
+fn convert_valid(text: &str) -> Converted {
     let (converted, findings) = convert(text, "metallb-system").unwrap();
     assert_eq!(findings, []);
     converted
 }
 
-fn said(text: &str) -> Vec<(u64, String)> {
+fn findings_of(text: &str) -> Vec<(u64, String)> {
     let (_, findings) = convert(text, "metallb-system").unwrap();
     findings.into_iter().map(|finding| (finding.line, finding.field)).collect()
 }
@@ -23,7 +23,7 @@ fn specs<K: serde::Serialize>(objects: &[K]) -> Vec<(String, Value)> {
         .collect()
 }
 
-/// The texts of three tutorials, as their ConfigMaps hold them.
+/// The configurations of three tutorials.
 #[test]
 fn the_pools_of_the_tutorials_become_pools_and_advertisements() {
     for (text, name, addresses) in [
@@ -43,7 +43,7 @@ fn the_pools_of_the_tutorials_become_pools_and_advertisements() {
             json!(["172.19.255.200-172.19.255.250"]),
         ),
     ] {
-        let converted = good(text);
+        let converted = convert_valid(text);
         let pool = json!({"addresses": addresses, "autoAssign": true, "avoidBuggyIPs": false});
         assert_eq!(specs(&converted.pools), [(name.to_owned(), pool)]);
         assert_eq!(
@@ -55,8 +55,8 @@ fn the_pools_of_the_tutorials_become_pools_and_advertisements() {
 }
 
 #[test]
-fn every_field_of_the_old_format_has_its_place() {
-    let converted = good(
+fn every_field_of_the_old_format_is_converted() {
+    let converted = convert_valid(
         r#"
 peers:
 - my-asn: 64512
@@ -184,52 +184,54 @@ address-pools:
 }
 
 #[test]
-fn what_cannot_be_mapped_is_said_with_its_line() {
+fn what_cannot_be_converted_is_reported_with_its_line() {
     assert_eq!(
-        said("address-pools:\n- name: a\n  protocol: arp\n  cidr:\n  - 10.0.0.0/24\n"),
+        findings_of("address-pools:\n- name: a\n  protocol: arp\n  cidr:\n  - 10.0.0.0/24\n"),
         [
             (2, "address-pools[0]".to_owned()),
             (3, "address-pools[0].protocol".to_owned()),
             (4, "address-pools[0].cidr".to_owned()),
         ]
     );
-    assert_eq!(said("pools: []\n"), [(1, "pools".to_owned())]);
+    assert_eq!(findings_of("pools: []\n"), [(1, "pools".to_owned())]);
     assert_eq!(
-        said("address-pools:\n- name: a\n  protocol: layer2\n  addresses:\n  - 10.0.0.0/24\n  - 10.0.1.5\n"),
+        findings_of(
+            "address-pools:\n- name: a\n  protocol: layer2\n  addresses:\n  - 10.0.0.0/24\n  - 10.0.1.5\n"
+        ),
         [(6, "address-pools[0].addresses[1]".to_owned()),]
     );
     assert_eq!(
-        said("peers:\n- my-asn: 0\n  peer-asn: 1\n  peer-address: 10.0.0.1\n"),
+        findings_of("peers:\n- my-asn: 0\n  peer-asn: 1\n  peer-address: 10.0.0.1\n"),
         [(2, "peers[0].my-asn".to_owned()), (2, "peers[0]".to_owned()),]
     );
-    assert_eq!(said("bgp-communities:\n  x: 1:70000\n"), [(2, "bgp-communities.x".to_owned())]);
+    assert_eq!(findings_of("bgp-communities:\n  x: 1:70000\n"), [(2, "bgp-communities.x".to_owned())]);
     assert_eq!(
-        said("bfd-profiles:\n- name: f\n  echo-interval: fast\n"),
+        findings_of("bfd-profiles:\n- name: f\n  echo-interval: fast\n"),
         [(3, "bfd-profiles[0].echo-interval".to_owned())]
     );
-    assert_eq!(said("address-pools: all\n"), [(1, "address-pools".to_owned())]);
+    assert_eq!(findings_of("address-pools: all\n"), [(1, "address-pools".to_owned())]);
     assert_eq!(
-        said("address-pools:\n- all\n"),
+        findings_of("address-pools:\n- all\n"),
         [(2, "address-pools[0]".to_owned()), (2, "address-pools[0]".to_owned()),]
     );
 }
 
 #[test]
-fn a_pool_with_a_faulty_address_is_still_a_pool_so_that_nobody_loses_an_address() {
+fn a_pool_with_an_invalid_address_is_converted_so_that_no_service_loses_its_address() {
     let text = "address-pools:\n- name: a\n  protocol: layer2\n  addresses: [10.0.0.0/24, 10.1]\n";
     let (converted, _) = convert(text, "n").unwrap();
     assert_eq!(converted.pools[0].spec.addresses, ["10.0.0.0/24", "10.1"]);
 }
 
 #[test]
-fn text_that_is_no_yaml_converts_nothing_and_says_where() {
+fn text_that_is_not_valid_yaml_is_an_error_with_its_line() {
     let error = convert("address-pools:\n- name: a\n  addresses: [\n", "n").unwrap_err();
     assert!(error.line >= 3, "{error}");
     assert!(!error.empty);
 }
 
 #[test]
-fn a_text_in_which_nothing_is_written_does_not_mean_an_empty_configuration() {
+fn an_empty_text_does_not_mean_an_empty_configuration() {
     for text in
         ["", "  \n", "# nothing yet\n", "---\n", "address-pools:\n", "{}", "address-pools:\npeers: ~\n"]
     {
@@ -241,37 +243,37 @@ fn a_text_in_which_nothing_is_written_does_not_mean_an_empty_configuration() {
 }
 
 #[test]
-fn an_entry_with_an_error_is_marked_and_no_other() {
+fn only_the_objects_of_an_entry_with_an_error_are_marked_as_invalid() {
     let pool = |name: &str, more: &str| {
         format!("- name: {name}\n  protocol: layer2\n  addresses: [10.0.0.0/24]\n{more}")
     };
-    let faulty = |text: &str| -> Vec<String> {
-        convert(text, "n").unwrap().0.faulty.iter().map(ToString::to_string).collect()
+    let invalid = |text: &str| -> Vec<String> {
+        convert(text, "n").unwrap().0.invalid.iter().map(ToString::to_string).collect()
     };
     let text = format!("address-pools:\n{}{}", pool("good", ""), pool("bad", "  auto-asign: false\n"));
-    assert_eq!(faulty(&text), ["IPAddressPool bad", "L2Advertisement bad"]);
+    assert_eq!(invalid(&text), ["IPAddressPool bad", "L2Advertisement bad"]);
     let text = "address-pools:\n- name: bad\n  protocol: bgp\n  addresses: [10.0.0.0/24]\n  \
                 bgp-advertisements: [{}, {localpref: much}]\n";
-    assert_eq!(faulty(text), ["BGPAdvertisement bad", "BGPAdvertisement bad-2", "IPAddressPool bad"]);
+    assert_eq!(invalid(text), ["BGPAdvertisement bad", "BGPAdvertisement bad-2", "IPAddressPool bad"]);
     let text = format!("address-pools:\n{}{}", pool("twice", ""), pool("twice", ""));
-    assert_eq!(faulty(&text), ["IPAddressPool twice", "L2Advertisement twice"], "which one is meant?");
+    assert_eq!(invalid(&text), ["IPAddressPool twice", "L2Advertisement twice"], "either may be intended");
     let text = "bfd-profiles:\n- {name: f, echo-mode: maybe}\n- {name: g}\n\
                 peers:\n- {my-asn: 1, peer-asn: 2, peer-address: 10.0.0.1, hold-time: 3}\n\
                 bgp-communities: {x: y}\n";
-    assert_eq!(faulty(text), ["BFDProfile f", "BGPPeer peer-10-0-0-1", "Community communities"]);
+    assert_eq!(invalid(text), ["BFDProfile f", "BGPPeer peer-10-0-0-1", "Community communities"]);
     let text = "bfd-profiles:\n- {name: f}\n- {name: f, echo-mode: true}\n";
-    assert_eq!(faulty(text), ["BFDProfile f"]);
+    assert_eq!(invalid(text), ["BFDProfile f"]);
     let object = |spec: Value| {
         let json = json!({"apiVersion": "metallb.io/v1beta1", "kind": "AddressPool", "metadata": {"name": "a"}, "spec": spec});
         Arc::new(serde_json::from_value::<crds::LegacyAddressPool>(json).unwrap())
     };
     let (converted, _) =
         convert_address_pools(&[object(json!({"protocol": "layer2", "addresses": ["10.0.0.300"]}))], "n");
-    assert_eq!(converted.faulty.len(), 2, "{:?}", converted.faulty);
+    assert_eq!(converted.invalid.len(), 2, "{:?}", converted.invalid);
 }
 
 #[test]
-fn an_entry_added_or_removed_leaves_the_objects_of_all_others_alone() {
+fn adding_or_removing_an_entry_does_not_change_the_objects_of_the_others() {
     let pool = |name: &str, net: &str| {
         format!(
             "- {{name: {name}, protocol: layer2, addresses: [{net}]}}\n- {{name: {name}-bgp, protocol: bgp, \
@@ -282,7 +284,7 @@ fn an_entry_added_or_removed_leaves_the_objects_of_all_others_alone() {
     let (old, new) = (pool("old", "0.0.0.0/24"), pool("new", "0.0.1.0/24"));
     let before = format!("address-pools:\n{old}peers:\n{}", peer("fc00::1"));
     let after = format!("address-pools:\n{new}{old}peers:\n{}{}", peer("10.0.0.9"), peer("fc00::1"));
-    let (before, after) = (good(&before), good(&after));
+    let (before, after) = (convert_valid(&before), convert_valid(&after));
     assert!(before.pools.iter().all(|object| after.pools.contains(object)));
     assert!(before.l2_advertisements.iter().all(|object| after.l2_advertisements.contains(object)));
     assert!(before.bgp_advertisements.iter().all(|object| after.bgp_advertisements.contains(object)));
@@ -290,34 +292,34 @@ fn an_entry_added_or_removed_leaves_the_objects_of_all_others_alone() {
 }
 
 #[test]
-fn no_two_objects_get_one_name() {
+fn no_two_objects_get_the_same_name() {
     let text = "address-pools:\n\
                 - {name: a, protocol: bgp, addresses: [10.0.0.0/24], bgp-advertisements: [{}, {localpref: 1}]}\n\
                 - {name: a-2, protocol: bgp, addresses: [10.0.1.0/24]}\n\
                 peers:\n- {my-asn: 1, peer-asn: 2, peer-address: 10.0.0.1}\n\
                 - {my-asn: 1, peer-asn: 2, peer-address: 10.0.0.1, peer-port: 1179}\n";
-    let converted = good(text);
+    let converted = convert_valid(text);
     let names = |list: Vec<(String, Value)>| list.into_iter().map(|(name, _)| name).collect::<Vec<_>>();
     assert_eq!(names(specs(&converted.bgp_advertisements)), ["a", "a-2-bgp", "a-2"]);
     assert_eq!(names(specs(&converted.bgp_peers)), ["peer-10-0-0-1", "peer-10-0-0-1-2"]);
 }
 
 #[test]
-fn documents_at_the_end_in_which_there_is_nothing_do_no_harm() {
+fn empty_documents_at_the_end_are_ignored() {
     let text = "address-pools:\n- {name: a, protocol: layer2, addresses: [10.0.0.0/24]}\n";
-    let plain = good(text);
+    let plain = convert_valid(text);
     for text in [
         format!("{text}---\n"),
         format!("---\n{text}...\n"),
         format!("---\n{text}---\n\n# the end\n---\n"),
         format!("{text}---"),
     ] {
-        assert_eq!(good(&text), plain, "{text:?}");
+        assert_eq!(convert_valid(&text), plain, "{text:?}");
     }
 }
 
 #[test]
-fn text_nested_deeper_than_any_configuration_is_refused_before_it_exhausts_the_stack() {
+fn deeply_nested_text_is_rejected_before_it_exhausts_the_stack() {
     for depth in [64, 100, 255, 600, 2_000, 20_000] {
         for text in [
             "[".repeat(depth),
@@ -327,44 +329,40 @@ fn text_nested_deeper_than_any_configuration_is_refused_before_it_exhausts_the_s
             (0..depth.min(600)).map(|level| format!("{}a:\n", " ".repeat(level))).collect(),
         ] {
             let read = || convert(&text, "n").map(|_| ()).unwrap_err();
-            // As small as the stack of a worker thread.
-            let refused = std::thread::scope(|scope| {
+            // The size of the stack of a worker thread.
+            let error = std::thread::scope(|scope| {
                 std::thread::Builder::new().stack_size(2 << 20).spawn_scoped(scope, read).unwrap().join()
             });
-            let refused = refused.expect("the reader must not exhaust the stack");
-            assert!(refused.problem.contains("nested deeper"), "{depth}: {refused}");
+            let error = error.expect("the reader must not exhaust the stack");
+            assert!(error.problem.contains("nested deeper"), "{depth}: {error}");
         }
     }
 }
 
 #[test]
-fn the_advice_about_an_address_pool_is_a_command_that_makes_its_objects_the_users_own() {
+fn the_hint_for_an_address_pool_is_a_command_that_makes_the_user_the_manager_of_its_objects() {
     let json = json!({"apiVersion": "metallb.io/v1beta1", "kind": "AddressPool", "metadata": {"name": "a"},
         "spec": {"protocol": "layer2", "addresses": ["10.0.0.0/24"]}});
     let (_, findings) = convert_address_pools(&[Arc::new(serde_json::from_value(json).unwrap())], "lb");
     let label = crds::names::LABEL_IMPORTED_FROM;
     let [finding] = &findings[..] else { panic!("{findings:?}") };
-    assert!(finding.remedy.contains(&format!(
+    assert!(finding.hint.contains(&format!(
         "kubectl -n lb get ipaddresspools,l2advertisements,bgpadvertisements -l {label}="
     )));
-    assert!(
-        finding.remedy.contains("| kubectl apply -f -; then delete the AddressPool"),
-        "{}",
-        finding.remedy
-    );
+    assert!(finding.hint.contains("| kubectl apply -f -; then delete the AddressPool"), "{}", finding.hint);
 }
 
 #[test]
-fn names_that_are_no_names_of_objects_are_changed_and_told() {
+fn names_that_are_not_valid_are_converted_and_reported() {
     let text = "address-pools:\n- name: My_Pool\n  protocol: layer2\n  addresses: [10.0.0.0/24]\n- name: my-pool\n  protocol: layer2\n  addresses: [10.0.1.0/24]\n";
     let (converted, findings) = convert(text, "n").unwrap();
     assert_eq!(specs(&converted.pools).len(), 1);
-    let said: Vec<_> = findings.iter().map(|finding| (finding.line, finding.severity)).collect();
-    assert_eq!(said, [(2, Severity::Warning), (5, Severity::Error)]);
+    let found: Vec<_> = findings.iter().map(|finding| (finding.line, finding.severity)).collect();
+    assert_eq!(found, [(2, Severity::Warning), (5, Severity::Error)]);
 }
 
 #[test]
-fn an_address_pool_becomes_a_pool_and_its_advertisements() {
+fn an_address_pool_is_converted_to_a_pool_and_its_advertisements() {
     let object = |name: &str, spec: Value| {
         let json = json!({"apiVersion": "metallb.io/v1beta1", "kind": "AddressPool", "metadata": {"name": name}, "spec": spec});
         Arc::new(serde_json::from_value::<crds::LegacyAddressPool>(json).unwrap())

@@ -1,14 +1,14 @@
-//! YAML as a tree that knows its lines, and a reader of its maps that notices what it was not asked for.
+//! YAML as a tree with line numbers, and a reader of its maps that reports unknown fields.
 
 use std::fmt;
 
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
-use super::{LineFinding, Unreadable};
+use super::{LineFinding, ParseError};
 use crate::finding::Severity;
 
-/// A value with the line that it stands on.
+/// A value with its line.
 #[derive(Clone, Debug)]
 pub(super) struct Node {
     pub(super) line: u64,
@@ -23,37 +23,34 @@ pub(super) enum Value {
     Map(Vec<(String, u64, Node)>),
 }
 
-/// What the format needs is a tenth of this. Deeper text could exhaust the stack of its reader.
-const DEEPEST: usize = 32;
+/// Ten times the depth of the format. Deeper nesting could exhaust the stack of the parser.
+const MAX_DEPTH: usize = 32;
 
 /// Reads `text`.
-pub(super) fn parse(text: &str) -> Result<Node, Unreadable> {
-    let text = first_document(text);
+pub(super) fn parse(text: &str) -> Result<Node, ParseError> {
+    let text = without_empty_documents(text);
     if text.trim().is_empty() {
         return Ok(Node { line: 1, value: Value::Null });
     }
-    if let Some(line) = too_deep(text) {
-        let problem = format!("it is nested deeper than {DEEPEST} levels");
-        return Err(Unreadable { empty: false, line, problem });
+    if let Some(line) = first_too_deep_line(text) {
+        let problem = format!("it is nested deeper than {MAX_DEPTH} levels");
+        return Err(ParseError { empty: false, line, problem });
     }
-    let raw: Spanned<Raw> = serde_saphyr::from_str(text).map_err(|error| Unreadable {
+    let raw: Spanned<Raw> = serde_saphyr::from_str(text).map_err(|error| ParseError {
         empty: false,
         line: error.location().map_or(0, |location| location.line()),
-        problem: format!(
-            "this is no YAML that can be read: {}",
-            error.to_string().lines().next().unwrap_or_default()
-        ),
+        problem: format!("not valid YAML: {}", error.to_string().lines().next().unwrap_or_default()),
     })?;
     Ok(node(raw, text))
 }
 
-/// `text` without documents at its end in which there is nothing, as a trailing `---` makes one.
-fn first_document(text: &str) -> &str {
-    let says_nothing = |line: &str| line.trim().is_empty() || line.trim_start().starts_with('#');
+/// `text` without empty documents at its end, such as after a trailing `---`.
+fn without_empty_documents(text: &str) -> &str {
+    let is_blank = |line: &str| line.trim().is_empty() || line.trim_start().starts_with('#');
     let mut rest = text;
     while let Some(start) = last_separator(rest) {
         let after = &rest[start..];
-        if !after.lines().skip(1).all(says_nothing) || rest[..start].lines().all(says_nothing) {
+        if !after.lines().skip(1).all(is_blank) || rest[..start].lines().all(is_blank) {
             break;
         }
         rest = &rest[..start];
@@ -61,7 +58,7 @@ fn first_document(text: &str) -> &str {
     rest
 }
 
-/// Where the last line begins that is only `---` or `...`.
+/// The offset of the last line that is only `---` or `...`.
 fn last_separator(text: &str) -> Option<usize> {
     let mut at = 0;
     let mut found = None;
@@ -74,10 +71,11 @@ fn last_separator(text: &str) -> Option<usize> {
     found
 }
 
-/// The line on which `text` becomes too deep, judged by its brackets, and by dashes and colons in front of a value.
-fn too_deep(text: &str) -> Option<u64> {
+/// The first line at which `text` may be nested too deep, estimated from brackets, indentation and leading
+/// dashes.
+fn first_too_deep_line(text: &str) -> Option<u64> {
     let mut brackets: usize = 0;
-    // The columns at which the blocks begin that a line is in.
+    // The start columns of the blocks that contain the line.
     let mut blocks: Vec<usize> = Vec::new();
     for (line, number) in text.lines().zip(1..) {
         let content = line.trim_start();
@@ -94,7 +92,7 @@ fn too_deep(text: &str) -> Option<u64> {
                 ']' | '}' => brackets = brackets.saturating_sub(1),
                 _ => {}
             }
-            if brackets + blocks.len() + dashes > DEEPEST {
+            if brackets + blocks.len() + dashes > MAX_DEPTH {
                 return Some(number);
             }
         }
@@ -102,11 +100,12 @@ fn too_deep(text: &str) -> Option<u64> {
     None
 }
 
-/// As the parser gives it. Scalars that are not text are read from the source again: `0123` is a fine password.
+/// The output of the parser. Scalars other than strings are replaced by their source text: `0123` is a valid
+/// password.
 enum Raw {
     Null,
     Text(String),
-    Other(String),
+    Scalar(String),
     List(Vec<Spanned<Raw>>),
     Map(Vec<(Spanned<String>, Spanned<Raw>)>),
 }
@@ -116,7 +115,7 @@ fn node(raw: Spanned<Raw>, source: &str) -> Node {
     let value = match raw.value {
         Raw::Null => Value::Null,
         Raw::Text(text) => Value::Text(text),
-        Raw::Other(shown) => {
+        Raw::Scalar(shown) => {
             let bounds = span.byte_offset().zip(span.byte_len());
             let written = bounds.and_then(|(start, length)| {
                 let (start, length) = (usize::try_from(start).ok()?, usize::try_from(length).ok()?);
@@ -163,27 +162,27 @@ impl<'de> Visitor<'de> for RawVisitor {
     }
 
     fn visit_bool<E: de::Error>(self, value: bool) -> Result<Raw, E> {
-        Ok(Raw::Other(value.to_string()))
+        Ok(Raw::Scalar(value.to_string()))
     }
 
     fn visit_i64<E: de::Error>(self, value: i64) -> Result<Raw, E> {
-        Ok(Raw::Other(value.to_string()))
+        Ok(Raw::Scalar(value.to_string()))
     }
 
     fn visit_u64<E: de::Error>(self, value: u64) -> Result<Raw, E> {
-        Ok(Raw::Other(value.to_string()))
+        Ok(Raw::Scalar(value.to_string()))
     }
 
     fn visit_i128<E: de::Error>(self, value: i128) -> Result<Raw, E> {
-        Ok(Raw::Other(value.to_string()))
+        Ok(Raw::Scalar(value.to_string()))
     }
 
     fn visit_u128<E: de::Error>(self, value: u128) -> Result<Raw, E> {
-        Ok(Raw::Other(value.to_string()))
+        Ok(Raw::Scalar(value.to_string()))
     }
 
     fn visit_f64<E: de::Error>(self, value: f64) -> Result<Raw, E> {
-        Ok(Raw::Other(value.to_string()))
+        Ok(Raw::Scalar(value.to_string()))
     }
 
     fn visit_str<E: de::Error>(self, value: &str) -> Result<Raw, E> {
@@ -207,14 +206,14 @@ impl<'de> Visitor<'de> for RawVisitor {
     }
 }
 
-/// What was read of an item of a list.
+/// An item of a list.
 pub(super) struct Entry<T> {
     pub(super) value: T,
-    /// Something in the item is an error.
-    pub(super) faulty: bool,
+    /// Whether the item has an error.
+    pub(super) invalid: bool,
 }
 
-/// Reads a map field by field. What nobody asked for is a finding when it is [finished](Self::finish).
+/// Reads a map field by field. [`finish`](Self::finish) reports the fields that were not read.
 pub(super) struct Reader<'a> {
     path: String,
     line: u64,
@@ -223,14 +222,14 @@ pub(super) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// Reads `node`; what is no map reads as an empty one, with a finding.
+    /// A reader of `node`. Anything but a map is reported and treated as an empty one.
     pub(super) fn new(path: String, node: Node, findings: &'a mut Vec<LineFinding>) -> Self {
         let mut reader = Self { path, line: node.line, fields: Vec::new(), findings };
         match node.value {
             Value::Map(fields) => reader.fields = fields,
             Value::Null => {}
             Value::Text(_) | Value::List(_) => {
-                reader.error_here("this is no map", "write `key: value` lines");
+                reader.error_here("is not a map", "write `key: value` lines");
             }
         }
         reader
@@ -240,9 +239,9 @@ impl<'a> Reader<'a> {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
-    pub(super) fn error_here(&mut self, problem: impl Into<String>, remedy: impl Into<String>) {
+    pub(super) fn error_here(&mut self, problem: impl Into<String>, hint: impl Into<String>) {
         let (line, field) = (self.line, self.path.clone());
-        self.findings.push(finding(line, Severity::Error, field, problem, remedy));
+        self.findings.push(finding(line, Severity::Error, field, problem, hint));
     }
 
     pub(super) fn error(
@@ -250,10 +249,10 @@ impl<'a> Reader<'a> {
         line: u64,
         key: &str,
         problem: impl Into<String>,
-        remedy: impl Into<String>,
+        hint: impl Into<String>,
     ) {
         let field = self.field(key);
-        self.findings.push(finding(line, Severity::Error, field, problem, remedy));
+        self.findings.push(finding(line, Severity::Error, field, problem, hint));
     }
 
     pub(super) fn warning(
@@ -261,45 +260,45 @@ impl<'a> Reader<'a> {
         line: u64,
         key: &str,
         problem: impl Into<String>,
-        remedy: impl Into<String>,
+        hint: impl Into<String>,
     ) {
         let field = self.field(key);
-        self.findings.push(finding(line, Severity::Warning, field, problem, remedy));
+        self.findings.push(finding(line, Severity::Warning, field, problem, hint));
     }
 
     pub(super) fn line(&self) -> u64 {
         self.line
     }
 
-    /// How many errors were found so far.
+    /// The number of errors so far.
     pub(super) fn errors(&self) -> usize {
         self.findings.iter().filter(|finding| finding.severity == Severity::Error).count()
     }
 
-    /// The line of a map in which nothing has a value; none if something has.
-    pub(super) fn says_nothing(&self) -> Option<u64> {
+    /// The line of a map without values; none if it has any.
+    pub(super) fn blank_line(&self) -> Option<u64> {
         let empty = self.fields.iter().all(|(.., node)| matches!(node.value, Value::Null));
         (empty && self.findings.is_empty()).then_some(self.line)
     }
 
-    /// Takes the field; none if it is absent or null.
+    /// Removes and returns the field; none if it is absent or null.
     pub(super) fn take(&mut self, key: &str) -> Option<Node> {
         let index = self.fields.iter().position(|(name, ..)| name == key)?;
         let (.., node) = self.fields.remove(index);
         (!matches!(node.value, Value::Null)).then_some(node)
     }
 
-    /// Takes a text, with its line.
+    /// Reads a text, with its line.
     pub(super) fn text(&mut self, key: &str) -> Option<(String, u64)> {
         let node = self.take(key)?;
         if let Value::Text(text) = node.value {
             return Some((text, node.line));
         }
-        self.error(node.line, key, "this is no single value", "write one value after the colon");
+        self.error(node.line, key, "is not a single value", "write one value after the colon");
         None
     }
 
-    /// Takes a number or a duration or whatever else `read` understands.
+    /// Reads a text and parses it with `read`.
     pub(super) fn read<T>(
         &mut self,
         key: &str,
@@ -314,17 +313,17 @@ impl<'a> Reader<'a> {
         value
     }
 
-    /// Takes a list of whatever.
+    /// Reads a list.
     pub(super) fn list(&mut self, key: &str) -> Vec<Node> {
         let Some(node) = self.take(key) else { return Vec::new() };
         if let Value::List(items) = node.value {
             return items;
         }
-        self.error(node.line, key, "this is no list", "begin each item with a dash");
+        self.error(node.line, key, "is not a list", "start each item with a dash");
         Vec::new()
     }
 
-    /// Takes a list of texts, each with its line.
+    /// Reads a list of texts, each with its line.
     pub(super) fn texts(&mut self, key: &str) -> Vec<(String, u64)> {
         let mut texts = Vec::new();
         for (index, item) in self.list(key).into_iter().enumerate() {
@@ -333,7 +332,7 @@ impl<'a> Reader<'a> {
                 _ => self.error(
                     item.line,
                     &format!("{key}[{index}]"),
-                    "this is no single value",
+                    "is not a single value",
                     "write one value after the dash",
                 ),
             }
@@ -341,7 +340,7 @@ impl<'a> Reader<'a> {
         texts
     }
 
-    /// Takes a list of maps and reads each.
+    /// Reads a list of maps.
     pub(super) fn maps<T>(
         &mut self,
         key: &str,
@@ -350,7 +349,7 @@ impl<'a> Reader<'a> {
         self.entries(key, &mut read).into_iter().map(|entry| entry.value).collect()
     }
 
-    /// Takes a list of maps and reads each, noting which has an error.
+    /// Reads a list of maps, and records which of them have errors.
     pub(super) fn entries<T>(
         &mut self,
         key: &str,
@@ -364,17 +363,17 @@ impl<'a> Reader<'a> {
             let mut reader = Reader::new(path, item, self.findings);
             let value = read(&mut reader);
             reader.finish();
-            let faulty = self.errors() > before;
-            values.extend(value.map(|value| Entry { value, faulty }));
+            let invalid = self.errors() > before;
+            values.extend(value.map(|value| Entry { value, invalid }));
         }
         values
     }
 
-    /// Takes a map of texts, each with its line.
+    /// Reads a map of texts, each with its line.
     pub(super) fn text_map(&mut self, key: &str) -> Vec<(String, String, u64)> {
         let Some(node) = self.take(key) else { return Vec::new() };
         let Value::Map(entries) = node.value else {
-            self.error(node.line, key, "this is no map", "write `key: value` lines");
+            self.error(node.line, key, "is not a map", "write `key: value` lines");
             return Vec::new();
         };
         let mut texts = Vec::new();
@@ -384,7 +383,7 @@ impl<'a> Reader<'a> {
                 _ => self.error(
                     line,
                     &format!("{key}.{name}"),
-                    "this is no single value",
+                    "is not a single value",
                     "write one value after the colon",
                 ),
             }
@@ -392,15 +391,15 @@ impl<'a> Reader<'a> {
         texts
     }
 
-    /// Tells of every field that was not taken.
+    /// Reports every field that was not read.
     pub(super) fn finish(mut self) {
         for (key, line, _) in std::mem::take(&mut self.fields) {
-            let remedy = match key.as_str() {
-                "cidr" => "use addresses, as MetalLB has since v0.6",
-                "arp-network" => "remove it; MetalLB has not had it since v0.6",
+            let hint = match key.as_str() {
+                "cidr" => "use addresses, which replaced it in MetalLB v0.6",
+                "arp-network" => "remove it; MetalLB removed the field in v0.6",
                 _ => "correct the name, or remove it",
             };
-            self.error(line, &key, "the format has no such field, so it has no effect", remedy);
+            self.error(line, &key, "unknown field, which has no effect", hint);
         }
     }
 }
@@ -410,7 +409,7 @@ pub(super) fn finding(
     severity: Severity,
     field: String,
     problem: impl Into<String>,
-    remedy: impl Into<String>,
+    hint: impl Into<String>,
 ) -> LineFinding {
-    LineFinding { line, severity, field, problem: problem.into(), remedy: remedy.into() }
+    LineFinding { line, severity, field, problem: problem.into(), hint: hint.into() }
 }

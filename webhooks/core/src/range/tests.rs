@@ -4,12 +4,12 @@ fn accepted(text: &str) -> String {
     match parse_addresses(text) {
         Ok(Some(range)) => format!("{range} {}", range.family()),
         Ok(None) => "empty".to_owned(),
-        Err(fault) => panic!("{text:?} was refused: {fault}"),
+        Err(error) => panic!("{text:?} was rejected: {error}"),
     }
 }
 
 #[test]
-fn prefixes_and_ranges_are_read_as_metallb_reads_them() {
+fn prefixes_and_ranges_are_parsed_as_metallb_parses_them() {
     for (text, expected) in [
         ("192.168.10.0/24", "192.168.10.0-192.168.10.255 IPv4"),
         ("10.0.0.5/32", "10.0.0.5 IPv4"),
@@ -33,7 +33,7 @@ fn prefixes_and_ranges_are_read_as_metallb_reads_them() {
 }
 
 #[test]
-fn everything_else_is_refused_with_what_would_be_right() {
+fn everything_else_is_rejected_with_a_hint() {
     for text in [
         "10.0.0.5",
         " 10.0.0.0/24",
@@ -54,11 +54,11 @@ fn everything_else_is_refused_with_what_would_be_right() {
         "10.0.0.0/24-10.0.1.0/24",
         "lan",
     ] {
-        let fault = parse_addresses(text).expect_err(text);
-        assert!(!fault.problem.is_empty() && !fault.remedy.is_empty(), "{text:?}");
+        let error = parse_addresses(text).expect_err(text);
+        assert!(!error.problem.is_empty() && !error.hint.is_empty(), "{text:?}");
     }
-    assert_eq!(parse_addresses("10.0.0.5").unwrap_err().remedy, "write 10.0.0.5/32 for this one address");
-    assert_eq!(parse_addresses(" 10.0.0.0/24").unwrap_err().remedy, "write it without blanks: 10.0.0.0/24");
+    assert_eq!(parse_addresses("10.0.0.5").unwrap_err().hint, "write 10.0.0.5/32 for this one address");
+    assert_eq!(parse_addresses(" 10.0.0.0/24").unwrap_err().hint, "write it without spaces: 10.0.0.0/24");
 }
 
 #[test]
@@ -72,7 +72,7 @@ fn counts_saturate_and_ends_are_included() {
 }
 
 #[test]
-fn the_shortest_prefix_of_a_range_is_that_of_its_widest_block() {
+fn the_shortest_prefix_of_a_range_is_that_of_its_largest_block() {
     let shortest = |text| parse_addresses(text).unwrap().unwrap().shortest_prefix();
     assert_eq!(shortest("10.0.0.0/24"), 24);
     assert_eq!(shortest("10.0.0.1-10.0.0.255"), 25);
@@ -85,7 +85,7 @@ fn the_shortest_prefix_of_a_range_is_that_of_its_widest_block() {
 
 proptest::proptest! {
     #[test]
-    fn no_text_makes_the_reading_of_addresses_panic(text in "(?s).{0,60}", shape in "[0-9a-f.:/ -]{0,60}") {
+    fn no_text_makes_the_parser_panic(text in "(?s).{0,60}", shape in "[0-9a-f.:/ -]{0,60}") {
         for text in [text, shape] {
             if let Ok(Some(range)) = parse_addresses(&text) {
                 proptest::prop_assert!(range.contains(range.first()) && range.contains(range.last()));

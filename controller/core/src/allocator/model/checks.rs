@@ -59,9 +59,9 @@ impl World {
                     "{ip} is used by a machine and was assigned to {service}"
                 );
                 // An address of a pool with an error is kept by a Service for which it may still be stored.
-                let left_out =
-                    self.configuration.left_out.values().flatten().any(|range| range.contains(*ip));
-                prop_assert!(left_out || self.configuration.pool_of(*ip).is_some(), "{ip} is in no pool");
+                let rejected =
+                    self.configuration.rejected_pools.values().flatten().any(|range| range.contains(*ip));
+                prop_assert!(rejected || self.configuration.pool_of(*ip).is_some(), "{ip} is in no pool");
                 let is_seen = |other: &ServiceKey| other != service && !self.unseen.contains(other);
                 for (other, held) in self.objects.iter().filter(|(other, _)| is_seen(other)) {
                     let conflict = sharing_conflict(&held.sharing, &request.sharing);
@@ -120,14 +120,14 @@ impl World {
         before: &BTreeMap<ServiceKey, Vec<IpAddr>>,
     ) -> Result<(), TestCaseError> {
         for (service, ip) in self.granted(before) {
-            let reserved = self.configuration.pool_of(ip).is_some_and(|pool| pool.keeps_back(ip));
+            let reserved = self.configuration.pool_of(ip).is_some_and(|pool| pool.is_reserved(ip));
             let wanted = self.request(&service).map(|request| &request.wanted);
             let asks =
                 matches!(wanted, Some(Ok(Wanted::Addresses { addresses, .. })) if addresses.contains(&ip));
             let rejected = self
                 .configuration
                 .pool_of(ip)
-                .filter(|pool| self.configuration.left_out.contains_key(&pool.name));
+                .filter(|pool| self.configuration.rejected_pools.contains_key(&pool.name));
             prop_assert!(rejected.is_none(), "{ip} of a pool with an error was assigned to {service}");
             prop_assert!(!reserved || asks, "{ip} is reserved and was assigned to {service}");
         }
@@ -192,10 +192,10 @@ impl World {
         let mut unpooled = BTreeMap::new();
         for service in self.objects.keys().filter(|service| self.decided(service)) {
             for ip in self.desired(service) {
-                let left_out = &self.configuration.left_out;
+                let rejected = &self.configuration.rejected_pools;
                 let remembered = self.allocator.assignment(service).and_then(|assignment| assignment.pool);
-                let invalid = remembered.is_some_and(|pool| left_out.contains_key(pool))
-                    || left_out.values().flatten().any(|range| range.contains(ip));
+                let invalid = remembered.is_some_and(|pool| rejected.contains_key(pool))
+                    || rejected.values().flatten().any(|range| range.contains(ip));
                 if self.configuration.pool_of(ip).is_none() && !invalid {
                     let since = self.unpooled.get(&(service.clone(), ip)).copied().unwrap_or(self.now);
                     prop_assert!(self.now - since < 5, "{ip} of {service} is kept after its grace period");
@@ -281,9 +281,9 @@ impl World {
         let mut has: BTreeSet<IpAddr> =
             of_namespace.flat_map(|other| self.desired(other)).filter(|ip| pool.contains(*ip)).collect();
         has.insert(ip);
-        !self.configuration.left_out.contains_key(&pool.name)
+        !self.configuration.rejected_pools.contains_key(&pool.name)
             && pool.allocation.as_ref().is_none_or(admits)
-            && !pool.keeps_back(ip)
+            && !pool.is_reserved(ip)
             && pool.quota(&service.namespace).is_none_or(|max| has.len() <= max as usize)
     }
 

@@ -1,5 +1,5 @@
-//! Answers ARP for one address and does nothing else, until it is ended: as fast as a process can be that the kernel wakes
-//! for each question, as a measure for others.
+//! Answers ARP requests for one address until it is ended: the lower bound of the latency of a process that
+//! the kernel wakes for each request, for comparison.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -19,17 +19,17 @@ fn main() -> io::Result<()> {
     let socket = PacketSocket::open(&interface)?;
     let mut buffer = [0; 2048];
     loop {
-        let Some(question) = socket.receive(&mut buffer, Duration::from_secs(1))? else { continue };
-        if let Some(answer) = answer(mac, address, question) {
+        let Some(request) = socket.receive(&mut buffer, Duration::from_secs(1))? else { continue };
+        if let Some(answer) = answer(mac, address, request) {
             socket.send(&answer)?;
         }
     }
 }
 
 /// The answer to a frame, if it asks for the address.
-fn answer(mac: EthernetAddress, address: Ipv4Addr, question: &[u8]) -> Option<Vec<u8>> {
-    let question = EthernetFrame::new_checked(question).ok()?;
-    if question.ethertype() != EthernetProtocol::Arp {
+fn answer(mac: EthernetAddress, address: Ipv4Addr, request: &[u8]) -> Option<Vec<u8>> {
+    let request = EthernetFrame::new_checked(request).ok()?;
+    if request.ethertype() != EthernetProtocol::Arp {
         return None;
     }
     let ArpRepr::EthernetIpv4 {
@@ -38,7 +38,7 @@ fn answer(mac: EthernetAddress, address: Ipv4Addr, question: &[u8]) -> Option<Ve
         source_protocol_addr,
         target_protocol_addr,
         ..
-    } = ArpRepr::parse(&ArpPacket::new_checked(question.payload()).ok()?).ok()?
+    } = ArpRepr::parse(&ArpPacket::new_checked(request.payload()).ok()?).ok()?
     else {
         return None;
     };
@@ -77,11 +77,11 @@ mod tests {
     }
 
     #[test]
-    fn a_question_for_the_address_is_answered_and_nothing_else_is() {
+    fn only_requests_for_the_address_are_answered() {
         let ours = Ipv4Addr::new(10, 0, 0, 9);
-        let answered = answer(US, ours, &arp(ArpOperation::Request, ours)).unwrap();
-        let answered = EthernetFrame::new_checked(&answered).unwrap();
-        assert_eq!((answered.src_addr(), answered.dst_addr()), (US, THEM));
+        let reply = answer(US, ours, &arp(ArpOperation::Request, ours)).unwrap();
+        let reply = EthernetFrame::new_checked(&reply).unwrap();
+        assert_eq!((reply.src_addr(), reply.dst_addr()), (US, THEM));
         assert_eq!(answer(US, ours, &arp(ArpOperation::Request, Ipv4Addr::new(10, 0, 0, 8))), None);
         assert_eq!(answer(US, ours, &arp(ArpOperation::Reply, ours)), None);
         assert_eq!(answer(US, ours, &[0; 60]), None);

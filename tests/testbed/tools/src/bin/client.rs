@@ -1,7 +1,7 @@
-//! Asks a server again and again, and tells at the end how long it was not answered.
+//! Sends requests to a server at a fixed rate, and reports at the end how long there was no answer.
 //!
-//! Each request is a conversation of its own from a new source port, sent on schedule whether or not those before it were
-//! answered. It ends on SIGTERM or SIGINT, or after `--for-ms`, and prints one JSON object.
+//! Each request uses a new source port, and is sent on schedule whether or not earlier ones were answered. It
+//! ends on SIGTERM or SIGINT, or after `--for-ms`, and prints one JSON object.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
@@ -38,8 +38,8 @@ enum Event {
     Stop,
 }
 
-/// How long a cold client waits for an answer to its question who has the address before it asks anew.
-const RESOLVED: Duration = Duration::from_millis(100);
+/// How long a cold client waits for an ARP or NDP answer before it flushes the neighbour entry again.
+const RESOLUTION_TIMEOUT: Duration = Duration::from_millis(100);
 
 fn main() -> io::Result<()> {
     let mut flags = Flags::read(
@@ -54,7 +54,8 @@ fn main() -> io::Result<()> {
     let cold: Option<String> = flags.optional("cold");
     flags.end();
 
-    // Before any thread starts, so that all inherit it and the signal waits for the one that asks.
+    // Before any thread starts, so that all inherit the mask and the signal is delivered to the thread that
+    // waits for it.
     let mut stop = SigSet::empty();
     stop.add(Signal::SIGTERM);
     stop.add(Signal::SIGINT);
@@ -66,13 +67,13 @@ fn main() -> io::Result<()> {
         let _ = stopper.send(Event::Stop);
     });
 
-    let forget = cold.map(|interface| neighbour::Forgetter::new(&interface, to.ip())).transpose()?;
+    let flusher = cold.map(|interface| neighbour::NeighbourFlusher::new(&interface, to.ip())).transpose()?;
     let start = Instant::now();
     let mut silence = Silence::new(start);
     let mut names: BTreeMap<String, u64> = BTreeMap::new();
     let mut errors: BTreeMap<String, u64> = BTreeMap::new();
     let mut sent = 0_u64;
-    // When those were sent that are still open.
+    // The times at which outstanding requests were sent.
     let mut open: BTreeSet<Instant> = BTreeSet::new();
     let mut next = start;
     let mut stopping = false;
@@ -83,15 +84,15 @@ fn main() -> io::Result<()> {
             break;
         }
         if !over && now >= next {
-            // What was missed, by a machine that does other things too, is not made up for by a burst.
+            // Requests that were missed on a busy machine are not sent in a burst later.
             next += every;
             if next <= now {
                 next = now + every;
             }
-            // To forget takes what waits for an answer to the last question along: so much time it has.
-            let asked_just_now = open.first().is_some_and(|first| now - *first < RESOLVED);
-            if let Some(forget) = forget.as_ref().filter(|_| !asked_just_now) {
-                forget.forget()?;
+            // Flushing drops packets that wait for the resolution, so it gets this time to complete.
+            let is_resolving = open.first().is_some_and(|first| now - *first < RESOLUTION_TIMEOUT);
+            if let Some(flusher) = flusher.as_ref().filter(|_| !is_resolving) {
+                flusher.flush()?;
             }
             let events = events.clone();
             sent += 1;
@@ -157,5 +158,5 @@ fn http(to: SocketAddr, timeout: Duration) -> io::Result<String> {
     if answer.starts_with("HTTP/1.1 200") {
         return Ok(name_in(&answer));
     }
-    Err(io::Error::new(io::ErrorKind::InvalidData, "the answer is not 200 OK"))
+    Err(io::Error::new(io::ErrorKind::InvalidData, "the response is not 200 OK"))
 }

@@ -1,7 +1,7 @@
-//! Carries connections from an address in the namespace it is started in to one in another network namespace.
+//! Forwards connections from an address in its network namespace to one in another network namespace.
 //!
-//! It listens first and enters the other namespace then: a socket stays where it was made, and each connection that it
-//! opens later is made inside.
+//! It listens first and then enters the other namespace: the listening socket stays in the first one, and
+//! later connections are opened in the second.
 
 use std::fs::File;
 use std::io;
@@ -23,15 +23,15 @@ fn main() -> io::Result<()> {
     for outside in listener.incoming() {
         let Ok(outside) = outside else { continue };
         thread::spawn(move || {
-            // A refused connection is passed on by closing ours.
-            let _ = TcpStream::connect(connect).and_then(|inside| carry(outside, inside));
+            // If the connection is refused, the client's is closed.
+            let _ = TcpStream::connect(connect).and_then(|inside| forward(outside, inside));
         });
     }
     Ok(())
 }
 
 /// Copies both directions until both have ended.
-fn carry(outside: TcpStream, inside: TcpStream) -> io::Result<()> {
+fn forward(outside: TcpStream, inside: TcpStream) -> io::Result<()> {
     outside.set_nodelay(true)?;
     inside.set_nodelay(true)?;
     let (mut from, mut to) = (outside.try_clone()?, inside.try_clone()?);
@@ -42,7 +42,7 @@ fn carry(outside: TcpStream, inside: TcpStream) -> io::Result<()> {
     });
     let (mut from, mut to) = (inside, outside);
     let outcome = io::copy(&mut from, &mut to);
-    // The server has said all, or is gone: then the client's side need not go on either.
+    // The server has closed the connection, so the client's side is closed too.
     let _ = to.shutdown(Shutdown::Both);
     let _ = from.shutdown(Shutdown::Both);
     let _ = outward.join();

@@ -1,4 +1,4 @@
-//! The process that holds a pod's namespaces. It collects the children that others leave to it, and ends on SIGTERM.
+//! The process that holds a pod's namespaces. It reaps orphaned children, and ends on SIGTERM.
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -8,14 +8,14 @@ fn main() -> nix::Result<()> {
     awaited.add(Signal::SIGINT);
     awaited.add(Signal::SIGTERM);
     awaited.add(Signal::SIGCHLD);
-    // Blocked, so that none is lost between two calls of wait. As process 1 of a namespace it would otherwise never get one
-    // that it does not handle.
+    // Blocked, so that none is lost between two calls of wait. Process 1 of a namespace gets no signal that
+    // it neither handles nor blocks.
     awaited.thread_block()?;
     loop {
         if awaited.wait()? != Signal::SIGCHLD {
             return Ok(());
         }
-        // Signals of one kind merge while they are blocked: one may stand for several children.
+        // Blocked signals of one kind are merged: one may represent several children.
         while !matches!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Err(_) | Ok(WaitStatus::StillAlive)) {}
     }
 }

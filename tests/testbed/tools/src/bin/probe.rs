@@ -1,7 +1,8 @@
-//! Asks who has an address, by ARP or NDP, and prints every link-layer address that answers.
+//! Sends ARP or NDP requests for an address, and prints every link-layer address that answers.
 //!
-//! Each round sends one request and listens for a time; with `--first true` the round ends at the first answer, which is the
-//! way to measure latency. With `--burst N` it sends so many at once, and then ends at the Nth, which tells throughput. Whatever the kernel does with the answers is not touched.
+//! Each round sends one request and listens for a time. With `--first true` the round ends at the first
+//! answer, to measure latency. With `--burst N` it sends N requests at once, and ends at the Nth answer, to
+//! measure throughput. The kernel's handling of the answers is not affected.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,7 +19,7 @@ use testbed_tools::ethernet::{self, frame};
 use testbed_tools::flags::Flags;
 use testbed_tools::sys::PacketSocket;
 
-struct Question {
+struct Query {
     own_mac: EthernetAddress,
     source: IpAddr,
     target: IpAddr,
@@ -35,7 +36,7 @@ fn main() -> io::Result<()> {
         flags.end();
         return PacketSocket::open(&interface)?.send(&announcement(own_mac, address));
     }
-    let question = Question { own_mac, source: flags.required("source"), target: flags.required("target") };
+    let query = Query { own_mac, source: flags.required("source"), target: flags.required("target") };
     let window = Duration::from_millis(flags.get("window-ms", 100));
     let rounds: u32 = flags.get("rounds", 1);
     let every = Duration::from_millis(flags.get("every-ms", 0));
@@ -43,7 +44,7 @@ fn main() -> io::Result<()> {
     let burst: u32 = flags.get("burst", 1);
     flags.end();
 
-    let request = question.request().map_err(io::Error::other)?;
+    let request = query.request().map_err(io::Error::other)?;
     let socket = PacketSocket::open(&interface)?;
     let mut answers: BTreeMap<String, u32> = BTreeMap::new();
     let mut latencies: Vec<u64> = Vec::new();
@@ -57,7 +58,7 @@ fn main() -> io::Result<()> {
         let mut buffer = [0; 2048];
         while let Some(left) = window.checked_sub(sent.elapsed()) {
             let Some(frame) = socket.receive(&mut buffer, left)? else { continue };
-            let Some(mac) = question.answer(frame) else { continue };
+            let Some(mac) = query.answer(frame) else { continue };
             if answered == 0 {
                 latencies.push(u64::try_from(sent.elapsed().as_micros()).unwrap_or(u64::MAX));
             }
@@ -87,8 +88,8 @@ fn main() -> io::Result<()> {
     Ok(())
 }
 
-impl Question {
-    /// The frame that asks.
+impl Query {
+    /// The request frame.
     fn request(&self) -> Result<Vec<u8>, String> {
         match (self.source, self.target) {
             (IpAddr::V4(source), IpAddr::V4(target)) => Ok(self.arp(source, target)),
@@ -123,7 +124,7 @@ impl Question {
         neighbour_discovery(self.own_mac, to, source, group, &solicit)
     }
 
-    /// Who answers our question in this frame, if it does.
+    /// The link-layer address that this frame announces, if it is an answer to the request.
     fn answer(&self, frame: &[u8]) -> Option<EthernetAddress> {
         let frame = EthernetFrame::new_checked(frame).ok()?;
         if frame.src_addr() == self.own_mac {
@@ -158,7 +159,7 @@ impl Question {
                 let Icmpv6Repr::Ndisc(NdiscRepr::NeighborAdvert { target_addr, lladdr, .. }) = parsed else {
                     return None;
                 };
-                // Without the option the frame's sender is meant.
+                // Without the option it is the frame's sender.
                 let mac = lladdr.and_then(|mac| Some(EthernetAddress(mac.as_bytes().try_into().ok()?)));
                 (target_addr == target).then(|| mac.unwrap_or(frame.src_addr()))
             }
@@ -167,8 +168,8 @@ impl Question {
     }
 }
 
-/// Says unasked that an address is ours: a gratuitous ARP request (RFC 5227, section 3), or an unsolicited neighbour
-/// advertisement to all nodes (RFC 4861, section 7.2.6).
+/// An announcement of an own address: a gratuitous ARP request (RFC 5227, section 3), or an unsolicited
+/// neighbour advertisement to all nodes (RFC 4861, section 7.2.6).
 fn announcement(own_mac: EthernetAddress, address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(address) => {
@@ -231,20 +232,20 @@ mod tests {
     const US: EthernetAddress = EthernetAddress([2, 0, 0, 0, 0, 1]);
     const THEM: EthernetAddress = EthernetAddress([2, 0, 0, 0, 0, 2]);
 
-    fn question(source: &str, target: &str) -> Question {
-        Question { own_mac: US, source: source.parse().unwrap(), target: target.parse().unwrap() }
+    fn query(source: &str, target: &str) -> Query {
+        Query { own_mac: US, source: source.parse().unwrap(), target: target.parse().unwrap() }
     }
 
     #[test]
-    fn our_own_request_is_no_answer() {
-        for question in [question("10.0.0.1", "10.0.0.9"), question("fd00::1", "fd00::9")] {
-            assert_eq!(question.answer(&question.request().unwrap()), None);
+    fn an_own_request_is_not_an_answer() {
+        for query in [query("10.0.0.1", "10.0.0.9"), query("fd00::1", "fd00::9")] {
+            assert_eq!(query.answer(&query.request().unwrap()), None);
         }
     }
 
     #[test]
     fn an_arp_reply_for_the_address_is_an_answer_and_one_for_another_is_not() {
-        let asked = question("10.0.0.1", "10.0.0.9");
+        let query = query("10.0.0.1", "10.0.0.9");
         let reply = |address: Ipv4Addr| {
             let arp = ArpRepr::EthernetIpv4 {
                 operation: ArpOperation::Reply,
@@ -257,13 +258,13 @@ mod tests {
                 arp.emit(&mut ArpPacket::new_unchecked(payload));
             })
         };
-        assert_eq!(asked.answer(&reply(Ipv4Addr::new(10, 0, 0, 9))), Some(THEM));
-        assert_eq!(asked.answer(&reply(Ipv4Addr::new(10, 0, 0, 8))), None);
+        assert_eq!(query.answer(&reply(Ipv4Addr::new(10, 0, 0, 9))), Some(THEM));
+        assert_eq!(query.answer(&reply(Ipv4Addr::new(10, 0, 0, 8))), None);
     }
 
     #[test]
     fn a_solicitation_goes_to_the_solicited_node_group() {
-        let request = question("fd00::1", "fd00::12:3456").request().unwrap();
+        let request = query("fd00::1", "fd00::12:3456").request().unwrap();
         let frame = EthernetFrame::new_checked(&request).unwrap();
         assert_eq!(frame.dst_addr(), EthernetAddress([0x33, 0x33, 0xff, 0x12, 0x34, 0x56]));
         let ip = Ipv6Packet::new_checked(frame.payload()).unwrap();
@@ -273,14 +274,14 @@ mod tests {
 
     #[test]
     fn families_must_agree() {
-        assert!(question("10.0.0.1", "fd00::9").request().is_err());
+        assert!(query("10.0.0.1", "fd00::9").request().is_err());
     }
 
     #[test]
-    fn noise_is_no_answer() {
-        let asked = question("fd00::1", "fd00::9");
+    fn random_bytes_are_not_an_answer() {
+        let query = query("fd00::1", "fd00::9");
         for length in 0..80 {
-            assert_eq!(asked.answer(&vec![0x86; length]), None);
+            assert_eq!(query.answer(&vec![0x86; length]), None);
         }
     }
 }

@@ -1,6 +1,6 @@
-//! A server that says who it is and who asked: HTTP, and an echo by UDP.
+//! A server that responds with its own name and the client's address, by HTTP and by UDP.
 //!
-//! The answer is two lines, `name NAME` and `client ADDRESS`; by UDP a third one with what was sent. It listens on all
+//! The response has two lines, `name NAME` and `client ADDRESS`; by UDP also the request. It listens on all
 //! addresses of both families.
 
 use std::io::{self, BufRead, BufReader, IoSlice, IoSliceMut, Write};
@@ -26,13 +26,13 @@ fn main() -> io::Result<()> {
     let echoing = name.clone();
     thread::spawn(move || {
         if let Err(error) = echo(&socket, &echoing) {
-            eprintln!("web: no echo any more: {error}");
+            eprintln!("web: the UDP server failed: {error}");
         }
     });
     for stream in listener.incoming() {
         let Ok(stream) = stream else { continue };
         let name = name.clone();
-        // One that goes away in the middle is its own loss.
+        // Errors of a connection affect only its client.
         thread::spawn(move || drop(serve(stream, &name)));
     }
     Ok(())
@@ -42,19 +42,19 @@ fn any(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))
 }
 
-/// The pod's name: Kubernetes makes it the host's name, or tells it in the environment of a pod in the host's network.
+/// The pod's name: the host name, or an environment variable in a pod in the host's network.
 fn own_name() -> String {
     std::env::var("POD_NAME")
         .or_else(|_| std::fs::read_to_string("/proc/sys/kernel/hostname").map(|name| name.trim().to_owned()))
         .unwrap_or_else(|_| "unknown".into())
 }
 
-/// An IPv4 client of a socket for both families, as IPv4.
-fn plain(address: SocketAddr) -> IpAddr {
+/// The address of a client, with IPv4-mapped addresses as IPv4.
+fn canonical(address: SocketAddr) -> IpAddr {
     address.ip().to_canonical()
 }
 
-/// Answers from the address that was asked, whichever of the machine's it is.
+/// Responds from the address to which the request was sent.
 fn echo(socket: &UdpSocket, name: &str) -> nix::Result<()> {
     setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &true)?;
     let descriptor = socket.as_raw_fd();
@@ -69,9 +69,9 @@ fn echo(socket: &UdpSocket, name: &str) -> nix::Result<()> {
             _ => None,
         });
         let (Some(client), Some(asked)) = (client, asked) else { continue };
-        // Whatever the way in was, the way out is the routing table's affair.
+        // The interface is left to the routing table.
         let from = libc::in6_pktinfo { ipi6_ifindex: 0, ..asked };
-        let shown = plain(SocketAddr::from((client.ip(), client.port())));
+        let shown = canonical(SocketAddr::from((client.ip(), client.port())));
         let mut answer = format!("name {name}\nclient {shown}\n").into_bytes();
         answer.extend_from_slice(buffer.get(..length).unwrap_or_default());
         let (parts, control) = ([IoSlice::new(&answer)], [ControlMessage::Ipv6PacketInfo(&from)]);
@@ -83,13 +83,13 @@ fn echo(socket: &UdpSocket, name: &str) -> nix::Result<()> {
 fn serve(stream: TcpStream, name: &str) -> io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
     stream.set_nodelay(true)?;
-    let client = plain(stream.peer_addr()?);
+    let client = canonical(stream.peer_addr()?);
     let mut writer = stream.try_clone()?;
     let mut reader = BufReader::new(stream);
     loop {
         let mut close = false;
         let mut line = String::new();
-        // The request line, then headers up to the empty line. Bodies are not for us.
+        // The request line, then headers up to the empty line. A body is not supported.
         while line != "\r\n" && line != "\n" {
             line.clear();
             if reader.read_line(&mut line)? == 0 {

@@ -1,4 +1,5 @@
-//! The arrows of dependency between our crates (README, "How it is built"), and where unsafe code may be.
+//! Rules of the code layout: dependencies between crates (README, "How it is built"), and files with unsafe
+//! code.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,8 +7,8 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// Our crates, and the other ones of ours that each may use directly.
-const ARROWS: [(&str, &[&str]); 14] = [
+/// The crates of the workspace, and the ones that each may depend on.
+const ALLOWED_DEPENDENCIES: [(&str, &[&str]); 14] = [
     // pure
     ("crds", &[]),
     ("rules", &["crds"]),
@@ -27,7 +28,7 @@ const ARROWS: [(&str, &[&str]); 14] = [
     ("xtask", &["announce", "crds", "ipam", "render", "rules", "testbed"]),
 ];
 
-/// Crates without a socket, a clock or a client: what else they may use directly.
+/// Crates without sockets, clocks and API clients, and the external crates that they may depend on.
 const PURE: [&str; 5] = ["crds", "rules", "ipam", "announce", "render"];
 const LEAVES: [&str; 13] = [
     "ipnet",
@@ -45,9 +46,9 @@ const LEAVES: [&str; 13] = [
     "thiserror",
 ];
 
-/// The files that may hold unsafe code, each with its reason.
+/// The files that may contain unsafe code, with the reasons.
 const UNSAFE: [(&str, &str); 5] = [
-    ("runtime/src/bind.rs", "its tests take an address family away from their thread, by seccomp"),
+    ("runtime/src/bind.rs", "its tests disable an address family in their thread by seccomp"),
     ("runtime/src/memory.rs", "parameters of the C library's allocator, which no safe crate sets"),
     ("speaker/src/driver/clocks.rs", "clock_gettime of clocks that the standard library does not read"),
     ("speaker/src/packet.rs", "addresses and registration of AF_PACKET sockets, which no safe crate has"),
@@ -65,29 +66,32 @@ fn metadata() -> BTreeMap<String, Value> {
     packages.iter().map(|package| (package["name"].as_str().unwrap().to_owned(), package.clone())).collect()
 }
 
-/// What `package` depends on when it is used (not when it is tested).
+/// The normal dependencies of `package`, without those of tests.
 fn dependencies(package: &Value) -> Vec<&Value> {
     package["dependencies"].as_array().unwrap().iter().filter(|d| d["kind"].is_null()).collect()
 }
 
 #[test]
-fn every_crate_is_drawn_and_uses_only_the_crates_that_its_arrows_point_to() {
+fn every_crate_is_listed_and_depends_only_on_the_allowed_crates() {
     let packages = metadata();
-    let drawn: Vec<&str> = ARROWS.iter().map(|(name, _)| *name).collect();
+    let listed: Vec<&str> = ALLOWED_DEPENDENCIES.iter().map(|(name, _)| *name).collect();
     for name in packages.keys() {
-        assert!(drawn.contains(&name.as_str()), "{name} is not drawn: add it to ARROWS and to the README");
+        assert!(
+            listed.contains(&name.as_str()),
+            "{name} is not listed: add it to ALLOWED_DEPENDENCIES and to the README"
+        );
     }
-    for (name, allowed) in ARROWS {
+    for (name, allowed) in ALLOWED_DEPENDENCIES {
         for dependency in dependencies(&packages[name]) {
             let dependency = dependency["name"].as_str().unwrap();
-            let fine = !packages.contains_key(dependency) || allowed.contains(&dependency);
-            assert!(fine, "{name} must not depend on {dependency}");
+            let is_allowed = !packages.contains_key(dependency) || allowed.contains(&dependency);
+            assert!(is_allowed, "{name} must not depend on {dependency}");
         }
     }
 }
 
 #[test]
-fn pure_crates_reach_no_socket_no_clock_and_no_client() {
+fn pure_crates_depend_on_no_socket_clock_or_client() {
     let packages = metadata();
     for name in PURE {
         for dependency in dependencies(&packages[name]) {
@@ -105,7 +109,7 @@ fn pure_crates_reach_no_socket_no_clock_and_no_client() {
 }
 
 #[test]
-fn unsafe_code_stands_only_where_a_reason_stands_for_it() {
+fn unsafe_code_is_only_in_the_listed_files() {
     fn visit(folder: &Path, found: &mut Vec<String>) {
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
@@ -125,7 +129,7 @@ fn unsafe_code_stands_only_where_a_reason_stands_for_it() {
     visit(&crate::top(), &mut found);
     found.sort();
     found.retain(|file| UNSAFE.iter().all(|(allowed, _)| allowed != file));
-    assert!(found.is_empty(), "unsafe code outside the files that may hold it: {found:?}");
+    assert!(found.is_empty(), "unsafe code outside of the listed files: {found:?}");
 }
 
 #[test]
@@ -139,6 +143,6 @@ fn the_image_links_one_tls_provider() {
     assert!(tree.lines().any(|line| line.starts_with("ring ")), "{tree}");
     assert!(
         !tree.contains("aws-lc"),
-        "two providers make every TLS client panic: something turned aws-lc-rs on"
+        "two providers make every TLS client panic: a dependency enables aws-lc-rs"
     );
 }

@@ -1,10 +1,10 @@
-//! An edit that replaces a reference to something by a reference to nothing.
+//! Edits that replace a resolved reference by an unresolved one.
 
 use k8s_openapi::api::core::v1::Namespace;
 
 use super::*;
 
-/// Pools, a peer, a BFD profile, a community and namespaces to refer to.
+/// Pools, a peer, a BFD profile, a community and namespaces, as targets of references.
 fn cluster() -> Objects {
     let namespace = |name: &str| {
         let object = json!({"metadata": {"name": name, "labels": {"team": name}}});
@@ -24,7 +24,7 @@ fn peer(profile: &str) -> Value {
     json!({"myASN": 1, "peerASN": 2, "peerAddress": "10.9.0.1", "bfdProfile": profile})
 }
 
-/// The cluster with one more object, or another version of one.
+/// The cluster with one additional or replaced object.
 fn with(kind: &'static str, spec: &Value) -> Objects {
     let mut objects = cluster();
     match kind {
@@ -55,23 +55,23 @@ fn reserved(pool: &str, addresses: &[&str]) -> Value {
     json!({"pool": pool, "reserved": reserved})
 }
 
-/// Valid versions of objects, each with an edit that loses a reference, and the field that is at fault.
-fn slips() -> Vec<(&'static str, Value, Value, &'static str)> {
+/// Valid versions of objects, each with an edit that breaks a reference, and the field of the error.
+fn breaking_edits() -> Vec<(&'static str, Value, Value, &'static str)> {
     let pool_label = |name: &str| json!({"ipAddressPoolSelectors": [{"matchLabels": {"pool": name}}]});
     let quota = |selector: &Value| json!({"pool": "lan", "quotas": [selector]});
-    let bound = |team: &str| {
+    let quota_for = |team: &str| {
         let selector = json!({"matchLabels": {"team": team}});
         quota(&json!({"maxAddresses": 1, "namespaceSelector": selector}))
     };
-    let mut slips = Vec::new();
+    let mut edits = Vec::new();
     for kind in ["L2Advertisement", "BGPAdvertisement"] {
         for good in [json!({}), json!({"ipAddressPools": ["lan"]}), pool_label("lan")] {
-            slips.push((kind, good.clone(), json!({"ipAddressPools": ["lann"]}), "spec.ipAddressPools"));
-            slips.push((kind, good, pool_label("lann"), "spec.ipAddressPoolSelectors"));
+            edits.push((kind, good.clone(), json!({"ipAddressPools": ["lann"]}), "spec.ipAddressPools"));
+            edits.push((kind, good, pool_label("lann"), "spec.ipAddressPoolSelectors"));
         }
         let (two, one) =
             (json!({"ipAddressPools": ["lan", "wan"]}), json!({"ipAddressPools": ["lan", "wn"]}));
-        slips.push((kind, two, one, "spec.ipAddressPools"));
+        edits.push((kind, two, one, "spec.ipAddressPools"));
     }
     let advertisement = [
         ("peers", json!([]), json!(["routr"])),
@@ -81,57 +81,57 @@ fn slips() -> Vec<(&'static str, Value, Value, &'static str)> {
     ];
     for (field, good, bad) in advertisement {
         let path = if field == "peers" { "spec.peers" } else { "spec.communities" };
-        slips.push(("BGPAdvertisement", json!({field: good}), json!({field: bad}), path));
+        edits.push(("BGPAdvertisement", json!({field: good}), json!({field: bad}), path));
     }
-    slips.push(("BGPPeer", peer("fast"), peer("fats"), "spec.bfdProfile"));
+    edits.push(("BGPPeer", peer("fast"), peer("fats"), "spec.bfdProfile"));
     for good in [json!({}), json!({"namespaces": ["shop"]}), json!({"namespaceSelectors": by_label("shop")})]
     {
         for (field, bad) in [("namespaces", json!(["shp"])), ("namespaceSelectors", by_label("shp"))] {
             let path = format!("spec.serviceAllocation.{field}").leak();
-            slips.push(("IPAddressPool", of_namespaces(&good), of_namespaces(&json!({field: bad})), path));
+            edits.push(("IPAddressPool", of_namespaces(&good), of_namespaces(&json!({field: bad})), path));
         }
     }
     let first = "spec.reserved[0].addresses";
-    slips.push(("PoolPolicy", reserved("lan", &["10.0.0.1"]), reserved("lann", &["10.0.0.1"]), "spec.pool"));
-    slips.push(("PoolPolicy", reserved("lan", &["10.0.0.1"]), reserved("wan", &["10.0.0.1"]), first));
-    slips.push(("PoolPolicy", reserved("lan", &["10.0.0.1"]), reserved("lan", &["10.10.0.1"]), first));
+    edits.push(("PoolPolicy", reserved("lan", &["10.0.0.1"]), reserved("lann", &["10.0.0.1"]), "spec.pool"));
+    edits.push(("PoolPolicy", reserved("lan", &["10.0.0.1"]), reserved("wan", &["10.0.0.1"]), first));
+    edits.push(("PoolPolicy", reserved("lan", &["10.0.0.1"]), reserved("lan", &["10.10.0.1"]), first));
     let two = ["10.0.0.9", "10.0.0.1"];
-    let slip = reserved("lan", &["10.0.0.9", "10.10.0.1"]);
-    slips.push(("PoolPolicy", reserved("lan", &two), slip, "spec.reserved[1].addresses"));
+    let edited = reserved("lan", &["10.0.0.9", "10.10.0.1"]);
+    edits.push(("PoolPolicy", reserved("lan", &two), edited, "spec.reserved[1].addresses"));
     let quotas = "spec.quotas[0].namespaceSelector";
-    slips.push(("PoolPolicy", bound("shop"), bound("shp"), quotas));
-    slips.push(("PoolPolicy", quota(&json!({"maxAddresses": 1})), bound("shp"), quotas));
-    slips
+    edits.push(("PoolPolicy", quota_for("shop"), quota_for("shp"), quotas));
+    edits.push(("PoolPolicy", quota(&json!({"maxAddresses": 1})), quota_for("shp"), quotas));
+    edits
 }
 
 #[test]
-fn requirement_1_an_edit_that_loses_a_reference_takes_nothing_down_and_is_reported() {
-    for (kind, good, bad, field) in slips() {
-        let mut memory = LastValid::default();
-        let (before, findings) = memory.configure(&with(kind, &good));
+fn requirement_1_an_edit_that_breaks_a_reference_interrupts_nothing_and_is_reported() {
+    for (kind, good, bad, field) in breaking_edits() {
+        let mut last_valid = LastValid::default();
+        let (before, findings) = last_valid.configure(&with(kind, &good));
         assert_eq!(findings, [], "{good}");
         for _ in 0..2 {
-            let (after, findings) = memory.configure(&with(kind, &bad));
+            let (after, findings) = last_valid.configure(&with(kind, &bad));
             assert_eq!(errors(&findings), [(kind, field)], "{good} -> {bad}: {findings:?}");
-            assert!(findings[0].remedy.ends_with("the last valid version of this object stays in force"));
+            assert!(findings[0].hint.ends_with("the last valid version of this object stays in use"));
             assert_eq!(findings.len(), 1, "it is not a warning as well");
             assert_eq!(after, before, "{good} -> {bad}");
         }
-        let (_, findings) = memory.configure(&with(kind, &good));
+        let (_, findings) = last_valid.configure(&with(kind, &good));
         assert_eq!(findings, [], "it has been corrected");
     }
 }
 
 #[test]
 fn a_new_object_may_refer_to_what_does_not_exist_yet() {
-    for (kind, _, bad, _) in slips().into_iter().filter(|(kind, ..)| *kind != "IPAddressPool") {
+    for (kind, _, bad, _) in breaking_edits().into_iter().filter(|(kind, ..)| *kind != "IPAddressPool") {
         let (_, findings) = LastValid::default().configure(&with(kind, &bad));
         assert_eq!(errors(&findings), [], "{bad}");
     }
 }
 
 #[test]
-fn what_only_adds_or_only_removes_references_is_put_in_force() {
+fn an_edit_that_only_adds_or_only_removes_references_takes_effect() {
     let named = |names: &[&str]| json!({"ipAddressPools": names});
     for (good, new) in [
         (named(&["lan"]), named(&["lan", "later"])),
@@ -141,50 +141,50 @@ fn what_only_adds_or_only_removes_references_is_put_in_force() {
         (named(&["lan", "later"]), named(&["lan", "much-later"])),
         (named(&["lan"]), json!({"ipAddressPools": ["lan"], "interfaces": ["no-such-link"]})),
     ] {
-        let mut memory = LastValid::default();
-        memory.configure(&with("L2Advertisement", &good));
+        let mut last_valid = LastValid::default();
+        last_valid.configure(&with("L2Advertisement", &good));
         let objects = with("L2Advertisement", &new);
-        let (configuration, findings) = memory.configure(&objects);
+        let (configuration, findings) = last_valid.configure(&objects);
         assert_eq!(errors(&findings), [], "{good} -> {new}");
         assert_eq!(configuration, Configuration::from_objects(&objects).0, "{good} -> {new}");
     }
 }
 
 #[test]
-fn a_pool_that_is_deleted_is_no_invalid_edit_of_what_refers_to_it() {
+fn deleting_a_pool_is_not_an_invalid_edit_of_the_objects_that_refer_to_it() {
     let named = |name: &str, objects: &mut Objects| {
         let spec = json!({"ipAddressPools": [name]});
         objects.l2_advertisements = vec![object("L2Advertisement", "it", 0, &spec)];
         objects.pool_policies = vec![object("PoolPolicy", "it", 0, &reserved(name, &["10.0.0.1"]))];
     };
-    let mut memory = LastValid::default();
+    let mut last_valid = LastValid::default();
     let mut objects = cluster();
     named("lan", &mut objects);
-    memory.configure(&objects);
+    last_valid.configure(&objects);
     objects.pools.remove(0);
-    let (_, findings) = memory.configure(&objects);
+    let (_, findings) = last_valid.configure(&objects);
     assert_eq!(errors(&findings), []);
     named("new", &mut objects);
-    let (configuration, findings) = memory.configure(&objects);
-    assert_eq!(errors(&findings), [], "what it had before works no more");
+    let (configuration, findings) = last_valid.configure(&objects);
+    assert_eq!(errors(&findings), [], "its previous reference does not resolve either");
     assert_eq!(configuration.l2_advertisements[0].selection.selects("new", None), Some(true));
 }
 
 #[test]
-fn an_edit_whose_other_object_comes_later_is_put_in_force_then() {
-    let mut memory = LastValid::default();
-    memory.configure(&with("L2Advertisement", &json!({"ipAddressPools": ["lan"]})));
+fn an_edit_takes_effect_when_the_object_that_it_refers_to_is_created() {
+    let mut last_valid = LastValid::default();
+    last_valid.configure(&with("L2Advertisement", &json!({"ipAddressPools": ["lan"]})));
     let mut objects = with("L2Advertisement", &json!({"ipAddressPools": ["new"]}));
-    let (configuration, _) = memory.configure(&objects);
+    let (configuration, _) = last_valid.configure(&objects);
     assert_eq!(configuration.l2_advertisements[0].pools, BTreeSet::from(["lan".to_owned()]));
     objects.pools.push(object("IPAddressPool", "new", 2, &json!({"addresses": ["10.2.0.0/24"]})));
-    let (configuration, findings) = memory.configure(&objects);
+    let (configuration, findings) = last_valid.configure(&objects);
     assert_eq!(configuration.l2_advertisements[0].pools, BTreeSet::from(["new".to_owned()]));
     assert_eq!(findings, []);
 }
 
 #[test]
-fn requirement_5_that_an_object_has_an_error_is_not_reported_on_what_refers_to_it_as_well() {
+fn requirement_5_an_error_of_an_object_is_not_reported_on_the_objects_that_refer_to_it() {
     let mut objects = with(
         "BGPAdvertisement",
         &json!({
@@ -206,41 +206,41 @@ fn requirement_5_that_an_object_has_an_error_is_not_reported_on_what_refers_to_i
 }
 
 #[test]
-fn what_a_policy_reserves_stays_reserved_after_a_restart_though_its_pool_is_mistyped() {
+fn the_reservations_of_a_policy_apply_after_a_restart_although_its_pool_is_mistyped() {
     let objects = with("PoolPolicy", &reserved("lann", &["10.0.0.1"]));
     let (configuration, _) = LastValid::default().configure(&objects);
-    assert!(configuration.pools["lan"].keeps_back("10.0.0.1".parse().unwrap()));
+    assert!(configuration.pools["lan"].is_reserved("10.0.0.1".parse().unwrap()));
 }
 
 #[test]
-fn what_was_in_force_before_a_slip_is_in_force_again_when_its_pool_is() {
-    let mut memory = LastValid::default();
-    memory.configure(&with("L2Advertisement", &json!({"ipAddressPools": ["lan"]})));
+fn the_last_valid_version_takes_effect_again_when_its_pool_is_created_again() {
+    let mut last_valid = LastValid::default();
+    last_valid.configure(&with("L2Advertisement", &json!({"ipAddressPools": ["lan"]})));
     let mut objects = with("L2Advertisement", &json!({"ipAddressPools": ["lann"]}));
-    memory.configure(&objects);
+    last_valid.configure(&objects);
     let pool = objects.pools.remove(0);
-    memory.configure(&objects);
+    last_valid.configure(&objects);
     objects.pools.push(pool);
-    let (configuration, findings) = memory.configure(&objects);
+    let (configuration, findings) = last_valid.configure(&objects);
     assert_eq!(configuration.l2_advertisements[0].pools, BTreeSet::from(["lan".to_owned()]));
     assert_eq!(errors(&findings), [("L2Advertisement", "spec.ipAddressPools")]);
 }
 
 #[test]
-fn an_edited_advertisement_with_a_reference_to_nothing_is_uncertain_after_a_restart() {
+fn an_edited_advertisement_with_an_unresolved_reference_is_uncertain_after_a_restart() {
     let at = |generation, name: &str| {
         let mut objects = with("L2Advertisement", &json!({"ipAddressPools": [name]}));
         Arc::make_mut(&mut objects.l2_advertisements[0]).metadata.generation = Some(generation);
         objects
     };
     for (generation, name, uncertain) in [(1, "lann", 0), (2, "lann", 1), (2, "lan", 0)] {
-        let mut memory = LastValid::default();
+        let mut last_valid = LastValid::default();
         for _ in 0..2 {
-            let (configuration, findings) = memory.configure(&at(generation, name));
+            let (configuration, findings) = last_valid.configure(&at(generation, name));
             assert_eq!(configuration.partial_l2_advertisements.len(), uncertain, "{generation} {name}");
             assert_eq!(errors(&findings), []);
         }
-        let corrected = memory.configure(&at(generation + 1, "lan")).0;
+        let corrected = last_valid.configure(&at(generation + 1, "lan")).0;
         assert_eq!(corrected.partial_l2_advertisements, []);
     }
 }

@@ -1,7 +1,7 @@
-//! The keeper: a process that takes the testbed away when the one that made it is gone.
+//! The reaper: a process that removes the testbed when the process that created it has ended.
 //!
-//! It waits at a pipe whose other end only the owner holds. The kernel closes that end however the owner dies, by
-//! kill -9 too.
+//! It reads from a pipe whose other end only the owner holds. The kernel closes that end when the owner ends,
+//! also after SIGKILL.
 
 use std::io::Read;
 use std::os::unix::process::CommandExt;
@@ -13,14 +13,14 @@ use crate::error::{Attempt, Result};
 use crate::paths::Paths;
 use crate::process::ProcessId;
 
-/// The keeper of a testbed that is not to outlive its owner.
+/// The reaper of a testbed that must not outlive its owner.
 #[derive(Debug)]
-pub(crate) struct Keeper(Child);
+pub(crate) struct Reaper(Child);
 
-impl Keeper {
-    /// Starts it. `tools` is where the static binaries are.
+impl Reaper {
+    /// Starts it. `tools` is the directory of the static binaries.
     pub(crate) fn start(paths: &Paths, tools: &Path) -> Result<Self> {
-        let program = tools.join("testbed-keeper");
+        let program = tools.join("testbed-reaper");
         let attempted = || format!("starting {}", program.display());
         let child = Command::new(&program)
             .arg(paths.id())
@@ -31,23 +31,22 @@ impl Keeper {
             .spawn()
             .attempt(attempted)?;
         if let Some(id) = ProcessId::of(child.id()) {
-            let record = paths.processes().join("keeper");
+            let record = paths.processes().join("reaper");
             std::fs::write(&record, id.to_string()).attempt(|| format!("writing {}", record.display()))?;
         }
         Ok(Self(child))
     }
 
-    /// Ends it, its work being done otherwise. Before its pipe is closed, or it would clear what comes next under the
-    /// same id.
-    pub(crate) fn dismiss(mut self) {
+    /// Stops it. To be called before its pipe is closed, or it would remove the next testbed of the same id.
+    pub(crate) fn stop(mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// What the program `testbed-keeper` does: waits for the end of its input, then takes the testbed away.
-pub fn keep_watch(id: &str) -> Result<()> {
+/// The program `testbed-reaper`: waits for the end of its input, then removes the testbed.
+pub fn run_reaper(id: &str) -> Result<()> {
     let mut ignored = Vec::new();
-    std::io::stdin().read_to_end(&mut ignored).attempt(|| "waiting for the owner's end".into())?;
+    std::io::stdin().read_to_end(&mut ignored).attempt(|| "waiting for the owner to end".into())?;
     down(id).map(drop)
 }

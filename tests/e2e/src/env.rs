@@ -1,4 +1,4 @@
-//! What a test can do and see.
+//! The environment of a test: a real cluster with lbstack, and helpers to act on and observe it.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,13 +13,14 @@ use testbed::{Cluster, Options, Protocol, Traffic, TrafficReport};
 
 use crate::{audit, client, install, manifests, wait};
 
-/// What the API does at once; more than this is a failure.
+/// Timeout of what should happen immediately.
 const SOON: Duration = Duration::from_secs(20);
-/// A stack from nothing, or after a fault: images may have to be pulled, back-off may have to end.
+/// Timeout of a stack that starts, or recovers from a fault: images may have to be pulled, a back-off may
+/// have to end.
 const STACK_UP: Duration = Duration::from_secs(120);
 
 /// A real cluster with lbstack's operator in it.
-pub struct Bed {
+pub struct Env {
     /// The cluster.
     pub cluster: Cluster,
     pub(crate) client: Client,
@@ -27,12 +28,12 @@ pub struct Bed {
     pub(crate) audit: audit::Audit,
 }
 
-impl Bed {
+impl Env {
     /// Brings up a cluster and installs the operator in it.
     pub fn installed(options: Options) -> Self {
-        let bed = Self::bare(Options { id: format!("e2e-{}", options.kube_proxy.as_str()), ..options });
-        install::install(&bed.cluster);
-        bed
+        let env = Self::bare(Options { id: format!("e2e-{}", options.kube_proxy.as_str()), ..options });
+        install::install(&env.cluster);
+        env
     }
 
     /// Brings up a cluster without lbstack.
@@ -52,7 +53,7 @@ impl Bed {
         Api::namespaced(self.client.clone(), namespace)
     }
 
-    /// Runs kubectl and returns what it prints.
+    /// Runs kubectl and returns its output.
     pub fn kubectl(&self, arguments: &[&str]) -> String {
         self.cluster.kubectl(arguments).unwrap_or_else(|error| panic!("{error}"))
     }
@@ -67,7 +68,7 @@ impl Bed {
         self.cluster.delete(manifests).unwrap_or_else(|error| panic!("{error}"));
     }
 
-    /// Applies the smallest stack, and waits until it is there.
+    /// Applies a minimal stack, and waits until it is available.
     pub fn stack_up(&self) {
         self.apply(manifests::STACK);
         self.stack_available();
@@ -77,16 +78,16 @@ impl Bed {
     pub fn stack_available(&self) {
         let api: Api<LoadBalancerStack> = Api::all(self.client.clone());
         let speakers = format!("{n}/{n}", n = self.nodes().len());
-        let answer = |stack: Option<&LoadBalancerStack>| {
+        let check = |stack: Option<&LoadBalancerStack>| {
             let (stack, status) = (stack?, stack?.status.as_ref()?);
             let is = |type_, wanted: &str| {
                 status.conditions.iter().any(|c| c.type_ == type_ && c.status == wanted)
             };
             let current = status.observed_generation == stack.metadata.generation;
-            let well = is("Available", "True") && is("Degraded", "False") && is("Progressing", "False");
-            (current && well && status.speakers.as_deref() == Some(&speakers)).then_some(())
+            let healthy = is("Available", "True") && is("Degraded", "False") && is("Progressing", "False");
+            (current && healthy && status.speakers.as_deref() == Some(&speakers)).then_some(())
         };
-        self.runtime.block_on(wait::until(&api, "default", "the stack is available", STACK_UP, answer));
+        self.runtime.block_on(wait::until(&api, "default", "the stack is available", STACK_UP, check));
     }
 
     /// The names of the nodes.
@@ -106,29 +107,29 @@ impl Bed {
         manifest
     }
 
-    /// Applies a Service for [`Self::web`] with an address from `pool` and further fields of its spec, and returns
-    /// its manifest.
+    /// Applies a Service for [`Self::web`] with an address from `pool` and further fields of its spec, and
+    /// returns its manifest.
     pub fn service(&self, name: &str, pool: &str, spec: &str) -> String {
         let manifest = manifests::service(name, pool, spec);
         self.apply(&manifest);
         manifest
     }
 
-    /// Applies two pods that answer with their own name and the client's address, waits until they are ready, and
-    /// returns their manifest.
+    /// Applies two pods that answer with their own name and the client's address, waits until they are ready,
+    /// and returns their manifest.
     pub fn web(&self) -> String {
         self.apply(manifests::WEB);
         self.web_ready();
         manifests::WEB.to_owned()
     }
 
-    /// After the API server was away, the controller manager tries its watches again up to a minute later
-    /// (client-go's back-off: 30 s, and up to as much again by chance).
+    /// After an outage of the API server, the controller manager retries its watches up to a minute later
+    /// (client-go's back-off: 30 s with up to 100 % jitter).
     fn web_ready(&self) {
         self.kubectl(&["rollout", "status", "deployment/web", "--timeout=180s"]);
     }
 
-    /// Moves these pods away from `node`.
+    /// Moves the pods of [`Self::web`] away from `node`.
     pub fn web_away_from(&self, node: &str) {
         let patch = format!(
             r#"{{"spec":{{"template":{{"spec":{{"affinity":{{"nodeAffinity":{{"requiredDuringSchedulingIgnoredDuringExecution":
@@ -143,18 +144,18 @@ impl Bed {
         self.addresses(namespace, service, 1).swap_remove(0)
     }
 
-    /// Waits until a Service has as many addresses, and returns them in order.
+    /// Waits until a Service has `count` addresses, and returns them in order.
     pub fn addresses(&self, namespace: &str, service: &str, count: usize) -> Vec<String> {
-        let answer = |service: Option<&Service>| {
+        let check = |service: Option<&Service>| {
             let ingress = service?.status.as_ref()?.load_balancer.as_ref()?.ingress.as_ref()?;
             let addresses: Vec<String> = ingress.iter().filter_map(|ingress| ingress.ip.clone()).collect();
             (addresses.len() == count).then_some(addresses)
         };
         let what = format!("has {count} addresses");
-        self.runtime.block_on(wait::until(&self.api(namespace), service, &what, SOON, answer))
+        self.runtime.block_on(wait::until(&self.api(namespace), service, &what, SOON, check))
     }
 
-    /// Asks from the client until it is answered, and returns the answer.
+    /// Polls a URL from the client until it gets a response, and returns that.
     pub fn served(&self, url: &str, limit: Duration) -> String {
         let client = self.cluster.client();
         wait::poll(&format!("{url} answers"), limit, || client.curl(url).ok())
@@ -167,12 +168,12 @@ impl Bed {
         answers.unwrap_or_else(|error| panic!("{error}")).iter().map(ToString::to_string).collect()
     }
 
-    /// Starts a client that asks by UDP every 5 ms, each time from a new port.
+    /// Starts a client that sends a UDP request every 5 ms, each from a new port.
     pub fn traffic(&self, address: &str) -> Traffic {
         self.datagrams(address, false)
     }
 
-    /// The same that also asks before each request who has the address.
+    /// The same with address resolution before each request.
     pub fn resolving_traffic(&self, address: &str) -> Traffic {
         self.datagrams(address, true)
     }
@@ -183,15 +184,15 @@ impl Bed {
         started.unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// Starts a client that asks by HTTP every 20 ms, with a connection for each request.
+    /// Starts a client that sends an HTTP request every 20 ms, each on a new connection.
     pub fn http(&self, to: &str) -> Traffic {
         let to: SocketAddr = to.parse().unwrap();
         let started = self.cluster.client().traffic(Protocol::Http, to, Duration::from_millis(20), false);
         started.unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// Stops it, and tells what became of its requests.
-    pub fn seen(&self, traffic: Traffic) -> TrafficReport {
+    /// Stops a client, and returns the results of its requests.
+    pub fn stop_traffic(&self, traffic: Traffic) -> TrafficReport {
         traffic.stop().unwrap_or_else(|error| panic!("{error}"))
     }
 
@@ -200,22 +201,22 @@ impl Bed {
         self.announcer_after(namespace, service, "")
     }
 
-    /// The same, once it is another than `before`.
+    /// The same, but another node than `before`.
     pub fn announcer_after(&self, namespace: &str, service: &str, before: &str) -> String {
-        let what = format!("somebody announces {namespace}/{service}");
-        let answer = |statuses: &[ServiceL2Status]| {
+        let what = format!("a node announces {namespace}/{service}");
+        let check = |statuses: &[ServiceL2Status]| {
             statuses.iter().filter_map(|status| status.status.as_ref()).find_map(|status| {
-                let it = status.service_name.as_deref() == Some(service)
+                let matches = status.service_name.as_deref() == Some(service)
                     && status.service_namespace.as_deref() == Some(namespace);
-                status.node.clone().filter(|node| it && node != before)
+                status.node.clone().filter(|node| matches && node != before)
             })
         };
-        self.runtime.block_on(wait::until_all(&self.api("metallb-system"), &what, STACK_UP, answer))
+        self.runtime.block_on(wait::until_all(&self.api("metallb-system"), &what, STACK_UP, check))
     }
 
     /// The name of the pod of `component` on `node`.
     pub fn pod_of(&self, component: &str, node: &str) -> String {
-        let answer = |pods: &[Pod]| {
+        let check = |pods: &[Pod]| {
             pods.iter().find_map(|pod| {
                 let labels = pod.metadata.labels.as_ref()?;
                 let on_node = pod.spec.as_ref()?.node_name.as_deref() == Some(node);
@@ -224,7 +225,7 @@ impl Bed {
             })
         };
         let what = format!("{component} runs on {node}");
-        self.runtime.block_on(wait::until_all(&self.api("metallb-system"), &what, SOON, answer))
+        self.runtime.block_on(wait::until_all(&self.api("metallb-system"), &what, SOON, check))
     }
 
     /// Waits for an event about an object of namespace default, and returns its note.
@@ -232,20 +233,20 @@ impl Bed {
         self.event_in("default", kind, name, reason, limit)
     }
 
-    /// The same of an object in this namespace.
+    /// The same for an object in this namespace.
     pub fn event_in(&self, namespace: &str, kind: &str, name: &str, reason: &str, limit: Duration) -> String {
         let what = format!("{kind} {name} has an event {reason}");
-        let answer = |events: &[Event]| {
+        let check = |events: &[Event]| {
             events.iter().find_map(|event| {
                 let about = event.regarding.as_ref()?;
-                let it = about.kind.as_deref() == Some(kind) && about.name.as_deref() == Some(name);
-                (it && event.reason.as_deref() == Some(reason)).then(|| event.note.clone())?
+                let matches = about.kind.as_deref() == Some(kind) && about.name.as_deref() == Some(name);
+                (matches && event.reason.as_deref() == Some(reason)).then(|| event.note.clone())?
             })
         };
-        self.runtime.block_on(wait::until_all(&self.api(namespace), &what, limit, answer))
+        self.runtime.block_on(wait::until_all(&self.api(namespace), &what, limit, check))
     }
 
-    /// Takes the power of a node away.
+    /// Cuts the power of a node.
     pub fn power_off(&self, node: &str) {
         self.cluster.node(node).and_then(|node| node.power_off()).unwrap_or_else(|error| panic!("{error}"));
     }
@@ -257,35 +258,35 @@ impl Bed {
         all.unwrap_or_else(|error| panic!("{error}"));
     }
 
-    /// While the answer lives, requests of ours may be refused.
-    pub fn refusals_expected(&self) -> impl Drop {
-        self.audit.server_away()
+    /// Until the returned guard is dropped, requests of our processes may be rejected.
+    pub fn rejections_expected(&self) -> impl Drop {
+        self.audit.tolerate_rejections()
     }
 
     /// Stops the API server, and starts it again after `time`.
-    pub fn api_server_away_for(&self, time: Duration) {
-        let away = self.audit.server_away();
+    pub fn api_server_outage(&self, time: Duration) {
+        let guard = self.audit.tolerate_rejections();
         self.cluster.api().stop().unwrap_or_else(|error| panic!("{error}"));
         std::thread::sleep(time);
         self.cluster.api().start().unwrap_or_else(|error| panic!("{error}"));
-        drop(away);
+        drop(guard);
     }
 
-    /// What is wrong with the object in hand, for assertion messages.
+    /// `kubectl get`, as JSON.
     pub fn get(&self, arguments: &[&str]) -> Value {
         self.cluster.get(arguments).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// Deletes pods of `namespace` by `selector` at once, as a crash would.
+    /// Deletes pods of `namespace` by `selector` without a grace period, as a crash would.
     pub fn kill_pods(&self, namespace: &str, selector: &str) {
         let pods: Api<Pod> = self.api(namespace);
-        let (at_once, selected) =
+        let (immediately, selected) =
             (DeleteParams::default().grace_period(0), ListParams::default().labels(selector));
-        self.runtime.block_on(pods.delete_collection(&at_once, &selected)).unwrap();
+        self.runtime.block_on(pods.delete_collection(&immediately, &selected)).unwrap();
     }
 }
 
-/// A table of kubectl without its AGE column, which changes by itself.
+/// The lines of a kubectl table without the AGE column, which changes with time.
 pub fn without_ages(table: &str) -> Vec<String> {
     let age = table.lines().next().and_then(|head| head.find("AGE")).unwrap_or(usize::MAX);
     table.lines().map(|line| line.get(..age).unwrap_or(line).trim_end().to_owned()).collect()
