@@ -15,9 +15,8 @@ use render::{Key, Kind};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::api::{Api, Error};
-use crate::apply::{jitter, json_of};
-use crate::object_state::{ObjectState, ObjectStates};
+use crate::api::{Api, ApiError, NotLeading, json_of};
+use crate::object_state::{ObjectState, ObjectStates, jitter};
 use crate::watch::Caches;
 
 /// An object from which the ownership marks were removed.
@@ -44,7 +43,7 @@ pub(crate) async fn release(
     caches: &Caches,
     uid: &str,
     states: &mut ObjectStates,
-) -> Result<(Vec<Released>, Vec<Obstacle>), Error> {
+) -> Result<(Vec<Released>, Vec<Obstacle>), NotLeading> {
     let (mut done, mut obstacles, mut marked) = (Vec::new(), Vec::new(), BTreeSet::new());
     for (key, object) in caches.owned_by(uid) {
         let seen = Some((*object).clone());
@@ -75,11 +74,12 @@ pub(crate) async fn release_one(
     (stack, by): (&str, &str),
     state: &mut ObjectState,
     now: Instant,
-) -> Result<ReleaseOutcome, Error> {
+) -> Result<ReleaseOutcome, NotLeading> {
     if state.blocked_for(now).is_some() {
         return Ok(ReleaseOutcome::Refused(Outcome::Contested(format!(
-            "is managed by {by}, which keeps restoring the operator's labels and owner reference; they are not \
-             removed again for now, so it would be deleted with the stack: remove them from what {by} applies"
+            "is managed by {by}, which keeps restoring the operator's labels and owner reference; they are \
+             not removed again for now, so it would be deleted with the stack: remove them from what {by} \
+             applies"
         ))));
     }
     let still_labelled = |error: &str| {
@@ -97,8 +97,8 @@ pub(crate) async fn release_one(
             Ok(ReleaseOutcome::Done(Box::new(written)))
         }
         Err(error) if error.is_conflict() || error.is_not_found() => Ok(ReleaseOutcome::Outdated),
-        Err(error @ Error::NotLeading) => Err(error),
         Err(error) => {
+            let error = error.object_error()?;
             tracing::warn!(object = %key, %error, "the ownership marks cannot be removed");
             state.on_failed(error.explain(), now, jitter());
             Ok(still_labelled(&error.explain()))
@@ -109,14 +109,13 @@ pub(crate) async fn release_one(
 /// Releases every object that has the stack `uid` as owner but not the operator's label, so that no watch
 /// selects it: garbage collection would delete it with the stack. Returns the objects that could not be
 /// released, with the reason.
-pub(crate) async fn release_unlabelled(api: &Api, uid: &str) -> Result<Vec<String>, Error> {
+pub(crate) async fn release_unlabelled(api: &Api, uid: &str) -> Result<Vec<String>, NotLeading> {
     let mut failures = Vec::new();
     for kind in Kind::ALL.iter().copied().filter(|kind| kind.is_configuration()) {
         let objects = match api.list(&kind.api_resource(), None).await {
             Ok(objects) => objects,
-            Err(error @ Error::NotLeading) => return Err(error),
             Err(error) => {
-                failures.push(format!("{kind} ({})", error.explain()));
+                failures.push(format!("{kind} ({})", error.object_error()?.explain()));
                 continue;
             }
         };
@@ -132,8 +131,7 @@ pub(crate) async fn release_unlabelled(api: &Api, uid: &str) -> Result<Vec<Strin
             match api.json_patch(&key, &live, &without_ownership_marks(&live, uid)).await {
                 Ok(_) => {}
                 Err(error) if error.is_not_found() => {}
-                Err(error @ Error::NotLeading) => return Err(error),
-                Err(error) => failures.push(format!("{key} ({})", error.explain())),
+                Err(error) => failures.push(format!("{key} ({})", error.object_error()?.explain())),
             }
         }
     }
@@ -153,7 +151,7 @@ fn user_managed(key: &Key, object: &DynamicObject) -> Option<(Value, String)> {
 }
 
 /// Releases one object that the operator created.
-pub(crate) async fn release_to_user(api: &Api, key: &Key, uid: &str) -> Result<(), Error> {
+pub(crate) async fn release_to_user(api: &Api, key: &Key, uid: &str) -> Result<(), ApiError> {
     let Some(object) = api.get(key).await? else { return Ok(()) };
     let live = json_of(&object);
     api.json_patch(key, &live, &without_ownership_marks(&live, uid)).await.map(drop)
