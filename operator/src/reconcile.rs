@@ -125,7 +125,7 @@ impl Reconciler {
                 let rendered = build(&validated).0;
                 report.obstacles.extend(self.release(&mut term.released, &stack).await?);
                 let applied = self.apply(term, &stack, &validated, &rendered).await;
-                self.prune(term, &stack, (&validated, &rendered, &applied), &mut report).await?;
+                self.prune(term, &stack, &validated, &rendered, &applied, &mut report).await?;
                 (report.validated, report.applied) = (Some(validated), Some(applied));
             }
             Err(invalid) => leave_unchanged(&stack, invalid, &mut report),
@@ -195,7 +195,9 @@ impl Reconciler {
         &self,
         term: &mut Term,
         stack: &Stack,
-        (validated, rendered, applied): (&ValidatedStack, &[Object], &Manifests<Applied>),
+        validated: &ValidatedStack,
+        rendered: &[Object],
+        applied: &Manifests<Applied>,
         report: &mut Report,
     ) -> Result<(), NotLeading> {
         term.pruned.retain(|key, _| !rendered.iter().any(|object| object.key() == *key));

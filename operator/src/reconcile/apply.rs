@@ -259,7 +259,7 @@ impl Applier<'_> {
         if is_of_import && has_ownership_marks(&seen, self.stack) {
             let by = creator(&seen).to_owned();
             let marks = self.released.entry(key.clone()).or_default();
-            match release_one(self.api, &key, &seen, (self.stack, &by), marks, now)
+            match release_one(self.api, &key, &seen, self.stack, &by, marks, now)
                 .await
                 .map_err(ApiError::from)?
             {

@@ -37,7 +37,7 @@ pub(crate) enum ReleaseOutcome {
 }
 
 /// Releases every cached configuration object of the stack `uid` that belongs to a user. If somebody keeps
-/// restoring the marks, the object is left alone and reported.
+/// restoring the marks, the object is left unchanged and reported.
 pub(crate) async fn release(
     api: &Api,
     caches: &Caches,
@@ -53,7 +53,7 @@ pub(crate) async fn release(
         };
         marked.insert(key.clone());
         let (state, now) = (states.entry(key.clone()).or_default(), Instant::now());
-        match release_one(api, &key, &live, (uid, &by), state, now).await? {
+        match release_one(api, &key, &live, uid, &by, state, now).await? {
             ReleaseOutcome::Done(_) => done.push(Released { key, by }),
             ReleaseOutcome::Outdated => {}
             ReleaseOutcome::Refused(outcome) => {
@@ -66,12 +66,14 @@ pub(crate) async fn release(
     Ok((done, obstacles))
 }
 
-/// Removes the marks from `live`, which `by` manages, unless somebody keeps restoring them.
+/// Removes the marks of the stack with the UID `stack` from `live`, which `by` manages, unless somebody keeps
+/// restoring them.
 pub(crate) async fn release_one(
     api: &Api,
     key: &Key,
     live: &Value,
-    (stack, by): (&str, &str),
+    stack: &str,
+    by: &str,
     state: &mut ObjectState,
     now: Instant,
 ) -> Result<ReleaseOutcome, NotLeading> {
