@@ -1,6 +1,8 @@
 //! All API calls of the operator. Each has a timeout, and writes are made only while this process leads.
 
 use crds::names::{FIELD_MANAGER_PREFIX, OPERATOR, STACK};
+use json_patch::jsonptr::PointerBuf;
+use json_patch::{PatchOperation, TestOperation};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{Event, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
@@ -10,6 +12,7 @@ use kube::api::{
     PropagationPolicy,
 };
 use kube::core::ApiResource;
+use kube::core::response::StatusDetails;
 use kube::{Client, ResourceExt as _};
 use render::{Key, Kind};
 use runtime::client::{CallError, with_timeout};
@@ -22,37 +25,43 @@ use crate::stack::stack_resource;
 /// The page size of lists of pods and events.
 const PAGE: u32 = 500;
 
+/// This process does not lead.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("this operator is not the leader")]
+pub(crate) struct NotLeading;
+
 /// Why a call was not made, or failed.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
-    /// This process does not lead.
-    #[error("this operator is not the leader")]
-    NotLeading,
+pub(crate) enum ApiError {
+    /// Only a leader may make the call.
+    #[error(transparent)]
+    NotLeading(#[from] NotLeading),
     /// The call failed.
     #[error(transparent)]
     Call(#[from] CallError),
-    /// The object cannot be serialised.
-    #[error("cannot be serialised as JSON: {0}")]
-    Json(#[from] serde_json::Error),
 }
 
-impl Error {
+impl ApiError {
+    /// The error, if it concerns a single object, so that it must not stop the others. Fails if this process
+    /// does not lead.
+    pub(crate) fn object_error(self) -> Result<Self, NotLeading> {
+        match self {
+            Self::NotLeading(error) => Err(error),
+            Self::Call(_) => Ok(self),
+        }
+    }
+
     /// Whether the object does not exist (404).
     pub(crate) fn is_not_found(&self) -> bool {
         matches!(self, Self::Call(error) if error.is_not_found())
     }
 
-    /// Whether the object has changed since it was read: 409, or 422 if the test operation of a JSON patch
-    /// failed.
+    /// Whether the object has changed since it was read: 409, or 422 if the `test` operation of a JSON patch
+    /// failed. The latter has no causes and names no object, while a rejected object has both.
     pub(crate) fn is_conflict(&self) -> bool {
-        /// The API server's message when a `test` operation fails; other 422 responses name a field.
-        const TEST_FAILED: &str = "the server rejected our request";
-        match self {
-            Self::Call(CallError::Kube(kube::Error::Api(status))) => {
-                status.code == 409 || status.code == 422 && status.message.starts_with(TEST_FAILED)
-            }
-            _ => false,
-        }
+        let Self::Call(CallError::Kube(kube::Error::Api(status))) = self else { return false };
+        let names_nothing = |details: &StatusDetails| details.causes.is_empty() && details.name.is_empty();
+        status.code == 409 || status.code == 422 && status.details.as_ref().is_some_and(names_nothing)
     }
 
     /// The message for users: that of the API server, with a hint where it is not helpful.
@@ -65,6 +74,16 @@ impl Error {
         }
         status.message.clone()
     }
+}
+
+/// The object as JSON.
+pub(crate) fn json_of(object: &DynamicObject) -> Value {
+    serde_json::to_value(object).unwrap_or_default()
+}
+
+/// The object as `K`, if it can be decoded as such.
+pub(crate) fn typed<K: DeserializeOwned>(object: &DynamicObject) -> Option<K> {
+    serde_json::from_value(json_of(object)).ok()
 }
 
 /// The preconditions of a deletion.
@@ -95,7 +114,7 @@ impl Api {
     }
 
     /// The object, if it exists. (A kind that is not defined has no objects.)
-    pub(crate) async fn get(&self, key: &Key) -> Result<Option<DynamicObject>, Error> {
+    pub(crate) async fn get(&self, key: &Key) -> Result<Option<DynamicObject>, ApiError> {
         self.get_by_name(key.kind, key.namespace.as_deref(), &key.name).await
     }
 
@@ -104,7 +123,7 @@ impl Api {
         kind: Kind,
         namespace: Option<&str>,
         name: &str,
-    ) -> Result<Option<DynamicObject>, Error> {
+    ) -> Result<Option<DynamicObject>, ApiError> {
         match with_timeout(self.dynamic(&kind.api_resource(), namespace).get(name)).await {
             Ok(object) => Ok(Some(object)),
             Err(error) if error.is_not_found() => Ok(None),
@@ -114,7 +133,12 @@ impl Api {
 
     /// Server-side applies `body`. With `force`, fields owned by others are taken over. A resourceVersion in
     /// `body` is a precondition.
-    pub(crate) async fn apply(&self, key: &Key, body: &Value, force: bool) -> Result<DynamicObject, Error> {
+    pub(crate) async fn apply(
+        &self,
+        key: &Key,
+        body: &Value,
+        force: bool,
+    ) -> Result<DynamicObject, ApiError> {
         let params = PatchParams { force, ..PatchParams::apply(OPERATOR) };
         self.patch(key, &params, &Patch::Apply(body)).await
     }
@@ -125,13 +149,13 @@ impl Api {
         key: &Key,
         live: &Value,
         desired: &Value,
-    ) -> Result<DynamicObject, Error> {
+    ) -> Result<DynamicObject, ApiError> {
         let version = &live["metadata"]["resourceVersion"];
-        let test = json!([{"op": "test", "path": "/metadata/resourceVersion", "value": version}]);
-        let mut operations: json_patch::Patch = serde_json::from_value(test)?;
-        operations.0.extend(json_patch::diff(live, desired).0);
+        let path = PointerBuf::from_tokens(["metadata", "resourceVersion"]);
+        let mut operations = vec![PatchOperation::Test(TestOperation { path, value: version.clone() })];
+        operations.extend(json_patch::diff(live, desired).0);
         let params = PatchParams { field_manager: Some(OPERATOR.to_owned()), ..PatchParams::default() };
-        self.patch(key, &params, &Patch::<()>::Json(operations)).await
+        self.patch(key, &params, &Patch::<()>::Json(json_patch::Patch(operations))).await
     }
 
     async fn patch<T: serde::Serialize + std::fmt::Debug>(
@@ -139,7 +163,7 @@ impl Api {
         key: &Key,
         params: &PatchParams,
         patch: &Patch<T>,
-    ) -> Result<DynamicObject, Error> {
+    ) -> Result<DynamicObject, ApiError> {
         self.ensure_leading()?;
         let api = self.dynamic(&key.kind.api_resource(), key.namespace.as_deref());
         Ok(with_timeout(api.patch(&key.name, params, patch)).await?)
@@ -147,7 +171,7 @@ impl Api {
 
     /// Requests the deletion of an object; workloads with foreground propagation, so that they go after their
     /// pods. Returns true if the object does not exist any more.
-    pub(crate) async fn delete(&self, key: &Key, seen: Option<Precondition>) -> Result<bool, Error> {
+    pub(crate) async fn delete(&self, key: &Key, seen: Option<Precondition>) -> Result<bool, ApiError> {
         self.ensure_leading()?;
         let params = DeleteParams {
             propagation_policy: Some(if key.kind.is_workload() {
@@ -172,7 +196,7 @@ impl Api {
         &self,
         stack: &DynamicObject,
         finalizers: &[String],
-    ) -> Result<DynamicObject, Error> {
+    ) -> Result<DynamicObject, ApiError> {
         self.ensure_leading()?;
         let metadata = json!({"finalizers": finalizers, "resourceVersion": stack.resource_version()});
         let patch = Patch::Merge(json!({"metadata": metadata}));
@@ -182,14 +206,14 @@ impl Api {
 
     /// The current stack, if it exists. Fails if this process does not lead, since it could not act on the
     /// result.
-    pub(crate) async fn stack(&self) -> Result<Option<DynamicObject>, Error> {
+    pub(crate) async fn stack(&self) -> Result<Option<DynamicObject>, ApiError> {
         self.ensure_leading()?;
         let only = ListParams::default().fields(&format!("metadata.name={STACK}"));
         Ok(with_timeout(self.stacks().list(&only)).await?.items.pop())
     }
 
     /// Applies the status of the stack.
-    pub(crate) async fn set_status(&self, name: &str, status: &Value) -> Result<DynamicObject, Error> {
+    pub(crate) async fn set_status(&self, name: &str, status: &Value) -> Result<DynamicObject, ApiError> {
         self.ensure_leading()?;
         let resource = stack_resource();
         let body = json!({"apiVersion": resource.api_version, "kind": resource.kind,
@@ -205,7 +229,7 @@ impl Api {
         namespace: &str,
         labels: &str,
         extract: impl Fn(&Pod) -> Option<T>,
-    ) -> Result<Vec<T>, Error> {
+    ) -> Result<Vec<T>, ApiError> {
         let mut extracted = Vec::new();
         let params = ListParams::default().labels(labels);
         self.for_each(namespace, params, |pod: Pod| extracted.extend(extract(&pod))).await?;
@@ -218,7 +242,7 @@ impl Api {
         namespace: &str,
         params: ListParams,
         mut visit: impl FnMut(K),
-    ) -> Result<(), Error>
+    ) -> Result<(), ApiError>
     where
         K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>,
         K: Clone + DeserializeOwned + std::fmt::Debug,
@@ -240,7 +264,7 @@ impl Api {
         &self,
         namespace: &str,
         name: &str,
-    ) -> Result<Option<String>, Error> {
+    ) -> Result<Option<String>, ApiError> {
         let fields = format!("involvedObject.kind=DaemonSet,involvedObject.name={name},reason=FailedCreate");
         let mut last: Option<(Option<Timestamp>, Option<String>)> = None;
         self.for_each(namespace, ListParams::default().fields(&fields), |event: Event| {
@@ -260,7 +284,7 @@ impl Api {
         &self,
         resource: &ApiResource,
         namespace: Option<&str>,
-    ) -> Result<Vec<DynamicObject>, Error> {
+    ) -> Result<Vec<DynamicObject>, ApiError> {
         match with_timeout(self.dynamic(resource, namespace).list(&ListParams::default())).await {
             Ok(list) => Ok(list.items),
             Err(error) if error.is_not_found() => Ok(Vec::new()),
@@ -274,7 +298,7 @@ impl Api {
         &self,
         resource: &ApiResource,
         namespace: &str,
-    ) -> Result<Vec<String>, Error> {
+    ) -> Result<Vec<String>, ApiError> {
         let mut failures = Vec::new();
         let objects = self.list(resource, Some(namespace)).await?;
         let is_unowned = |object: &&DynamicObject| {
@@ -288,7 +312,7 @@ impl Api {
             let (api, name) = (self.dynamic(resource, Some(namespace)), object.name_any());
             match with_timeout(api.delete(&name, &DeleteParams::default())).await {
                 Err(error) if !error.is_not_found() => {
-                    failures.push(format!("{} {name} ({})", resource.kind, Error::from(error).explain()));
+                    failures.push(format!("{} {name} ({})", resource.kind, ApiError::from(error).explain()));
                 }
                 _ => {}
             }
@@ -297,7 +321,7 @@ impl Api {
     }
 
     /// The CustomResourceDefinition `name`, if it exists.
-    pub(crate) async fn crd(&self, name: &str) -> Result<Option<DynamicObject>, Error> {
+    pub(crate) async fn crd(&self, name: &str) -> Result<Option<DynamicObject>, ApiError> {
         let resource = ApiResource::erase::<CustomResourceDefinition>(&());
         match with_timeout(self.dynamic(&resource, None).get(name)).await {
             Ok(object) => Ok(Some(object)),
@@ -317,8 +341,8 @@ impl Api {
         }
     }
 
-    fn ensure_leading(&self) -> Result<(), Error> {
-        if self.leadership.is_leading() { Ok(()) } else { Err(Error::NotLeading) }
+    fn ensure_leading(&self) -> Result<(), NotLeading> {
+        if self.leadership.is_leading() { Ok(()) } else { Err(NotLeading) }
     }
 }
 
@@ -332,12 +356,28 @@ mod tests {
 
     use super::*;
 
+    fn error(status: Value) -> ApiError {
+        let status = serde_json::from_value(status).unwrap();
+        ApiError::Call(CallError::Kube(kube::Error::Api(Box::new(status))))
+    }
+
+    #[test]
+    fn a_failed_test_of_a_json_patch_is_a_conflict_and_a_rejected_object_is_not() {
+        let rejected = |details: Value| error(json!({"code": 422, "reason": "Invalid", "details": details}));
+        assert!(rejected(json!({})).is_conflict());
+        let causes =
+            json!([{"reason": "FieldValueInvalid", "message": "must be positive", "field": "spec.a"}]);
+        let named = json!({"name": "lan", "kind": "IPAddressPool", "causes": causes});
+        assert!(!rejected(named).is_conflict());
+        assert!(!rejected(json!({"causes": causes})).is_conflict());
+        assert!(!error(json!({"code": 422, "message": "denied by an admission webhook"})).is_conflict());
+        assert!(error(json!({"code": 409, "reason": "Conflict"})).is_conflict());
+        assert!(!error(json!({"code": 403, "reason": "Forbidden"})).is_conflict());
+    }
+
     #[test]
     fn only_an_undefined_kind_gets_the_hint_to_apply_definitions() {
-        let explained = |status: Value| {
-            let status = serde_json::from_value(status).unwrap();
-            Error::Call(CallError::Kube(kube::Error::Api(Box::new(status)))).explain()
-        };
+        let explained = |status: Value| error(status).explain();
         let undefined = "the server could not find the requested resource";
         let text = explained(json!({"code": 404, "reason": "NotFound", "message": undefined, "details": {}}));
         assert!(text.contains("CustomResourceDefinitions"), "{text}");

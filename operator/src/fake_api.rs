@@ -182,8 +182,12 @@ impl FakeApiServer {
             Ok(value) => (200, value.to_string().into_bytes()),
             Err((code, message)) => {
                 let reason = if code == 404 { "NotFound" } else { "Refused" };
-                let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-                    "code": code, "reason": reason, "message": message});
+                let mut status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {},
+                    "status": "Failure", "code": code, "reason": reason, "message": message});
+                // The details of a failed JSON patch have no cause.
+                if code == 422 {
+                    status["details"] = json!({});
+                }
                 (code, status.to_string().into_bytes())
             }
         }

@@ -7,23 +7,15 @@
 //! this crate talks to the API server. When nothing changes, the only calls are the renewals of the Lease.
 
 mod api;
-mod apply;
-mod crd_check;
-mod dereference;
 #[cfg(test)]
 mod fake_api;
-mod foreign_namespace;
 mod metrics;
 mod object_state;
 mod other_installation;
-mod prune;
 mod reconcile;
-mod release;
 mod rewrite_limit;
 mod run;
 mod stack;
-mod status;
-mod teardown;
 #[cfg(test)]
 mod tests;
 mod watch;

@@ -201,6 +201,15 @@ fn backoff(failures: u32, jitter: f64) -> Duration {
     doubled.mul_f64(0.75 + jitter.clamp(0.0, 1.0) / 2.0)
 }
 
+/// A random number from 0 to 1.
+pub(crate) fn jitter() -> f64 {
+    use ring::rand::SecureRandom as _;
+    let mut byte = [0; 1];
+    // Without randomness all delays are equal, which is harmless.
+    let _ = ring::rand::SystemRandom::new().fill(&mut byte);
+    f64::from(byte[0]) / 255.0
+}
+
 /// Resource versions increase; one that is not a number counts as the oldest.
 fn version(object: &DynamicObject) -> u128 {
     object.resource_version().and_then(|version| version.parse().ok()).unwrap_or(0)

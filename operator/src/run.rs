@@ -9,7 +9,7 @@ use runtime::lease::Leadership;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::reconcile::Reconciler;
+use crate::reconcile::{Reconciler, Term};
 
 /// Events come in bursts (a rollout, an initial list): they are handled together.
 const DEBOUNCE: Duration = Duration::from_millis(100);
@@ -19,37 +19,37 @@ const TEARDOWN_LIMIT: Duration = Duration::from_secs(25);
 /// continues.
 const POD_TERMINATION_LIMIT: Duration = Duration::from_secs(15);
 
-/// Reconciles until `shutdown_requested`, finishes a teardown that is in progress, then cancels `shutdown`.
+/// Reconciles while this process leads, until `shutdown_requested`. Then finishes a teardown that is in
+/// progress, and cancels `shutdown`.
 pub(crate) async fn run(
     mut reconciler: Reconciler,
-    leadership: Leadership,
+    mut leadership: Leadership,
     heartbeat: Heartbeat,
     changed: Arc<Notify>,
     shutdown_requested: CancellationToken,
     shutdown: CancellationToken,
 ) -> Result<(), Infallible> {
-    let work = reconcile_while_leading(&mut reconciler, leadership, &heartbeat, &changed);
-    tokio::select! {
-        () = shutdown_requested.cancelled() => {}
-        () = shutdown.cancelled() => return Ok(()),
-        () = work => {}
-    }
-    let finish = async {
-        // If stack and operator are deleted together, the deletion of the stack may not have reached the
-        // watch yet.
-        if reconciler.poll_deletion().await {
-            reconciler.reconcile().await;
+    loop {
+        tokio::select! {
+            () = shutdown_requested.cancelled() => break,
+            () = shutdown.cancelled() => return Ok(()),
+            () = leadership.wait_acquired() => {}
         }
-        reconciler.limit_teardown(POD_TERMINATION_LIMIT);
-        while reconciler.is_tearing_down() {
-            let next = reconciler.reconcile().await;
-            let _ = tokio::time::timeout(next, changed.notified()).await;
+        let mut term = Term::new();
+        tokio::select! {
+            () = shutdown_requested.cancelled() => {
+                finish_teardown(&mut reconciler, &mut term, &changed).await;
+                break;
+            }
+            () = shutdown.cancelled() => return Ok(()),
+            () = reconcile_while_leading(
+                &mut reconciler,
+                &mut term,
+                &mut leadership,
+                &heartbeat,
+                &changed,
+            ) => {}
         }
-    };
-    if tokio::time::timeout(TEARDOWN_LIMIT, finish).await.is_err() {
-        tracing::warn!(
-            "stopping before the teardown of the stack is complete; the next operator continues it"
-        );
     }
     shutdown.cancel();
     Ok(())
@@ -57,22 +57,40 @@ pub(crate) async fn run(
 
 async fn reconcile_while_leading(
     reconciler: &mut Reconciler,
-    mut leadership: Leadership,
+    term: &mut Term,
+    leadership: &mut Leadership,
     heartbeat: &Heartbeat,
     changed: &Notify,
 ) {
-    loop {
-        leadership.wait_acquired().await;
-        reconciler.reset();
-        while leadership.is_leading() {
-            heartbeat.beat();
-            let next = reconciler.reconcile().await;
-            heartbeat.rest();
-            tokio::select! {
-                () = changed.notified() => tokio::time::sleep(DEBOUNCE).await,
-                () = tokio::time::sleep(next) => {}
-                () = leadership.wait_lost() => {}
-            }
+    while leadership.is_leading() {
+        heartbeat.beat();
+        let next = reconciler.reconcile(term).await;
+        heartbeat.rest();
+        tokio::select! {
+            () = changed.notified() => tokio::time::sleep(DEBOUNCE).await,
+            () = tokio::time::sleep(next) => {}
+            () = leadership.wait_lost() => {}
         }
+    }
+}
+
+/// Finishes a teardown that is in progress, within [`TEARDOWN_LIMIT`].
+async fn finish_teardown(reconciler: &mut Reconciler, term: &mut Term, changed: &Notify) {
+    let finish = async {
+        // If stack and operator are deleted together, the deletion of the stack may not have reached the
+        // watch yet.
+        if reconciler.poll_deletion(term).await {
+            reconciler.reconcile(term).await;
+        }
+        term.limit_teardown(POD_TERMINATION_LIMIT);
+        while term.is_tearing_down() {
+            let next = reconciler.reconcile(term).await;
+            let _ = tokio::time::timeout(next, changed.notified()).await;
+        }
+    };
+    if tokio::time::timeout(TEARDOWN_LIMIT, finish).await.is_err() {
+        tracing::warn!(
+            "stopping before the teardown of the stack is complete; the next operator continues it"
+        );
     }
 }

@@ -1,5 +1,6 @@
 //! The `LoadBalancerStack` as read from the API.
 
+use crds::names::DEFAULT_NAMESPACE;
 use crds::{LoadBalancerStack, LoadBalancerStackSpec, LoadBalancerStackStatus};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::ResourceExt as _;
@@ -40,6 +41,13 @@ impl Stack {
                     .to_owned(),
             });
         Self { object, status, spec }
+    }
+
+    /// The namespace of the stack, even if its spec cannot be parsed as a whole.
+    pub(crate) fn namespace(&self) -> String {
+        let parsed = self.spec.as_ref().ok().map(|stack| stack.spec.namespace.clone());
+        let unparsed = || self.object.data["spec"]["namespace"].as_str().map(ToOwned::to_owned);
+        parsed.or_else(unparsed).unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned())
     }
 
     /// The stack's UID.

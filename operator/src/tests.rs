@@ -17,12 +17,13 @@ mod two_writers;
 use crate::api::Api;
 use crate::fake_api::{CONFIG_MAP, FakeApiServer, SPEAKER, STACK, path, policy_path};
 use crate::metrics::Metrics;
-use crate::reconcile::Reconciler;
+use crate::reconcile::{Reconciler, Term};
 use crate::watch::Caches;
 
 struct TestEnv {
     fake: FakeApiServer,
     reconciler: Reconciler,
+    term: Term,
     changed: Arc<Notify>,
     _tasks: Tasks,
     _stop: tokio_util::sync::DropGuard,
@@ -33,11 +34,11 @@ impl TestEnv {
     async fn new(spec: Value) -> Self {
         let fake = FakeApiServer::default();
         fake.edit(STACK, &Value::Null, |stack| stack["spec"] = spec);
-        Self::on(fake).await
+        Self::start(fake).await
     }
 
     /// An operator that has just been started.
-    async fn on(fake: FakeApiServer) -> Self {
+    async fn start(fake: FakeApiServer) -> Self {
         let (client, shutdown) = (fake.client(), CancellationToken::new());
         let (mut tasks, changed) = (Tasks::new(), Arc::new(Notify::new()));
         let caches = Caches::start(&mut tasks, &client, &shutdown, &changed);
@@ -50,9 +51,20 @@ impl TestEnv {
             Metrics::default(),
             Some("example.test/lbstack:1".to_owned()),
         );
-        let mut env = Self { fake, reconciler, changed, _tasks: tasks, _stop: shutdown.drop_guard() };
+        let mut env = Self {
+            fake,
+            reconciler,
+            term: Term::new(),
+            changed,
+            _tasks: tasks,
+            _stop: shutdown.drop_guard(),
+        };
         env.settle().await;
         env
+    }
+
+    async fn reconcile(&mut self) -> Duration {
+        self.reconciler.reconcile(&mut self.term).await
     }
 
     /// Reconciles until two reconciliations in a row, with time between them, write nothing.
@@ -60,7 +72,7 @@ impl TestEnv {
         let mut quiet = 0;
         for _ in 0..60 {
             self.fake.take_writes();
-            self.reconciler.reconcile().await;
+            self.reconcile().await;
             let written = !self.fake.take_writes().is_empty();
             let changed = tokio::time::timeout(Duration::from_secs(2), self.changed.notified()).await;
             quiet = if written || changed.is_ok() { 0 } else { quiet + 1 };
@@ -77,7 +89,7 @@ impl TestEnv {
             stack["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
         });
         for _ in 0..5 {
-            self.reconciler.reconcile().await;
+            self.reconcile().await;
             let _ = tokio::time::timeout(Duration::from_secs(1), self.changed.notified()).await;
         }
     }
@@ -218,7 +230,7 @@ async fn an_error_in_the_config_map_changes_nothing_in_the_cluster() {
             "{error:?}: {degraded}"
         );
         // The same holds after a restart of the operator.
-        env = TestEnv::on(env.fake.clone()).await;
+        env = TestEnv::start(env.fake.clone()).await;
         assert_eq!(env.fake.names("ipaddresspools"), ["default", "extra"], "{error:?}, after a restart");
     }
     env.config_map("address-pools: []\n");
@@ -231,7 +243,7 @@ async fn a_mistyped_config_map_name_deletes_nothing_and_deleting_the_config_map_
     let mut env = imported().await;
     for mistyped in [json!({"name": "confg"}), json!({"key": "confg"})] {
         set_spec(&mut env, json!({"legacyConfigMap": mistyped})).await;
-        env = TestEnv::on(env.fake.clone()).await;
+        env = TestEnv::start(env.fake.clone()).await;
         assert_eq!(env.fake.names("ipaddresspools"), ["default", "extra"], "{mistyped}");
         assert_eq!(env.fake.names("l2advertisements"), ["default", "extra"], "{mistyped}");
         let degraded = env.condition("Degraded");
@@ -268,7 +280,7 @@ async fn a_renamed_inline_pool_is_deleted_before_its_advertisement_which_stays_w
     assert_eq!(env.fake.names("l2advertisements"), ["new", "old"]);
     assert!(env.fake.get(&policy_path("old")).is_some(), "its reservations still hold");
     env.fake.clear_failures();
-    env = TestEnv::on(env.fake.clone()).await;
+    env = TestEnv::start(env.fake.clone()).await;
     assert_eq!(env.fake.names("ipaddresspools"), ["new"]);
     assert_eq!(env.fake.names("l2advertisements"), ["new"]);
     assert!(env.fake.get(&policy_path("old")).is_none());
@@ -287,13 +299,13 @@ async fn no_object_is_created_under_a_pool_name_that_is_taken() {
     fake.edit(&path("l2advertisements", "wan"), &kubectl, |object| {
         object["spec"] = json!({"interfaces": ["eth0"]});
     });
-    let mut env = TestEnv::on(fake).await;
+    let mut env = TestEnv::start(fake).await;
     assert_eq!(env.fake.names("l2advertisements"), ["wan"], "it would act on the user's pool");
     assert!(env.fake.get(&policy_path("lan")).is_none());
     assert_eq!(env.fake.names("ipaddresspools"), ["lan"], "the user's advertisement would act on it");
     assert!(env.condition("Degraded").starts_with("True ForeignObject"), "{}", env.condition("Degraded"));
     env.fake.delete(&path("ipaddresspools", "lan"));
-    env = TestEnv::on(env.fake.clone()).await;
+    env = TestEnv::start(env.fake.clone()).await;
     assert_eq!(spec_of(&env, &path("ipaddresspools", "lan"))["addresses"], json!(["10.0.0.0/24"]));
     assert_eq!(env.fake.names("l2advertisements"), ["lan", "wan"]);
 }
@@ -320,14 +332,14 @@ async fn an_image_rewritten_by_a_webhook_is_accepted() {
     let fake = FakeApiServer::default();
     fake.edit(STACK, &Value::Null, |stack| stack["spec"] = json!({}));
     fake.rewrite_images();
-    let mut env = TestEnv::on(fake).await;
+    let mut env = TestEnv::start(fake).await;
     let image = |env: &TestEnv| {
         env.fake.get(SPEAKER).unwrap()["spec"]["template"]["spec"]["containers"][0]["image"].clone()
     };
     assert_eq!(image(&env), "mirror.test/example.test/lbstack:1");
     assert!(!env.condition("Degraded").contains("Contested"), "{}", env.condition("Degraded"));
     let version = env.fake.get(SPEAKER).unwrap()["metadata"]["resourceVersion"].clone();
-    env = TestEnv::on(env.fake.clone()).await;
+    env = TestEnv::start(env.fake.clone()).await;
     assert_eq!(env.fake.get(SPEAKER).unwrap()["metadata"]["resourceVersion"], version);
     assert!(!env.fake.notes().iter().any(|note| note.contains("was changed by")), "{:?}", env.fake.notes());
 }
@@ -340,10 +352,10 @@ async fn an_object_of_another_owner_is_not_read_in_every_reconciliation() {
     });
     let kubectl = json!({"manager": "kubectl", "operation": "Update", "fieldsV1": {"f:spec": {}}});
     fake.edit(&path("ipaddresspools", "lan"), &kubectl, |pool| pool["spec"] = json!({}));
-    let mut env = TestEnv::on(fake).await;
+    let mut env = TestEnv::start(fake).await;
     env.fake.take_gets();
     for _ in 0..20 {
-        env.reconciler.reconcile().await;
+        env.reconcile().await;
     }
     let reads = env.fake.take_gets().iter().filter(|path| path.ends_with("/lan")).count();
     assert!(reads <= 6, "{reads} reads in 20 reconciliations");
@@ -359,7 +371,7 @@ async fn an_object_that_cannot_be_deleted_delays_the_teardown_for_a_limited_time
     });
     let (mut reconciliations, mut reported) = (0, false);
     while env.fake.get(STACK).unwrap()["metadata"]["finalizers"] != json!([]) {
-        let next = env.reconciler.reconcile().await;
+        let next = env.reconcile().await;
         reported |= env
             .condition("Progressing")
             .contains("IPAddressPool default (failed calling webhook: service not found)");
@@ -382,11 +394,11 @@ async fn a_status_field_that_the_api_server_prunes_is_not_written_again() {
     let fake = FakeApiServer::default();
     fake.edit(STACK, &Value::Null, |stack| stack["spec"] = json!({}));
     fake.prune_status();
-    let mut env = TestEnv::on(fake).await;
+    let mut env = TestEnv::start(fake).await;
     assert!(env.fake.get(STACK).unwrap()["status"].get("controller").is_none());
     env.fake.take_writes();
     for _ in 0..20 {
-        env.reconciler.reconcile().await;
+        env.reconcile().await;
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     assert_eq!(env.fake.take_writes(), Vec::<String>::new());
@@ -409,7 +421,7 @@ async fn a_workload_is_rolled_out_once_for_a_recreated_service_account() {
     let uid = env.fake.get(account).unwrap()["metadata"]["uid"].as_str().map(str::to_owned);
     assert!(uid.is_some());
     assert_eq!(rolled_out_for(&env), uid);
-    let mut restarted = TestEnv::on(env.fake.clone()).await;
+    let mut restarted = TestEnv::start(env.fake.clone()).await;
     restarted.settle().await;
     assert_eq!(rolled_out_for(&restarted), uid, "not once more after a restart of the operator");
 }

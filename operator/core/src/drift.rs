@@ -12,8 +12,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use crds::names::OPERATOR;
 use serde_json::Value;
 
-use crate::fields::{FieldOwnership, Path, Step, locate};
-use crate::{Extent, quantity};
+use self::managed_fields::{FieldOwnership, Path, Step, locate};
+use crate::object::Extent;
+use crate::quantity;
+
+pub mod crd;
+mod managed_fields;
+pub mod ownership;
+pub mod retention;
 
 /// The difference between an object in the cluster and the rendered one. Empty if the object is in sync.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,7 +40,11 @@ impl Drift {
 
     /// Removes differences that an admission webhook made to the operator's own apply ([`webhook_changes`]).
     #[must_use]
-    pub fn without(mut self, webhook_changes: &BTreeMap<String, Value>, live: &Value) -> Self {
+    pub fn without_webhook_changes(
+        mut self,
+        webhook_changes: &BTreeMap<String, Value>,
+        live: &Value,
+    ) -> Self {
         self.differs.retain(|at| webhook_changes.get(at) != Some(live.pointer(at).unwrap_or(&Value::Null)));
         self
     }
@@ -75,9 +85,9 @@ fn unescaped(token: &str) -> String {
 pub fn drift(desired: &Value, live: &Value, extent: Extent) -> Drift {
     let mut differs = Vec::new();
     let ownership = FieldOwnership::of(live);
-    // Items of a list response have neither.
-    let is_content = |name: &str| name != "apiVersion" && name != "kind";
-    for (name, value) in desired.as_object().into_iter().flatten().filter(|(name, _)| is_content(name)) {
+    // Items of a list response lack `apiVersion` and `kind`.
+    let is_compared = |name: &str| name != "apiVersion" && name != "kind";
+    for (name, value) in desired.as_object().into_iter().flatten().filter(|(name, _)| is_compared(name)) {
         compare(value, &live[name.as_str()], &mut vec![name.clone()], &mut differs);
     }
     if extent == Extent::Whole {
@@ -165,16 +175,16 @@ fn foreign(ownership: &FieldOwnership, desired: &Value, live: &Value) -> BTreeMa
 /// nobody owns a part.
 fn atomic<'a>(ownership: &FieldOwnership, desired: &'a Value, live: &Value) -> Vec<(&'a Value, Vec<String>)> {
     let paths = || ownership.ours.iter().chain(ownership.others.values().flatten());
-    let of_one = |path: &&Path| {
+    let is_atomic = |path: &&Path| {
         is_content(path) && !paths().any(|other| other.len() > path.len() && other.starts_with(path))
     };
     let rendered = |path: &Path| {
         let value = desired.pointer(&pointer(&locate(desired, path)?))?;
-        let has_parts = value.as_object().is_some_and(|fields| !fields.is_empty())
+        let is_not_empty = value.as_object().is_some_and(|fields| !fields.is_empty())
             || value.as_array().is_some_and(|items| !items.is_empty());
-        Some((value, locate(live, path).filter(|_| has_parts)?))
+        Some((value, locate(live, path).filter(|_| is_not_empty)?))
     };
-    paths().filter(of_one).filter_map(rendered).collect()
+    paths().filter(is_atomic).filter_map(rendered).collect()
 }
 
 /// Collects what an atomic value of `live` contains and `desired` does not. Defaults of the API server and
@@ -302,7 +312,7 @@ fn same_quantity(desired: &Value, live: &Value, at: &[String]) -> bool {
 }
 
 /// The fields that identify the items of the list `name`; none if the list is atomic.
-/// (`x-kubernetes-list-map-keys` of the kinds in the table of [`crate::Kind`].)
+/// (`x-kubernetes-list-map-keys` of the kinds in the table of [`Kind`](crate::Kind).)
 fn keys(name: Option<&String>) -> &'static [&'static str] {
     match name.map(String::as_str) {
         Some("containers" | "initContainers" | "volumes" | "env" | "imagePullSecrets") => &["name"],

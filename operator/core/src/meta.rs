@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 
 use crds::ObjectMeta;
 use crds::names::{APP, LABEL_APP, LABEL_COMPONENT, LABEL_MANAGED_BY, LABEL_PART_OF, OPERATOR, PART_OF};
-
-use crate::ValidatedStack;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 /// Labels of every object that the operator creates; `component` is the label by which users of MetalLB
 /// select.
@@ -25,15 +24,26 @@ pub(crate) fn pod_selector(component: &str) -> BTreeMap<String, String> {
         .collect()
 }
 
-pub(crate) fn namespaced(stack: &ValidatedStack, name: &str, component: Option<&str>) -> ObjectMeta {
-    ObjectMeta { namespace: Some(stack.namespace.clone()), ..cluster(stack, name, component) }
+/// The namespace and the owner of the objects of a stack.
+#[derive(Clone, Debug)]
+pub(crate) struct StackMeta {
+    pub(crate) namespace: String,
+    pub(crate) owner: OwnerReference,
 }
 
-pub(crate) fn cluster(stack: &ValidatedStack, name: &str, component: Option<&str>) -> ObjectMeta {
-    ObjectMeta {
-        name: Some(name.to_owned()),
-        labels: Some(labels(component)),
-        owner_references: Some(vec![stack.owner.clone()]),
-        ..ObjectMeta::default()
+impl StackMeta {
+    /// The metadata of a namespaced object.
+    pub(crate) fn namespaced(&self, name: &str, component: Option<&str>) -> ObjectMeta {
+        ObjectMeta { namespace: Some(self.namespace.clone()), ..self.cluster_scoped(name, component) }
+    }
+
+    /// The metadata of a cluster-scoped object.
+    pub(crate) fn cluster_scoped(&self, name: &str, component: Option<&str>) -> ObjectMeta {
+        ObjectMeta {
+            name: Some(name.to_owned()),
+            labels: Some(labels(component)),
+            owner_references: Some(vec![self.owner.clone()]),
+            ..ObjectMeta::default()
+        }
     }
 }

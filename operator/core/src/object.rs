@@ -231,9 +231,6 @@ pub fn selector() -> String {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Manifests<T>(pub Vec<T>);
 
-/// A rendered object that has not been applied yet.
-pub type Prepared = Object;
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -25,7 +25,7 @@ pub(crate) fn inputs() -> RenderInputs {
 }
 
 pub(crate) fn rendered(spec: Value) -> Vec<Object> {
-    render(&validate(&stack(spec), inputs()).unwrap()).0
+    build(&validate(&stack(spec), inputs()).unwrap()).0
 }
 
 fn json_of(objects: &[Object]) -> Vec<Value> {
@@ -116,7 +116,7 @@ fn rendering_is_deterministic() {
 fn a_disruption_budget_never_holds_the_only_node() {
     let budget = |nodes: i32, replicas: i32| {
         let stack = stack(json!({"controller": {"replicas": replicas}}));
-        let objects = render(&validate(&stack, RenderInputs { nodes, ..inputs() }).unwrap()).0;
+        let objects = build(&validate(&stack, RenderInputs { nodes, ..inputs() }).unwrap()).0;
         objects.iter().any(|object| object.key().kind == Kind::PodDisruptionBudget)
     };
     assert!(budget(2, 2));
@@ -164,7 +164,7 @@ fn a_legacy_config_map_is_imported_and_inline_pools_take_precedence() {
     let legacy = config_map(Some(text));
     let spec = json!({"addressPools": [{"name": "lan", "addresses": ["10.7.0.0/24"]}]});
     let validated = validate(&stack(spec), RenderInputs { legacy, ..inputs() }).unwrap();
-    let objects = render(&validated).0;
+    let objects = build(&validated).0;
     let old = find(&objects, Kind::IpAddressPool, "old");
     assert_eq!(old["spec"]["addresses"], json!(["10.9.0.0/24"]));
     assert_eq!(old["metadata"]["labels"][crds::names::LABEL_IMPORTED_FROM], legacy::CONFIG_MAP);
@@ -202,13 +202,13 @@ fn an_imported_pool_does_not_replace_a_rejected_inline_pool() {
     let legacy = config_map(Some(text));
     let spec = json!({"addressPools": [{"name": "lan", "addresses": ["10.7.0.0/99"]}]});
     let validated = validate(&stack(spec), RenderInputs { legacy, ..inputs() }).unwrap();
-    assert!(render(&validated).0.iter().all(|object| object.key().kind != Kind::IpAddressPool));
+    assert!(build(&validated).0.iter().all(|object| object.key().kind != Kind::IpAddressPool));
 }
 
 #[test]
 fn a_recreated_service_account_rolls_out_its_workload() {
     let template = |inputs: RenderInputs, kind: Kind| {
-        let objects = render(&validate(&stack(json!({})), inputs).unwrap()).0;
+        let objects = build(&validate(&stack(json!({})), inputs).unwrap()).0;
         let workload = objects.into_iter().find(|object| object.key().kind == kind).unwrap();
         workload.to_json().unwrap()["spec"]["template"]["metadata"]["annotations"].clone()
     };
@@ -263,7 +263,7 @@ fn an_error_in_the_config_map_deletes_nothing_that_was_imported_before() {
     ] {
         let validated = with_config_map(text.as_deref());
         assert!(validated.is_degraded() && !validated.warnings().is_empty(), "{error} is reported");
-        let rendered = render(&validated).0;
+        let rendered = build(&validated).0;
         for key in &imported {
             let same = rendered.iter().any(|object| object.key() == *key) && !validated.is_frozen(key);
             assert!(

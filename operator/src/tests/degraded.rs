@@ -99,7 +99,7 @@ async fn a_namespace_whose_watch_is_not_synced_is_deleted_with_the_stack() {
     let fake = env.fake.clone();
     drop(env);
     fake.fail("GET /api/v1/namespaces".to_owned(), 503, "not now");
-    let mut env = TestEnv::on(fake).await;
+    let mut env = TestEnv::start(fake).await;
     env.delete_stack().await;
     assert_eq!(env.fake.get(NAMESPACE), None);
 }

@@ -17,7 +17,7 @@ async fn contend(env: &mut TestEnv, mut revert: impl FnMut(&FakeApiServer)) -> V
         revert(&env.fake);
         let _ = tokio::time::timeout(Duration::from_secs(1), env.changed.notified()).await;
         env.fake.take_writes();
-        env.reconciler.reconcile().await;
+        env.reconcile().await;
         writes.extend(env.fake.take_writes());
     }
     writes.retain(|write| !write.ends_with("/status"));
@@ -45,7 +45,7 @@ async fn namespace_labels_that_somebody_keeps_removing_are_not_added_without_lim
     let fake = FakeApiServer::default();
     fake.edit(STACK, &Value::Null, |stack| stack["spec"] = json!({}));
     fake.edit(NAMESPACE, &by("kubectl"), |namespace| namespace["metadata"]["labels"] = json!({"a": "b"}));
-    let mut env = TestEnv::on(fake).await;
+    let mut env = TestEnv::start(fake).await;
     assert_eq!(env.fake.get(NAMESPACE).unwrap()["metadata"]["labels"].as_object().unwrap().len(), 4);
     let writes = contend(&mut env, |fake| fake.edit(NAMESPACE, &by(RANCHER), remove_labels)).await;
     assert_eq!(writes.len(), 3, "{writes:?}");
@@ -104,7 +104,7 @@ async fn a_finalizer_that_cannot_be_set_is_reported_and_delays_nothing() {
     let fake = FakeApiServer::default();
     fake.fail(format!("PATCH {STACK}"), 403, "a policy forbids it");
     fake.edit(STACK, &Value::Null, |stack| stack["spec"] = json!({}));
-    let env = TestEnv::on(fake).await;
+    let env = TestEnv::start(fake).await;
     assert!(env.fake.get(SPEAKER).is_some());
     assert!(env.condition("Degraded").contains("a policy forbids it"), "{}", env.condition("Degraded"));
 }
@@ -191,7 +191,7 @@ async fn the_status_of_the_stack_is_not_overwritten_without_limit() {
         env.fake.edit(STACK, &other, |stack| stack["status"]["version"] = json!("9.9.9"));
         let _ = tokio::time::timeout(Duration::from_secs(1), env.changed.notified()).await;
         env.fake.take_writes();
-        env.reconciler.reconcile().await;
+        env.reconcile().await;
         writes += env.fake.take_writes().iter().filter(|write| write.ends_with("/default/status")).count();
     }
     assert!(writes <= 4, "{writes} writes in two hundred reconciliations");

@@ -49,7 +49,7 @@ pub(crate) fn summarize<'a>(pods: impl Iterator<Item = &'a PodIssue>) -> Vec<Str
     nodes.into_iter().map(describe).collect()
 }
 
-/// The first first_n names, and the number of the others.
+/// The first few names, and the number of the others.
 fn first_n(nodes: &[&str]) -> String {
     const SHOWN: usize = 5;
     let shown = nodes.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");

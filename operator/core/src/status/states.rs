@@ -8,7 +8,7 @@ use crds::names::{CONDITION_KERNELS_ANSWER, LABEL_NODE_NAME};
 use crds::{ConfigurationResult, ConfigurationState, ResourceExt as _};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use super::SpeakerConditions;
+use super::inputs::SpeakerConditions;
 
 /// Every distinct error; the controller's come first.
 pub(crate) fn errors(states: &[ConfigurationState]) -> Vec<String> {

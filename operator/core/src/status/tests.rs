@@ -1,28 +1,34 @@
+use crds::ConfigurationState;
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, DeploymentCondition};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
+use crate::finding::SpecFinding;
+use crate::object::{Key, Kind, Manifests};
 
 fn at(second: i64) -> Time {
     Time(Timestamp::from_second(second).unwrap())
 }
 
-fn deployment(ready: i32) -> Value {
-    json!({"metadata": {"generation": 1}, "spec": {"replicas": 2},
-        "status": {"observedGeneration": 1, "replicas": 2, "updatedReplicas": 2, "readyReplicas": ready}})
+fn deployment(ready: i32) -> Deployment {
+    serde_json::from_value(json!({"metadata": {"generation": 1}, "spec": {"replicas": 2},
+        "status": {"observedGeneration": 1, "replicas": 2, "updatedReplicas": 2, "readyReplicas": ready}}))
+    .unwrap()
 }
 
-fn daemon_set(desired: i32, ready: i32) -> Value {
-    json!({"metadata": {"generation": 1}, "status": {
+fn daemon_set(desired: i32, ready: i32) -> DaemonSet {
+    serde_json::from_value(json!({"metadata": {"generation": 1}, "status": {
         "observedGeneration": 1, "currentNumberScheduled": desired, "desiredNumberScheduled": desired,
-        "updatedNumberScheduled": desired, "numberReady": ready}})
+        "updatedNumberScheduled": desired, "numberReady": ready}}))
+    .unwrap()
 }
 
 fn inputs<'a>(
     applied: &'a Manifests<Applied>,
-    controller: Option<&'a Value>,
-    speaker: Option<&'a Value>,
+    controller: Option<&'a Deployment>,
+    speaker: Option<&'a DaemonSet>,
 ) -> StatusInputs<'a> {
     StatusInputs {
         generation: Some(1),
@@ -367,9 +373,16 @@ fn the_status_has_the_api_servers_reason_why_pods_cannot_be_created() {
     let why = "pods \"controller-6d4b\" is forbidden: failed quota: compute: must specify limits.memory for: \
                controller";
     let mut controller = deployment(0);
-    controller["status"]["replicas"] = json!(0);
-    controller["status"]["conditions"] =
-        json!([{"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": why}]);
+    let replica_failure = |status: &str| DeploymentCondition {
+        type_: "ReplicaFailure".into(),
+        status: status.into(),
+        reason: Some("FailedCreate".into()),
+        message: Some(why.into()),
+        ..DeploymentCondition::default()
+    };
+    let rollout = controller.status.get_or_insert_default();
+    rollout.replicas = Some(0);
+    rollout.conditions = Some(vec![replica_failure("True")]);
     let (applied, running) = (nothing(), daemon_set(3, 3));
     let result = status(
         &inputs(&applied, Some(&controller), Some(&running)),
@@ -383,7 +396,7 @@ fn the_status_has_the_api_servers_reason_why_pods_cannot_be_created() {
         assert!(message.contains("spec.controller.resources"), "{message}");
         assert!(!message.contains("6d4b"), "the name changes with each attempt: {message}");
     }
-    controller["status"]["conditions"][0]["status"] = json!("False");
+    controller.status.get_or_insert_default().conditions = Some(vec![replica_failure("False")]);
     let result = status(
         &inputs(&applied, Some(&controller), Some(&running)),
         &LoadBalancerStackStatus::default(),

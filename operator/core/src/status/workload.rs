@@ -1,6 +1,7 @@
 //! The rollout state of a Deployment or DaemonSet.
 
-use serde_json::Value;
+use crds::ObjectMeta;
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 
 /// The rollout state of a Deployment or DaemonSet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,26 +20,26 @@ pub struct Workload {
 
 impl Workload {
     /// Reads the state of a Deployment.
-    pub fn deployment(live: &Value) -> Self {
-        let number = |at: &str| number(live, at);
+    pub fn deployment(live: &Deployment) -> Self {
+        let status = live.status.as_ref();
         Self {
-            desired: number("/spec/replicas"),
-            ready: number("/status/readyReplicas"),
-            updated: number("/status/updatedReplicas"),
-            total: number("/status/replicas"),
-            observed: is_observed(live),
+            desired: live.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(0),
+            ready: status.and_then(|status| status.ready_replicas).unwrap_or(0),
+            updated: status.and_then(|status| status.updated_replicas).unwrap_or(0),
+            total: status.and_then(|status| status.replicas).unwrap_or(0),
+            observed: is_observed(&live.metadata, status.and_then(|status| status.observed_generation)),
         }
     }
 
     /// Reads the state of a DaemonSet.
-    pub fn daemon_set(live: &Value) -> Self {
-        let number = |at: &str| number(live, at);
+    pub fn daemon_set(live: &DaemonSet) -> Self {
+        let status = live.status.as_ref();
         Self {
-            desired: number("/status/desiredNumberScheduled"),
-            ready: number("/status/numberReady"),
-            updated: number("/status/updatedNumberScheduled"),
-            total: number("/status/currentNumberScheduled"),
-            observed: is_observed(live),
+            desired: status.map_or(0, |status| status.desired_number_scheduled),
+            ready: status.map_or(0, |status| status.number_ready),
+            updated: status.and_then(|status| status.updated_number_scheduled).unwrap_or(0),
+            total: status.map_or(0, |status| status.current_number_scheduled),
+            observed: is_observed(&live.metadata, status.and_then(|status| status.observed_generation)),
         }
     }
 
@@ -62,17 +63,12 @@ impl Workload {
 }
 
 /// The API server's explanation if pods of a Deployment cannot be created.
-pub(super) fn creation_failure(live: &Value) -> Option<&str> {
-    let conditions = live.pointer("/status/conditions")?.as_array()?;
-    let failure = conditions.iter().find(|condition| condition["type"] == "ReplicaFailure")?;
-    (failure["status"] == "True").then(|| failure["message"].as_str().unwrap_or_default())
+pub(super) fn creation_failure(live: &Deployment) -> Option<&str> {
+    let conditions = live.status.as_ref()?.conditions.as_ref()?;
+    let failure = conditions.iter().find(|condition| condition.type_ == "ReplicaFailure")?;
+    (failure.status == "True").then(|| failure.message.as_deref().unwrap_or_default())
 }
 
-fn number(live: &Value, at: &str) -> i32 {
-    live.pointer(at).and_then(Value::as_i64).and_then(|number| i32::try_from(number).ok()).unwrap_or(0)
-}
-
-fn is_observed(live: &Value) -> bool {
-    let generation = |at: &str| live.pointer(at).and_then(Value::as_i64);
-    generation("/status/observedGeneration") >= generation("/metadata/generation").or(Some(0))
+fn is_observed(metadata: &ObjectMeta, observed_generation: Option<i64>) -> bool {
+    observed_generation >= metadata.generation.or(Some(0))
 }

@@ -1,6 +1,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::object::Kind;
 use crate::tests::{inputs, stack};
 
 fn errors(spec: serde_json::Value) -> Vec<String> {
@@ -54,7 +55,8 @@ fn one_bad_pool_is_withheld_and_the_rest_works() {
         {"name": "kept", "addresses": ["10.0.9.0/24"], "reserved": [{"addresses": "10.0.9.300"}]},
     ]});
     let validated = validate(&stack(spec), inputs()).unwrap();
-    assert_eq!(validated.pools.iter().map(|pool| pool.name.as_str()).collect::<Vec<_>>(), ["good"]);
+    let pools = validated.configuration.iter().filter(|object| object.key().kind == Kind::IpAddressPool);
+    assert_eq!(pools.map(|pool| pool.key().name).collect::<Vec<_>>(), ["good"]);
     assert_eq!(validated.rejected, ["bad", "clash", "kept"]);
     let warnings: Vec<String> = validated.warnings().iter().map(ToString::to_string).collect();
     assert!(warnings[0].starts_with("spec.addressPools[1].addresses"), "{warnings:#?}");
@@ -74,8 +76,7 @@ fn a_stored_key_that_is_too_short_is_rejected() {
 #[test]
 fn a_config_map_that_cannot_be_parsed_retains_what_was_imported() {
     let with = |text: &str| RenderInputs { legacy: crate::tests::config_map(Some(text)), ..inputs() };
-    let key =
-        Key { kind: crate::Kind::IpAddressPool, namespace: Some("metallb-system".into()), name: "a".into() };
+    let key = Key { kind: Kind::IpAddressPool, namespace: Some("metallb-system".into()), name: "a".into() };
     let unreadable = validate(&stack(json!({})), with("address-pools: [")).unwrap();
     assert!(unreadable.retains(&key, Some(legacy::CONFIG_MAP)) && unreadable.is_degraded());
     assert!(!unreadable.retains(&key, None) && !unreadable.retains(&key, Some(legacy::ADDRESS_POOL)));

@@ -1,32 +1,63 @@
 //! Applies the rendered objects: each one that the operator owns and that is not in sync.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use crds::InventoryEntry;
+use k8s_openapi::api::apps::v1::Deployment;
 use kube::ResourceExt as _;
 use kube::api::DynamicObject;
 use render::drift::{Drift, drift, is_field_removed, repaired, webhook_changes};
-use render::ownership::{
-    creator, has_managed_by_label, has_ownership_marks, is_created_by_operator, taken_over_by,
-};
-use render::status::{Applied, Outcome, Workload, entry};
+use render::ownership::{creator, has_ownership_marks};
+use render::status::{Applied, Outcome, Workload};
 use render::{Key, Kind, Manifests, Object, ValidatedStack};
 use serde_json::Value;
-
-use crate::api::{Api, Error};
-use crate::metrics::Metrics;
-use crate::object_state::{Decision, Lookup, ObjectState, ObjectStates};
-use crate::release::{ReleaseOutcome, Released, release_one};
-use crate::watch::Caches;
 use tokio::time::Instant;
+
+use self::namespace::label_namespace;
+use self::pool_names::taken_pool_names;
+use super::events::Change;
+use super::release::{ReleaseOutcome, Released, release_one};
+use crate::api::{Api, ApiError, json_of, typed};
+use crate::metrics::Metrics;
+use crate::object_state::{Decision, ObjectState, ObjectStates, jitter};
+
+mod live;
+mod namespace;
+mod pool_names;
+
+pub(crate) use self::live::LiveObjects;
+pub(crate) use self::namespace::{namespace_labels, owned_labels};
+
+/// Why an object could not be applied.
+#[derive(Debug, thiserror::Error)]
+enum ApplyError {
+    /// The rendered object cannot be serialised.
+    #[error("cannot be serialised as JSON: {0}")]
+    Serialize(#[from] serde_json::Error),
+    /// A call failed.
+    #[error(transparent)]
+    Call(#[from] ApiError),
+}
+
+impl ApplyError {
+    /// The message for users.
+    fn explain(&self) -> String {
+        match self {
+            Self::Serialize(_) => self.to_string(),
+            Self::Call(error) => error.explain(),
+        }
+    }
+}
+
+/// The outcome for an object, and the object if the operator owns it.
+type Result<T = (Outcome, Option<DynamicObject>)> = std::result::Result<T, ApplyError>;
 
 /// Applies the rendered objects of a stack.
 pub(crate) struct Applier<'a> {
     pub(crate) api: &'a Api,
-    pub(crate) caches: &'a Caches,
+    /// The objects in the cluster.
+    pub(crate) live: LiveObjects<'a>,
     pub(crate) states: &'a mut ObjectStates,
     pub(crate) metrics: &'a Metrics,
-    pub(crate) inventory: &'a [InventoryEntry],
     pub(crate) validated: &'a ValidatedStack,
     /// The UID of the stack.
     pub(crate) stack: &'a str,
@@ -36,40 +67,12 @@ pub(crate) struct Applier<'a> {
     pub(crate) changes: Vec<Change>,
 }
 
-/// A change to an object.
-pub(crate) enum Change {
-    Created(Key),
-    Updated(Key),
-    Repaired(Key, String),
-    Released(Released),
-}
-
-impl Change {
-    /// The key of the object, if it was created.
-    pub(crate) fn created(&self) -> Option<&Key> {
-        match self {
-            Self::Created(key) => Some(key),
-            Self::Updated(_) | Self::Repaired(..) | Self::Released(_) => None,
-        }
-    }
-
-    /// The key of the object, if it was updated because the desired state changed.
-    pub(crate) fn updated(&self) -> Option<&Key> {
-        match self {
-            Self::Updated(key) => Some(key),
-            Self::Created(_) | Self::Repaired(..) | Self::Released(_) => None,
-        }
-    }
-}
-
-type Result<T> = std::result::Result<T, Error>;
-
 impl Applier<'_> {
     /// Applies all objects in order. A failure delays only objects that depend on the failed one.
     pub(crate) async fn apply_all(&mut self, objects: &[Object]) -> Manifests<Applied> {
         let mut applied: Vec<Applied> = Vec::new();
         let mut controller = None;
-        let taken = self.taken_pool_names(objects).await;
+        let taken = taken_pool_names(objects, &self.live, self.states).await;
         for object in objects {
             let key = object.key();
             let unusable = key.kind.is_namespaced().then(|| unusable_namespace(&applied)).flatten();
@@ -78,45 +81,12 @@ impl Applier<'_> {
                 None => self.apply_with_backoff(object, &taken, controller.as_ref()).await,
             };
             if key.kind == Kind::Deployment {
-                controller = live.as_ref().map(|live| Workload::deployment(&json_of(live)));
+                controller =
+                    live.as_ref().and_then(typed::<Deployment>).map(|live| Workload::deployment(&live));
             }
             applied.push(Applied { key, outcome, uid: live.and_then(|live| live.uid()) });
         }
         Manifests(applied)
-    }
-
-    /// The names of pools that are taken: by a pool of another owner or, if there is no such pool yet, by an
-    /// advertisement or policy. Nothing is created under such a name, since it would act on an object of the
-    /// other owner. Neither a pool that the operator owns nor a name known to be taken causes a call.
-    async fn taken_pool_names(&mut self, objects: &[Object]) -> BTreeMap<String, Key> {
-        let mut names = PoolNames::default();
-        for object in objects {
-            let (Some(pool), key) = (object.pool(), object.key()) else { continue };
-            let mut state = self.states.remove(&key).unwrap_or_default();
-            let live = self.cached(&key, &mut state);
-            let live = live.or_else(|| state.foreign_object(Instant::now()).cloned());
-            if let Some(live) = live {
-                names.add(pool, &key, self.is_ours(object, &key, &live));
-            }
-            self.states.insert(key, state);
-        }
-        for object in objects {
-            let (Some(pool), key) = (object.pool(), object.key()) else { continue };
-            let mut state = self.states.remove(&key).unwrap_or_default();
-            // An error here recurs when the object is applied, and is reported then.
-            if !names.is_known(pool)
-                && state.backoff_error(Instant::now()).is_none()
-                && let Ok(live) = self.live(&key, &mut state).await
-            {
-                if let Some(live) = &live {
-                    names.add(pool, &key, self.is_ours(object, &key, live));
-                }
-                state.store_lookup(live);
-            }
-            self.states.insert(key, state);
-        }
-        names.taken.retain(|pool, _| !names.in_place.contains(pool));
-        names.taken
     }
 
     async fn apply_with_backoff(
@@ -148,30 +118,31 @@ impl Applier<'_> {
         state: &mut ObjectState,
         taken: Option<&Key>,
         controller: Option<&Workload>,
-    ) -> Result<(Outcome, Option<DynamicObject>)> {
+    ) -> Result {
         let (desired, key) = (object.to_json()?, &object.key());
         state.set_desired(&desired);
         if let Some(error) = state.backoff_error(Instant::now()) {
-            return Ok((Outcome::Failed(error.to_owned()), self.cached(key, state)));
+            return Ok((Outcome::Failed(error.to_owned()), self.live.cached(key, state)));
         }
         if let Some(other) = taken.filter(|other| *other != key) {
             let why = format!(
                 "is left unchanged: {other}, an object of the same pool, is not owned by the operator"
             );
-            let ours = self.cached(key, state).filter(|live| self.is_ours(object, key, live));
+            let ours = self.live.cached(key, state).filter(|live| self.live.is_ours(object, key, live));
             return Ok((Outcome::Retained(why), ours));
         }
-        let live = self.live(key, state).await?;
+        let live = self.live.get(key, state).await?;
         let Some(live) = live else { return self.create(key, state, &desired).await };
         if live.metadata.deletion_timestamp.is_some() {
             return Ok((Outcome::Waiting("it is being deleted, and will be re-created".to_owned()), None));
         }
-        if !self.is_ours(object, key, &live) {
+        if !self.live.is_ours(object, key, &live) {
             let outcome = self.handle_foreign(object, state, &live, taken.is_some()).await?;
             return Ok((outcome, None));
         }
         let seen = json_of(&live);
-        let drift = drift(&desired, &seen, key.kind.extent()).without(&state.webhook_changes, &seen);
+        let drift =
+            drift(&desired, &seen, key.kind.extent()).without_webhook_changes(&state.webhook_changes, &seen);
         if drift.is_none() {
             state.on_in_sync();
             return Ok((Outcome::AsRendered, Some(live)));
@@ -192,12 +163,7 @@ impl Applier<'_> {
     }
 
     /// Creates a missing object, unless another client keeps deleting it.
-    async fn create(
-        &mut self,
-        key: &Key,
-        state: &mut ObjectState,
-        desired: &Value,
-    ) -> Result<(Outcome, Option<DynamicObject>)> {
+    async fn create(&mut self, key: &Key, state: &mut ObjectState, desired: &Value) -> Result {
         let (was_deleted, now) = (state.has_existed(), Instant::now());
         if was_deleted && state.decide_recreate(now) == Decision::GiveUp {
             let text = "another client keeps deleting it; it is re-created after ten minutes: stop that \
@@ -211,7 +177,7 @@ impl Applier<'_> {
             }
             result => result?,
         };
-        self.changes.push(Change::Created(key.clone()));
+        self.record(Change::Created(key.clone()));
         state.webhook_changes = webhook_changes(desired, &json_of(&created));
         state.on_written(created.clone());
         if was_deleted {
@@ -228,7 +194,7 @@ impl Applier<'_> {
         desired: &Value,
         live: &DynamicObject,
         drift: &Drift,
-    ) -> Result<(Outcome, Option<DynamicObject>)> {
+    ) -> Result {
         let seen = json_of(live);
         let managers = managers(drift);
         let fields =
@@ -250,7 +216,7 @@ impl Applier<'_> {
             match self.api.json_patch(key, &seen, &repaired(desired, &seen)).await {
                 Ok(patched) => version = patched.resource_version(),
                 Err(error) if error.is_conflict() => return Ok(changed_meanwhile(live)),
-                Err(error) => return Err(error),
+                Err(error) => return Err(error.into()),
             }
             // The patch counts as a repair even if the apply fails.
             if was_in_sync { state.on_repaired(Instant::now()) } else { state.mark_reached() }
@@ -271,43 +237,11 @@ impl Applier<'_> {
             if !patched {
                 state.on_repaired(Instant::now());
             }
-            self.metrics.on_repaired(key.kind);
-            self.changes.push(Change::Repaired(key.clone(), managers));
+            self.record(Change::Repaired(key.clone(), managers));
         } else {
-            self.changes.push(Change::Updated(key.clone()));
+            self.record(Change::Updated(key.clone()));
         }
         Ok((Outcome::AsRendered, Some(written)))
-    }
-
-    /// The current object. It is read from the API server only if it is not cached.
-    async fn live(&self, key: &Key, state: &mut ObjectState) -> Result<Option<DynamicObject>> {
-        if self.caches.get(key).is_some() {
-            return Ok(self.cached(key, state));
-        }
-        if let Some(Lookup(found)) = state.take_lookup() {
-            return Ok(found);
-        }
-        if let Some(foreign) = state.foreign_object(Instant::now()) {
-            return Ok(Some(foreign.clone()));
-        }
-        let found = self.api.get(key).await?;
-        Ok(state.newest(found))
-    }
-
-    /// The cached object, or the operator's last write if that is newer.
-    fn cached(&self, key: &Key, state: &mut ObjectState) -> Option<DynamicObject> {
-        let object = self.caches.get(key)?;
-        state.newest(Some((*object).clone()))
-    }
-
-    /// Whether the operator created the object, and no user has taken it over.
-    fn is_ours(&self, object: &Object, key: &Key, live: &DynamicObject) -> bool {
-        let known = live.uid().is_some_and(|uid| self.inventory.contains(&entry(key, &uid)));
-        let live = json_of(live);
-        let imported = object.imported_from().is_some();
-        // Removing the operator's label from an imported object takes it over.
-        let is_users = imported && (!has_managed_by_label(&live) || taken_over_by(&live).is_some());
-        is_created_by_operator(&live, known) && !is_users
     }
 
     /// Handles an object that another owner created or has taken over: it is not changed, apart from the
@@ -325,10 +259,13 @@ impl Applier<'_> {
         if is_of_import && has_ownership_marks(&seen, self.stack) {
             let by = creator(&seen).to_owned();
             let marks = self.released.entry(key.clone()).or_default();
-            match release_one(self.api, &key, &seen, (self.stack, &by), marks, now).await? {
+            match release_one(self.api, &key, &seen, self.stack, &by, marks, now)
+                .await
+                .map_err(ApiError::from)?
+            {
                 ReleaseOutcome::Done(written) => {
                     unmarked = Some(written);
-                    self.changes.push(Change::Released(Released { key: key.clone(), by }));
+                    self.record(Change::Released(Released { key: key.clone(), by }));
                 }
                 ReleaseOutcome::Outdated => return Ok(changed_meanwhile(live).0),
                 ReleaseOutcome::Refused(outcome) => return Ok(outcome),
@@ -344,7 +281,11 @@ impl Applier<'_> {
             return Ok(Outcome::Retained(text));
         }
         if key.kind == Kind::Namespace {
-            return self.label_namespace(&key, state, live).await;
+            let (outcome, repaired) = label_namespace(self.api, &key, state, live).await?;
+            if let Some(by) = repaired {
+                self.record(Change::Repaired(key, by));
+            }
+            return Ok(outcome);
         }
         Ok(Outcome::Foreign(format!(
             "exists, created by {}, and is not changed: delete or rename it to let the operator create its \
@@ -352,29 +293,13 @@ impl Applier<'_> {
             creator(&json_of(live))
         )))
     }
-}
 
-/// Which pool names are taken, and which pools exist.
-#[derive(Default)]
-struct PoolNames {
-    /// Names under which an object of another owner exists.
-    taken: BTreeMap<String, Key>,
-    /// Names whose pool exists and is owned by the operator.
-    in_place: BTreeSet<String>,
-}
-
-impl PoolNames {
-    /// Records that the object `key` of the pool `pool` exists.
-    fn add(&mut self, pool: &str, key: &Key, is_ours: bool) {
-        if !is_ours {
-            self.taken.entry(pool.to_owned()).or_insert_with(|| key.clone());
-        } else if key.kind == Kind::IpAddressPool {
-            self.in_place.insert(pool.to_owned());
+    /// Records a change, for events and metrics.
+    fn record(&mut self, change: Change) {
+        if let Change::Repaired(key, _) = &change {
+            self.metrics.on_repaired(key.kind);
         }
-    }
-
-    fn is_known(&self, pool: &str) -> bool {
-        self.taken.contains_key(pool) || self.in_place.contains(pool)
+        self.changes.push(change);
     }
 }
 
@@ -410,18 +335,4 @@ fn managers(drift: &Drift) -> String {
         return "a writer that the managed fields do not name (an admission webhook?)".to_owned();
     }
     drift.managers.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
-}
-
-/// The object as JSON.
-pub(crate) fn json_of(object: &DynamicObject) -> Value {
-    serde_json::to_value(object).unwrap_or_default()
-}
-
-/// A random number from 0 to 1.
-pub(crate) fn jitter() -> f64 {
-    use ring::rand::SecureRandom as _;
-    let mut byte = [0; 1];
-    // Without randomness all delays are equal, which is harmless.
-    let _ = ring::rand::SystemRandom::new().fill(&mut byte);
-    f64::from(byte[0]) / 255.0
 }

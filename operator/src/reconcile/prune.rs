@@ -3,97 +3,56 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crds::InventoryEntry;
-use crds::names::LABEL_IMPORTED_FROM;
 use kube::ResourceExt as _;
-use kube::api::DynamicObject;
-use render::ownership::{
-    creator, has_managed_by_label, is_created_by_operator, is_imported, last_writer, taken_over_by,
-};
-use render::retention::{advertised_pools, may_advertise};
-use render::status::{Obstacle, Outcome, entry};
-use render::{Key, Kind};
+use render::ownership::{creator, is_created_by_operator, last_writer, taken_over_by};
+use render::retention::{advertised_pools, may_advertise, retained};
+use render::status::{Applied, Obstacle, Outcome, entry};
+use render::{Key, Kind, Manifests, Object, ValidatedStack};
 use serde_json::Value;
-
-use crate::api::{Api, Error, Precondition};
-use crate::apply::{jitter, json_of};
-use crate::object_state::ObjectStates;
-use crate::release::{Released, release_to_user};
-use crate::watch::Caches;
 use tokio::time::Instant;
 
-/// An existing object that the operator created and that no user has taken over.
-pub(crate) struct Owned {
-    pub(crate) key: Key,
-    pub(crate) uid: String,
-    /// Whether it is being deleted already.
-    pub(crate) terminating: bool,
-    /// The legacy source from which it was imported, if it was imported.
-    pub(crate) imported_from: Option<String>,
-    /// The object as last read.
-    pub(crate) live: Value,
+use super::owned::{Owned, OwnedObjects};
+use super::release::{Released, release_to_user};
+use crate::api::{Api, ApiError, NotLeading, Precondition, json_of};
+use crate::object_state::{ObjectStates, jitter};
+use crate::watch::Caches;
+
+/// Existing objects that are not rendered.
+pub(crate) struct Surplus {
+    /// Objects to delete, in order.
+    pub(crate) delete: Vec<Owned>,
+    /// Objects to keep.
+    pub(crate) retained: Vec<InventoryEntry>,
+    /// Why the deletion of some of these is delayed.
+    pub(crate) delayed: Vec<Obstacle>,
 }
 
-/// The objects that the operator owns.
-#[derive(Default)]
-pub(crate) struct OwnedObjects {
-    /// The objects, in the order in which to delete them.
-    pub(crate) objects: Vec<Owned>,
-    /// Inventory entries of objects that cannot be read, with the reason; they may exist.
-    pub(crate) unreadable: Vec<(InventoryEntry, String)>,
-}
-
-/// Finds every existing object that the operator created for the stack `uid`: cached objects with the stack
-/// as owner, and those in the inventory that still have the operator's label and the recorded UID.
-pub(crate) async fn find_owned(
-    api: &Api,
-    caches: &Caches,
-    uid: &str,
-    inventory: &[InventoryEntry],
-) -> OwnedObjects {
-    let mut found = OwnedObjects::default();
-    let mut keys: BTreeSet<Key> = BTreeSet::new();
-    for (key, object) in caches.owned_by(uid) {
-        if keys.insert(key.clone()) {
-            let listed = object.uid().is_some_and(|uid| inventory.contains(&entry(&key, &uid)));
-            found.objects.extend(owned(key, &object, listed));
-        }
-    }
-    for listed in inventory {
-        let Some(kind) = Kind::from_api(&listed.api_version, &listed.kind) else { continue };
-        let key = Key { kind, namespace: listed.namespace.clone(), name: listed.name.clone() };
-        if !keys.insert(key.clone()) {
-            continue;
-        }
-        let object = match caches.get(&key) {
-            Some(object) => Some((*object).clone()),
-            None => match api.get(&key).await {
-                Ok(object) => object,
-                Err(error) => {
-                    tracing::warn!(object = %key, %error, "cannot be read, and is assumed to be unchanged");
-                    found.unreadable.push((listed.clone(), error.explain()));
-                    continue;
-                }
-            },
+impl Surplus {
+    /// Finds the objects of `owned` that are not rendered.
+    pub(crate) fn find(
+        owned: OwnedObjects,
+        validated: &ValidatedStack,
+        rendered: &[Object],
+        applied: &Manifests<Applied>,
+    ) -> Self {
+        let desired: BTreeSet<Key> = rendered.iter().map(Object::key).collect();
+        let is_surplus = |key: &Key| key.kind != Kind::Namespace && !desired.contains(key);
+        let surplus = owned.objects.into_iter().filter(|owned| is_surplus(&owned.key));
+        let (kept, surplus): (Vec<Owned>, Vec<Owned>) =
+            surplus.partition(|owned| validated.retains(&owned.key, owned.imported_from.as_deref()));
+        let live: BTreeMap<Key, Value> =
+            surplus.iter().map(|owned| (owned.key.clone(), owned.live.clone())).collect();
+        let delayed = retained(&live, rendered, applied);
+        let (waiting, delete): (Vec<Owned>, Vec<Owned>) =
+            surplus.into_iter().partition(|owned| delayed.contains_key(&owned.key));
+        let kept = kept.iter().chain(&waiting).map(|owned| entry(&owned.key, &owned.uid));
+        let retained = kept.chain(owned.unreadable.into_iter().map(|(entry, _)| entry)).collect();
+        let obstacle = |(key, why): (Key, String)| Obstacle {
+            subject: key.to_string(),
+            outcome: Outcome::Retained(why),
         };
-        let same = object.filter(|object| object.uid().as_deref() == Some(listed.uid.as_str()));
-        found.objects.extend(same.and_then(|object| owned(key, &object, true)));
+        Self { delete, retained, delayed: delayed.into_iter().map(obstacle).collect() }
     }
-    found
-        .objects
-        .sort_by(|a, b| (a.key.kind.deletion_order(), &a.key).cmp(&(b.key.kind.deletion_order(), &b.key)));
-    found
-}
-
-fn owned(key: Key, object: &DynamicObject, listed: bool) -> Option<Owned> {
-    let live = json_of(object);
-    let is_users = is_imported(&live) && taken_over_by(&live).is_some();
-    (has_managed_by_label(&live) && is_created_by_operator(&live, listed) && !is_users).then(|| Owned {
-        key,
-        uid: object.uid().unwrap_or_default(),
-        terminating: object.metadata.deletion_timestamp.is_some(),
-        imported_from: object.labels().get(LABEL_IMPORTED_FROM).cloned(),
-        live,
-    })
 }
 
 /// The result of pruning.
@@ -123,7 +82,7 @@ pub(crate) struct Pruner<'a> {
 
 impl Pruner<'_> {
     /// Deletes all of `owned`, in order.
-    pub(crate) async fn prune_all(&mut self, owned: &[Owned]) -> Result<PruneResult, Error> {
+    pub(crate) async fn prune_all(&mut self, owned: &[Owned]) -> Result<PruneResult, NotLeading> {
         let mut pruned = PruneResult::default();
         let now = Instant::now();
         self.states.retain(|key, state| owned.iter().any(|owned| owned.key == *key) || !state.is_idle(now));
@@ -141,20 +100,10 @@ impl Pruner<'_> {
                 pruned.obstacles.push(recreated(object));
                 continue;
             }
-            match self.prune_one(object, &terminating).await {
-                Ok(removal) => {
-                    self.states.entry(key.clone()).or_default().on_repaired(now);
-                    match removal {
-                        Deletion::Done => {}
-                        Deletion::Requested => {
-                            pruned.terminating.push(entry(key, uid));
-                            pruned.deleted.push(key.clone());
-                        }
-                        Deletion::Released(by) => pruned.released.push(Released { key: key.clone(), by }),
-                    }
-                }
-                Err(error @ Error::NotLeading) => return Err(error),
+            let deletion = match self.prune_one(object, &terminating).await {
+                Ok(deletion) => deletion,
                 Err(error) => {
+                    let error = error.object_error()?;
                     pruned.terminating.push(entry(key, uid));
                     // An object that has changed since it was read may belong to a user by now: the next
                     // reconciliation decides.
@@ -163,13 +112,27 @@ impl Pruner<'_> {
                         let state = self.states.entry(key.clone()).or_default();
                         state.on_failed(error.explain(), now, jitter());
                     }
+                    continue;
                 }
+            };
+            self.states.entry(key.clone()).or_default().on_repaired(now);
+            match deletion {
+                Deletion::Done => {}
+                Deletion::Requested => {
+                    pruned.terminating.push(entry(key, uid));
+                    pruned.deleted.push(key.clone());
+                }
+                Deletion::Released(by) => pruned.released.push(Released { key: key.clone(), by }),
             }
         }
         Ok(pruned)
     }
 
-    async fn prune_one(&self, owned: &Owned, terminating: &BTreeMap<&str, &Key>) -> Result<Deletion, Error> {
+    async fn prune_one(
+        &self,
+        owned: &Owned,
+        terminating: &BTreeMap<&str, &Key>,
+    ) -> Result<Deletion, ApiError> {
         if let Some(by) = self.user_pool_left_unadvertised(owned, terminating).await? {
             release_to_user(self.api, &owned.key, self.stack).await?;
             return Ok(Deletion::Released(by));
@@ -186,7 +149,7 @@ impl Pruner<'_> {
         &self,
         owned: &Owned,
         terminating: &BTreeMap<&str, &Key>,
-    ) -> Result<Option<String>, Error> {
+    ) -> Result<Option<String>, ApiError> {
         let kind = owned.key.kind;
         let is_advertisement = matches!(kind, Kind::L2Advertisement | Kind::BgpAdvertisement);
         let (true, Some(namespace)) =
@@ -227,8 +190,12 @@ fn recreated(owned: &Owned) -> Obstacle {
     Obstacle { subject: owned.key.to_string(), outcome: Outcome::Contested(text) }
 }
 
+/// The result of pruning one object.
 enum Deletion {
+    /// It does not exist any more.
     Done,
+    /// Its deletion was requested.
     Requested,
+    /// It was released to its user instead, with the given manager.
     Released(String),
 }

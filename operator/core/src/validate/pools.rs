@@ -1,14 +1,16 @@
 //! The inline pools of a stack: their validation, and the objects rendered from each.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crds::{AddressPool, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use rules::{Configuration, Finding, Objects, Severity};
 
-use crate::validate::{SpecFinding, ValidatedStack, from_finding, shared};
-use crate::{Object, meta};
+use crate::finding::SpecFinding;
+use crate::meta::StackMeta;
+use crate::object::Object;
 
 /// The result of validating inline pools.
 pub(crate) struct PoolValidation {
@@ -75,11 +77,27 @@ fn follows_from_invalid_pool(finding: &Finding) -> bool {
     finding.object.kind != POOL && matches!(finding.field.as_str(), "spec.ipAddressPools" | "spec.pool")
 }
 
-pub(crate) fn objects(stack: &ValidatedStack) -> Vec<Object> {
-    let metadata = |pool: &AddressPool| meta::namespaced(stack, &pool.name, None);
-    let pools = || stack.pools.iter();
-    let addresses = pools().map(|pool| pool.ip_address_pool(metadata(pool)).into());
-    let advertisements = pools().filter_map(|pool| Some(pool.l2_advertisement(metadata(pool))?.into()));
-    let policies = pools().filter_map(|pool| Some(pool.pool_policy(metadata(pool))?.into()));
+/// Converts a `finding` of the rules about an inline pool into one about the field of the stack.
+fn from_finding(index: usize, finding: &Finding) -> SpecFinding {
+    let field = finding.field.strip_prefix("spec.").unwrap_or(&finding.field);
+    SpecFinding {
+        field: format!("spec.addressPools[{index}].{field}"),
+        value: finding.value.clone(),
+        problem: finding.problem.clone(),
+        hint: finding.hint.clone(),
+    }
+}
+
+/// Wraps each object in an `Arc`, as the rules expect.
+fn shared<T>(objects: impl IntoIterator<Item = T>) -> Vec<Arc<T>> {
+    objects.into_iter().map(Arc::new).collect()
+}
+
+/// The objects of `pools`: pools, then advertisements, then policies.
+pub(crate) fn objects(meta: &StackMeta, pools: &[AddressPool]) -> Vec<Object> {
+    let metadata = |pool: &AddressPool| meta.namespaced(&pool.name, None);
+    let addresses = pools.iter().map(|pool| pool.ip_address_pool(metadata(pool)).into());
+    let advertisements = pools.iter().filter_map(|pool| Some(pool.l2_advertisement(metadata(pool))?.into()));
+    let policies = pools.iter().filter_map(|pool| Some(pool.pool_policy(metadata(pool))?.into()));
     addresses.chain(advertisements).chain(policies).collect()
 }

@@ -22,7 +22,7 @@ pub(crate) type Path = Vec<Step>;
 /// The fields of an object, by field manager.
 #[derive(Debug, Default)]
 pub(crate) struct FieldOwnership {
-    /// Fields that the operator is_apply.
+    /// Fields that the operator applied.
     pub(crate) ours: Vec<Path>,
     /// All other fields, by field manager.
     pub(crate) others: BTreeMap<String, Vec<Path>>,

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use rules::{IpRange, parse_addresses};
 use serde_json::Value;
 
+use crate::object::{Key, Kind, Manifests, Object};
 use crate::status::{Applied, Outcome};
-use crate::{Key, Kind, Manifests, Object};
 
 /// The objects of `surplus` that are kept for now, with the reason. `surplus` are the objects in the cluster
 /// that are not rendered; `applied` is the outcome of applying the `rendered` ones.

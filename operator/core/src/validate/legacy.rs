@@ -16,8 +16,9 @@ use k8s_openapi::jiff::Timestamp;
 use rules::legacy::{Converted, LineFinding, convert, convert_address_pools};
 use rules::{Configuration, Objects, Severity};
 
-use crate::validate::SpecFinding;
-use crate::{Key, Object, ValidatedStack, meta};
+use crate::finding::SpecFinding;
+use crate::meta::StackMeta;
+use crate::object::{Key, Object};
 
 /// Value of [`LABEL_IMPORTED_FROM`](crds::names::LABEL_IMPORTED_FROM).
 pub const CONFIG_MAP: &str = "configmap";
@@ -91,13 +92,11 @@ fn has_metallb_keys(text: &str) -> bool {
     KEYS.into_iter().any(has_key) || has_key("addresses") && words.windows(2).any(is_announcing_protocol)
 }
 
-/// The result of an import: the converted objects and the findings.
+/// The result of an import.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Imported {
-    /// The name of the ConfigMap.
-    config_map: String,
-    from_config_map: Converted,
-    from_address_pools: Converted,
+    /// The objects, without those whose name is taken.
+    pub(crate) objects: Vec<Object>,
     pub(crate) findings: Vec<SpecFinding>,
     /// Whether configuration is left out because of an error.
     pub(crate) degraded: bool,
@@ -107,28 +106,49 @@ pub(crate) struct Imported {
     pub(crate) frozen: BTreeSet<Key>,
 }
 
-pub(crate) fn import(sources: &Sources, namespace: &str) -> Imported {
-    let mut imported = Imported {
-        retained: sources.unknown.clone(),
-        config_map: sources.named.clone(),
-        ..Imported::default()
-    };
-    if let Some(config_map) = &sources.config_map {
-        imported.import_config_map(config_map, namespace, sources.imported.contains(CONFIG_MAP));
+/// Imports `sources` into the namespace of the stack. An object that has the name of an `inline` one, or of a
+/// rejected inline pool, is left out.
+pub(crate) fn import(
+    sources: &Sources,
+    meta: &StackMeta,
+    inline: &[Object],
+    rejected: &[String],
+) -> Imported {
+    let mut imported = Imported { retained: sources.unknown.clone(), ..Imported::default() };
+    let from_config_map = if let Some(map) = &sources.config_map {
+        imported.convert_config_map(map, &meta.namespace, sources.imported.contains(CONFIG_MAP))
     } else {
         imported.on_missing_config_map(sources);
-    }
-    imported.import_address_pools(sources, namespace);
-    let invalid = imported.from_config_map.invalid.iter().chain(&imported.from_address_pools.invalid);
+        Converted::default()
+    };
+    let from_address_pools = imported.convert_address_pools(sources, &meta.namespace);
+    let invalid = from_config_map.invalid.iter().chain(&from_address_pools.invalid);
     imported.frozen = invalid.filter_map(Key::of).collect();
+    let mut objects = converted_objects(meta, CONFIG_MAP, &sources.named, from_config_map);
+    objects.extend(converted_objects(meta, ADDRESS_POOL, &sources.named, from_address_pools));
+    let mut taken: BTreeSet<Key> = inline.iter().map(Object::key).collect();
+    let is_rejected = |key: &Key| key.kind.is_pool_object() && rejected.contains(&key.name);
+    let (objects, shadowed): (Vec<Object>, Vec<Object>) = objects.into_iter().partition(|object| {
+        let key = object.key();
+        !is_rejected(&key) && taken.insert(key)
+    });
+    imported.validate(inline, &objects);
+    imported.findings.extend(shadowed.iter().map(shadowed_warning));
+    imported.objects = objects;
     imported
 }
 
 impl Imported {
-    fn import_config_map(&mut self, map: &ConfigMapText, namespace: &str, imported_before: bool) {
+    /// Converts the ConfigMap. `imported_before`: objects exist that were imported from a ConfigMap.
+    fn convert_config_map(
+        &mut self,
+        map: &ConfigMapText,
+        namespace: &str,
+        imported_before: bool,
+    ) -> Converted {
         let ConfigMapText { name, key, data } = map;
         if !imported_before && !map.is_metallb_configuration() {
-            return;
+            return Converted::default();
         }
         let Some(text) = data.get(key) else {
             self.mark_degraded(CONFIG_MAP);
@@ -140,17 +160,17 @@ impl Imported {
                     "store the configuration under this key, or set spec.legacyConfigMap.key; {KEPT}"
                 ),
             });
-            return;
+            return Converted::default();
         };
         match convert(text, namespace) {
             Ok((converted, findings)) => {
-                self.from_config_map = converted;
                 if findings.iter().any(|finding| finding.severity == Severity::Error) {
                     self.mark_degraded(CONFIG_MAP);
                 }
                 self.findings.extend(findings.into_iter().map(|finding| from_line_finding(name, finding)));
+                converted
             }
-            Err(unreadable) if unreadable.empty && !imported_before => {}
+            Err(unreadable) if unreadable.empty && !imported_before => Converted::default(),
             Err(unreadable) => {
                 self.mark_degraded(CONFIG_MAP);
                 let hint = if unreadable.empty {
@@ -167,6 +187,7 @@ impl Imported {
                     problem: unreadable.problem,
                     hint,
                 });
+                Converted::default()
             }
         }
     }
@@ -194,9 +215,9 @@ impl Imported {
         });
     }
 
-    fn import_address_pools(&mut self, sources: &Sources, namespace: &str) {
+    /// Converts `AddressPool`s.
+    fn convert_address_pools(&mut self, sources: &Sources, namespace: &str) -> Converted {
         let (converted, findings) = convert_address_pools(&sources.address_pools, namespace);
-        self.from_address_pools = converted;
         if findings.iter().any(|finding| finding.severity == Severity::Error) {
             self.mark_degraded(ADDRESS_POOL);
         }
@@ -215,6 +236,7 @@ impl Imported {
                 hint: format!("correct it; {KEPT}"),
             });
         }
+        converted
     }
 
     /// `source` has an error: what was imported from it is kept.
@@ -225,12 +247,12 @@ impl Imported {
 
     /// Validates the imported objects together with those of the inline pools, with the same rules that apply
     /// to all objects. Objects that are invalid, and those that they conflict with, are left unchanged.
-    pub(crate) fn validate(&mut self, inline: &[Object], imported: &[Object]) {
+    fn validate(&mut self, inline: &[Object], imported: &[Object]) {
         let (_, findings) = Configuration::from_objects(&ordered_by_age(inline.iter().chain(imported)));
         let keys: BTreeSet<Key> = imported.iter().map(Object::key).collect();
         for finding in findings.iter().filter(|finding| finding.severity == Severity::Error) {
             let Some(key) = Key::of(&finding.object).filter(|key| keys.contains(key)) else { continue };
-            self.frozen.extend(finding.related.as_ref().and_then(Key::of));
+            self.frozen.extend(finding.other.as_ref().and_then(Key::of));
             if !self.frozen.insert(key) {
                 continue;
             }
@@ -280,21 +302,8 @@ fn from_line_finding(name: &str, finding: LineFinding) -> SpecFinding {
     }
 }
 
-/// The imported objects, and separately those whose name is `taken` by an inline pool or an earlier source.
-pub(crate) fn objects(stack: &ValidatedStack, mut taken: BTreeSet<Key>) -> (Vec<Object>, Vec<Object>) {
-    let sources =
-        [(CONFIG_MAP, &stack.imported.from_config_map), (ADDRESS_POOL, &stack.imported.from_address_pools)];
-    let all = sources
-        .into_iter()
-        .flat_map(|(source, converted)| converted_objects(stack, source, converted.clone()));
-    all.partition(|object| {
-        let key = object.key();
-        !stack.rejects(&key) && taken.insert(key)
-    })
-}
-
 /// The warning about an imported object whose name is taken.
-pub(crate) fn shadowed(object: &Object) -> SpecFinding {
+fn shadowed_warning(object: &Object) -> SpecFinding {
     SpecFinding {
         field: format!("imported {}", object.key()),
         value: String::new(),
@@ -304,7 +313,8 @@ pub(crate) fn shadowed(object: &Object) -> SpecFinding {
     }
 }
 
-fn converted_objects(stack: &ValidatedStack, source: &str, converted: Converted) -> Vec<Object> {
+/// The converted objects of `source`; `config_map` is the name of the ConfigMap.
+fn converted_objects(meta: &StackMeta, source: &str, config_map: &str, converted: Converted) -> Vec<Object> {
     let Converted {
         pools,
         l2_advertisements,
@@ -314,36 +324,35 @@ fn converted_objects(stack: &ValidatedStack, source: &str, converted: Converted)
         communities,
         invalid: _,
     } = converted;
+    let own = |object: &ObjectMeta| {
+        let mut own = meta.namespaced(object.name.as_deref().unwrap_or_default(), None);
+        let labels = own.labels.get_or_insert_default();
+        labels.insert(LABEL_IMPORTED_FROM.to_owned(), source.to_owned());
+        labels.extend(object.labels.clone().into_iter().flatten());
+        own.annotations.clone_from(&object.annotations);
+        if source == CONFIG_MAP {
+            let annotations = own.annotations.get_or_insert_default();
+            annotations.insert(ANNOTATION_CONFIG_MAP.to_owned(), config_map.to_owned());
+        }
+        own
+    };
     let mut objects = Vec::new();
-    objects.extend(with_stack_metadata(stack, source, pools));
-    objects.extend(with_stack_metadata(stack, source, l2_advertisements));
-    objects.extend(with_stack_metadata(stack, source, bfd_profiles));
-    objects.extend(with_stack_metadata(stack, source, communities));
-    objects.extend(with_stack_metadata(stack, source, bgp_peers));
-    objects.extend(with_stack_metadata(stack, source, bgp_advertisements));
+    objects.extend(with_metadata(pools, own));
+    objects.extend(with_metadata(l2_advertisements, own));
+    objects.extend(with_metadata(bfd_profiles, own));
+    objects.extend(with_metadata(communities, own));
+    objects.extend(with_metadata(bgp_peers, own));
+    objects.extend(with_metadata(bgp_advertisements, own));
     objects
 }
 
-/// Gives converted objects the metadata of the stack: labels, annotations and owner reference.
-fn with_stack_metadata<K: Resource + Into<Object>>(
-    stack: &ValidatedStack,
-    source: &str,
+/// Replaces the metadata of converted objects by that of the stack.
+fn with_metadata<K: Resource + Into<Object>>(
     objects: Vec<K>,
-) -> Vec<Object> {
-    let convert = |mut object: K| {
-        let name = object.meta().name.clone().unwrap_or_default();
-        let ObjectMeta { labels, annotations, .. } = std::mem::take(object.meta_mut());
-        let mut metadata = meta::namespaced(stack, &name, None);
-        let own = metadata.labels.get_or_insert_default();
-        own.insert(LABEL_IMPORTED_FROM.to_owned(), source.to_owned());
-        own.extend(labels.into_iter().flatten());
-        metadata.annotations = annotations;
-        if source == CONFIG_MAP {
-            let own = metadata.annotations.get_or_insert_default();
-            own.insert(ANNOTATION_CONFIG_MAP.to_owned(), stack.imported.config_map.clone());
-        }
-        *object.meta_mut() = metadata;
+    metadata: impl Fn(&ObjectMeta) -> ObjectMeta,
+) -> impl Iterator<Item = Object> {
+    objects.into_iter().map(move |mut object| {
+        *object.meta_mut() = metadata(object.meta());
         object.into()
-    };
-    objects.into_iter().map(convert).collect()
+    })
 }

@@ -12,7 +12,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::meta;
+use crate::meta::{self, pod_selector};
 
 const ADMIN_PORT_NAME: &str = "monitoring";
 /// The user ID of `nobody`.
@@ -170,7 +170,7 @@ pub(crate) fn anti_affinity(labels: BTreeMap<String, String>) -> Affinity {
 
 /// The selector of a component's pods.
 pub(crate) fn selector(component: &str) -> LabelSelector {
-    LabelSelector { match_labels: Some(meta::pod_selector(component)), ..LabelSelector::default() }
+    LabelSelector { match_labels: Some(pod_selector(component)), ..LabelSelector::default() }
 }
 
 /// `None` for an empty list, as the API server stores it.

@@ -6,14 +6,24 @@ use std::time::Duration;
 
 use kube::ResourceExt as _;
 use render::crd::{is_established, missing_fields, webhook_conversion};
-
-use crate::api::{Api, CustomResourceDefinition, Error};
-use crate::apply::json_of;
 use tokio::time::Instant;
+
+use crate::api::{Api, ApiError, CustomResourceDefinition, json_of};
 
 /// How long the result of a check without and with problems is cached.
 const VALID_FOR: Duration = Duration::from_mins(5);
 const INVALID_FOR: Duration = Duration::from_secs(5);
+
+/// Why a definition could not be checked.
+#[derive(Debug, thiserror::Error)]
+enum CheckError {
+    /// The definition of this version cannot be serialised.
+    #[error("cannot be serialised as JSON: {0}")]
+    Serialize(#[from] serde_json::Error),
+    /// A call failed.
+    #[error(transparent)]
+    Call(#[from] ApiError),
+}
 
 /// The cached result of the last check.
 #[derive(Debug, Default)]
@@ -53,7 +63,7 @@ impl CrdCheck {
     }
 }
 
-async fn check(api: &Api, wanted: &CustomResourceDefinition) -> Result<Vec<String>, Error> {
+async fn check(api: &Api, wanted: &CustomResourceDefinition) -> Result<Vec<String>, CheckError> {
     let name = wanted.name_any();
     let live = api.crd(&name).await?.map(|live| json_of(&live));
     let json = serde_json::to_value(wanted)?;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crds::names::{ANNOTATION_ACCOUNT, BEACON_KEY_SECRET, CONTROLLER, SECRET_KEY, SPEAKER};
 use crds::{LegacyConfigMap, LoadBalancerStackSpec};
+use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::SignedDuration;
 use kube::ResourceExt as _;
@@ -13,9 +14,9 @@ use render::legacy::{ADDRESS_POOL, CONFIG_MAP, ConfigMapText, Sources};
 use render::status::Workload;
 use render::{BeaconKey, Key, Kind, RenderInputs};
 use ring::rand::{SecureRandom as _, SystemRandom};
+use serde::de::DeserializeOwned;
 
-use crate::api::{Api, Error};
-use crate::apply::json_of;
+use crate::api::{Api, ApiError, json_of, typed};
 use crate::watch::Caches;
 
 /// Why the inputs of rendering could not be read.
@@ -23,7 +24,7 @@ use crate::watch::Caches;
 pub(crate) enum DereferenceError {
     /// Whether a key exists is unknown; a new one must not replace it.
     #[error("Secret {BEACON_KEY_SECRET} cannot be read: {0}")]
-    Secret(Error),
+    Secret(ApiError),
     /// The system's random number generator failed.
     #[error("the system's random number generator failed for Secret {BEACON_KEY_SECRET}")]
     Random,
@@ -47,9 +48,9 @@ pub(crate) async fn dereference(
     last: &mut LastKnown,
 ) -> Result<RenderInputs, DereferenceError> {
     let namespace = &spec.namespace;
-    let speaker = cached(caches, namespace, Kind::DaemonSet, SPEAKER);
-    let speaker = speaker.map(|live| Workload::daemon_set(&json_of(&live)));
-    if let Some(speaker) = speaker.filter(|speaker| speaker.observed) {
+    let speaker = cached::<DaemonSet>(caches, namespace, Kind::DaemonSet, SPEAKER);
+    if let Some(speaker) = speaker.map(|live| Workload::daemon_set(&live)).filter(|speaker| speaker.observed)
+    {
         last.nodes = speaker.desired;
     }
     let beacon_key = beacon_key(api, caches, namespace, &mut last.beacon_key).await?;
@@ -77,12 +78,12 @@ fn recreated_accounts(
     seen: &mut BTreeMap<&'static str, String>,
 ) -> BTreeMap<&'static str, String> {
     let recreated = |(kind, name): (Kind, &'static str)| {
-        let account = cached(caches, namespace, Kind::ServiceAccount, name)?.metadata;
+        let account = cached_object(caches, namespace, Kind::ServiceAccount, name)?.metadata.clone();
         let uid = account.uid?;
         let changed = *seen.entry(name).or_insert_with(|| uid.clone()) != uid;
-        let user = cached(caches, namespace, kind, name)?;
+        let user = cached_object(caches, namespace, kind, name)?;
         let rolled_out = &user.data["spec"]["template"]["metadata"]["annotations"][ANNOTATION_ACCOUNT];
-        let after = account.creation_timestamp?.0.duration_since(user.metadata.creation_timestamp?.0);
+        let after = account.creation_timestamp?.0.duration_since(user.creation_timestamp()?.0);
         (changed || rolled_out.is_string() || after > CLOCK_SKEW).then_some((name, uid))
     };
     [(Kind::Deployment, CONTROLLER), (Kind::DaemonSet, SPEAKER)].into_iter().filter_map(recreated).collect()
@@ -118,10 +119,19 @@ async fn legacy(caches: &mut Caches, namespace: &str, from: &LegacyConfigMap) ->
     sources
 }
 
+/// The cached object as `K`.
+pub(crate) fn cached<K: DeserializeOwned>(
+    caches: &Caches,
+    namespace: &str,
+    kind: Kind,
+    name: &str,
+) -> Option<K> {
+    typed(&*cached_object(caches, namespace, kind, name)?)
+}
+
 /// The cached object.
-pub(crate) fn cached(caches: &Caches, namespace: &str, kind: Kind, name: &str) -> Option<DynamicObject> {
-    let key = Key { kind, namespace: Some(namespace.to_owned()), name: name.to_owned() };
-    caches.get(&key).map(|object| (*object).clone())
+fn cached_object(caches: &Caches, namespace: &str, kind: Kind, name: &str) -> Option<Arc<DynamicObject>> {
+    caches.get(&Key { kind, namespace: Some(namespace.to_owned()), name: name.to_owned() })
 }
 
 /// The key in use. A deleted Secret is re-created with the last known key; if somebody stores another key in
@@ -150,6 +160,6 @@ async fn beacon_key(
 }
 
 fn parse_key(secret: &DynamicObject) -> Option<BeaconKey> {
-    let secret: Secret = serde_json::from_value(json_of(secret)).ok()?;
+    let secret: Secret = typed(secret)?;
     BeaconKey::stored(&secret.data?.get(SECRET_KEY)?.0)
 }

@@ -15,9 +15,8 @@ use render::{Key, Kind};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::api::{Api, Error};
-use crate::apply::{jitter, json_of};
-use crate::object_state::{ObjectState, ObjectStates};
+use crate::api::{Api, ApiError, NotLeading, json_of};
+use crate::object_state::{ObjectState, ObjectStates, jitter};
 use crate::watch::Caches;
 
 /// An object from which the ownership marks were removed.
@@ -38,13 +37,13 @@ pub(crate) enum ReleaseOutcome {
 }
 
 /// Releases every cached configuration object of the stack `uid` that belongs to a user. If somebody keeps
-/// restoring the marks, the object is left alone and reported.
+/// restoring the marks, the object is left unchanged and reported.
 pub(crate) async fn release(
     api: &Api,
     caches: &Caches,
     uid: &str,
     states: &mut ObjectStates,
-) -> Result<(Vec<Released>, Vec<Obstacle>), Error> {
+) -> Result<(Vec<Released>, Vec<Obstacle>), NotLeading> {
     let (mut done, mut obstacles, mut marked) = (Vec::new(), Vec::new(), BTreeSet::new());
     for (key, object) in caches.owned_by(uid) {
         let seen = Some((*object).clone());
@@ -54,7 +53,7 @@ pub(crate) async fn release(
         };
         marked.insert(key.clone());
         let (state, now) = (states.entry(key.clone()).or_default(), Instant::now());
-        match release_one(api, &key, &live, (uid, &by), state, now).await? {
+        match release_one(api, &key, &live, uid, &by, state, now).await? {
             ReleaseOutcome::Done(_) => done.push(Released { key, by }),
             ReleaseOutcome::Outdated => {}
             ReleaseOutcome::Refused(outcome) => {
@@ -67,19 +66,22 @@ pub(crate) async fn release(
     Ok((done, obstacles))
 }
 
-/// Removes the marks from `live`, which `by` manages, unless somebody keeps restoring them.
+/// Removes the marks of the stack with the UID `stack` from `live`, which `by` manages, unless somebody keeps
+/// restoring them.
 pub(crate) async fn release_one(
     api: &Api,
     key: &Key,
     live: &Value,
-    (stack, by): (&str, &str),
+    stack: &str,
+    by: &str,
     state: &mut ObjectState,
     now: Instant,
-) -> Result<ReleaseOutcome, Error> {
+) -> Result<ReleaseOutcome, NotLeading> {
     if state.blocked_for(now).is_some() {
         return Ok(ReleaseOutcome::Refused(Outcome::Contested(format!(
-            "is managed by {by}, which keeps restoring the operator's labels and owner reference; they are not \
-             removed again for now, so it would be deleted with the stack: remove them from what {by} applies"
+            "is managed by {by}, which keeps restoring the operator's labels and owner reference; they are \
+             not removed again for now, so it would be deleted with the stack: remove them from what {by} \
+             applies"
         ))));
     }
     let still_labelled = |error: &str| {
@@ -97,8 +99,8 @@ pub(crate) async fn release_one(
             Ok(ReleaseOutcome::Done(Box::new(written)))
         }
         Err(error) if error.is_conflict() || error.is_not_found() => Ok(ReleaseOutcome::Outdated),
-        Err(error @ Error::NotLeading) => Err(error),
         Err(error) => {
+            let error = error.object_error()?;
             tracing::warn!(object = %key, %error, "the ownership marks cannot be removed");
             state.on_failed(error.explain(), now, jitter());
             Ok(still_labelled(&error.explain()))
@@ -109,14 +111,13 @@ pub(crate) async fn release_one(
 /// Releases every object that has the stack `uid` as owner but not the operator's label, so that no watch
 /// selects it: garbage collection would delete it with the stack. Returns the objects that could not be
 /// released, with the reason.
-pub(crate) async fn release_unlabelled(api: &Api, uid: &str) -> Result<Vec<String>, Error> {
+pub(crate) async fn release_unlabelled(api: &Api, uid: &str) -> Result<Vec<String>, NotLeading> {
     let mut failures = Vec::new();
     for kind in Kind::ALL.iter().copied().filter(|kind| kind.is_configuration()) {
         let objects = match api.list(&kind.api_resource(), None).await {
             Ok(objects) => objects,
-            Err(error @ Error::NotLeading) => return Err(error),
             Err(error) => {
-                failures.push(format!("{kind} ({})", error.explain()));
+                failures.push(format!("{kind} ({})", error.object_error()?.explain()));
                 continue;
             }
         };
@@ -132,8 +133,7 @@ pub(crate) async fn release_unlabelled(api: &Api, uid: &str) -> Result<Vec<Strin
             match api.json_patch(&key, &live, &without_ownership_marks(&live, uid)).await {
                 Ok(_) => {}
                 Err(error) if error.is_not_found() => {}
-                Err(error @ Error::NotLeading) => return Err(error),
-                Err(error) => failures.push(format!("{key} ({})", error.explain())),
+                Err(error) => failures.push(format!("{key} ({})", error.object_error()?.explain())),
             }
         }
     }
@@ -153,7 +153,7 @@ fn user_managed(key: &Key, object: &DynamicObject) -> Option<(Value, String)> {
 }
 
 /// Releases one object that the operator created.
-pub(crate) async fn release_to_user(api: &Api, key: &Key, uid: &str) -> Result<(), Error> {
+pub(crate) async fn release_to_user(api: &Api, key: &Key, uid: &str) -> Result<(), ApiError> {
     let Some(object) = api.get(key).await? else { return Ok(()) };
     let live = json_of(&object);
     api.json_patch(key, &live, &without_ownership_marks(&live, uid)).await.map(drop)

@@ -7,7 +7,10 @@ use k8s_openapi::api::core::v1::{Container, PodSpec, PodTemplateSpec};
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::{Object, ValidatedStack, meta, pod};
+use super::pod;
+use crate::meta::pod_selector;
+use crate::object::Object;
+use crate::stack::ValidatedStack;
 
 pub(crate) fn objects(stack: &ValidatedStack) -> Vec<Object> {
     std::iter::once(deployment(stack).into()).chain(disruption_budget(stack).map(Object::from)).collect()
@@ -16,7 +19,7 @@ pub(crate) fn objects(stack: &ValidatedStack) -> Vec<Object> {
 fn deployment(stack: &ValidatedStack) -> Deployment {
     let ControllerSettings { replicas, pod: settings } = &stack.controller;
     let mut args = pod::common_args("controller", stack.log_level.as_str(), ADMIN_PORT);
-    args.push(format!("--namespace={}", stack.namespace));
+    args.push(format!("--namespace={}", stack.meta.namespace));
     args.push(format!("--load-balancer-class={}", stack.load_balancer_class));
     let container = Container {
         env: Some(vec![
@@ -39,7 +42,7 @@ fn deployment(stack: &ValidatedStack) -> Deployment {
         node_selector: Some(pod::node_selector(settings)),
         tolerations: pod::non_empty(&settings.tolerations),
         affinity: Some(
-            settings.affinity.clone().unwrap_or_else(|| pod::anti_affinity(meta::pod_selector(CONTROLLER))),
+            settings.affinity.clone().unwrap_or_else(|| pod::anti_affinity(pod_selector(CONTROLLER))),
         ),
         topology_spread_constraints: pod::non_empty(&settings.topology_spread_constraints),
         security_context: Some(pod::pod_security_context()),
@@ -47,7 +50,7 @@ fn deployment(stack: &ValidatedStack) -> Deployment {
         ..PodSpec::default()
     };
     Deployment {
-        metadata: meta::namespaced(stack, CONTROLLER, Some(CONTROLLER)),
+        metadata: stack.meta.namespaced(CONTROLLER, Some(CONTROLLER)),
         spec: Some(DeploymentSpec {
             replicas: Some(*replicas),
             revision_history_limit: Some(3),
@@ -74,7 +77,7 @@ fn deployment(stack: &ValidatedStack) -> Deployment {
 /// controller could not be scheduled elsewhere, so the drain would never end.
 fn disruption_budget(stack: &ValidatedStack) -> Option<PodDisruptionBudget> {
     (stack.nodes > 1 && stack.controller.replicas > 1).then(|| PodDisruptionBudget {
-        metadata: meta::namespaced(stack, CONTROLLER, Some(CONTROLLER)),
+        metadata: stack.meta.namespaced(CONTROLLER, Some(CONTROLLER)),
         spec: Some(PodDisruptionBudgetSpec {
             max_unavailable: Some(IntOrString::Int(1)),
             selector: Some(pod::selector(CONTROLLER)),

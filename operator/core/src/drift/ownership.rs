@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use crds::names::{LABEL_IMPORTED_FROM, LABEL_MANAGED_BY, LABEL_PART_OF, OPERATOR, PART_OF};
 use serde_json::Value;
 
-use crate::legacy::ANNOTATION_CONFIG_MAP;
+use crate::validate::legacy::ANNOTATION_CONFIG_MAP;
 
 /// The annotation in which `kubectl apply` stores the last applied configuration.
 const LAST_APPLIED: &str = "f:kubectl.kubernetes.io/last-applied-configuration";

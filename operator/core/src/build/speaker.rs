@@ -11,7 +11,9 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::{Object, ValidatedStack, meta, pod};
+use super::pod;
+use crate::object::Object;
+use crate::stack::ValidatedStack;
 
 const STATE_DIR: &str = "/var/lib/lbstack";
 /// The user's key and the operator's; speakers prefer the user's. Name of the volume, Secret and mount path.
@@ -26,7 +28,7 @@ pub(crate) fn objects(stack: &ValidatedStack) -> Vec<Object> {
 
 fn beacon_key_secret(stack: &ValidatedStack) -> Secret {
     Secret {
-        metadata: meta::namespaced(stack, BEACON_KEY_SECRET, Some(SPEAKER)),
+        metadata: stack.meta.namespaced(BEACON_KEY_SECRET, Some(SPEAKER)),
         type_: Some("Opaque".to_owned()),
         data: Some(BTreeMap::from([(SECRET_KEY.to_owned(), stack.beacon_key.bytes())])),
         ..Secret::default()
@@ -59,7 +61,7 @@ fn daemon_set(stack: &ValidatedStack) -> DaemonSet {
         ..PodSpec::default()
     };
     DaemonSet {
-        metadata: meta::namespaced(stack, SPEAKER, Some(SPEAKER)),
+        metadata: stack.meta.namespaced(SPEAKER, Some(SPEAKER)),
         spec: Some(DaemonSetSpec {
             revision_history_limit: Some(3),
             selector: pod::selector(SPEAKER),
@@ -86,7 +88,7 @@ fn rolling_update(strategy: &SpeakerUpdateStrategy) -> DaemonSetUpdateStrategy {
 fn container(stack: &ValidatedStack) -> Container {
     let speaker = &stack.speaker;
     let mut args = pod::common_args("speaker", stack.log_level.as_str(), speaker.admin_port);
-    args.push(format!("--namespace={}", stack.namespace));
+    args.push(format!("--namespace={}", stack.meta.namespace));
     args.push("--node-name=$(NODE_NAME)".to_owned());
     args.push(format!("--load-balancer-class={}", stack.load_balancer_class));
     args.push(format!("--state-dir={STATE_DIR}"));

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use crds::ObjectMeta;
 use k8s_openapi::api::core::v1::Namespace;
 
-use crate::{ValidatedStack, meta};
+use crate::meta::labels;
+use crate::stack::ValidatedStack;
 
 /// Speakers use the host network, which pod security admission allows only at level `privileged`.
 pub const POD_SECURITY: [(&str, &str); 3] = [
@@ -19,11 +20,11 @@ pub(crate) fn pod_security() -> BTreeMap<String, String> {
 }
 
 pub(crate) fn namespace(stack: &ValidatedStack) -> Namespace {
-    let mut labels = meta::labels(None);
+    let mut labels = labels(None);
     labels.append(&mut pod_security());
     Namespace {
         metadata: ObjectMeta {
-            name: Some(stack.namespace.clone()),
+            name: Some(stack.meta.namespace.clone()),
             labels: Some(labels),
             ..ObjectMeta::default()
         },

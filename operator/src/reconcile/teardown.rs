@@ -22,17 +22,32 @@ use render::ownership::{has_managed_by_label, is_created_by_operator, is_importe
 use render::{Key, Kind};
 use serde_json::Map;
 
-use crate::api::{Api, Error, Precondition};
-use crate::apply::json_of;
-use crate::foreign_namespace::{namespace_labels, owned_labels};
-use crate::prune::{Owned, OwnedObjects, find_owned};
-use crate::release::release_unlabelled;
+use super::apply::{namespace_labels, owned_labels};
+use super::owned::{Owned, OwnedObjects, find_owned};
+use super::release::release_unlabelled;
+use crate::api::{Api, ApiError, NotLeading, Precondition, json_of};
 use crate::stack::Stack;
 use crate::watch::Caches;
 use tokio::time::Instant;
 
 /// How long to wait for pods before everything else is deleted regardless: longer than their grace period.
 pub(crate) const POD_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// Why a step of the teardown failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TeardownError {
+    /// This process does not lead.
+    #[error(transparent)]
+    NotLeading(#[from] NotLeading),
+    /// The namespace cannot be checked or deleted.
+    #[error("cannot delete namespace {name}")]
+    DeleteNamespace {
+        /// The name of the namespace.
+        name: String,
+        /// The call that failed.
+        source: ApiError,
+    },
+}
 
 /// The progress of a teardown.
 pub(crate) enum Progress {
@@ -52,11 +67,11 @@ pub(crate) async fn step(
     api: &Api,
     caches: &Caches,
     stack: &Stack,
-    namespace: &str,
-    (deadline, unreleased): (Instant, &[String]),
-) -> Result<Progress, Error> {
+    deadline: Instant,
+    unreleased: &[String],
+) -> Result<Progress, TeardownError> {
     let is_over = Instant::now() >= deadline + REMAINDER_TIMEOUT;
-    let inventory = &stack.status.inventory;
+    let (namespace, inventory) = (&stack.namespace(), &stack.status.inventory);
     let mut left_behind = Vec::new();
     let OwnedObjects { objects: mut owned, unreadable } =
         find_owned(api, caches, &stack.uid(), inventory).await;
@@ -75,8 +90,7 @@ pub(crate) async fn step(
     // speakers are owned by their DaemonSet.
     let mut remaining =
         match api.delete_unowned(&ApiResource::erase::<ConfigurationState>(&()), namespace).await {
-            Err(error @ Error::NotLeading) => return Err(error),
-            Err(error) => vec![format!("ConfigurationStates ({})", error.explain())],
+            Err(error) => vec![format!("ConfigurationStates ({})", error.object_error()?.explain())],
             Ok(remaining) => remaining,
         };
     owned.retain(|object| !object.key.kind.is_workload() && object.key.kind != Kind::Namespace);
@@ -90,18 +104,19 @@ pub(crate) async fn step(
         return Ok(Progress::Waiting(format!("deleting {}", remaining.join(", "))));
     }
     left_behind.extend(remaining);
-    left_behind.extend(match delete_namespace(api, caches, namespace, inventory).await {
-        Err(error) if is_over && !matches!(error, Error::NotLeading) => {
-            Some(format!("namespace {namespace}: {}", error.explain()))
-        }
-        result => result?,
-    });
+    match delete_namespace(api, caches, namespace, inventory).await {
+        Ok(reason) => left_behind.extend(reason),
+        Err(error) => match error.object_error()? {
+            error if is_over => left_behind.push(format!("namespace {namespace}: {}", error.explain())),
+            source => return Err(TeardownError::DeleteNamespace { name: namespace.clone(), source }),
+        },
+    }
     Ok(Progress::Done(left_behind))
 }
 
 /// Requests the deletion of each object that is not being deleted yet. Returns the objects that still exist,
 /// with the error if one cannot be deleted. A failure does not stop the others.
-async fn delete_all(api: &Api, owned: &[&Owned]) -> Result<Vec<String>, Error> {
+async fn delete_all(api: &Api, owned: &[&Owned]) -> Result<Vec<String>, NotLeading> {
     let mut names = Vec::new();
     for object in owned {
         let seen = Precondition::of(&object.live, object.key.kind.is_configuration());
@@ -109,8 +124,7 @@ async fn delete_all(api: &Api, owned: &[&Owned]) -> Result<Vec<String>, Error> {
         match gone {
             Ok(true) => {}
             Ok(false) => names.push(object.key.to_string()),
-            Err(error @ Error::NotLeading) => return Err(error),
-            Err(error) => names.push(format!("{} ({})", object.key, error.explain())),
+            Err(error) => names.push(format!("{} ({})", object.key, error.object_error()?.explain())),
         }
     }
     Ok(names)
@@ -124,7 +138,7 @@ async fn delete_namespace(
     caches: &Caches,
     name: &str,
     inventory: &[InventoryEntry],
-) -> Result<Option<String>, Error> {
+) -> Result<Option<String>, ApiError> {
     let key = Key { kind: Kind::Namespace, namespace: None, name: name.to_owned() };
     let live = match caches.get(&key) {
         Some(live) => Some((*live).clone()),

@@ -1,11 +1,12 @@
-//! Service accounts and RBAC objects account_objects controller and speaker.
+//! Service accounts and RBAC objects of controller and speaker.
 
 use crds::names::{CONTROLLER, SPEAKER};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding, RoleRef, Subject};
 
+use crate::object::Object;
 use crate::rbac::{Process, Scope, rules};
-use crate::{Object, ValidatedStack, meta};
+use crate::stack::ValidatedStack;
 
 const RBAC_GROUP: &str = "rbac.authorization.k8s.io";
 
@@ -18,9 +19,9 @@ pub(crate) fn objects(stack: &ValidatedStack) -> Vec<Object> {
 
 fn account_objects(stack: &ValidatedStack, process: Process, name: &str) -> [Object; 5] {
     let cluster_name = format!("lbstack-{name}");
-    let namespaced = || meta::namespaced(stack, name, Some(name));
-    let cluster_scoped = || meta::cluster(stack, &cluster_name, Some(name));
-    let subjects = || Some(vec![subject(&stack.namespace, name)]);
+    let namespaced = || stack.meta.namespaced(name, Some(name));
+    let cluster_scoped = || stack.meta.cluster_scoped(&cluster_name, Some(name));
+    let subjects = || Some(vec![subject(&stack.meta.namespace, name)]);
     [
         ServiceAccount { metadata: namespaced(), ..ServiceAccount::default() }.into(),
         ClusterRole {

@@ -10,10 +10,10 @@ use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde_json::Value;
 
-use crate::namespace::pod_security;
-use crate::pod;
+use super::namespace::pod_security;
+use super::pod;
+use super::service_accounts::{role_ref, subject};
 use crate::rbac;
-use crate::service_accounts::{role_ref, subject};
 
 /// The operator's namespace, unless OLM chooses another one.
 pub const NAMESPACE: &str = "lbstack-system";
