@@ -13,7 +13,7 @@ pub(crate) struct Args {
 
 #[derive(clap::Subcommand)]
 enum What {
-    /// The allocator: filling pools, the last free address, refusals, adoption, memory.
+    /// The allocator: filling pools, the last free address, refusals, restoring, memory.
     Ipam,
     /// What a speaker makes of the cluster, from three nodes to five thousand.
     View(Size),
