@@ -1,6 +1,7 @@
 use crds::ConfigurationState;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, DeploymentCondition};
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 

@@ -252,7 +252,7 @@ impl Imported {
         let keys: BTreeSet<Key> = imported.iter().map(Object::key).collect();
         for finding in findings.iter().filter(|finding| finding.severity == Severity::Error) {
             let Some(key) = Key::of(&finding.object).filter(|key| keys.contains(key)) else { continue };
-            self.frozen.extend(finding.other.as_ref().and_then(Key::of));
+            self.frozen.extend(finding.related.as_ref().and_then(Key::of));
             if !self.frozen.insert(key) {
                 continue;
             }

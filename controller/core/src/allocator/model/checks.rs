@@ -1,10 +1,62 @@
 //! The invariants after every step, and after everything is written.
 
-use super::*;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crds::ServiceKey;
+use proptest::prelude::*;
+use rules::Family;
+
+use super::objects::key;
+use super::steps::Step;
+use super::world::{Object, World};
 use crate::address_claims::sharing_conflict;
-use crate::request::{Families, Wanted};
+use crate::allocator::tests::at;
+use crate::request::{Families, Request, Wanted};
+
+/// The state before a step.
+pub(super) struct Before {
+    desired: BTreeMap<ServiceKey, Vec<IpAddr>>,
+    /// The waiting Services, longest-waiting first.
+    waiting: Vec<ServiceKey>,
+    handed_off: BTreeSet<IpAddr>,
+    /// The Service whose request changes in this step: an address that it frees goes to a waiting Service
+    /// first.
+    request_changed: Option<ServiceKey>,
+}
+
+impl Before {
+    fn of(world: &World, step: &Step) -> Self {
+        let request_changed = match step {
+            Step::Apply(service, _) => Some(key(*service)),
+            _ => None,
+        };
+        let age = |service: &ServiceKey| {
+            world.objects.get(service).and_then(|object| Some(object.request.as_ref()?.age.clone()))
+        };
+        let mut waiting: Vec<ServiceKey> = world.waits.keys().cloned().collect();
+        waiting.sort_by_key(|service| (world.waits.get(service), age(service)));
+        let handed_off = world.allocator.handoffs.keys().copied().collect();
+        Self { desired: world.all(), waiting, handed_off, request_changed }
+    }
+}
 
 impl World {
+    /// Executes the step and checks the invariants.
+    pub(super) fn checked(&mut self, step: &Step) -> Result<(), TestCaseError> {
+        let before = Before::of(self, step);
+        self.step(step);
+        self.check_unique()?;
+        self.check_grants(&before.desired)?;
+        self.check_joins(&before)?;
+        self.check_reserved(&before.desired)?;
+        self.check_quotas(&before.desired)?;
+        self.check_order(&before)?;
+        self.check_grace()?;
+        self.check_waiting()
+    }
+
     /// The Services that each address is assigned to.
     fn assigned(&self) -> BTreeMap<IpAddr, BTreeSet<ServiceKey>> {
         let mut claims: BTreeMap<IpAddr, BTreeSet<ServiceKey>> = BTreeMap::new();

@@ -1,10 +1,14 @@
 //! The pools, policies and requests of the histories.
 
+use crds::ServiceKey;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::*;
 use crate::allocator::tests::{objects, request as request_of};
+use crate::request::Request;
+
+/// Few Services and few addresses, so that they often interact.
+pub(super) const SERVICES: u8 = 7;
 
 #[derive(Clone, Debug)]
 pub(super) struct RequestChoice {

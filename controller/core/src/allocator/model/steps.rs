@@ -2,8 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::SERVICES;
-use super::objects::{RequestChoice, crowded_request, request_choice};
+use super::objects::{RequestChoice, SERVICES, crowded_request, request_choice};
 
 #[derive(Clone, Debug)]
 pub(super) enum Step {
