@@ -33,7 +33,7 @@ pub const LAST_ANNOUNCED: &str = "lbstack.dev/last-announced";
 
 /// The value of the annotation `key` (without prefix).
 ///
-/// The current prefix takes precedence, even with an empty value.
+/// The current prefix takes precedence, even with an empty value (`docs/reference/metallb.md` §2.1).
 pub fn get<'a>(annotations: Option<&'a BTreeMap<String, String>>, key: &str) -> Option<&'a str> {
     let annotations = annotations?;
     [PREFIX, DEPRECATED_PREFIX]

@@ -1,4 +1,5 @@
-//! `BFDProfile`, MetalLB's schema. Stored and validated; lbstack does not speak BFD.
+//! `BFDProfile`, MetalLB's schema (`docs/reference/metallb.md` §1.5). Stored and validated; lbstack does not
+//! speak BFD.
 
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,5 @@
-//! `BGPAdvertisement`, MetalLB's schema. Stored and validated; lbstack does not speak BGP.
+//! `BGPAdvertisement`, MetalLB's schema (`docs/reference/metallb.md` §1.3). Stored and validated; lbstack
+//! does not speak BGP.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::{CustomResource, KubeSchema};

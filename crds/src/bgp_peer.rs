@@ -1,4 +1,5 @@
-//! `BGPPeer`, MetalLB's schemas. Stored and validated; lbstack does not speak BGP.
+//! `BGPPeer`, MetalLB's schemas (`docs/reference/metallb.md` §1.4). Stored and validated; lbstack does not
+//! speak BGP.
 //!
 //! `v1beta2` is stored. `v1beta1` is a subset of it with the same JSON, so the API server converts by
 //! changing the version alone.

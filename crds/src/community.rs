@@ -1,4 +1,4 @@
-//! `Community`, MetalLB's schema: names for BGP communities.
+//! `Community`, MetalLB's schema (`docs/reference/metallb.md` §1.5): names for BGP communities.
 
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,5 @@
-//! `ConfigurationState`, MetalLB's schema: whether a process could use the configuration.
+//! `ConfigurationState`, MetalLB's schema (`docs/reference/metallb.md` §1.6): whether a process could use the
+//! configuration.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};

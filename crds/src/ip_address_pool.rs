@@ -1,4 +1,4 @@
-//! `IPAddressPool`, MetalLB's schema.
+//! `IPAddressPool`, MetalLB's schema (`docs/reference/metallb.md` §1.1).
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
 use kube::{CustomResource, KubeSchema};

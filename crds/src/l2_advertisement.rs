@@ -1,4 +1,4 @@
-//! `L2Advertisement`, MetalLB's schema.
+//! `L2Advertisement`, MetalLB's schema (`docs/reference/metallb.md` §1.2).
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::{CustomResource, KubeSchema};

@@ -1,4 +1,4 @@
-//! `AddressPool` of MetalLB v0.11 to v0.13, which MetalLB removed later.
+//! `AddressPool` of MetalLB v0.11 to v0.13 (`docs/reference/metallb.md` §1), which MetalLB removed later.
 //!
 //! The operator converts each to an `IPAddressPool` and its advertisements. Both versions have the same JSON.
 

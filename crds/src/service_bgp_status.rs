@@ -1,4 +1,5 @@
-//! `ServiceBGPStatus`, MetalLB's schema. Served so that tools find it; nothing writes it.
+//! `ServiceBGPStatus`, MetalLB's schema (`docs/reference/metallb.md` §1.6). Served so that tools find it;
+//! nothing writes it.
 
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,4 @@
-//! `ServiceL2Status`, MetalLB's schema: which node announces a Service.
+//! `ServiceL2Status`, MetalLB's schema (`docs/reference/metallb.md` §1.6): which node announces a Service.
 
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};

@@ -67,7 +67,7 @@ struct Cluster {
 }
 
 impl Cluster {
-    /// How long it takes to make the view anew after a change, the copy of all pointers to facts included.
+    /// The processor time of an update of the view after a change, including the copy of all pointers to objects.
     fn after(&mut self, change: impl FnOnce(&mut Facts)) -> anyhow::Result<Duration> {
         change(&mut self.facts);
         let start = processor_time()?;

@@ -161,7 +161,7 @@ const fn beacon_misses() -> i32 {
     3
 }
 
-/// MetalLB's default list.
+/// MetalLB's default list (`docs/reference/metallb.md` §7.3).
 fn excluded_interfaces() -> Vec<String> {
     const PATTERNS: [&str; 14] = [
         "^docker.*",

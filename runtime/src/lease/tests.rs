@@ -54,7 +54,7 @@ fn the_lease_of_another_process_is_acquired_only_after_its_duration_without_a_ch
     let second = |s| start + Duration::from_secs(s);
     let theirs = observed(&lease(Some("other"), "1"), start);
     assert_eq!(decide(theirs.as_ref(), "me", second(14)), Decision::Wait);
-    // It is renewed just before it would have expired: the wait starts anew.
+    // It is renewed just before it would have expired: the wait restarts.
     let renewed = Observation::update(theirs, Some(&lease(Some("other"), "2")), second(14));
     assert_eq!(decide(renewed.as_ref(), "me", second(28)), Decision::Wait);
     assert_eq!(decide(renewed.as_ref(), "me", second(29)), Decision::Acquire { transitions: 4 });

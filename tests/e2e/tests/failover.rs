@@ -24,10 +24,10 @@ fn main() -> ExitCode {
         .test("excluding_a_node_by_its_label_loses_no_request", excluded)
         .test("each_node_is_drained_and_rebooted_in_turn", maintenance)
         .test("the_address_of_a_node_that_loses_power_is_taken_over", |env| {
-            faults(env, &[Fault::PowerOff], Api::Up)
+            faults(env, &[Fault::PowerOff], Api::Up);
         })
         .test("the_address_of_a_node_whose_cable_is_unplugged_is_taken_over", |env| {
-            faults(env, &[Fault::Cable], Api::Up)
+            faults(env, &[Fault::Cable], Api::Up);
         })
         .test("the_address_of_a_speaker_that_is_killed_or_stopped_is_taken_over", |env| {
             faults(env, &[Fault::Kill, Fault::Stop], Api::Up);

@@ -32,7 +32,7 @@ fn main() -> std::process::ExitCode {
     .test("a_restart_of_the_operator_writes_only_its_lease", restart)
     .test("a_deletion_is_completed_if_the_operator_is_stopped_right_after_it", deletion_and_stop)
     .test("a_namespace_that_the_operator_created_is_removed_with_the_stack_if_it_is_empty", own_namespace)
-    .test("every_right_of_the_operator_is_used", rights);
+    .test("every_permission_of_the_operator_is_used", permissions);
     e2e::run(vec![operator])
 }
 
@@ -253,10 +253,10 @@ fn restart(env: &Env) {
 
 fn deletion_and_stop(env: &Env) {
     env.kubectl(&["delete", "lbs", "default", "--wait=false"]);
-    // Whether the operator has seen it or not.
+    // Independent of whether the operator has observed the deletion.
     env.kubectl(&["scale", "deployment/lbstack-operator", "--replicas=0", "--namespace=lbstack-system"]);
     env.kubectl(&["wait", "--for=delete", "lbs/default", "--timeout=40s"]);
-    // It made that namespace itself, after somebody had deleted the one of the installation.
+    // The operator created this namespace itself, after an earlier test deleted the one of the installation.
     env.kubectl(&["wait", "--for=delete", "namespace/metallb-system", "--timeout=60s"]);
     env.kubectl(&["scale", "deployment/lbstack-operator", "--replicas=1", "--namespace=lbstack-system"]);
 }
@@ -272,7 +272,7 @@ fn own_namespace(env: &Env) {
     env.apply("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: foreign, namespace: shared}\n");
     env.kubectl(&["delete", "lbs", "default", "--timeout=90s"]);
     let namespace = env.cluster.get(["namespace", "shared"]).unwrap();
-    assert!(namespace["metadata"]["deletionTimestamp"].is_null(), "somebody else's ConfigMap is in it");
+    assert!(namespace["metadata"]["deletionTimestamp"].is_null(), "it contains a ConfigMap of a user");
     env.kubectl(&["delete", "namespace", "shared"]);
 
     env.apply(&stack("alone"));
@@ -282,15 +282,18 @@ fn own_namespace(env: &Env) {
     assert!(env.rejected_requests().is_empty(), "{:#?}", env.rejected_requests());
 }
 
-/// The table in `docs/reference/rbac.md` against the audit log of all of the above.
-fn rights(env: &Env) {
+/// Compares the table in `docs/reference/rbac.md` with the audit log of all tests above.
+fn permissions(env: &Env) {
     let used: BTreeSet<(String, String)> = env
         .requests_by(OPERATOR)
         .into_iter()
         .flat_map(|request| {
-            // An apply that makes an object is a right to patch and one to create.
-            let made = (request.verb == "patch" && request.code == 201).then(|| "create".to_owned());
-            [Some(request.verb), made].into_iter().flatten().map(move |verb| (request.resource.clone(), verb))
+            // An apply that creates an object needs the permissions to patch and to create.
+            let created = (request.verb == "patch" && request.code == 201).then(|| "create".to_owned());
+            [Some(request.verb), created]
+                .into_iter()
+                .flatten()
+                .map(move |verb| (request.resource.clone(), verb))
         })
         .collect();
     let table = include_str!("../../../docs/reference/rbac.md");
@@ -306,5 +309,5 @@ fn rights(env: &Env) {
             }
         }
     }
-    assert!(unused.is_empty(), "rights that nothing used: {unused:?}");
+    assert!(unused.is_empty(), "permissions that are not used: {unused:?}");
 }

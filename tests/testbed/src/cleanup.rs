@@ -1,4 +1,4 @@
-//! Removal of a testbed: complete, in whatever state it is, and idempotent.
+//! Removal of a testbed: complete in any state of it, and idempotent.
 //!
 //! No process is killed by its name. A process belongs to a testbed if it is recorded (pid and start time),
 //! runs in one of its network namespaces, or is in one of its control groups; a mount, socket or file if it

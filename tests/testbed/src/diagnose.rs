@@ -164,12 +164,12 @@ mod tests {
         fs::write(directory.join("old.txt"), "of an earlier run").unwrap();
         let mut diagnosis = Diagnosis::new(&directory).unwrap();
         diagnosis.text("a/b.txt", Ok("content".into())).unwrap();
-        diagnosis.text("c.txt", Err(Error::Options("the API server is away".into()))).unwrap();
+        diagnosis.text("c.txt", Err(Error::Options("the API server is down".into()))).unwrap();
         diagnosis.finish().unwrap();
         assert_eq!(fs::read_to_string(directory.join("a/b.txt")).unwrap(), "content");
         assert_eq!(
             fs::read_to_string(directory.join("missing.txt")).unwrap(),
-            "c.txt: the API server is away"
+            "c.txt: the API server is down"
         );
         assert!(!directory.join("old.txt").exists());
     }

@@ -1,4 +1,4 @@
-//! Validation of `L2Advertisement`.
+//! Validation of `L2Advertisement` (`docs/reference/metallb.md` §1.2, §4.3).
 
 use std::collections::{BTreeMap, BTreeSet};
 

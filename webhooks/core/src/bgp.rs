@@ -1,4 +1,5 @@
-//! Validation of the BGP kinds. lbstack stores and validates them, but does not speak BGP.
+//! Validation of the BGP kinds (`docs/reference/metallb.md` §1.3–1.5, §4.4–4.6). lbstack stores and validates
+//! them, but does not speak BGP.
 //!
 //! An object is rejected only if each of MetalLB's modes rejects it. An unresolved reference is a warning,
 //! since the other object may be created later.

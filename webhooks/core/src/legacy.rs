@@ -1,4 +1,5 @@
-//! Conversion of the configuration formats of MetalLB before v0.13 to today's objects.
+//! Conversion of the configuration formats of MetalLB before v0.13 to today's objects
+//! (`docs/reference/metallb.md` §1, §8).
 //!
 //! What can be read is converted, also if something else is wrong. What cannot be converted is a finding, and
 //! the objects of an entry with an error are listed in [`Converted::invalid`], so that they do not replace

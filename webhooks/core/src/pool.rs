@@ -1,4 +1,4 @@
-//! Validation of `IPAddressPool`.
+//! Validation of `IPAddressPool` (`docs/reference/metallb.md` §1.1, §4.2).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

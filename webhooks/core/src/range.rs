@@ -1,4 +1,4 @@
-//! Address ranges of pools, parsed exactly as MetalLB parses them.
+//! Address ranges of pools, parsed exactly as MetalLB parses them (`docs/reference/metallb.md` §4.1).
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
