@@ -189,36 +189,51 @@ async fn list(handle: &Handle, excluded: &RegexSet) -> Result<(Vec<Link>, OtherA
     for address in addresses {
         addresses_of.entry(address.header.index).or_default().push(address);
     }
-    let (none, mut usable, mut others) = (Vec::new(), Vec::new(), OtherAddresses::new());
+    let (none, mut usable, mut unusable) = (Vec::new(), Vec::new(), Vec::new());
     for link in &links {
         let addresses = addresses_of.get(&link.header.index).unwrap_or(&none);
         match read_link(link, addresses, excluded) {
             Some(link) => usable.push(link),
-            None => others.extend(other_addresses(link, addresses)),
+            None => unusable.push((link, addresses)),
         }
     }
     usable.sort_by_key(|link: &Link| link.index);
+    let answers = usable.iter().any(|link: &Link| answers_for_other_interfaces(&link.name));
+    let others = unusable.into_iter().flat_map(|(link, addresses)| other_addresses(link, addresses, answers));
+    let others = others.collect();
     Ok((usable, others))
 }
 
 /// The addresses of an interface that is not announced on, as far as they make the kernel the one host that has them: a
-/// kernel answers for its addresses on whatever link it is asked. Not those of `lo` and of kube-proxy, which puts
-/// addresses of Services on every node.
-fn other_addresses(message: &LinkMessage, addresses: &[AddressMessage]) -> OtherAddresses {
+/// kernel answers for its addresses on whatever link it is asked. Not those of kube-proxy, which puts addresses of Services on
+/// every node, nor those of `lo` unless the kernel `answers` ARP requests for them: load balancers that return traffic
+/// directly put addresses there and see to it that nobody answers. For IPv6 it never answers for them.
+fn other_addresses(message: &LinkMessage, addresses: &[AddressMessage], answers: bool) -> OtherAddresses {
     let flags = message.header.flags;
     let name = message.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::IfName(name) => Some(name.as_str()),
         _ => None,
     });
     match name {
-        Some(name)
-            if flags.contains(LinkFlags::Up) && !flags.contains(LinkFlags::Loopback) && name != IPVS =>
-        {
+        Some(name) if flags.contains(LinkFlags::Up) && name != IPVS => {
+            let loopback = flags.contains(LinkFlags::Loopback);
             let addresses = addresses.iter().filter_map(read_address).map(|(address, _)| address);
+            let addresses =
+                addresses.filter(|ip| !loopback || (answers && ip.is_ipv4() && !ip.is_loopback()));
             addresses.map(|address| (address, name.to_owned())).collect()
         }
         _ => OtherAddresses::new(),
     }
+}
+
+/// Whether the kernel answers ARP requests on this interface for addresses of others: whether `arp_ignore` is 0 for all
+/// and for this one (`ip-sysctl` of the kernel's documentation).
+fn answers_for_other_interfaces(interface: &str) -> bool {
+    let setting = |name: &str| -> Option<u8> {
+        let path = format!("/proc/sys/net/ipv4/conf/{name}/arp_ignore");
+        std::fs::read_to_string(path).ok()?.trim().parse().ok()
+    };
+    ["all", interface].into_iter().filter_map(setting).max() == Some(0)
 }
 
 /// A link that may be announced on: up with carrier, not excluded, not part of a bond or bridge, with a hardware
@@ -351,5 +366,21 @@ mod tests {
         usable.changed().await.unwrap();
         assert!(!usable.borrow()[0].broadcast);
         shutdown.cancel();
+    }
+
+    #[test]
+    fn requirement_3_an_address_on_lo_is_the_nodes_own_where_its_kernel_answers_for_it() {
+        let mut link = LinkMessage::default();
+        link.header.flags = LinkFlags::Up | LinkFlags::Loopback;
+        link.attributes.push(LinkAttribute::IfName("lo".into()));
+        let addresses = ["127.0.0.1", "192.0.2.7", "::1", "2001:db8::7"].map(|text| {
+            let mut message = AddressMessage::default();
+            message.header.prefix_len = 32;
+            message.attributes.push(AddressAttribute::Address(text.parse().unwrap()));
+            message
+        });
+        let own = other_addresses(&link, &addresses, true);
+        assert_eq!(own, [("192.0.2.7".parse().unwrap(), "lo".to_owned())].into());
+        assert!(other_addresses(&link, &addresses, false).is_empty());
     }
 }

@@ -83,6 +83,9 @@ pub struct NodeFacts {
     pub labels: BTreeMap<String, String>,
     /// It is ready and has a network, as far as anybody has said.
     pub usable: bool,
+    /// Its kubelet reports nothing any more.
+    #[serde(default)]
+    pub lost: bool,
     /// It is cordoned.
     pub cordoned: bool,
     /// Its addresses, as its status says (`InternalIP`, `ExternalIP`).
@@ -187,6 +190,7 @@ impl NodeFacts {
         Some(Self {
             name: node.metadata.name?.into(),
             labels: node.metadata.labels.unwrap_or_default(),
+            lost: says("Ready") == Some("Unknown"),
             usable: says("NetworkUnavailable") != Some("True")
                 && !matches!(says("Ready"), Some("False" | "Unknown")),
             cordoned: node.spec.and_then(|spec| spec.unschedulable).unwrap_or(false),

@@ -102,7 +102,9 @@ impl Announcements {
         if self.stores.reports_listed() {
             self.last.load(self.stores.report(&self.me).map(|report| report.last_announced));
         }
-        let claims = Claims::of(&self.me, statuses.iter().chain(&remembered));
+        let mut claims = Claims::of(&self.me, statuses.iter());
+        claims.others.extend(Claims::of(&self.me, remembered.iter()).others);
+        self.forget_what_others_own(published);
         self.report_announced(wanted(published), &claims, &uid);
         self.report_unannounced(now, published, &uid);
         let mut known = services_of(published);
@@ -126,6 +128,18 @@ impl Announcements {
     /// When to write again, if nothing changes.
     pub(super) fn next(&self, now: Instant) -> Option<Instant> {
         self.unannounced.values().filter_map(|service| service.next(now)).chain(self.last.next()).min()
+    }
+
+    /// Forgets the assignment of each Service that has come into a group that this node does not own: if it returns, that is
+    /// another change of owner, though the claim is the same.
+    fn forget_what_others_own(&mut self, published: &Published) {
+        let groups = published.view.groups.values();
+        let others = groups.filter(|group| !published.owned.contains_key(&group.id) && group.idle.is_none());
+        let left: BTreeSet<&ServiceKey> = others
+            .flat_map(|group| group.services.iter().map(|service| &**service))
+            .filter(|service| self.announced.contains_key(*service))
+            .collect();
+        self.assignments.forget(|service| left.contains(service));
     }
 
     /// Events and metrics of what has changed.
@@ -173,8 +187,9 @@ impl Announcements {
         let mut unannounced = BTreeMap::new();
         for group in published.view.groups.values() {
             let (Some(why), Some(message)) = (group.idle, published.view.why_idle(group)) else { continue };
-            for service in group.services.iter().filter(|service| !announced.contains(&***service)) {
-                let mut state = Unannounced::go_on(self.unannounced.get(service), now, why);
+            for service in &group.services {
+                let announced = announced.contains(&**service);
+                let mut state = Unannounced::go_on(self.unannounced.get(service), now, why, announced);
                 if state.is_news(now) && spokesman.is_some() {
                     state.told = true;
                     // Whoever announces it next reports that, though it may be who did before.
@@ -330,7 +345,7 @@ impl Announcements {
 
 /// Who has announced what, as far as the API knows.
 struct Claims<'a> {
-    /// The latest epochs of this node.
+    /// The epochs of this node's statuses, which go soon after the end of an announcement.
     mine: BTreeMap<&'a ServiceKey, u64>,
     /// What other nodes have announced.
     others: BTreeSet<&'a ServiceKey>,

@@ -22,9 +22,10 @@ use crate::view::{GroupId, NodeName, View};
 const REPROBE: Duration = Duration::from_secs(1);
 /// The longest pause (as RATE_LIMIT_INTERVAL of RFC 5227 §1.1).
 const REPROBE_AT_MOST: Duration = Duration::from_secs(60);
-/// What is reported of a conflict names another hardware address at most once in this time: somebody may invent a new one
-/// for each frame.
+/// For how long what is reported of a conflict names the same hardware address, at first; each time that it changes the time
+/// doubles, up to an hour: somebody may invent a new one for each frame, and each is an event.
 const IDENTITY_HOLDS: Duration = Duration::from_secs(10);
+const IDENTITY_HOLDS_AT_MOST: Duration = Duration::from_secs(3_600);
 /// When a conflict was last seen is reported in steps of this size.
 const LAST_SEEN_STEP: Duration = Duration::from_secs(60);
 /// For how long it is known of an address that a foreign host is gone: whoever has reported it has removed
@@ -52,6 +53,8 @@ pub struct Conflict {
     scope: Scope,
     /// When it was first reported with this hardware address.
     identified: Instant,
+    /// For how long it is.
+    holds: Duration,
     /// When to probe again.
     next: Option<Instant>,
     /// How long after that, if it is still there.
@@ -68,10 +71,11 @@ impl Conflict {
     /// It was seen again. Whether what is reported of it has changed.
     fn seen(&mut self, now: Instant, sighting: Sighting) -> bool {
         let other = (self.sighting.mac, self.sighting.link) != (sighting.mac, sighting.link);
-        let renamed = other && now.saturating_duration_since(self.identified) >= IDENTITY_HOLDS;
+        let renamed = other && now.saturating_duration_since(self.identified) >= self.holds;
         if renamed {
             self.sighting = sighting;
             self.identified = now;
+            self.holds = self.holds.saturating_mul(2).min(IDENTITY_HOLDS_AT_MOST);
         }
         let later = renamed || now.saturating_duration_since(self.last) >= LAST_SEEN_STEP;
         if later {
@@ -117,9 +121,18 @@ impl Ownership {
         let scope = scope.unwrap_or(Scope::All);
         // What is announced all the same loses nothing by waiting.
         let first = if withheld { REPROBE } else { REPROBE_AT_MOST };
-        let (next, pause) = (None, first);
-        let mut conflict =
-            Conflict { sighting, first: now, last: now, withheld, scope, identified: now, next, pause };
+        let (next, pause, holds) = (None, first, IDENTITY_HOLDS);
+        let mut conflict = Conflict {
+            sighting,
+            first: now,
+            last: now,
+            withheld,
+            scope,
+            identified: now,
+            holds,
+            next,
+            pause,
+        };
         conflict.ask_after(now, first);
         self.over.remove(&sighting.address);
         self.kernels.remove(&sighting.address);

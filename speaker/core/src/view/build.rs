@@ -286,9 +286,9 @@ fn candidates_differ(a: &BTreeMap<GroupId, Arc<Group>>, b: &BTreeMap<GroupId, Ar
 impl Nodes {
     fn of(settings: &Settings, facts: &Facts) -> Self {
         let mut speakers = speakers(&facts.pods);
-        for node in facts.nodes.iter().filter(|node| !node.usable) {
+        for node in facts.nodes.iter().filter(|node| node.lost) {
             if let Some(speaker) = speakers.get_mut(&node.name) {
-                // Nobody reports its end when the node is lost.
+                // Nobody reports its end.
                 speaker.running = false;
             }
         }

@@ -28,6 +28,7 @@ pub(super) fn node(n: u32, label: &str) -> Arc<NodeFacts> {
         name: node_name(n),
         labels,
         usable: true,
+        lost: false,
         cordoned: false,
         addresses: Box::default(),
     })

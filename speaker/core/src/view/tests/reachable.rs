@@ -255,8 +255,13 @@ fn requirement_8_a_speaker_that_is_not_ready_may_run_and_one_on_a_lost_node_is_t
     cluster.pod("a", false);
     let runs = |cluster: &Cluster| cluster.view().speakers["a"].running;
     assert!(runs(&cluster));
-    cluster.node("a", &json!({"status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}}));
-    assert!(!runs(&cluster));
+    for (condition, status, expected) in
+        [("Ready", "False", true), ("NetworkUnavailable", "True", true), ("Ready", "Unknown", false)]
+    {
+        let conditions = json!({"status": {"conditions": [{"type": condition, "status": status}]}});
+        cluster.node("a", &conditions);
+        assert_eq!(runs(&cluster), expected, "{condition} {status}");
+    }
 }
 
 #[test]

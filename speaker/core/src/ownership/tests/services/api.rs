@@ -223,7 +223,14 @@ impl Api {
                 labels.insert(crds::names::LABEL_EXCLUDE_NODE.to_owned(), String::new());
             }
             let usable = !self.unusable.contains(&n);
-            Arc::new(NodeFacts { name: name(n), labels, usable, cordoned: false, addresses: Box::default() })
+            Arc::new(NodeFacts {
+                name: name(n),
+                labels,
+                usable,
+                lost: false,
+                cordoned: false,
+                addresses: Box::default(),
+            })
         };
         let pod = |(n, ready): (&usize, &bool)| {
             let moved = self.listed.get(n).copied().unwrap_or_default();
