@@ -1,5 +1,5 @@
-//! Tells the API what the driver publishes: who announces what, strangers with our addresses, what this speaker
-//! knows of its node. Written after the fact and only on change; nobody needs it for a takeover.
+//! Writes what the driver publishes to the API: which node announces what, conflicts with foreign hosts, the
+//! state of this node. Written after the fact and only on change; a takeover never needs it.
 
 mod announcements;
 mod assignments;
@@ -26,65 +26,71 @@ use crate::driver::Published;
 use crate::links::OtherAddresses;
 use crate::log_limit::limited;
 use crate::metrics::Metrics;
-use crate::watches::Stores;
+use crate::watches::Caches;
 use announcements::Announcements;
 use conflicts::Conflicts;
 use link_reports::LinkReports;
-use state::State;
+use state::StateWriter;
 
-/// How long after a failed write to try again.
+/// Interval of retries after a failed write.
 const RETRY: Duration = Duration::from_secs(5);
-/// How often to look for what has become void by time alone.
-const TIDY: Duration = Duration::from_mins(10);
-/// Between two rounds, whatever happens: what happens meanwhile is written together.
+/// Interval of garbage collection, for what becomes obsolete by time alone.
+const GC_INTERVAL: Duration = Duration::from_mins(10);
+/// Minimum time between two rounds of writes.
 const ROUND_PAUSE: Duration = Duration::from_millis(200);
-/// How long to wait for the objects of other speakers, without which it is not known who announced what last.
-const STATES_PATIENCE: Duration = Duration::from_secs(10);
+/// How long to wait for the objects of other speakers, which contain the last announcing nodes.
+const STATES_TIMEOUT: Duration = Duration::from_secs(10);
 const FIELD_MANAGER: &str = "lbstack-speaker";
 
-/// What the writer is made with.
-pub(crate) struct Setup {
-    /// Where its objects are.
+/// Settings of the writer.
+pub(crate) struct StatusSettings {
+    /// Namespace of the objects.
     pub(crate) namespace: String,
-    /// Where speakers hear one another, for people who have a firewall between them.
+    /// The beacon port, for a message about firewalls between nodes.
     pub(crate) beacon_port: u16,
     pub(crate) metrics: Metrics,
 }
 
-/// What the rest of the process knows.
-struct Known {
+/// Inputs from the rest of the process.
+struct LocalInputs {
     links: Vec<Link>,
     other_addresses: OtherAddresses,
     findings: Vec<Finding>,
 }
 
 /// Writes what the driver publishes.
-pub(crate) struct Writer {
-    stores: Stores,
+pub(crate) struct StatusWriter {
+    caches: Caches,
     announcements: Announcements,
     conflicts: Conflicts,
-    state: State,
+    state: StateWriter,
     link_reports: LinkReports,
     metrics: Metrics,
 }
 
-impl Writer {
-    pub(crate) fn new(client: &Client, me: &NodeName, stores: Stores, events: Events, setup: Setup) -> Self {
-        let Setup { namespace, beacon_port, metrics } = setup;
+impl StatusWriter {
+    pub(crate) fn new(
+        client: &Client,
+        me: &NodeName,
+        caches: Caches,
+        events: Events,
+        settings: StatusSettings,
+    ) -> Self {
+        let StatusSettings { namespace, beacon_port, metrics } = settings;
         let client = || client.clone();
         Self {
             announcements: Announcements::new(
                 client(),
                 &namespace,
                 me.clone(),
-                stores.clone(),
+                caches.clone(),
                 events,
                 metrics.clone(),
             ),
-            conflicts: Conflicts::new(client(), &namespace, me.clone(), stores.clone()),
-            state: State::new(client(), &namespace, me.clone(), stores.clone(), beacon_port),
+            conflicts: Conflicts::new(client(), &namespace, me.clone(), caches.clone()),
+            state: StateWriter::new(client(), &namespace, me.clone(), caches.clone(), beacon_port),
             link_reports: LinkReports::default(),
-            stores,
+            caches,
             metrics,
         }
     }
@@ -98,19 +104,19 @@ impl Writer {
         mut findings: watch::Receiver<Vec<Finding>>,
         shutdown: CancellationToken,
     ) -> Result<(), Infallible> {
-        // Before the first lists are in, there is nothing to compare with.
+        // Before the first lists are complete there is nothing to compare with.
         let known = published.wait_for(|published| published.view_known);
         if !matches!(shutdown.run_until_cancelled(known).await, Some(Ok(_))) {
             shutdown.cancelled().await;
             return Ok(());
         }
-        let states = tokio::time::timeout(STATES_PATIENCE, self.stores.states.ready());
+        let states = tokio::time::timeout(STATES_TIMEOUT, self.caches.states.ready());
         if shutdown.run_until_cancelled(states).await.is_none() {
             return Ok(());
         }
         while !shutdown.is_cancelled() {
             let now = published.borrow_and_update().clone();
-            let known = Known {
+            let known = LocalInputs {
                 links: links.borrow_and_update().clone(),
                 other_addresses: other_addresses.borrow_and_update().clone(),
                 findings: findings.borrow_and_update().clone(),
@@ -135,32 +141,32 @@ impl Writer {
         Ok(())
     }
 
-    /// How long what was written holds if nothing changes. What became due while it was written counts too.
+    /// How long to wait if nothing changes. Includes what became due during the write.
     fn pause(&self, begun: Instant) -> Duration {
         let next = [self.announcements.next(begun), self.conflicts.next(), self.link_reports.due()];
         let next = next.into_iter().flatten().min();
-        next.map_or(TIDY, |at| at.saturating_duration_since(Instant::now())).min(TIDY)
+        next.map_or(GC_INTERVAL, |at| at.saturating_duration_since(Instant::now())).min(GC_INTERVAL)
     }
 
-    /// Writes all three; one that fails does not keep back the others. True if any failed.
-    async fn write(&mut self, now: Instant, published: &Published, known: &Known) -> bool {
+    /// Writes all three kinds of objects, each even if another one fails. Returns whether any failed.
+    async fn write(&mut self, now: Instant, published: &Published, known: &LocalInputs) -> bool {
         let owner = self.owner();
         let owner = owner.as_ref();
-        let Known { links, other_addresses, findings } = known;
+        let LocalInputs { links, other_addresses, findings } = known;
         let last_announced = self.announcements.report(now, published).encode();
         let (reported, other_addresses) = self.link_reports.report(now, links, other_addresses);
-        let node = state::Node { links: reported, other_addresses, last_announced };
-        // The few before the many: while thousands are written, who owns what may change.
+        let node = state::NodeReport { links: reported, other_addresses, last_announced };
+        // The few before the many: while thousands are written, ownership may change.
         let conflicts = self.conflicts.write(now, published, links, owner).await;
-        // Before the objects go that it remembers. Before it is known what an earlier process has remembered, a write
-        // would remove that.
-        let known = self.stores.states.is_listed();
+        // Before the statuses whose content it stores are deleted. Until the stored state is listed, a write
+        // would delete what an earlier process has stored.
+        let known = self.caches.states.is_listed();
         let state = if known { self.state.write(published, node, findings, owner).await } else { Ok(()) };
         let announcements = self.announcements.write(published, owner, known && state.is_ok()).await;
         let results = [
-            ("who else has an address", conflicts),
-            ("the state of this speaker", state),
-            ("who announces what", announcements),
+            ("the AddressConflicts", conflicts),
+            ("the ConfigurationState of this speaker", state),
+            ("the ServiceL2Statuses", announcements),
         ];
         let mut failed = false;
         for (what, result) in results {
@@ -173,28 +179,28 @@ impl Writer {
         failed
     }
 
-    /// The DaemonSet that our pod belongs to: what it owns outlives the pod, and goes with the stack.
+    /// The DaemonSet of our pod: objects that it owns outlive the pod, and are deleted with the stack.
     fn owner(&self) -> Option<OwnerReference> {
-        let owner = self.stores.pods.all().iter().find_map(|pod| pod.daemon_set.clone())?;
+        let owner = self.caches.pods.all().iter().find_map(|pod| pod.daemon_set.clone())?;
         Some(OwnerReference { controller: None, block_owner_deletion: None, ..owner })
     }
 }
 
-/// The speaker that does what one has to do for all: of all ready ones the first by name.
-fn spokesman(published: &Published) -> Option<&NodeName> {
+/// The speaker that reports and collects garbage on behalf of all: the first ready one by name.
+fn reporter(published: &Published) -> Option<&NodeName> {
     published.view.speakers.iter().find(|(_, speaker)| speaker.ready).map(|(name, _)| name)
 }
 
-/// Whether this one is it.
-fn speaks_for_all(published: &Published, me: &NodeName) -> bool {
-    spokesman(published) == Some(me)
+/// Whether this speaker is the reporter.
+fn is_reporter(published: &Published, me: &NodeName) -> bool {
+    reporter(published) == Some(me)
 }
 
-/// The nodes of the cluster, if this speaker is to remove what others have left. None as well before the nodes are
-/// known: then all of them would seem to be gone.
-fn nodes_to_tidy(published: &Published, me: &NodeName, stores: &Stores) -> Option<BTreeSet<String>> {
-    let speaks = published.settled && speaks_for_all(published, me);
-    let nodes = || stores.nodes.all().iter().map(|node| node.name.to_string()).collect::<BTreeSet<String>>();
+/// The nodes of the cluster, if this speaker collects garbage. None as well before the nodes are listed,
+/// since all of them would seem to be gone.
+fn gc_nodes(published: &Published, me: &NodeName, caches: &Caches) -> Option<BTreeSet<String>> {
+    let speaks = published.settled && is_reporter(published, me);
+    let nodes = || caches.nodes.all().iter().map(|node| node.name.to_string()).collect::<BTreeSet<String>>();
     speaks.then(nodes).filter(|nodes| nodes.contains(&**me))
 }
 

@@ -1,13 +1,15 @@
-//! What the speaker reads of the API, and the view that it makes of it.
+//! The watches of the speaker, and the view that is built from them.
 
 use std::collections::HashSet;
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use announce::facts::{Facts, NodeFacts, PodFacts, ServiceFacts, SliceFacts, StatusFacts};
-use announce::link::{Link, LinkFacts};
-use announce::view::{Maker, NodeName, Settings, View};
+use announce::link::{Link, LinkInfo};
+use announce::objects::{
+    AnnouncementInfo, ClusterObjects, EndpointSliceInfo, NodeInfo, ServiceInfo, SpeakerPodInfo,
+};
+use announce::view::{NodeName, View, ViewBuilder, ViewSettings};
 use crds::names::{APP, LABEL_APP, LABEL_COMPONENT, LABEL_COMPONENT_TYPE, SPEAKER};
 use crds::{
     AddressConflict, ConfigurationState, IPAddressPool, L2Advertisement, ResourceExt as _, ServiceKey,
@@ -30,34 +32,34 @@ use crate::pace::Pace;
 use crate::snapshot::Snapshot;
 use crate::status;
 
-/// How long after its start a speaker waits for the API server, if it knows what was before.
-const API_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a starting speaker waits for the API server if it has a snapshot.
+const API_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long a speaker waits at its start for what other speakers report of their nodes.
-const STATES_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a starting speaker waits for the states of other speakers.
+const STATES_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Whose eyes these are, as far as it decides what is kept.
-pub(crate) struct Viewer {
-    /// Where the stack is.
+/// What determines which objects are cached.
+pub(crate) struct WatchConfig {
+    /// Namespace of the stack.
     pub(crate) namespace: String,
     /// This node.
     pub(crate) node: NodeName,
     /// The pod of this process, if it is known.
     pub(crate) pod: Option<String>,
-    /// The class of Services that are ours; none means those without a class.
+    /// The load balancer class of our Services; none means those without a class.
     pub(crate) class: Option<String>,
 }
 
-/// What is kept of the objects.
+/// The caches of the watches.
 #[derive(Clone)]
-pub(crate) struct Stores {
-    pub(crate) services: Mirror<ServiceFacts>,
-    slices: Mirror<SliceFacts>,
-    pub(crate) nodes: Mirror<NodeFacts>,
+pub(crate) struct Caches {
+    pub(crate) services: Mirror<ServiceInfo>,
+    slices: Mirror<EndpointSliceInfo>,
+    pub(crate) nodes: Mirror<NodeInfo>,
     pub(crate) pods: Mirror<SpeakerPod>,
     pools: Mirror<IPAddressPool>,
     l2_advertisements: Mirror<L2Advertisement>,
-    pub(crate) statuses: Mirror<StatusFacts>,
+    pub(crate) statuses: Mirror<AnnouncementInfo>,
     pub(crate) states: Mirror<SpeakerState>,
     pub(crate) conflicts: Mirror<AddressConflict>,
     last_valid: Arc<Mutex<LastValid>>,
@@ -66,12 +68,12 @@ pub(crate) struct Stores {
 /// A pod of the speaker.
 #[derive(PartialEq)]
 pub(crate) struct SpeakerPod {
-    facts: Arc<PodFacts>,
-    /// Of our own pod: the DaemonSet that it belongs to.
+    info: Arc<SpeakerPodInfo>,
+    /// For our own pod: the DaemonSet that it belongs to.
     pub(crate) daemon_set: Option<OwnerReference>,
 }
 
-/// What a speaker tells of itself.
+/// The state that a speaker publishes.
 #[derive(PartialEq)]
 pub(crate) struct SpeakerState {
     /// Name of the object.
@@ -79,62 +81,62 @@ pub(crate) struct SpeakerState {
     /// The node that it is about.
     pub(crate) node: Option<String>,
     /// The links of that node.
-    links: Option<(NodeName, Vec<LinkFacts>)>,
+    links: Option<(NodeName, Vec<LinkInfo>)>,
     /// Its addresses on other links.
     other_addresses: OtherAddresses,
-    /// Who announced each Service last that nobody announces now, as far as this speaker remembers it.
-    remembered: Vec<Arc<StatusFacts>>,
+    /// The last announcing nodes of Services that no node announces now, as this speaker has stored them.
+    remembered: Vec<Arc<AnnouncementInfo>>,
     /// The object, if it is about this node.
     pub(crate) mine: Option<ConfigurationState>,
 }
 
-impl Stores {
-    /// Starts the watches; `before` is what an earlier process has known. `changed` is notified of everything that could
-    /// matter.
+impl Caches {
+    /// Starts the watches; `before` is the state of an earlier process. `changed` is notified of all changes
+    /// that could affect the view.
     pub(crate) fn start(
         tasks: &mut Tasks,
         client: &Client,
-        viewer: Viewer,
-        before: Option<&Known>,
+        watch_config: WatchConfig,
+        before: Option<&Inputs>,
         changed: &Arc<Notify>,
         shutdown: &CancellationToken,
     ) -> Self {
-        // Out of the API server's cache: thousands of speakers that start at once must not all go to etcd, and a watch
-        // follows anyway.
+        // From the API server's cache: thousands of speakers that start at once must not all read from etcd,
+        // and a watch follows anyway.
         let all = || watcher::Config::default().any_semantic();
         let speakers = format!("{LABEL_APP}={APP},{LABEL_COMPONENT}={SPEAKER}");
         let balanced = all().fields("spec.type=LoadBalancer");
-        // Slices of headless Services cannot be those of a load-balanced one.
+        // Slices of headless Services cannot belong to a load-balanced one.
         let of_services = all().labels("kubernetes.io/service-name,!service.kubernetes.io/headless");
         let of_speakers = all().labels(&format!("{LABEL_COMPONENT_TYPE}={SPEAKER}"));
-        let Viewer { namespace, node, pod, class } = viewer;
+        let WatchConfig { namespace, node, pod, class } = watch_config;
         let me = node.clone();
-        // No view is made of these.
-        let of = |object: AddressConflict| Some(bare(object));
+        // The view does not depend on these.
+        let of = |object: AddressConflict| Some(without_resource_version(object));
         let api = Api::namespaced(client.clone(), &namespace);
         let conflicts = extract(tasks, api, all(), shutdown.clone(), of, always, || {});
         let mut start = Start { tasks, changed, shutdown };
-        let service = move |service: Service| ServiceFacts::of(service, class.as_deref());
+        let service = move |service: Service| ServiceInfo::from_service(service, class.as_deref());
         let pool = |pool: IPAddressPool| Some(rules::without_usage(pool));
-        let advertisement = |object: L2Advertisement| Some(bare(object));
+        let advertisement = |object: L2Advertisement| Some(without_resource_version(object));
         let pod = move |object| speaker_pod(object, pod.as_deref());
-        let status = move |status| StatusFacts::of(status, &me);
+        let status = move |status| AnnouncementInfo::from_status(status, &me);
         let state = move |object| Some(speaker_state(object, &node));
-        let services: Mirror<ServiceFacts> = start.watch(Api::all(client.clone()), balanced, service, always);
+        let services: Mirror<ServiceInfo> = start.watch(Api::all(client.clone()), balanced, service, always);
         let known = services.clone();
-        let ours = move |before: Option<&SliceFacts>, now: Option<&SliceFacts>| {
+        let ours = move |before: Option<&EndpointSliceInfo>, now: Option<&EndpointSliceInfo>| {
             concerns(before, now, |service| known.contains(&service.to_string()))
         };
         let namespaced = || client.clone();
-        let stores = Self {
+        let caches = Self {
             services,
-            slices: start.watch(Api::all(client.clone()), of_services, SliceFacts::of, ours),
-            nodes: start.watch(Api::all(client.clone()), all(), NodeFacts::of, always),
+            slices: start.watch(Api::all(client.clone()), of_services, EndpointSliceInfo::from_slice, ours),
+            nodes: start.watch(Api::all(client.clone()), all(), NodeInfo::from_node, always),
             pods: start.watch(
                 Api::namespaced(namespaced(), &namespace),
                 all().labels(&speakers),
                 pod,
-                differ(|pod: &SpeakerPod| Arc::clone(&pod.facts)),
+                differ(|pod: &SpeakerPod| Arc::clone(&pod.info)),
             ),
             pools: start.watch(Api::namespaced(namespaced(), &namespace), all(), pool, always),
             l2_advertisements: start.watch(
@@ -147,7 +149,9 @@ impl Stores {
                 Api::namespaced(namespaced(), &namespace),
                 all(),
                 status,
-                differ(|status: &StatusFacts| (status.service.clone(), status.node.clone(), status.epoch)),
+                differ(|status: &AnnouncementInfo| {
+                    (status.service.clone(), status.node.clone(), status.epoch)
+                }),
             ),
             states: start.watch(
                 Api::namespaced(namespaced(), &namespace),
@@ -159,13 +163,13 @@ impl Stores {
             last_valid: Arc::default(),
         };
         if let Some(before) = before {
-            stores.pools.recall(&before.pools);
-            stores.l2_advertisements.recall(&before.l2_advertisements);
+            caches.pools.recall(&before.pools);
+            caches.l2_advertisements.recall(&before.l2_advertisements);
         }
-        stores
+        caches
     }
 
-    /// Waits for the first lists.
+    /// Waits until all caches are synchronised.
     pub(crate) async fn ready(&self) -> Result<(), Ended> {
         self.services.ready().await?;
         self.slices.ready().await?;
@@ -174,8 +178,8 @@ impl Stores {
         self.pools.ready().await?;
         self.l2_advertisements.ready().await?;
         self.statuses.ready().await?;
-        // They say which nodes are on the subnet of an address. Without them it is announced all the same.
-        match tokio::time::timeout(STATES_PATIENCE, self.states.ready()).await {
+        // They show which nodes are on the subnet of an address. Addresses are announced without them too.
+        match tokio::time::timeout(STATES_TIMEOUT, self.states.ready()).await {
             Ok(Err(Ended)) => Err(Ended),
             Ok(Ok(())) | Err(_) => Ok(()),
         }
@@ -186,14 +190,14 @@ impl Stores {
         self.states.all().iter().find_map(|state| state.mine.clone())
     }
 
-    /// What speakers remember of who announced Services that nobody announces now.
-    pub(crate) fn remembered(&self) -> Vec<Arc<StatusFacts>> {
+    /// The last announcing nodes that speakers have stored for Services that no node announces now.
+    pub(crate) fn remembered(&self) -> Vec<Arc<AnnouncementInfo>> {
         self.states.all().iter().flat_map(|state| state.remembered.iter().cloned()).collect()
     }
 
-    /// What there is now.
-    pub(crate) fn known(&self) -> Known {
-        // Before the states themselves, so that it never says more than these do.
+    /// The current content of the caches.
+    pub(crate) fn inputs(&self) -> Inputs {
+        // Read before the states, so that it is never ahead of them.
         let states_listed = self.states.is_listed();
         let states = self.states.all();
         let mut statuses = self.statuses.all();
@@ -202,12 +206,12 @@ impl Stores {
         let other_addresses = other_addresses
             .filter_map(|state| Some((state.node.as_deref()?.into(), state.other_addresses.clone())))
             .collect();
-        Known {
-            facts: Facts {
+        Inputs {
+            objects: ClusterObjects {
                 services: self.services.all(),
                 slices: self.slices.all(),
                 nodes: self.nodes.all(),
-                pods: self.pods.all().iter().map(|pod| Arc::clone(&pod.facts)).collect(),
+                pods: self.pods.all().iter().map(|pod| Arc::clone(&pod.info)).collect(),
                 statuses,
                 states_listed,
                 other_addresses,
@@ -225,40 +229,46 @@ impl Stores {
     }
 }
 
-/// What a view is made of.
+/// Everything that a view is built from.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct Known {
-    facts: Facts,
+pub(crate) struct Inputs {
+    #[serde(rename = "facts")]
+    objects: ClusterObjects,
     pools: Vec<Arc<IPAddressPool>>,
     l2_advertisements: Vec<Arc<L2Advertisement>>,
-    /// What stays in force where one of these has an error.
+    /// What stays in effect where one of these has an error.
     #[serde(default)]
     pub(crate) last_valid: LastValid,
 }
 
-impl Known {
-    /// The view, if there is none before it.
-    pub(crate) fn view(mut self, settings: &Settings, links: &[Link]) -> Arc<View> {
+impl Inputs {
+    /// Builds the first view.
+    pub(crate) fn view(mut self, settings: &ViewSettings, links: &[Link]) -> Arc<View> {
         let mut last_valid = std::mem::take(&mut self.last_valid);
         let mut validated = Validated::default();
         validated.update(&mut last_valid, &self);
-        self.view_by(&mut Maker::new(settings.clone(), None), links, &validated.configuration)
+        self.build_view(&mut ViewBuilder::new(settings.clone(), None), links, &validated.configuration)
     }
 
-    /// The same without the endpoints of Services that are not ours.
-    pub(crate) fn of_our_services(mut self) -> Self {
-        let ours: HashSet<&ServiceKey> = self.facts.services.iter().map(|service| &*service.key).collect();
-        self.facts.slices.retain(|slice| ours.contains(&slice.service));
+    /// Drops the endpoints of Services that are not ours.
+    pub(crate) fn only_our_services(mut self) -> Self {
+        let ours: HashSet<&ServiceKey> = self.objects.services.iter().map(|service| &*service.key).collect();
+        self.objects.slices.retain(|slice| ours.contains(&slice.service));
         self
     }
 
-    fn view_by(mut self, maker: &mut Maker, links: &[Link], configuration: &Configuration) -> Arc<View> {
-        self.facts.own_links = Some(links.iter().map(LinkFacts::from).collect());
-        maker.make(self.facts, configuration)
+    fn build_view(
+        mut self,
+        builder: &mut ViewBuilder,
+        links: &[Link],
+        configuration: &Configuration,
+    ) -> Arc<View> {
+        self.objects.own_links = Some(links.iter().map(LinkInfo::from).collect());
+        builder.build(self.objects, configuration)
     }
 }
 
-/// The configuration, validated when an object of it has changed.
+/// The configuration, validated again when one of its objects has changed.
 #[derive(Default)]
 struct Validated {
     pools: Vec<Arc<IPAddressPool>>,
@@ -268,65 +278,67 @@ struct Validated {
 }
 
 impl Validated {
-    fn update(&mut self, last_valid: &mut LastValid, known: &Known) {
-        if self.pools == known.pools && self.l2_advertisements == known.l2_advertisements {
+    fn update(&mut self, last_valid: &mut LastValid, inputs: &Inputs) {
+        if self.pools == inputs.pools && self.l2_advertisements == inputs.l2_advertisements {
             return;
         }
-        self.pools.clone_from(&known.pools);
-        self.l2_advertisements.clone_from(&known.l2_advertisements);
+        self.pools.clone_from(&inputs.pools);
+        self.l2_advertisements.clone_from(&inputs.l2_advertisements);
         let configured = rules::Objects {
-            pools: known.pools.clone(),
-            l2_advertisements: known.l2_advertisements.clone(),
+            pools: inputs.pools.clone(),
+            l2_advertisements: inputs.l2_advertisements.clone(),
             ..rules::Objects::default()
         };
         (self.configuration, self.findings) = last_valid.configure(&configured);
     }
 }
 
-/// Where views and findings go.
-pub(crate) struct Outlet {
+/// Receivers of views and findings.
+pub(crate) struct ViewOutputs {
     pub(crate) views: watch::Sender<Option<Arc<View>>>,
     pub(crate) findings: watch::Sender<Vec<Finding>>,
 }
 
-/// Makes the view anew whenever something changed, and hands it on if it differs.
-pub(crate) async fn keep_view(
-    stores: Stores,
-    settings: Settings,
+/// Rebuilds the view whenever something has changed, and publishes it if it differs.
+pub(crate) async fn run_view_builder(
+    caches: Caches,
+    settings: ViewSettings,
     snapshot: Option<Snapshot>,
     mut links: watch::Receiver<Vec<Link>>,
-    outlet: Outlet,
+    outputs: ViewOutputs,
     changed: Arc<Notify>,
     shutdown: CancellationToken,
 ) -> Result<(), Ended> {
-    let Outlet { views, findings } = outlet;
+    let ViewOutputs { views, findings } = outputs;
     if let Some(snapshot) = &snapshot {
-        *stores.last_valid() = snapshot.last_valid();
+        *caches.last_valid() = snapshot.last_valid();
     }
     let ready = async {
-        let patience = if snapshot.is_some() { API_PATIENCE } else { Duration::MAX };
-        if let Ok(ready) = tokio::time::timeout(patience, stores.ready()).await {
+        let patience = if snapshot.is_some() { API_TIMEOUT } else { Duration::MAX };
+        if let Ok(ready) = tokio::time::timeout(patience, caches.ready()).await {
             return ready;
         }
         if let Some(snapshot) = snapshot {
-            tracing::warn!("the API server does not answer: going on from what was known before the restart");
+            tracing::warn!(
+                "the API server does not respond: continuing with the snapshot from before the restart"
+            );
             views.send_replace(Some(Arc::new(snapshot.view(&settings, &links.borrow()))));
         }
-        stores.ready().await
+        caches.ready().await
     };
     match shutdown.run_until_cancelled(ready).await {
         Some(ready) => ready?,
         None => return Ok(()),
     }
     let (mut pace, mut validated) = (Pace::new(Instant::now()), Validated::default());
-    let mut maker = Maker::new(settings, views.borrow().clone());
+    let mut builder = ViewBuilder::new(settings, views.borrow().clone());
     loop {
         let begun = Instant::now();
         let now_links = links.borrow_and_update().clone();
         let view = tokio::task::block_in_place(|| {
-            let known = stores.known();
-            validated.update(&mut stores.last_valid(), &known);
-            known.view_by(&mut maker, &now_links, &validated.configuration)
+            let inputs = caches.inputs();
+            validated.update(&mut caches.last_valid(), &inputs);
+            inputs.build_view(&mut builder, &now_links, &validated.configuration)
         });
         findings.send_if_modified(|known| {
             let changed = *known != validated.findings;
@@ -345,8 +357,8 @@ pub(crate) async fn keep_view(
     }
 }
 
-/// Waits for a change, and gathers those that come in a `pause` after it. That of a link waits as long as others: anybody on
-/// it can make one by a router advertisement.
+/// Waits for a change, and gathers further ones for the duration of `pause`. Changes of links are delayed
+/// like others: any host on a link can cause them by router advertisements.
 async fn next_change(changed: &Notify, links: &mut watch::Receiver<Vec<Link>>, pause: Duration) {
     tokio::select! {
         () = changed.notified() => {}
@@ -360,23 +372,23 @@ fn always<F>(_: Option<&F>, _: Option<&F>) -> bool {
     true
 }
 
-/// A change matters if it is one of what `part` takes of it.
+/// Only changes of what `part` returns matter.
 fn differ<F, P: PartialEq>(
     part: impl Fn(&F) -> P + Send + 'static,
 ) -> impl Fn(Option<&F>, Option<&F>) -> bool + Send + 'static {
     move |before, now| before.map(&part) != now.map(&part)
 }
 
-/// Whether a change of a slice is about one of `ours`: it may leave one Service and come to another.
+/// Whether a change of a slice concerns one of `ours`: it may move from one Service to another.
 fn concerns(
-    before: Option<&SliceFacts>,
-    now: Option<&SliceFacts>,
+    before: Option<&EndpointSliceInfo>,
+    now: Option<&EndpointSliceInfo>,
     ours: impl Fn(&ServiceKey) -> bool,
 ) -> bool {
     [before, now].into_iter().flatten().any(|slice| ours(&slice.service))
 }
 
-/// What a view is made of, of all that a speaker tells of itself.
+/// The part of a speaker's state that a view depends on.
 fn reported(state: &SpeakerState) -> impl PartialEq + use<> {
     let SpeakerState { name: _, node, links, other_addresses, remembered, mine: _ } = state;
     (node.clone(), links.clone(), other_addresses.clone(), remembered.clone())
@@ -389,7 +401,7 @@ struct Start<'a> {
 }
 
 impl Start<'_> {
-    /// Watches, and notifies of what is kept and has changed in a way that matters.
+    /// Watches objects, and notifies of changes that matter.
     fn watch<K, F>(
         &mut self,
         api: Api<K>,
@@ -407,18 +419,18 @@ impl Start<'_> {
     }
 }
 
-/// The whole object, but for the version that each write makes another.
-fn bare<K: Resource>(mut object: K) -> K {
+/// Drops the resource version, which changes with each write.
+fn without_resource_version<K: Resource>(mut object: K) -> K {
     object.meta_mut().resource_version = None;
     object
 }
 
 fn speaker_pod(pod: Pod, mine: Option<&str>) -> Option<SpeakerPod> {
-    let facts = Arc::new(PodFacts::of(&pod)?);
+    let info = Arc::new(SpeakerPodInfo::from_pod(&pod)?);
     let is_mine = mine.is_some() && pod.metadata.name.as_deref() == mine;
     let owners = pod.metadata.owner_references.filter(|_| is_mine).unwrap_or_default();
     let daemon_set = owners.into_iter().find(|owner| owner.kind == "DaemonSet");
-    Some(SpeakerPod { facts, daemon_set })
+    Some(SpeakerPod { info, daemon_set })
 }
 
 fn speaker_state(object: ConfigurationState, me: &NodeName) -> SpeakerState {
@@ -428,7 +440,7 @@ fn speaker_state(object: ConfigurationState, me: &NodeName) -> SpeakerState {
         links: status::state::decode(&object),
         other_addresses: status::state::other_addresses(&object),
         remembered: status::last_announced::remembered(&object),
-        mine: (object.name_any() == status::state::name(me)).then(|| bare(object)),
+        mine: (object.name_any() == status::state::name(me)).then(|| without_resource_version(object)),
         node,
     }
 }
@@ -438,7 +450,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn requirement_6_links_that_change_without_end_make_no_more_views_than_objects_that_do() {
+    async fn requirement_6_links_that_change_continuously_cause_no_more_views_than_objects_that_do() {
         let (links, mut receiver) = watch::channel(Vec::new());
         let changed = Notify::new();
         let (begun, pause) = (tokio::time::Instant::now(), Duration::from_secs(3));
@@ -454,8 +466,8 @@ mod tests {
     }
 
     #[test]
-    fn a_slice_that_leaves_one_service_and_comes_to_another_concerns_both() {
-        let slice = |name: &str| SliceFacts {
+    fn a_slice_that_moves_from_one_service_to_another_concerns_both() {
+        let slice = |name: &str| EndpointSliceInfo {
             service: ServiceKey { namespace: "default".into(), name: name.into() },
             nodes: Box::default(),
         };
@@ -468,7 +480,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_that_is_relabelled_to_another_node_makes_another_view() {
+    fn a_state_that_is_relabelled_to_another_node_changes_the_view() {
         let of_node = |node: &str| SpeakerState {
             name: "speaker-a".into(),
             node: Some(node.into()),

@@ -1,65 +1,66 @@
-//! Which node announced each Service last that no node announces now. A `ServiceL2Status` says who announces; where
-//! nobody does, it goes, and the node and the epoch of its claim stay in an annotation of a speaker's
-//! `ConfigurationState`. After a power cut, when no pod is ready for minutes, everything is to return to where it was.
+//! The record of the last announcing node of each Service that no node announces now. A `ServiceL2Status`
+//! shows the announcing node; if there is none, it is deleted, and the node and the epoch of its claim are
+//! stored in an annotation of a speaker's `ConfigurationState`. After a power failure, when no pod is ready
+//! for minutes, all addresses should return to their nodes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use announce::facts::StatusFacts;
+use announce::objects::AnnouncementInfo;
 use announce::view::{Group, NodeName, View};
 use crds::annotations::LAST_ANNOUNCED;
 use crds::{ConfigurationState, ResourceExt as _, ServiceKey};
 
-use super::speaks_for_all;
+use super::is_reporter;
 use crate::driver::Published;
 
-/// A status outlives the announcement by this time where no node may announce the Service, or its addresses are withheld:
-/// endpoints and speakers come and go.
-const IDLE_FOR: Duration = Duration::from_secs(3);
-/// The same where another node is to announce it, which removes the status itself once it does.
-const HANDED_OVER_FOR: Duration = Duration::from_secs(15);
-/// All annotations of an object may have 256 KiB; beyond this size Services may return to other nodes.
+/// How long a status outlives the announcement if no node may announce the Service, or its addresses are
+/// withheld: endpoints and speakers come and go.
+const NOT_ANNOUNCED_RETENTION: Duration = Duration::from_secs(3);
+/// The same if another node is to announce it, which deletes the status itself once it does.
+const HANDED_OVER_RETENTION: Duration = Duration::from_secs(15);
+/// All annotations of an object may have 256 KiB; beyond this size Services may move to other nodes.
 const LONGEST: usize = 128 * 1024;
 
 type Epochs = BTreeMap<ServiceKey, u64>;
 
-/// See the module.
+/// The record of this speaker.
 #[derive(Default)]
 pub(super) struct LastAnnounced {
-    /// By node: a speaker also keeps those of nodes whose speakers are gone.
+    /// By node: the reporter also records those of nodes whose speakers are gone.
     record: BTreeMap<NodeName, Epochs>,
-    /// It has been read from the API.
+    /// The stored record has been loaded.
     loaded: bool,
-    /// Since when a status says what is not so, by the name of its object.
+    /// Since when a status has been obsolete, by the name of its object.
     void_since: BTreeMap<Box<str>, Instant>,
-    /// The names of those that may go by now.
+    /// The names of the statuses that may be deleted by now.
     void: BTreeSet<Box<str>>,
     next: Option<Instant>,
 }
 
 impl LastAnnounced {
-    /// Reads what an earlier process of this node has remembered, once.
+    /// Loads the record of an earlier process of this node, once.
     pub(super) fn load(&mut self, stored: Option<&ConfigurationState>) {
         if !std::mem::replace(&mut self.loaded, true) {
             self.record = stored.map(decode).unwrap_or_default();
         }
     }
 
-    /// Brings the record in line with what is published. `announced` are the Services that this node announces.
+    /// Updates the record. `announced` is whether this node announces a Service.
     pub(super) fn update(
         &mut self,
         now: Instant,
         published: &Published,
         me: &NodeName,
         announced: impl Fn(&ServiceKey) -> bool,
-        statuses: &[Arc<StatusFacts>],
+        statuses: &[Arc<AnnouncementInfo>],
     ) {
         self.next = None;
         self.void.clear();
         let services = groups_by_service(&published.view);
-        let speaks_for_all = speaks_for_all(published, me);
-        // One that is not ready may announce what no other node can.
+        let is_reporter = is_reporter(published, me);
+        // A speaker that is not ready may announce what no other node can.
         let is_gone = |node: &str| published.view.speakers.get(node).is_none_or(|speaker| !speaker.running);
         let mut before = std::mem::take(&mut self.void_since);
         for status in statuses.iter().filter(|_| published.settled) {
@@ -67,13 +68,17 @@ impl LastAnnounced {
             let void = if status.node == *me {
                 !announced(&status.service)
             } else {
-                speaks_for_all && group.idle.is_some() && is_gone(&status.node)
+                is_reporter && group.not_announced.is_some() && is_gone(&status.node)
             };
             if !void {
                 continue;
             }
             let withheld = published.owned.contains_key(&group.id);
-            let lasts = if group.idle.is_some() || withheld { IDLE_FOR } else { HANDED_OVER_FOR };
+            let lasts = if group.not_announced.is_some() || withheld {
+                NOT_ANNOUNCED_RETENTION
+            } else {
+                HANDED_OVER_RETENTION
+            };
             let since = before.remove(&status.name).unwrap_or(now);
             self.void_since.insert(status.name.clone(), since);
             if let Some(at) = since.checked_add(lasts).filter(|at| *at > now) {
@@ -98,17 +103,18 @@ impl LastAnnounced {
         self.record.retain(|_, epochs| !epochs.is_empty());
     }
 
-    /// Whether a status may go: no node announces the Service, and what matters of the past is in the record.
-    pub(super) fn is_void(&self, status: &StatusFacts) -> bool {
+    /// Whether a status may be deleted: no node announces the Service, and the claim is in the record if it
+    /// matters.
+    pub(super) fn is_void(&self, status: &AnnouncementInfo) -> bool {
         self.void.contains(&status.name)
     }
 
-    /// When to update it again, if nothing changes.
+    /// When to update again, if nothing changes.
     pub(super) fn next(&self) -> Option<Instant> {
         self.next
     }
 
-    /// The annotation; none if there is nothing to remember.
+    /// The annotation; none if the record is empty.
     pub(super) fn encode(&self) -> Option<String> {
         let mut text: BTreeMap<&str, BTreeMap<String, u64>> = BTreeMap::new();
         let mut size = 0;
@@ -130,7 +136,7 @@ fn groups_by_service(view: &View) -> BTreeMap<&ServiceKey, &Group> {
     groups.flat_map(|group| group.services.iter().map(move |service| (&**service, &**group))).collect()
 }
 
-/// What a speaker remembers in its object, by node; nothing if that cannot be read.
+/// The record in a speaker's object, by node; empty if it cannot be parsed.
 fn decode(object: &ConfigurationState) -> BTreeMap<NodeName, Epochs> {
     let text = object.annotations().get(LAST_ANNOUNCED).map(String::as_str).unwrap_or_default();
     let by_node: BTreeMap<String, BTreeMap<String, u64>> = serde_json::from_str(text).unwrap_or_default();
@@ -142,12 +148,12 @@ fn decode(object: &ConfigurationState) -> BTreeMap<NodeName, Epochs> {
     by_node.into_iter().map(|(node, services)| (node.into(), epochs(services))).collect()
 }
 
-/// The same as statuses that were never removed: who announced a Service last goes first.
-pub(crate) fn remembered(object: &ConfigurationState) -> Vec<Arc<StatusFacts>> {
+/// The record as summaries of statuses: the last announcing node takes precedence.
+pub(crate) fn remembered(object: &ConfigurationState) -> Vec<Arc<AnnouncementInfo>> {
     let statuses = decode(object).into_iter().flat_map(|(node, epochs)| {
         epochs.into_iter().map(move |(service, epoch)| {
             let (name, node) = (Box::default(), node.clone());
-            Arc::new(StatusFacts { name, service, node, epoch, interfaces: None })
+            Arc::new(AnnouncementInfo { name, service, node, epoch, interfaces: None })
         })
     });
     statuses.collect()
@@ -158,12 +164,12 @@ mod tests {
     use std::net::IpAddr;
 
     use announce::link::Scope;
-    use announce::view::{Candidates, Idle, Speaker};
+    use announce::view::{Candidates, NotAnnounced, Speaker};
 
     use super::*;
 
     impl LastAnnounced {
-        /// In which epoch `node` announced the Service, if it was the last to do so and nobody does now.
+        /// The epoch of `node`, if it was the last to announce the Service and no node does now.
         fn epoch(&self, node: &str, service: &ServiceKey) -> Option<u64> {
             self.record.get(node)?.get(service).copied()
         }
@@ -173,13 +179,13 @@ mod tests {
         ServiceKey::new("default", "web")
     }
 
-    fn status(node: &str, epoch: u64) -> Arc<StatusFacts> {
+    fn status(node: &str, epoch: u64) -> Arc<AnnouncementInfo> {
         let name = format!("l2-{node}").into();
-        Arc::new(StatusFacts { name, service: service(), node: node.into(), epoch, interfaces: None })
+        Arc::new(AnnouncementInfo { name, service: service(), node: node.into(), epoch, interfaces: None })
     }
 
-    /// Of two nodes the first is ready. No node may announce the Service if `idle`.
-    fn published(idle: bool) -> Published {
+    /// Of two nodes the first is ready. No node may announce the Service if `not_announced`.
+    fn published(not_announced: bool) -> Published {
         let id: IpAddr = "10.0.0.1".parse().unwrap();
         let group = Group {
             id,
@@ -187,7 +193,7 @@ mod tests {
             addresses: [(id, Scope::All)].into(),
             services: [Arc::new(service())].into(),
             candidates: Candidates::default(),
-            idle: idle.then_some(Idle::NoCandidate),
+            not_announced: not_announced.then_some(NotAnnounced::NoCandidate),
             retainable: false,
             last: None,
         };
@@ -200,62 +206,62 @@ mod tests {
         Published { settled: true, view: Arc::new(view), ..Published::default() }
     }
 
-    fn update(record: &mut LastAnnounced, at: Instant, now: &Published, statuses: &[Arc<StatusFacts>]) {
+    fn update(record: &mut LastAnnounced, at: Instant, now: &Published, statuses: &[Arc<AnnouncementInfo>]) {
         record.update(at, now, &"node1".into(), |_| false, statuses);
     }
 
     #[test]
-    fn requirement_8_a_status_goes_after_seconds_once_no_node_announces_and_who_did_is_remembered() {
+    fn requirement_8_a_status_is_deleted_after_seconds_without_announcement_and_its_claim_is_recorded() {
         let (start, mut record) = (Instant::now(), LastAnnounced::default());
         let statuses = [status("node1", 7), status("node2", 6)];
         update(&mut record, start, &published(true), &statuses);
-        assert!(!record.is_void(&statuses[0]) && record.next() == Some(start + IDLE_FOR));
-        update(&mut record, start + IDLE_FOR, &published(true), &statuses);
+        assert!(!record.is_void(&statuses[0]) && record.next() == Some(start + NOT_ANNOUNCED_RETENTION));
+        update(&mut record, start + NOT_ANNOUNCED_RETENTION, &published(true), &statuses);
         assert!(statuses.iter().all(|status| record.is_void(status)));
         assert_eq!(record.epoch("node2", &service()), None, "an earlier claim");
-        update(&mut record, start + IDLE_FOR, &published(true), &[]);
+        update(&mut record, start + NOT_ANNOUNCED_RETENTION, &published(true), &[]);
         assert_eq!(record.epoch("node1", &service()), Some(7));
     }
 
     #[test]
-    fn requirement_8_the_status_of_a_node_whose_speaker_is_not_ready_and_runs_is_left_to_it() {
+    fn requirement_8_the_status_of_a_node_whose_speaker_is_running_but_not_ready_is_left_to_it() {
         let mut last = LastAnnounced::default();
         let mut published = published(true);
         let view = Arc::make_mut(&mut published.view);
         view.speakers.get_mut("node2").unwrap().running = true;
         let (now, statuses) = (Instant::now(), [status("node2", 4)]);
-        for now in [now, now + IDLE_FOR * 2] {
+        for now in [now, now + NOT_ANNOUNCED_RETENTION * 2] {
             last.update(now, &published, &"node1".into(), |_| false, &statuses);
             assert!(!last.is_void(&statuses[0]));
         }
     }
 
     #[test]
-    fn requirement_8_the_first_ready_speaker_removes_what_a_node_without_a_speaker_says_of_a_service_nobody_announces()
+    fn requirement_8_the_reporter_deletes_statuses_of_nodes_without_a_speaker_if_no_node_announces_the_service()
      {
         let (start, mut record) = (Instant::now(), LastAnnounced::default());
         let left = [status("node2", 6)];
-        for at in [start, start + IDLE_FOR] {
+        for at in [start, start + NOT_ANNOUNCED_RETENTION] {
             update(&mut record, at, &published(true), &left);
         }
         assert!(record.is_void(&left[0]));
         let mut other = LastAnnounced::default();
-        for at in [start, start + HANDED_OVER_FOR] {
+        for at in [start, start + HANDED_OVER_RETENTION] {
             update(&mut other, at, &published(false), &left);
         }
-        assert!(!other.is_void(&left[0]), "somebody is going to announce it, and removes that then");
+        assert!(!other.is_void(&left[0]), "the next owner deletes it");
     }
 
     #[test]
-    fn what_is_remembered_survives_the_annotation_and_ends_once_a_later_claim_is_reported() {
+    fn the_record_survives_the_annotation_and_ends_once_a_later_claim_is_reported() {
         let (start, mut record) = (Instant::now(), LastAnnounced::default());
-        for at in [start, start + IDLE_FOR] {
+        for at in [start, start + NOT_ANNOUNCED_RETENTION] {
             update(&mut record, at, &published(true), &[status("node1", 7)]);
         }
         let mut object = ConfigurationState::new("speaker-node1", crds::ConfigurationStateSpec {});
         object.annotations_mut().insert(LAST_ANNOUNCED.into(), record.encode().unwrap());
-        let facts = remembered(&object);
-        assert_eq!((facts.len(), &*facts[0].node, facts[0].epoch), (1, "node1", 7));
+        let statuses = remembered(&object);
+        assert_eq!((statuses.len(), &*statuses[0].node, statuses[0].epoch), (1, "node1", 7));
         let mut restarted = LastAnnounced::default();
         restarted.load(Some(&object));
         update(&mut restarted, start, &published(true), &[]);
@@ -265,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_of_thousands_of_services_fits_into_annotations() {
+    fn the_record_of_thousands_of_services_fits_into_annotations() {
         let mut record = LastAnnounced::default();
         let epochs = (0..20_000).map(|n| (ServiceKey::new("default", format!("service-{n}")), n));
         record.record.insert("node1".into(), epochs.collect());

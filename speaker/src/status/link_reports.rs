@@ -1,8 +1,8 @@
-//! How often it is reported that the links of this node have changed.
+//! Rate limit for reports of link changes.
 //!
-//! Anybody on a link can change its addresses: each router advertisement with another prefix adds one (RFC 4862 §5.5.3).
-//! What other speakers have to know at once, such as an interface that went down, is a change or two; a stream of changes is
-//! reported at a rate that the API bears from every node.
+//! Any host on a link can change its addresses: each router advertisement with another prefix adds one (RFC
+//! 4862 §5.5.3). What other speakers must know at once, such as an interface that went down, is a change or
+//! two; a continuous stream of changes is reported at a rate that the API can bear from every node.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -11,12 +11,12 @@ use announce::link::Link;
 
 use crate::links::OtherAddresses;
 
-/// So many changes are reported at once.
+/// This number of changes is reported at once.
 const BURST: usize = 3;
-/// In this time.
+/// The period of [`BURST`].
 const PERIOD: Duration = Duration::from_secs(15);
 
-/// What was reported last of the links, and when it changed.
+/// The last report, and the times of recent ones.
 #[derive(Debug, Default)]
 pub(super) struct LinkReports {
     links: Vec<Link>,
@@ -26,7 +26,7 @@ pub(super) struct LinkReports {
 }
 
 impl LinkReports {
-    /// Takes what the links are now, and returns what is to be reported of them: the same, unless that has changed too often.
+    /// Returns the links and addresses to report: the current ones, unless they have changed too often.
     pub(super) fn report(
         &mut self,
         now: Instant,
@@ -47,7 +47,7 @@ impl LinkReports {
         (&self.links, &self.other_addresses)
     }
 
-    /// When a change that was put off is to be reported.
+    /// When a deferred change is to be reported.
     pub(super) fn due(&self) -> Option<Instant> {
         self.due
     }
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn requirement_6_addresses_that_change_without_end_are_reported_three_times_in_fifteen_seconds() {
+    fn requirement_6_continuous_address_changes_are_reported_three_times_in_fifteen_seconds() {
         let (start, mut reports, none) = (Instant::now(), LinkReports::default(), OtherAddresses::default());
         let (mut reported, mut written) = (Vec::new(), 0);
         for round in 0..750 {

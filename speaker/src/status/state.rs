@@ -1,10 +1,10 @@
-//! The speaker's `ConfigurationState`: whether it could use the configuration, which speakers it cannot hear, and,
-//! in an annotation that the other speakers read, the links of its node.
+//! The speaker's `ConfigurationState`: the validity of the configuration, the speakers that it cannot hear,
+//! and, in an annotation for the other speakers, the links of its node.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use announce::link::{Families, Link, LinkFacts};
+use announce::link::{Families, Link, LinkInfo};
 use announce::view::NodeName;
 use crds::annotations::{LAST_ANNOUNCED, LINKS, NODE, OTHER_ADDRESSES};
 use crds::conditions::{NewCondition, merge};
@@ -21,66 +21,66 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::conflicts::hardware_address;
-use super::{FIELD_MANAGER, nodes_to_tidy};
+use super::{FIELD_MANAGER, gc_nodes};
 use crate::driver::Published;
 use crate::links::OtherAddresses;
-use crate::watches::Stores;
+use crate::watches::Caches;
 
-/// Before the name of its node, the name of a speaker's object.
+/// The prefix of the name of a speaker's object, before the name of its node.
 const NAME_PREFIX: &str = "speaker-";
 const IPV4: &str = "IPv4";
 const IPV6: &str = "IPv6";
 
 /// A link in the annotation.
 #[derive(Serialize, Deserialize)]
-struct Entry {
+struct LinkEntry {
     name: String,
     mac: String,
     subnets: Vec<ipnet::IpNet>,
-    /// Which families it can announce; absent in the annotations of earlier releases.
+    /// The families that it can announce; absent in the annotations of earlier releases.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     families: Option<Vec<String>>,
 }
 
-/// The longest name that the API takes (RFC 1123 subdomain).
+/// The longest valid name of an object (RFC 1123 subdomain).
 const LONGEST_NAME: usize = 253;
 
-/// What a speaker knows of its node.
-pub(super) struct Node<'a> {
+/// What a speaker reports about its node.
+pub(super) struct NodeReport<'a> {
     pub(super) links: &'a [Link],
     pub(super) other_addresses: &'a OtherAddresses,
-    /// Which node announced each Service last that no node announces now, as the annotation has it.
+    /// The annotation of the last announcing nodes, see [`super::last_announced`].
     pub(super) last_announced: Option<String>,
 }
 
-/// Keeps this node's object, and removes those of nodes that are no more.
-pub(super) struct State {
+/// Maintains this node's object, and deletes those of nodes that no longer exist.
+pub(super) struct StateWriter {
     api: Api<ConfigurationState>,
     me: NodeName,
-    stores: Stores,
+    caches: Caches,
     beacon_port: u16,
 }
 
-impl State {
+impl StateWriter {
     pub(super) fn new(
         client: Client,
         namespace: &str,
         me: NodeName,
-        stores: Stores,
+        caches: Caches,
         beacon_port: u16,
     ) -> Self {
-        Self { api: Api::namespaced(client, namespace), me, stores, beacon_port }
+        Self { api: Api::namespaced(client, namespace), me, caches, beacon_port }
     }
 
     pub(super) async fn write(
         &self,
         published: &Published,
-        node: Node<'_>,
+        node: NodeReport<'_>,
         findings: &[Finding],
         owner: Option<&OwnerReference>,
     ) -> Result<(), CallError> {
         let name = name(&self.me);
-        let stored = self.stores.state();
+        let stored = self.caches.state();
         let annotations = annotations(&self.me, published, node);
         let ours = [LINKS, NODE, OTHER_ADDRESSES, LAST_ANNOUNCED];
         let known = |key| stored.as_ref().and_then(|object| object.annotations().get(key));
@@ -114,13 +114,13 @@ impl State {
             let params = PatchParams::apply(FIELD_MANAGER).force();
             bounded(self.api.patch_status(&name, &params, &Patch::Apply(patch))).await?;
         }
-        self.tidy(published).await
+        self.collect_garbage(published).await
     }
 
-    /// Of all ready speakers the first by name removes what nodes have left that are no more.
-    async fn tidy(&self, published: &Published) -> Result<(), CallError> {
-        let Some(nodes) = nodes_to_tidy(published, &self.me, &self.stores) else { return Ok(()) };
-        for state in self.stores.states.all() {
+    /// On the reporter, deletes the objects of nodes that no longer exist.
+    async fn collect_garbage(&self, published: &Published) -> Result<(), CallError> {
+        let Some(nodes) = gc_nodes(published, &self.me, &self.caches) else { return Ok(()) };
+        for state in self.caches.states.all() {
             if state.node.as_ref().is_some_and(|node| !nodes.contains(node)) {
                 match bounded(self.api.delete(&state.name, &DeleteParams::default())).await {
                     Err(error) if !error.is_not_found() => return Err(error),
@@ -132,12 +132,12 @@ impl State {
     }
 }
 
-/// Of the object of a node's speaker.
+/// The name of the object of a node's speaker.
 pub(crate) fn name(node: &NodeName) -> String {
     announce::shortened(&format!("{NAME_PREFIX}{node}"), LONGEST_NAME).into_owned()
 }
 
-fn annotations(me: &NodeName, published: &Published, node: Node<'_>) -> BTreeMap<&'static str, String> {
+fn annotations(me: &NodeName, published: &Published, node: NodeReport<'_>) -> BTreeMap<&'static str, String> {
     let matters = |address: &IpAddr| {
         published.view.may_be_given(*address)
             || published.view.groups.values().any(|group| group.addresses.contains(*address))
@@ -187,13 +187,14 @@ fn status(
             String::new()
         } else {
             format!(
-                "no beacons arrive from the speakers of {}; let UDP port {beacon_port} (speaker.beacon.port) pass between \
-                 the nodes. Until then a node that dies is followed only when the API says so",
+                "no beacons arrive from the speakers of {}; allow UDP port {beacon_port} \
+                 (speaker.beacon.port) between the nodes. Until then their failure is detected only through \
+                 the API",
                 unheard.join(", ")
             )
         },
     };
-    let kernels: Vec<&str> = published.reports.kernels.iter().map(|node| &**node).collect();
+    let kernels: Vec<&str> = published.reports.answering_kernels.iter().map(|node| &**node).collect();
     let kernels_answer = NewCondition {
         type_: CONDITION_KERNELS_ANSWER,
         status: Some(!kernels.is_empty()),
@@ -202,9 +203,10 @@ fn status(
             String::new()
         } else {
             format!(
-                "{} answer ARP or NDP for addresses of Services that their speakers do not announce, so that traffic goes \
-                 to several nodes. With kube-proxy in ipvs mode set ipvs.strictARP: true in its configuration; otherwise \
-                 stop the other load balancer on these nodes, such as MetalLB",
+                "{} answer ARP or NDP for addresses of Services that their speakers do not announce, so \
+                 that traffic goes to several nodes. With kube-proxy in ipvs mode set ipvs.strictARP: true \
+                 in its configuration; otherwise stop the other load balancer on these nodes, such as \
+                 MetalLB",
                 kernels.join(", ")
             )
         },
@@ -215,8 +217,9 @@ fn status(
         reason: if published.view.label_ignored { "OnEveryNode" } else { "AsExpected" },
         message: if published.view.label_ignored {
             format!(
-                "every node carries the label {LABEL_EXCLUDE_NODE}, so that none could announce: it is ignored. Remove it \
-                 from those that are to announce, or set speaker.excludeLabel to Honour or Ignore"
+                "every node carries the label {LABEL_EXCLUDE_NODE}, so that none could announce: it is \
+                 ignored. Remove it from those that are to announce, or set speaker.excludeLabel to Honour \
+                 or Ignore"
             )
         } else {
             String::new()
@@ -235,14 +238,14 @@ fn status(
 }
 
 fn encode(links: &[Link]) -> String {
-    let entries: Vec<Entry> = links
+    let entries: Vec<LinkEntry> = links
         .iter()
         .map(|link| {
             let subnet = |(ip, length): &(IpAddr, u8)| ipnet::IpNet::new(*ip, *length).ok();
             let families = [(IPV4, link.broadcast), (IPV6, link.link_local.is_some())];
             let families =
                 families.into_iter().filter(|(_, spoken)| *spoken).map(|(name, _)| name.to_owned());
-            Entry {
+            LinkEntry {
                 name: link.name.clone(),
                 mac: hardware_address(link.mac.0),
                 subnets: link.subnets.iter().filter_map(subnet).collect(),
@@ -253,19 +256,19 @@ fn encode(links: &[Link]) -> String {
     serde_json::to_string(&entries).unwrap_or_default()
 }
 
-/// The node that a speaker's object is about. A label cannot hold a name of more than 63 characters.
+/// The node of a speaker's object. A label cannot contain a name of more than 63 characters.
 pub(crate) fn node(object: &ConfigurationState) -> Option<&str> {
     let annotated = object.annotations().get(NODE).or_else(|| object.labels().get(LABEL_NODE_NAME));
     let name = object.metadata.name.as_deref();
     annotated.map(String::as_str).or_else(|| name?.strip_prefix(NAME_PREFIX))
 }
 
-/// The links that a speaker publishes in its object; none if it publishes nothing that can be read.
-pub(crate) fn decode(object: &ConfigurationState) -> Option<(NodeName, Vec<LinkFacts>)> {
+/// The links in a speaker's object; none if there are none that can be parsed.
+pub(crate) fn decode(object: &ConfigurationState) -> Option<(NodeName, Vec<LinkInfo>)> {
     let node = node(object)?;
-    let entries: Vec<Entry> = serde_json::from_str(object.annotations().get(LINKS)?).ok()?;
-    let facts = entries.into_iter().map(|entry| {
-        Some(LinkFacts {
+    let entries: Vec<LinkEntry> = serde_json::from_str(object.annotations().get(LINKS)?).ok()?;
+    let links = entries.into_iter().map(|entry| {
+        Some(LinkInfo {
             name: entry.name,
             mac: parse_mac(&entry.mac)?,
             subnets: entry.subnets.iter().map(|net| (net.addr(), net.prefix_len())).collect(),
@@ -275,7 +278,7 @@ pub(crate) fn decode(object: &ConfigurationState) -> Option<(NodeName, Vec<LinkF
             }),
         })
     });
-    Some((node.into(), facts.collect::<Option<Vec<_>>>()?))
+    Some((node.into(), links.collect::<Option<Vec<_>>>()?))
 }
 
 fn parse_mac(text: &str) -> Option<[u8; 6]> {
@@ -306,9 +309,9 @@ mod tests {
         let mut object = ConfigurationState::new("speaker-node1", crds::ConfigurationStateSpec {});
         object.labels_mut().insert(LABEL_NODE_NAME.into(), "node1".into());
         object.annotations_mut().insert(LINKS.into(), encode(std::slice::from_ref(&link)));
-        let (node, facts) = decode(&object).unwrap();
+        let (node, links) = decode(&object).unwrap();
         assert_eq!(&*node, "node1");
-        assert_eq!(facts, [LinkFacts::from(&link)]);
+        assert_eq!(links, [LinkInfo::from(&link)]);
         object.annotations_mut().insert(LINKS.into(), "[{]".into());
         assert!(decode(&object).is_none());
     }
@@ -319,13 +322,13 @@ mod tests {
         object.labels_mut().insert(LABEL_NODE_NAME.into(), "node1".into());
         let earlier = r#"[{"name": "eth0", "mac": "02:00:0a:4d:00:0b", "subnets": ["10.77.0.11/24"]}]"#;
         object.annotations_mut().insert(LINKS.into(), earlier.into());
-        let (_, facts) = decode(&object).unwrap();
-        assert_eq!(facts[0].families, None);
-        assert!(facts[0].speaks_for("fd00::1".parse().unwrap()));
+        let (_, links) = decode(&object).unwrap();
+        assert_eq!(links[0].families, None);
+        assert!(links[0].supports_family("fd00::1".parse().unwrap()));
     }
 
     #[test]
-    fn the_node_of_an_object_is_known_though_its_name_is_no_label_value() {
+    fn the_node_of_an_object_is_found_though_its_name_is_not_a_valid_label_value() {
         let long = "node-".repeat(40);
         let mut object = ConfigurationState::new(&format!("speaker-{long}"), crds::ConfigurationStateSpec {});
         assert_eq!(node(&object), Some(&*long));
@@ -335,21 +338,22 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_once_and_the_time_of_a_condition_stays() {
+    fn an_unchanged_problem_keeps_the_transition_time_of_its_condition() {
         let mut published = Published::default();
         let good = status(&ConfigurationStateStatus::default(), &published, &[], 7_000);
         assert_eq!(good.result, Some(ConfigurationResult::Valid));
         assert_eq!(status(&good, &published, &[], 7_000), good);
-        published.blocked.push(("node2".into(), "it answers on the wire".into()));
+        published.blocked.push(("node2".into(), "it answers on the link".into()));
         let bad = status(&good, &published, &[], 7_000);
         assert!(crds::conditions::is_true(&bad.conditions, CONDITION_BEACONS_BLOCKED));
-        assert!(bad.conditions[1].message.contains("node2 (it answers on the wire)"));
+        assert!(bad.conditions[1].message.contains("node2 (it answers on the link)"));
         assert!(bad.conditions[1].message.contains("UDP port 7000"));
     }
 
     #[test]
-    fn requirement_3_kernels_that_answer_for_addresses_are_reported_with_the_setting_that_ends_it() {
-        let reports = crate::driver::Reports { kernels: ["node2".into()].into(), ..Default::default() };
+    fn requirement_3_kernels_that_answer_for_addresses_are_reported_with_the_setting_that_fixes_it() {
+        let reports =
+            crate::driver::Reports { answering_kernels: ["node2".into()].into(), ..Default::default() };
         let published = Published { reports: Arc::new(reports), ..Published::default() };
         let status = status(&ConfigurationStateStatus::default(), &published, &[], 7_000);
         let condition = status.conditions.iter().find(|c| c.type_ == CONDITION_KERNELS_ANSWER).unwrap();
@@ -368,7 +372,7 @@ mod tests {
         let others: OtherAddresses =
             [("10.0.0.5".parse().unwrap(), "dummy0".into()), ("10.9.0.5".parse().unwrap(), "cni0".into())]
                 .into();
-        let known = Node { links: &[], other_addresses: &others, last_announced: None };
+        let known = NodeReport { links: &[], other_addresses: &others, last_announced: None };
         let mut object = ConfigurationState::new(&name(&me), crds::ConfigurationStateSpec {});
         object.labels_mut().insert(LABEL_NODE_NAME.into(), announce::label_value(&me).into_owned());
         for (key, value) in annotations(&me, &published, known) {
@@ -384,15 +388,15 @@ mod tests {
     }
 
     #[test]
-    fn an_exclude_label_that_is_ignored_is_told() {
-        let told = |label_ignored| {
+    fn an_ignored_exclude_label_is_reported() {
+        let reported = |label_ignored| {
             let mut view = View::default();
             view.label_ignored = label_ignored;
             let published = Published { view: Arc::new(view), ..Published::default() };
             let status = status(&ConfigurationStateStatus::default(), &published, &[], 7_000);
             crds::conditions::is_true(&status.conditions, CONDITION_EXCLUDE_LABEL_IGNORED)
         };
-        assert!(told(true));
-        assert!(!told(false));
+        assert!(reported(true));
+        assert!(!reported(false));
     }
 }

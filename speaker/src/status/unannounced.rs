@@ -1,41 +1,42 @@
-//! How long nobody could announce a Service, and what follows from that.
+//! How long no node could announce a Service, and when that is reported.
 
 use std::time::{Duration, Instant};
 
-use announce::view::Idle;
+use announce::view::NotAnnounced;
 use k8s_openapi::api::core::v1::ObjectReference;
 use runtime::events::Events;
 
-/// That nobody can announce a Service is news after this time: during a rollout endpoints and speakers come and go.
-const NEWS_AFTER: Duration = Duration::from_secs(10);
+/// How long no node can announce a Service before that is reported: during a rollout endpoints and speakers
+/// come and go.
+const REPORT_DELAY: Duration = Duration::from_secs(10);
 
-/// A Service that nobody can announce.
+/// A Service that no node can announce.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Unannounced {
-    why: Idle,
-    /// Since when it is, or is not, a fault.
+    why: NotAnnounced,
+    /// Since when [`Self::is_fault`] has had its value.
     since: Instant,
-    /// One of the speakers has told users of it.
-    pub(super) told: bool,
+    /// One of the speakers has reported it to users.
+    pub(super) reported: bool,
 }
 
 impl Unannounced {
-    /// What is known of it at `now`; it was not, or for whatever reason, `before`.
-    pub(super) fn go_on(before: Option<&Self>, now: Instant, why: Idle) -> Self {
-        let told = before.is_some_and(|before| before.told && before.why == why);
-        let this = Self { why, since: now, told };
+    /// Updates the state: `before` is the previous one, if the Service was not announced before.
+    pub(super) fn update(before: Option<&Self>, now: Instant, why: NotAnnounced) -> Self {
+        let reported = before.is_some_and(|before| before.reported && before.why == why);
+        let this = Self { why, since: now, reported };
         let alike = before.filter(|before| before.is_fault() == this.is_fault());
         Self { since: alike.map_or(now, |before| before.since), ..this }
     }
 
-    /// Whether something is wrong. That there is no endpoint is not: the Service may have been scaled to zero.
+    /// Whether something is wrong. A Service without endpoints may have been scaled to zero.
     pub(super) fn is_fault(&self) -> bool {
-        self.why != Idle::NoEndpoints
+        self.why != NotAnnounced::NoEndpoints
     }
 
-    /// Whether users are to be informed.
-    pub(super) fn is_news(&self, now: Instant) -> bool {
-        !self.told && now.saturating_duration_since(self.since) >= NEWS_AFTER
+    /// Whether to report it to users now.
+    pub(super) fn should_report(&self, now: Instant) -> bool {
+        !self.reported && now.saturating_duration_since(self.since) >= REPORT_DELAY
     }
 
     /// Sends `note` as an event about `service`: a warning if it is a fault.
@@ -47,9 +48,9 @@ impl Unannounced {
         }
     }
 
-    /// When [`Self::is_news`] becomes so.
+    /// When [`Self::should_report`] becomes true.
     pub(super) fn next(&self, now: Instant) -> Option<Instant> {
-        self.since.checked_add(NEWS_AFTER).filter(|at| *at > now)
+        self.since.checked_add(REPORT_DELAY).filter(|at| *at > now)
     }
 }
 
@@ -58,30 +59,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn that_nobody_can_announce_a_service_is_told_once_after_ten_seconds_and_again_for_another_reason() {
+    fn an_unannounced_service_is_reported_once_after_ten_seconds_and_again_for_another_reason() {
         let start = Instant::now();
-        let first = Unannounced::go_on(None, start, Idle::NoCandidate);
-        assert!(!first.is_news(start) && first.is_news(start + NEWS_AFTER));
-        assert_eq!(first.next(start), Some(start + NEWS_AFTER));
-        let told = Unannounced { told: true, ..first };
-        let later = start + NEWS_AFTER * 2;
-        assert!(!Unannounced::go_on(Some(&told), later, Idle::NoCandidate).is_news(later));
-        assert!(Unannounced::go_on(Some(&told), later, Idle::NoPool).is_news(later));
-        let idle = Unannounced::go_on(Some(&told), later, Idle::NoEndpoints);
-        let again = Unannounced::go_on(Some(&idle), later + NEWS_AFTER, Idle::NoCandidate);
-        assert!(!again.is_news(later + NEWS_AFTER), "it was none a moment ago");
+        let first = Unannounced::update(None, start, NotAnnounced::NoCandidate);
+        assert!(!first.should_report(start) && first.should_report(start + REPORT_DELAY));
+        assert_eq!(first.next(start), Some(start + REPORT_DELAY));
+        let reported = Unannounced { reported: true, ..first };
+        let later = start + REPORT_DELAY * 2;
+        assert!(!Unannounced::update(Some(&reported), later, NotAnnounced::NoCandidate).should_report(later));
+        assert!(Unannounced::update(Some(&reported), later, NotAnnounced::NoPool).should_report(later));
+        let not_announced = Unannounced::update(Some(&reported), later, NotAnnounced::NoEndpoints);
+        let again =
+            Unannounced::update(Some(&not_announced), later + REPORT_DELAY, NotAnnounced::NoCandidate);
+        assert!(!again.should_report(later + REPORT_DELAY), "it was none a moment ago");
     }
 
     #[test]
-    fn requirement_5_that_a_service_has_no_endpoint_is_reported_after_ten_seconds_but_not_as_a_fault() {
+    fn requirement_5_a_service_without_endpoints_is_reported_after_ten_seconds_but_not_as_a_fault() {
         let start = Instant::now();
-        let fault = Unannounced::go_on(None, start, Idle::NoCandidate);
-        let later = start + NEWS_AFTER;
-        let idle = Unannounced::go_on(Some(&fault), later, Idle::NoEndpoints);
-        assert!(fault.is_fault() && !idle.is_fault());
-        assert!(!idle.is_news(later), "endpoints come and go during a rollout");
-        assert!(idle.is_news(later + NEWS_AFTER));
-        let told = Unannounced { told: true, ..idle };
-        assert!(!Unannounced::go_on(Some(&told), later + NEWS_AFTER * 9, Idle::NoEndpoints).is_news(later));
+        let fault = Unannounced::update(None, start, NotAnnounced::NoCandidate);
+        let later = start + REPORT_DELAY;
+        let not_announced = Unannounced::update(Some(&fault), later, NotAnnounced::NoEndpoints);
+        assert!(fault.is_fault() && !not_announced.is_fault());
+        assert!(!not_announced.should_report(later), "endpoints come and go during a rollout");
+        assert!(not_announced.should_report(later + REPORT_DELAY));
+        let reported = Unannounced { reported: true, ..not_announced };
+        assert!(
+            !Unannounced::update(Some(&reported), later + REPORT_DELAY * 9, NotAnnounced::NoEndpoints)
+                .should_report(later)
+        );
     }
 }

@@ -80,7 +80,7 @@ async fn play(sender: NodeId, socket: UdpSocket, speaker: SocketAddr, received: 
     let (mut echo, mut sequence) = (0, 0);
     loop {
         let body = tokio::select! {
-            _ = every.tick() => if echo == 0 { hello() } else { Body::Alive { claims: 0 } },
+            _ = every.tick() => if echo == 0 { hello() } else { Body::Alive { digest: 0 } },
             arrived = socket.recv_from(&mut bytes) => {
                 let Ok((len, _)) = arrived else { continue };
                 let Ok(message) = Message::open(&bytes[..len], &keys) else { continue };
@@ -88,7 +88,7 @@ async fn play(sender: NodeId, socket: UdpSocket, speaker: SocketAddr, received: 
                 echo = message.session;
                 match message.body {
                     Body::Hello { .. } => hello(),
-                    Body::Request => Body::Claims { claims: 0, part: 0, parts: 1, stakes: Vec::new() },
+                    Body::Request => Body::Claims { digest: 0, part: 0, parts: 1, claims: Vec::new() },
                     _ => continue,
                 }
             }
