@@ -47,7 +47,7 @@ pub(crate) use publication::Published;
 #[cfg(test)]
 pub(crate) use publication::Reports;
 
-/// Capacity of the queues to the driver; more is dropped and counted.
+/// Capacity of the queues to the driver; more is dropped and set_counts.
 const QUEUE: usize = 4_096;
 /// How often sockets are checked.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -418,7 +418,7 @@ impl DriverState {
             }
             self.counts = counts;
             self.alive = alive;
-            self.driver.metrics.counted(counts, alive, self.blocked.len());
+            self.driver.metrics.set_counts(counts, alive, self.blocked.len());
         }
     }
 }

@@ -123,7 +123,7 @@ pub(crate) fn usable(
     shutdown: CancellationToken,
 ) -> watch::Receiver<Vec<Link>> {
     let (sender, receiver) =
-        watch::channel(without(&links.borrow_and_update(), &unavailable.borrow_and_update()));
+        watch::channel(without_unavailable(&links.borrow_and_update(), &unavailable.borrow_and_update()));
     tasks.spawn("usable links", async move {
         loop {
             let changed = async {
@@ -136,7 +136,7 @@ pub(crate) fn usable(
             if shutdown.run_until_cancelled(changed).await.is_none() {
                 return Ok::<(), std::convert::Infallible>(());
             }
-            let now = without(&links.borrow_and_update(), &unavailable.borrow_and_update());
+            let now = without_unavailable(&links.borrow_and_update(), &unavailable.borrow_and_update());
             sender.send_if_modified(|known| {
                 let changed = *known != now;
                 *known = now;
@@ -147,7 +147,7 @@ pub(crate) fn usable(
     receiver
 }
 
-fn without(links: &[Link], unavailable: &UnavailableProtocols) -> Vec<Link> {
+fn without_unavailable(links: &[Link], unavailable: &UnavailableProtocols) -> Vec<Link> {
     let usable = |link: &Link| Link {
         broadcast: link.broadcast && !unavailable.contains(&(link.index, Protocol::Arp)),
         link_local: link.link_local.filter(|_| !unavailable.contains(&(link.index, Protocol::Ndp))),
@@ -176,13 +176,13 @@ fn log(old: &[Link], new: &[Link]) {
 async fn list(handle: &Handle, excluded: &RegexSet) -> Result<(Vec<Link>, OtherAddresses), Error> {
     let links: Vec<LinkMessage> = handle.link().get().execute().try_collect().await?;
     let addresses: Vec<AddressMessage> = handle.address().get().execute().try_collect().await?;
-    let unread = unread(&links);
-    if !unread.is_empty() {
+    let undecodable = undecodable(&links);
+    if !undecodable.is_empty() {
         // Messages that cannot be decoded are dropped by the netlink library.
         limited!(
             1,
             warn,
-            interfaces = first_few(unread),
+            interfaces = first_few(undecodable),
             "the kernel's messages about these interfaces cannot be decoded"
         );
     }
@@ -193,7 +193,7 @@ async fn list(handle: &Handle, excluded: &RegexSet) -> Result<(Vec<Link>, OtherA
     let (none, mut usable, mut others) = (Vec::new(), Vec::new(), OtherAddresses::new());
     for link in &links {
         let addresses = addresses_of.get(&link.header.index).unwrap_or(&none);
-        match read_link(link, addresses, excluded) {
+        match parse_link(link, addresses, excluded) {
             Some(link) => usable.push(link),
             None => others.extend(other_addresses(link, addresses)),
         }
@@ -215,7 +215,7 @@ fn other_addresses(message: &LinkMessage, addresses: &[AddressMessage]) -> Other
         Some(name)
             if flags.contains(LinkFlags::Up) && !flags.contains(LinkFlags::Loopback) && name != IPVS =>
         {
-            let addresses = addresses.iter().filter_map(read_address).map(|(address, _)| address);
+            let addresses = addresses.iter().filter_map(parse_address).map(|(address, _)| address);
             addresses.map(|address| (address, name.to_owned())).collect()
         }
         _ => OtherAddresses::new(),
@@ -224,7 +224,7 @@ fn other_addresses(message: &LinkMessage, addresses: &[AddressMessage]) -> Other
 
 /// Converts a link that can be announced on: up with carrier, not excluded, not part of a bond or bridge,
 /// with a hardware address (`reference/metallb.md` §5.4).
-fn read_link(message: &LinkMessage, addresses: &[AddressMessage], excluded: &RegexSet) -> Option<Link> {
+fn parse_link(message: &LinkMessage, addresses: &[AddressMessage], excluded: &RegexSet) -> Option<Link> {
     let flags = message.header.flags;
     let (mut name, mut mac, mut carrier_ups, mut enslaved, mut operational) = (None, None, 0, false, true);
     for attribute in &message.attributes {
@@ -254,7 +254,7 @@ fn read_link(message: &LinkMessage, addresses: &[AddressMessage], excluded: &Reg
     }
     let (mut subnets, mut link_local) = (BTreeSet::new(), None);
     for address in addresses {
-        let Some((ip, length)) = read_address(address) else { continue };
+        let Some((ip, length)) = parse_address(address) else { continue };
         match ip {
             IpAddr::V6(v6) if is_link_local(v6) => link_local = link_local.or(Some(v6)),
             _ => {
@@ -278,7 +278,7 @@ fn is_link_local(address: Ipv6Addr) -> bool {
 }
 
 /// An address that is in use: its duplicate address detection has succeeded.
-fn read_address(message: &AddressMessage) -> Option<(IpAddr, u8)> {
+fn parse_address(message: &AddressMessage) -> Option<(IpAddr, u8)> {
     let (mut local, mut address, mut tentative) = (None, None, false);
     for attribute in &message.attributes {
         match attribute {
@@ -296,7 +296,7 @@ fn read_address(message: &AddressMessage) -> Option<(IpAddr, u8)> {
 }
 
 /// The interfaces that exist but were not listed in a form that can be decoded.
-fn unread(listed: &[LinkMessage]) -> Vec<String> {
+fn undecodable(listed: &[LinkMessage]) -> Vec<String> {
     let is_listed = |name: &str| {
         let named =
             |attribute: &LinkAttribute| matches!(attribute, LinkAttribute::IfName(own) if own == name);
@@ -325,7 +325,7 @@ mod tests {
             carrier_ups: 0,
         };
         let unavailable = UnavailableProtocols::from([(1, Protocol::Arp), (2, Protocol::Ndp)]);
-        let spoken: Vec<(bool, bool)> = without(&[link(1), link(2), link(3)], &unavailable)
+        let spoken: Vec<(bool, bool)> = without_unavailable(&[link(1), link(2), link(3)], &unavailable)
             .iter()
             .map(|link| (link.broadcast, link.link_local.is_some()))
             .collect();

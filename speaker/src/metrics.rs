@@ -109,7 +109,7 @@ impl Default for AnswerLatency {
 
 /// The counters of one address, to be looked up once.
 #[derive(Clone, Debug)]
-pub(crate) struct OfAddress {
+pub(crate) struct AddressCounters {
     pub(crate) requests: Count,
     pub(crate) responses: Count,
     pub(crate) gratuitous: Count,
@@ -169,14 +169,14 @@ impl Metrics {
     }
 
     pub(crate) fn dropped(&self, reason: DropReason) {
-        // Our own frames come back on some links; they are not counted.
+        // Our own frames come back on some links; they are not set_counts.
         if reason != DropReason::Own {
             self.dropped.get_or_create(&ReasonLabel { reason: reason.label() }).inc();
         }
     }
 
     /// The counters of the ownership state machine.
-    pub(crate) fn counted(&self, counts: Counts, alive: usize, blocked: usize) {
+    pub(crate) fn set_counts(&self, counts: Counts, alive: usize, blocked: usize) {
         let by_cause =
             [("vacant", counts.claims), ("silent_owner", counts.takeovers), ("handover", counts.handovers)];
         for (cause, count) in by_cause {
@@ -205,7 +205,7 @@ impl Metrics {
     }
 
     /// Counts a round of writes. `errors` is whether the configuration has errors.
-    pub(crate) fn wrote(&self, failed: bool, errors: bool) {
+    pub(crate) fn count_write_round(&self, failed: bool, errors: bool) {
         self.api.updates.inc();
         if failed {
             self.api.update_errors.inc();
@@ -247,7 +247,7 @@ impl Metrics {
 #[derive(Debug)]
 pub(crate) struct PerAddress {
     metrics: Metrics,
-    known: HashMap<IpAddr, OfAddress>,
+    known: HashMap<IpAddr, AddressCounters>,
 }
 
 impl PerAddress {
@@ -255,10 +255,10 @@ impl PerAddress {
         Self { metrics, known: HashMap::new() }
     }
 
-    pub(crate) fn of(&mut self, address: IpAddr) -> &OfAddress {
+    pub(crate) fn of(&mut self, address: IpAddr) -> &AddressCounters {
         self.known.entry(address).or_insert_with(|| {
             let label = Ip { ip: Lazy(address) };
-            OfAddress {
+            AddressCounters {
                 requests: self.metrics.requests_received.get_or_create_owned(&label),
                 responses: self.metrics.responses_sent.get_or_create_owned(&label),
                 gratuitous: self.metrics.gratuitous_sent.get_or_create_owned(&label),
@@ -287,7 +287,7 @@ mod tests {
         by_address.of(address).gratuitous.inc();
         let (web, node): (_, NodeName) = (Arc::new(ServiceKey::new("default", "web")), "node1".into());
         metrics.announced(&web, &node, address, true);
-        metrics.wrote(true, false);
+        metrics.count_write_round(true, false);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         for line in [

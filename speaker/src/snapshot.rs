@@ -86,7 +86,7 @@ impl Snapshot {
     /// The view at the time of the snapshot.
     pub(crate) fn view(self, settings: &ViewSettings, links: &[Link]) -> View {
         let mut view = Arc::unwrap_or_clone(self.inputs.view(settings, links));
-        view.remember(&settings.me, &self.claims);
+        view.restore_claims(&settings.me, &self.claims);
         view
     }
 

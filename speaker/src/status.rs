@@ -175,7 +175,8 @@ impl StatusWriter {
                 failed = true;
             }
         }
-        self.metrics.wrote(failed, findings.iter().any(|finding| finding.severity == Severity::Error));
+        self.metrics
+            .count_write_round(failed, findings.iter().any(|finding| finding.severity == Severity::Error));
         failed
     }
 

@@ -136,7 +136,7 @@ impl Caches {
                 Api::namespaced(namespaced(), &namespace),
                 all().labels(&speakers),
                 pod,
-                differ(|pod: &SpeakerPod| Arc::clone(&pod.info)),
+                changed_in(|pod: &SpeakerPod| Arc::clone(&pod.info)),
             ),
             pools: start.watch(Api::namespaced(namespaced(), &namespace), all(), pool, always),
             l2_advertisements: start.watch(
@@ -149,7 +149,7 @@ impl Caches {
                 Api::namespaced(namespaced(), &namespace),
                 all(),
                 status,
-                differ(|status: &AnnouncementInfo| {
+                changed_in(|status: &AnnouncementInfo| {
                     (status.service.clone(), status.node.clone(), status.epoch)
                 }),
             ),
@@ -157,7 +157,7 @@ impl Caches {
                 Api::namespaced(namespaced(), &namespace),
                 of_speakers,
                 state,
-                differ(reported),
+                changed_in(view_inputs),
             ),
             conflicts,
             last_valid: Arc::default(),
@@ -373,7 +373,7 @@ fn always<F>(_: Option<&F>, _: Option<&F>) -> bool {
 }
 
 /// Only changes of what `part` returns matter.
-fn differ<F, P: PartialEq>(
+fn changed_in<F, P: PartialEq>(
     part: impl Fn(&F) -> P + Send + 'static,
 ) -> impl Fn(Option<&F>, Option<&F>) -> bool + Send + 'static {
     move |before, now| before.map(&part) != now.map(&part)
@@ -389,7 +389,7 @@ fn concerns(
 }
 
 /// The part of a speaker's state that a view depends on.
-fn reported(state: &SpeakerState) -> impl PartialEq + use<> {
+fn view_inputs(state: &SpeakerState) -> impl PartialEq + use<> {
     let SpeakerState { name: _, node, links, other_addresses, remembered, mine: _ } = state;
     (node.clone(), links.clone(), other_addresses.clone(), remembered.clone())
 }
@@ -489,7 +489,7 @@ mod tests {
             remembered: Vec::new(),
             mine: None,
         };
-        let matters = differ(reported);
+        let matters = changed_in(view_inputs);
         assert!(matters(Some(&of_node("a")), Some(&of_node("b"))));
         assert!(!matters(Some(&of_node("a")), Some(&of_node("a"))));
     }

@@ -41,7 +41,7 @@ pub struct NodeId(pub u64);
 
 impl NodeId {
     /// The id of the node of that name.
-    pub fn of(name: &str) -> Self {
+    pub fn from_name(name: &str) -> Self {
         let digest = ring::digest::digest(&ring::digest::SHA256, name.as_bytes());
         let mut first = [0; 8];
         first.copy_from_slice(&digest.as_ref()[..8]);

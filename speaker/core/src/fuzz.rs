@@ -137,7 +137,7 @@ impl Beacons {
     fn accept(&mut self, mut message: Message) {
         let number = usize::try_from(message.sender.0 % PEERS.len() as u64).unwrap_or(0);
         let from = address(number);
-        message.sender = NodeId::of(PEERS[number]);
+        message.sender = NodeId::from_name(PEERS[number]);
         // As the peers do, with the token that was received last and a new sequence number: otherwise
         // everything would be rejected.
         message.echo = self.tokens.get(&from).copied().unwrap_or(message.echo);

@@ -185,7 +185,7 @@ impl Ownership {
     /// Creates the state of a node that owns nothing yet.
     pub fn new(settings: OwnershipSettings) -> Self {
         Self {
-            me: NodeId::of(&settings.me),
+            me: NodeId::from_name(&settings.me),
             tokens: Tokens::new(settings.session),
             settings,
             view: Arc::default(),

@@ -25,7 +25,7 @@ pub enum Placement {
 
 /// A node's rank for an address, lowest first: SHA-256 of `node#address`.
 pub fn rendezvous(address: IpAddr, node: &str) -> [u8; 32] {
-    Rendezvous::of(address).hash(node)
+    Rendezvous::new(address).hash(node)
 }
 
 /// [`rendezvous`] for one address and many nodes.
@@ -37,11 +37,11 @@ pub(crate) struct Rendezvous {
 }
 
 impl Rendezvous {
-    pub(crate) fn of(address: IpAddr) -> Self {
+    pub(crate) fn new(address: IpAddr) -> Self {
         Self { address: Some(address), suffix: format!("#{address}").into() }
     }
 
-    pub(crate) fn is_of(&self, address: IpAddr) -> bool {
+    pub(crate) fn is_for(&self, address: IpAddr) -> bool {
         self.address == Some(address)
     }
 

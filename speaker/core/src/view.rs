@@ -228,7 +228,7 @@ impl NotAnnounced {
 
 impl View {
     /// Whether a Service may get this address: a pool contains it.
-    pub fn may_be_given(&self, address: IpAddr) -> bool {
+    pub fn is_in_pool(&self, address: IpAddr) -> bool {
         self.pools.iter().any(|range| range.contains(address))
     }
 
@@ -242,7 +242,7 @@ impl View {
     }
 
     /// Adds what `me` owned when it was stopped, which the objects of the API may not show yet.
-    pub fn remember(&mut self, me: &NodeName, claims: &BTreeMap<GroupId, u64>) {
+    pub fn restore_claims(&mut self, me: &NodeName, claims: &BTreeMap<GroupId, u64>) {
         for (id, epoch) in claims {
             let Some(group) = self.groups.get_mut(id) else { continue };
             if group.last.as_ref().is_none_or(|(_, known)| known <= epoch) {
@@ -255,7 +255,7 @@ impl View {
 impl Candidate {
     /// A node in a tier.
     pub fn new(node: NodeName, tier: Tier) -> Self {
-        Self { id: NodeId::of(&node), node, tier }
+        Self { id: NodeId::from_name(&node), node, tier }
     }
 }
 

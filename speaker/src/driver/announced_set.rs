@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_did_not_change_is_not_told_again_and_what_changed_links_is() {
+    fn an_unchanged_address_is_not_announced_again_and_one_with_other_links_is() {
         let mut announced = announced(&[&["10.0.0.1", "10.0.0.2"]]);
         let id = ip("10.0.0.1");
         assert!(!announced.insert(id), "an announcement may be repeated");

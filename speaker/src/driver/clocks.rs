@@ -18,10 +18,10 @@ impl Clocks {
 
     /// Whether one of the clocks has jumped ahead since the last call.
     pub(super) fn jumped(&mut self) -> bool {
-        self.have_become(ahead())
+        self.update(ahead())
     }
 
-    fn have_become(&mut self, ahead: [Duration; 2]) -> bool {
+    fn update(&mut self, ahead: [Duration; 2]) -> bool {
         let before = std::mem::replace(&mut self.ahead, ahead);
         before.iter().zip(ahead).any(|(before, ahead)| ahead.saturating_sub(*before) >= STEP)
     }
@@ -29,8 +29,8 @@ impl Clocks {
 
 /// How far the boot time clock and the wall clock are ahead of the monotonic clock.
 fn ahead() -> [Duration; 2] {
-    let counted = time(libc::CLOCK_MONOTONIC);
-    [libc::CLOCK_BOOTTIME, libc::CLOCK_REALTIME].map(|clock| time(clock).saturating_sub(counted))
+    let set_counts = time(libc::CLOCK_MONOTONIC);
+    [libc::CLOCK_BOOTTIME, libc::CLOCK_REALTIME].map(|clock| time(clock).saturating_sub(set_counts))
 }
 
 #[allow(unsafe_code)]
@@ -51,12 +51,12 @@ mod tests {
     fn a_clock_that_jumps_ahead_by_a_second_is_detected_once_and_one_that_is_set_back_is_not() {
         let seconds = |boot: u64, wall: u64| [Duration::from_secs(boot), Duration::from_secs(wall)];
         let mut clocks = Clocks { ahead: seconds(0, 1_000) };
-        assert!(clocks.have_become(seconds(5, 1_005)), "suspended");
-        assert!(!clocks.have_become(seconds(5, 1_005)));
-        assert!(clocks.have_become(seconds(5, 1_007)), "a virtual machine that stood");
-        assert!(!clocks.have_become(seconds(5, 900)), "set back");
+        assert!(clocks.update(seconds(5, 1_005)), "suspended");
+        assert!(!clocks.update(seconds(5, 1_005)));
+        assert!(clocks.update(seconds(5, 1_007)), "a virtual machine that stood");
+        assert!(!clocks.update(seconds(5, 900)), "set back");
         let slewed = [Duration::from_secs(5), Duration::from_millis(900_900)];
-        assert!(!clocks.have_become(slewed));
+        assert!(!clocks.update(slewed));
         assert!(!Clocks::new().jumped());
     }
 }

@@ -97,7 +97,7 @@ impl PacketSockets {
     }
 
     /// Frames that are waiting in the sockets, up to a limit.
-    pub(crate) fn unread(&self) -> Vec<Received> {
+    pub(crate) fn receive_waiting(&self) -> Vec<Received> {
         let mut frames = Vec::new();
         for (link, link_sockets) in &self.sockets {
             for open in link_sockets.sockets.values() {

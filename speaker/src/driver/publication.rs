@@ -100,7 +100,7 @@ impl DriverState {
         published.blocked =
             self.blocked.iter().map(|(node, why)| (node.clone(), self.explain(*why))).collect();
         self.driver.metrics.conflicts(published.reports.conflicts.len());
-        self.driver.metrics.counted(self.counts, self.ownership.peers_alive(), self.blocked.len());
+        self.driver.metrics.set_counts(self.counts, self.ownership.peers_alive(), self.blocked.len());
         self.driver.metrics.owned_groups.set(i64::try_from(published.owned.len()).unwrap_or(i64::MAX));
         self.driver.published.send_replace(published);
     }

@@ -168,7 +168,7 @@ async fn requirement_6_a_flood_of_frames_from_a_candidate_that_is_not_heard_caus
         let mut harness = DriverHarness::new();
         // Its claim would win.
         let names = ('b'..='z').map(|name| name.to_string());
-        let other = names.into_iter().find(|name| NodeId::of(name) > NodeId::of("a")).unwrap();
+        let other = names.into_iter().find(|name| NodeId::from_name(name) > NodeId::from_name("a")).unwrap();
         let mac = [2, 0, 0, 0, 0, 0x0b];
         let mut view = view();
         view.groups.insert(address(), Arc::new(group(&["a", &other])));
@@ -176,7 +176,7 @@ async fn requirement_6_a_flood_of_frames_from_a_candidate_that_is_not_heard_caus
             other.as_str().into(),
             Speaker { address: None, ready: true, running: true, generation: 1 },
         );
-        view.macs.insert(mac, NodeId::of(&other));
+        view.macs.insert(mac, NodeId::from_name(&other));
         harness.set_view(view);
         (harness.count, harness.probes) = (0, 0);
         let ours = EthernetAddress([2, 0, 0, 0, 0, 1]);

@@ -73,7 +73,7 @@ impl DriverState {
 
     fn handle_received(&mut self, now: Instant) {
         self.frames_waiting(now);
-        for frame in self.sockets.unread() {
+        for frame in self.sockets.receive_waiting() {
             self.frame(now, &frame);
         }
         for _ in 0..BATCH {

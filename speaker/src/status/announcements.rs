@@ -36,7 +36,7 @@ const WRITES: usize = 8;
 
 /// The desired content of a Service's object.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Wanted {
+pub(super) struct DesiredStatus {
     /// Sorted; empty means all.
     interfaces: Box<[String]>,
     epoch: u64,
@@ -46,9 +46,9 @@ pub(super) struct Wanted {
 
 /// A write that may be necessary.
 enum Write<'a> {
-    Create(&'a ServiceKey, &'a Wanted),
-    Correct(&'a ServiceKey, &'a Wanted, &'a AnnouncementInfo),
-    Remove(&'a str),
+    Create(&'a ServiceKey, &'a DesiredStatus),
+    Update(&'a ServiceKey, &'a DesiredStatus, &'a AnnouncementInfo),
+    Delete(&'a str),
 }
 
 /// Maintains the objects, events and metrics of announced Services.
@@ -60,7 +60,7 @@ pub(super) struct Announcements {
     events: Events,
     metrics: Metrics,
     /// The announced Services as of the last publication.
-    announced: BTreeMap<Arc<ServiceKey>, Wanted>,
+    announced: BTreeMap<Arc<ServiceKey>, DesiredStatus>,
     /// The Services that no node can announce.
     unannounced: BTreeMap<Arc<ServiceKey>, Unannounced>,
     assignments: Assignments,
@@ -103,8 +103,8 @@ impl Announcements {
         if self.caches.states.is_listed() {
             self.last.load(stored.as_ref());
         }
-        let claims = Claims::of(&self.me, statuses.iter().chain(&remembered));
-        self.report_announced(wanted(published), &claims, &uid);
+        let claims = Claims::from_statuses(&self.me, statuses.iter().chain(&remembered));
+        self.report_announced(desired(published), &claims, &uid);
         self.report_unannounced(now, published, &uid);
         let mut known = services_of(published);
         known.extend(statuses.iter().map(|status| &status.service));
@@ -122,7 +122,7 @@ impl Announcements {
         owner: Option<&OwnerReference>,
         recorded: bool,
     ) -> Result<(), CallError> {
-        self.correct_all(published, owner, recorded).await
+        self.reconcile(published, owner, recorded).await
     }
 
     /// When to write again, if nothing changes.
@@ -133,17 +133,17 @@ impl Announcements {
     /// Reports changes by events and metrics.
     fn report_announced<'a>(
         &mut self,
-        wanted: BTreeMap<Arc<ServiceKey>, Wanted>,
+        desired: BTreeMap<Arc<ServiceKey>, DesiredStatus>,
         claims: &Claims<'_>,
         uid: &impl Fn(&ServiceKey) -> &'a str,
     ) {
         for (service, what) in &self.announced {
-            let stays = wanted.get(service).map(|w| &w.addresses);
+            let stays = desired.get(service).map(|w| &w.addresses);
             for ip in what.addresses.iter().filter(|ip| stays.is_none_or(|stays| !stays.contains(ip))) {
                 self.metrics.announced(service, &self.me, *ip, false);
             }
         }
-        for (service, what) in &wanted {
+        for (service, what) in &desired {
             for ip in &what.addresses {
                 self.metrics.announced(service, &self.me, *ip, true);
             }
@@ -159,7 +159,7 @@ impl Announcements {
                 self.events.transition(&reference(service, uid), "Announce", "nodeAssigned", note);
             }
         }
-        self.announced = wanted;
+        self.announced = desired;
     }
 
     /// One event on each Service that no node can announce, by the reporter.
@@ -197,7 +197,7 @@ impl Announcements {
     }
 
     /// Reconciles the objects of this node, and deletes those that other nodes left for its Services.
-    async fn correct_all(
+    async fn reconcile(
         &self,
         published: &Published,
         owner: Option<&OwnerReference>,
@@ -214,9 +214,9 @@ impl Announcements {
             let gone = || nodes.as_ref().is_some_and(|nodes| !nodes.contains(&*object.node));
             may_go(object) || (!known.contains(&object.service) && gone())
         };
-        let (mine, stale) = sort(&objects, &self.me, &self.announced, stays, is_orphan);
+        let (mine, stale) = classify(&objects, &self.me, &self.announced, stays, is_orphan);
         let writes = self.announced.iter().map(|(service, what)| match mine.get(&**service) {
-            Some(object) => Write::Correct(service, what, object),
+            Some(object) => Write::Update(service, what, object),
             None => Write::Create(service, what),
         });
         let written = self.perform_all(writes, owner).await;
@@ -225,7 +225,7 @@ impl Announcements {
         }
         // Only now: until our own objects are written, those of other nodes are the record of the last
         // owners.
-        let removed = stale.into_iter().map(|object| Write::Remove(&object.name));
+        let removed = stale.into_iter().map(|object| Write::Delete(&object.name));
         written.and(self.perform_all(removed, owner).await)
     }
 
@@ -255,8 +255,8 @@ impl Announcements {
     async fn perform(&self, write: Write<'_>, owner: Option<&OwnerReference>) -> Result<(), CallError> {
         match write {
             Write::Create(service, what) => self.create(service, what, owner).await,
-            Write::Correct(service, what, object) => self.correct(service, what, object).await,
-            Write::Remove(name) => match bounded(self.api.delete(name, &DeleteParams::default())).await {
+            Write::Update(service, what, object) => self.update(service, what, object).await,
+            Write::Delete(name) => match bounded(self.api.delete(name, &DeleteParams::default())).await {
                 Err(error) if !error.is_not_found() => Err(error),
                 _ => Ok(()),
             },
@@ -266,7 +266,7 @@ impl Announcements {
     async fn create(
         &self,
         service: &ServiceKey,
-        what: &Wanted,
+        what: &DesiredStatus,
         owner: Option<&OwnerReference>,
     ) -> Result<(), CallError> {
         let name = name(service, &self.me);
@@ -294,10 +294,10 @@ impl Announcements {
         self.patch_status(&name, service, what).await
     }
 
-    async fn correct(
+    async fn update(
         &self,
         service: &ServiceKey,
-        what: &Wanted,
+        what: &DesiredStatus,
         object: &AnnouncementInfo,
     ) -> Result<(), CallError> {
         let name = &object.name;
@@ -311,7 +311,12 @@ impl Announcements {
         Ok(())
     }
 
-    async fn patch_status(&self, name: &str, service: &ServiceKey, what: &Wanted) -> Result<(), CallError> {
+    async fn patch_status(
+        &self,
+        name: &str,
+        service: &ServiceKey,
+        what: &DesiredStatus,
+    ) -> Result<(), CallError> {
         let patch = json!({
             "apiVersion": "metallb.io/v1beta1",
             "kind": "ServiceL2Status",
@@ -321,7 +326,7 @@ impl Announcements {
         bounded(self.api.patch_status(name, &params, &Patch::Apply(patch))).await.map(|_| ())
     }
 
-    fn status(&self, service: &ServiceKey, what: &Wanted) -> ServiceL2StatusStatus {
+    fn status(&self, service: &ServiceKey, what: &DesiredStatus) -> ServiceL2StatusStatus {
         let interfaces: Vec<AnnouncingInterface> =
             what.interfaces.iter().map(|name| AnnouncingInterface { name: Some(name.clone()) }).collect();
         ServiceL2StatusStatus {
@@ -342,7 +347,7 @@ struct Claims<'a> {
 }
 
 impl<'a> Claims<'a> {
-    fn of(me: &NodeName, statuses: impl Iterator<Item = &'a Arc<AnnouncementInfo>>) -> Self {
+    fn from_statuses(me: &NodeName, statuses: impl Iterator<Item = &'a Arc<AnnouncementInfo>>) -> Self {
         let mut claims = Self { mine: BTreeMap::new(), others: BTreeSet::new() };
         for status in statuses {
             if status.node == *me {
@@ -357,10 +362,10 @@ impl<'a> Claims<'a> {
 }
 
 /// The objects of announced Services, and those to be deleted.
-fn sort<'a>(
+fn classify<'a>(
     objects: &'a [Arc<AnnouncementInfo>],
     me: &NodeName,
-    announced: &BTreeMap<Arc<ServiceKey>, Wanted>,
+    announced: &BTreeMap<Arc<ServiceKey>, DesiredStatus>,
     stays: impl Fn(&AnnouncementInfo) -> bool,
     is_orphan: impl Fn(&AnnouncementInfo) -> bool,
 ) -> (BTreeMap<&'a ServiceKey, &'a AnnouncementInfo>, Vec<&'a AnnouncementInfo>) {
@@ -397,8 +402,8 @@ fn services_of(published: &Published) -> BTreeSet<&ServiceKey> {
 
 /// What this node announces. A Service whose addresses are all withheld is not announced, although this node
 /// owns them.
-fn wanted(published: &Published) -> BTreeMap<Arc<ServiceKey>, Wanted> {
-    let mut wanted = BTreeMap::new();
+fn desired(published: &Published) -> BTreeMap<Arc<ServiceKey>, DesiredStatus> {
+    let mut desired = BTreeMap::new();
     for (id, epoch) in published.owned.iter() {
         let Some(group) = published.view.groups.get(id) else { continue };
         let scopes = group.addresses.iter().map(|(_, scope)| scope.clone());
@@ -413,10 +418,10 @@ fn wanted(published: &Published) -> BTreeMap<Arc<ServiceKey>, Wanted> {
         }
         for service in &group.services {
             let (interfaces, addresses) = (interfaces.clone(), addresses.clone());
-            wanted.insert(Arc::clone(service), Wanted { interfaces, epoch: *epoch, addresses });
+            desired.insert(Arc::clone(service), DesiredStatus { interfaces, epoch: *epoch, addresses });
         }
     }
-    wanted
+    desired
 }
 
 /// One name per Service and node, so that a write is idempotent.

@@ -91,7 +91,7 @@ impl Conflicts {
 
     /// The desired objects: conflicts of this node's addresses, and, on the reporter, those with addresses of
     /// nodes.
-    fn wanted(&self, published: &Published, links: &[Link]) -> BTreeMap<IpAddr, AddressConflictSpec> {
+    fn desired(&self, published: &Published, links: &[Link]) -> BTreeMap<IpAddr, AddressConflictSpec> {
         let conflicts = published.reports.conflicts.iter();
         let conflicts = conflicts.map(|(address, conflict)| (*address, self.spec(*address, conflict, links)));
         let held = published.view.node_addresses.iter().filter(|_| is_reporter(published, &self.me));
@@ -107,14 +107,14 @@ impl Conflicts {
         links: &[Link],
         owner: Option<&OwnerReference>,
     ) -> Result<(), CallError> {
-        let wanted = self.wanted(published, links);
-        self.log(&wanted);
+        let desired = self.desired(published, links);
+        self.log(&desired);
         self.limits.begin(now);
         let mut stored: BTreeMap<String, AddressConflict> = BTreeMap::new();
         for object in self.caches.conflicts.all() {
             stored.insert(object.name_any(), (*object).clone());
         }
-        for (address, spec) in &wanted {
+        for (address, spec) in &desired {
             let name = AddressConflict::name_for(*address);
             if stored.remove(&name).is_some_and(|object| is_equivalent(&object.spec, spec))
                 || !self.limits.allow(now, &name)
@@ -133,7 +133,7 @@ impl Conflicts {
             let params = PatchParams::apply(FIELD_MANAGER).force();
             bounded(self.api.patch(&name, &params, &Patch::Apply(object))).await?;
         }
-        let ended = |address: &&IpAddr| !wanted.contains_key(*address);
+        let ended = |address: &&IpAddr| !desired.contains_key(*address);
         for address in self.reported.iter().filter(ended).copied().collect::<Vec<_>>() {
             let name = AddressConflict::name_for(address);
             // Otherwise another node owns the address now and maintains the object, or nothing has been
@@ -144,7 +144,7 @@ impl Conflicts {
                 continue;
             }
             if over {
-                self.remove(&name).await?;
+                self.delete(&name).await?;
             }
             self.reported.remove(&address);
         }
@@ -152,13 +152,13 @@ impl Conflicts {
         for (name, object) in stored {
             let over = is_obsolete(&object.spec, published, &self.me, collects_garbage);
             if over && self.limits.allow(now, &name) {
-                self.remove(&name).await?;
+                self.delete(&name).await?;
             }
         }
         Ok(())
     }
 
-    async fn remove(&self, name: &str) -> Result<(), CallError> {
+    async fn delete(&self, name: &str) -> Result<(), CallError> {
         match bounded(self.api.delete(name, &DeleteParams::default())).await {
             Err(error) if !error.is_not_found() => Err(error),
             _ => Ok(()),
@@ -179,8 +179,8 @@ impl Conflicts {
     }
 
     /// Logs one line per conflict, as long as its object exists: events on Services are the controller's.
-    fn log(&mut self, wanted: &BTreeMap<IpAddr, AddressConflictSpec>) {
-        for (address, spec) in wanted {
+    fn log(&mut self, desired: &BTreeMap<IpAddr, AddressConflictSpec>) {
+        for (address, spec) in desired {
             if self.reported.insert(*address) {
                 let AddressConflictSpec { mac, node, interface, announced, .. } = spec;
                 let what = if spec.held_by_node {
@@ -327,10 +327,19 @@ mod tests {
             assert_eq!(verdicts[0], verdicts[1], "with and without a Service");
             verdicts[0]
         };
-        assert!(!over(&spec(false, NOW), "node2", true), "the speaker that wrote it may just have restarted");
-        assert!(!over(&spec(false, NOW), "node1", true), "the speaker that wrote it may still see the host");
+        assert!(
+            !over(&spec(false, NOW), "node2", true),
+            "the speaker that count_write_round it may just have restarted"
+        );
+        assert!(
+            !over(&spec(false, NOW), "node1", true),
+            "the speaker that count_write_round it may still see the host"
+        );
         assert!(over(&spec(false, RETENTION), "node2", false), "it has written it and sees it no more");
-        assert!(over(&spec(false, RETENTION), "node1", true), "the speaker that wrote it is gone");
+        assert!(
+            over(&spec(false, RETENTION), "node1", true),
+            "the speaker that count_write_round it is gone"
+        );
         assert!(!over(&spec(false, RETENTION), "node1", false), "another speaker collects_garbage");
         let starting = Published::default();
         assert!(

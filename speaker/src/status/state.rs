@@ -139,7 +139,7 @@ pub(crate) fn name(node: &NodeName) -> String {
 
 fn annotations(me: &NodeName, published: &Published, node: NodeReport<'_>) -> BTreeMap<&'static str, String> {
     let matters = |address: &IpAddr| {
-        published.view.may_be_given(*address)
+        published.view.is_in_pool(*address)
             || published.view.groups.values().any(|group| group.addresses.contains(*address))
     };
     let others: OtherAddresses = node

@@ -71,7 +71,7 @@ fn caches(tasks: &mut Tasks, client: &Client, shutdown: &CancellationToken) -> C
     Caches::start(tasks, client, watch_config, None, &Arc::new(Notify::new()), shutdown)
 }
 
-fn seen(mac: [u8; 6]) -> Observation {
+fn observation(mac: [u8; 6]) -> Observation {
     let (mac, ours) = (EthernetAddress(mac), EthernetAddress([2, 0, 0, 0, 0, 1]));
     Observation { address: address(), mac, ours, link: 1, probing: false }
 }
@@ -104,7 +104,7 @@ async fn requirement_6_frames_with_invented_hardware_addresses_cost_one_write_in
     let mut owner = owner(&view, &mut now);
     for frame in 0..3_000_u32 {
         let [_, _, a, b] = frame.to_be_bytes();
-        owner.handle(now, Input::Contested(seen([2, 0, 0, 0x77, a, b])));
+        owner.handle(now, Input::Contested(observation([2, 0, 0, 0x77, a, b])));
         let reports = Reports { conflicts: owner.conflicts().clone(), ..Reports::default() };
         let published = Published {
             settled: true,

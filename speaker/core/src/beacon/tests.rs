@@ -6,7 +6,7 @@ fn ring(secret: &[u8]) -> Keyring {
 
 fn message(body: Body) -> Message {
     let flags = Flags { leaving: true, stalled: false, wanted: true };
-    Message { sender: NodeId::of("node1"), session: 7, echo: 8, sequence: 9, flags, body }
+    Message { sender: NodeId::from_name("node1"), session: 7, echo: 8, sequence: 9, flags, body }
 }
 
 fn claim(group: &str, epoch: u64) -> Claim {

@@ -63,7 +63,7 @@ impl Ownership {
         let is_ours = |id: GroupId| self.owned.contains_key(&id) || self.probing.contains(&id);
         let left = |address: &IpAddr, unused: bool| self.group_of(*address).map_or(unused, |id| !is_ours(id));
         let strangers =
-            self.conflicts.keys().filter(|address| left(address, !self.view.may_be_given(**address)));
+            self.conflicts.keys().filter(|address| left(address, !self.view.is_in_pool(**address)));
         let added = self.unverified.keys().filter(|address| left(address, true));
         let forgotten: Vec<IpAddr> = strangers.chain(added).copied().collect();
         for address in forgotten {

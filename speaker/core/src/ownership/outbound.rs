@@ -38,23 +38,23 @@ impl Ownership {
     /// Recomputes which peers receive beacons.
     pub(super) fn select_beacon_peers(&mut self, now: Instant) {
         self.beacon_peers_changed = false;
-        let mut talk: BTreeSet<NodeId> = BTreeSet::new();
+        let mut selected: BTreeSet<NodeId> = BTreeSet::new();
         // Of thousands of groups nearly all have the same few nodes.
-        let mut core = Vec::new();
+        let mut nodes = Vec::new();
         for group in self.view.groups.values() {
-            core.clear();
-            core.extend(self.interested_nodes(group));
-            if core.contains(&self.me) {
-                talk.extend(&core);
+            nodes.clear();
+            nodes.extend(self.interested_nodes(group));
+            if nodes.contains(&self.me) {
+                selected.extend(&nodes);
             }
         }
         if !self.settled {
             let ready = self.view.speakers.iter().filter(|(_, speaker)| speaker.ready);
-            talk.extend(ready.map(|(name, _)| NodeId::of(name)));
+            selected.extend(ready.map(|(name, _)| NodeId::from_name(name)));
         }
-        talk.remove(&self.me);
+        selected.remove(&self.me);
         for id in self.directory.names.keys().copied() {
-            if talk.contains(&id) {
+            if selected.contains(&id) {
                 let tokens = &mut self.tokens;
                 let peer = self.peers.entry(id).or_insert_with(|| Peer::new(now, tokens));
                 if peer.hello_sent.is_none() {
@@ -62,10 +62,10 @@ impl Ownership {
                 }
             }
         }
-        if !talk.is_empty() {
+        if !selected.is_empty() {
             self.next_beacon.get_or_insert(now);
         }
-        self.beacon_peers = talk;
+        self.beacon_peers = selected;
     }
 
     /// Forgets peers that share no group with this node, or that are neither in the view nor heard.

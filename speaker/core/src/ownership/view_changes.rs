@@ -59,7 +59,9 @@ impl Ownership {
     fn update_directory(&mut self, view: &View) {
         if !view.speakers.keys().eq(self.view.speakers.keys()) {
             self.directory.names.clear();
-            self.directory.names.extend(view.speakers.keys().map(|name| (NodeId::of(name), name.clone())));
+            self.directory
+                .names
+                .extend(view.speakers.keys().map(|name| (NodeId::from_name(name), name.clone())));
         }
         self.directory.macs.clone_from(&view.macs);
         for (id, peer) in &self.peers {

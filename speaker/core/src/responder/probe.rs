@@ -109,7 +109,7 @@ impl Responder {
     /// A link did not take a frame.
     pub(super) fn unsent(&mut self, now: Instant, link: LinkIndex, address: IpAddr, purpose: Purpose) {
         match purpose {
-            Purpose::Probe => self.question_lost(address),
+            Purpose::Probe => self.request_lost(address),
             Purpose::Gratuitous => {
                 if let Some(port) = self.links.get_mut(&link) {
                     port.schedule.congested(now);
@@ -120,7 +120,7 @@ impl Responder {
     }
 
     /// A link did not take a request.
-    fn question_lost(&mut self, address: IpAddr) {
+    fn request_lost(&mut self, address: IpAddr) {
         if let Some(probe) = self.probes.get_mut(&address) {
             probe.unsent += 1;
         }

@@ -25,7 +25,7 @@ pub(super) struct AdvertisementIndex {
     narrow: Vec<Arc<L2Advertisement>>,
     /// Advertisements with an error, without the lists that cannot be parsed completely.
     wide: Vec<Arc<L2Advertisement>>,
-    by_pool: HashMap<PoolOf, [Considered; 2]>,
+    by_pool: HashMap<PoolOf, [Matching; 2]>,
     sets: Vec<Vec<Arc<L2Advertisement>>>,
     /// The number of each set, by the addresses in memory of its members, which `valid`, `narrow` and `wide`
     /// keep alive.
@@ -43,7 +43,7 @@ enum PoolOf {
 
 /// The advertisements that select a pool, or for which that cannot be decided.
 #[derive(Debug, Default)]
-struct Considered {
+struct Matching {
     valid: Vec<Arc<L2Advertisement>>,
     narrow: Vec<Arc<L2Advertisement>>,
     wide: Vec<Arc<L2Advertisement>>,
@@ -80,7 +80,7 @@ impl AdvertisementIndex {
     /// version of an advertisement with an error may have applied to it.
     ///
     /// `configuration` is the one from which this was created.
-    pub(super) fn of(
+    pub(super) fn applicable(
         &mut self,
         configuration: &Configuration,
         service: &ServiceInfo,
@@ -88,10 +88,10 @@ impl AdvertisementIndex {
     ) -> Result<SetId, NotAnnounced> {
         let pool = pool_of(configuration, service).ok_or(NotAnnounced::NoPool)?;
         if !self.by_pool.contains_key(&pool) {
-            let considered = self.considered(configuration, &pool);
-            self.by_pool.insert(pool.clone(), considered);
+            let matching = self.matching(configuration, &pool);
+            self.by_pool.insert(pool.clone(), matching);
         }
-        let considered = self.by_pool.get(&pool).into_iter().flatten();
+        let matching = self.by_pool.get(&pool).into_iter().flatten();
         let labels = LazyCell::new(|| {
             let owned = |(key, value): &(Box<str>, Box<str>)| (key.to_string(), value.to_string());
             service.labels.iter().map(owned).collect::<BTreeMap<String, String>>()
@@ -101,7 +101,7 @@ impl AdvertisementIndex {
         let about = |list: &[Arc<L2Advertisement>]| -> Vec<Arc<L2Advertisement>> {
             list.iter().filter(|a| admits(a)).cloned().collect()
         };
-        for Considered { valid, narrow, wide } in considered {
+        for Matching { valid, narrow, wide } in matching {
             let mut set = about(valid);
             if service.shared && set.iter().any(|a| !a.service_selectors.is_empty()) {
                 return Err(NotAnnounced::SharedWithServiceSelector);
@@ -117,7 +117,7 @@ impl AdvertisementIndex {
         Err(NotAnnounced::NotAdvertised)
     }
 
-    fn considered(&self, configuration: &Configuration, pool: &PoolOf) -> [Considered; 2] {
+    fn matching(&self, configuration: &Configuration, pool: &PoolOf) -> [Matching; 2] {
         let selects = |a: &L2Advertisement| match pool {
             PoolOf::Named(name) => a.selection.selects(name, configuration.pool_labels(name)),
             PoolOf::Unreadable => Some(true),
@@ -126,7 +126,7 @@ impl AdvertisementIndex {
             let list = |all: &[Arc<L2Advertisement>]| -> Vec<Arc<L2Advertisement>> {
                 all.iter().filter(|a| selects(a) == wanted).cloned().collect()
             };
-            Considered { valid: list(&self.valid), narrow: list(&self.narrow), wide: list(&self.wide) }
+            Matching { valid: list(&self.valid), narrow: list(&self.narrow), wide: list(&self.wide) }
         })
     }
 

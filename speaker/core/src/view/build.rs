@@ -109,7 +109,7 @@ impl ViewBuilder {
 
     /// The number of cached equivalence classes.
     #[cfg(test)]
-    pub(super) fn kept_classes(&self) -> usize {
+    pub(super) fn cached_classes(&self) -> usize {
         self.cache.as_ref().map_or(0, |cache| cache.classes.len())
     }
 
@@ -146,7 +146,7 @@ impl BuilderCache {
             subnets: Subnets::default(),
             partition: Partition::default(),
             classes: EquivalenceClasses::default(),
-            sets: CandidateSets::of(last.groups.values().map(|group| &group.candidates)),
+            sets: CandidateSets::from_candidates(last.groups.values().map(|group| &group.candidates)),
             node_addresses: BTreeMap::new(),
         }
     }
@@ -169,9 +169,9 @@ impl BuilderCache {
             || before.other_addresses != objects.other_addresses;
         let mut alike = true;
         if nodes {
-            self.nodes = Nodes::of(settings, objects);
+            self.nodes = Nodes::from_objects(settings, objects);
             self.classes.nodes_changed();
-            let subnets = Subnets::of(objects);
+            let subnets = Subnets::from_objects(objects);
             alike = subnets == self.subnets;
             self.subnets = subnets;
         }
@@ -182,7 +182,7 @@ impl BuilderCache {
         }
         for (id, shared_group) in &mut self.partition.shared_groups {
             if !alike || groups.binary_search(id).is_ok() {
-                shared_group.class = self.classes.of(&shared_group.members, &self.subnets);
+                shared_group.class = self.classes.class_of(&shared_group.members, &self.subnets);
             }
         }
         Changes { nodes, services, groups }
@@ -210,7 +210,8 @@ impl BuilderCache {
         let mut serving = candidates::serving(&present, &objects.slices);
         let last = last_owners(&touched, &objects.statuses);
         let members = present.iter().map(|(key, service)| {
-            let advertisements = self.advertised.of(&self.configuration, service, last.contains_key(key));
+            let advertisements =
+                self.advertised.applicable(&self.configuration, service, last.contains_key(key));
             let serving = serving.remove(key).map(Arc::from);
             let last = last.get(key).map(|(node, epoch)| (NodeName::clone(node), *epoch));
             GroupMember { service: Arc::clone(service), advertisements, serving, last }
@@ -288,7 +289,7 @@ fn candidates_differ(a: &BTreeMap<GroupId, Arc<Group>>, b: &BTreeMap<GroupId, Ar
 }
 
 impl Nodes {
-    fn of(settings: &ViewSettings, objects: &ClusterObjects) -> Self {
+    fn from_objects(settings: &ViewSettings, objects: &ClusterObjects) -> Self {
         let mut speakers = speakers(&objects.pods);
         for node in objects.nodes.iter().filter(|node| !node.usable) {
             if let Some(speaker) = speakers.get_mut(&node.name) {
@@ -318,7 +319,7 @@ fn macs(
     speakers: &BTreeMap<NodeName, Speaker>,
 ) -> BTreeMap<[u8; 6], NodeId> {
     let of = |node: &NodeName, links: &[LinkInfo]| {
-        let id = NodeId::of(node);
+        let id = NodeId::from_name(node);
         links.iter().map(|link| (link.mac, id)).collect::<Vec<_>>()
     };
     let published = objects.links.iter().filter(|(node, _)| speakers.contains_key(*node));

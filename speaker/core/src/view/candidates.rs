@@ -26,7 +26,7 @@ impl Eligible {
     fn new(settings: &ViewSettings, objects: &ClusterObjects, node: &Arc<NodeInfo>) -> Self {
         let published = objects.links.get(&node.name).cloned();
         let own = objects.own_links.clone().filter(|_| node.name == settings.me);
-        Self { id: NodeId::of(&node.name), info: Arc::clone(node), published, own }
+        Self { id: NodeId::from_name(&node.name), info: Arc::clone(node), published, own }
     }
 
     fn links(&self) -> Option<&[LinkInfo]> {
@@ -166,7 +166,7 @@ pub(super) struct Subnets {
 }
 
 impl Subnets {
-    pub(super) fn of(objects: &ClusterObjects) -> Self {
+    pub(super) fn from_objects(objects: &ClusterObjects) -> Self {
         let links = objects.links.values().flatten().chain(objects.own_links.iter().flatten());
         let known: HashSet<(IpAddr, u8)> = links
             .flat_map(|link| &link.subnets)

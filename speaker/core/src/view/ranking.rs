@@ -65,7 +65,7 @@ impl Candidates {
     /// Ranks candidates for an address: by tier, then by
     /// [`placement::rendezvous`](crate::placement::rendezvous).
     pub fn ranked(address: IpAddr, nodes: Vec<Candidate>) -> Self {
-        Self::rank(Rendezvous::of(address), Arc::new(CandidateSet::new(nodes)))
+        Self::rank(Rendezvous::new(address), Arc::new(CandidateSet::new(nodes)))
     }
 
     fn rank(rendezvous: Rendezvous, set: Arc<CandidateSet>) -> Self {
@@ -262,7 +262,7 @@ impl Transition {
 
 impl CandidateSets {
     /// The sets of these groups.
-    pub(super) fn of<'a>(groups: impl Iterator<Item = &'a Candidates>) -> Self {
+    pub(super) fn from_candidates<'a>(groups: impl Iterator<Item = &'a Candidates>) -> Self {
         let mut seen = HashSet::new();
         let first = |candidates: &&Candidates| seen.insert(candidates.set());
         let known = groups.filter(first).map(|candidates| ByNodes(Arc::clone(&candidates.set))).collect();
@@ -295,8 +295,8 @@ impl CandidateSets {
         before: Option<&Candidates>,
     ) -> Candidates {
         let set = Arc::clone(set);
-        let Some(before) = before.filter(|before| before.rendezvous.is_of(address)) else {
-            return Candidates::rank(Rendezvous::of(address), set);
+        let Some(before) = before.filter(|before| before.rendezvous.is_for(address)) else {
+            return Candidates::rank(Rendezvous::new(address), set);
         };
         if Arc::ptr_eq(&before.set, &set) {
             return before.clone();

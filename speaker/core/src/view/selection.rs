@@ -55,7 +55,7 @@ pub(super) struct EquivalenceClasses {
 
 impl EquivalenceClasses {
     /// The class of a group.
-    pub(super) fn of(&mut self, members: &[GroupMember], subnets: &Subnets) -> ClassId {
+    pub(super) fn class_of(&mut self, members: &[GroupMember], subnets: &Subnets) -> ClassId {
         let member = |member: &GroupMember| MemberKey {
             advertisements: member.advertisements,
             families: [true, false].map(|v4| member.service.addresses.iter().any(|ip| ip.is_ipv4() == v4)),
@@ -162,12 +162,12 @@ impl<'a> CandidateSelector<'a> {
             };
             let Some(serving) = &member.serving else { continue };
             let on = member.service.local.then_some(&**serving);
-            let alone = self.alone(set, on, &member.service.addresses)?;
+            let nodes = self.nodes_for_service(set, on, &member.service.addresses)?;
             common = Some(match common {
-                None => alone,
+                None => nodes,
                 Some(mut common) => {
-                    let alone: HashSet<usize> = alone.into_iter().collect();
-                    common.retain(|node| alone.contains(node));
+                    let nodes: HashSet<usize> = nodes.into_iter().collect();
+                    common.retain(|node| nodes.contains(node));
                     common
                 }
             });
@@ -181,7 +181,7 @@ impl<'a> CandidateSelector<'a> {
 
     /// The nodes that may announce one Service. The conditions are applied one after the other, so that the
     /// first one that leaves no node is the reason.
-    fn alone(
+    fn nodes_for_service(
         &mut self,
         set: SetId,
         on: Option<&[NodeName]>,
@@ -198,29 +198,33 @@ impl<'a> CandidateSelector<'a> {
                 on.iter().filter_map(place).collect()
             }
         };
-        let mut left = some_of(nodes, || NoCandidates {
+        let mut left = non_empty_or(nodes, || NoCandidates {
             not_announced: NotAnnounced::NoLocalEndpoint,
-            detail: on.and_then(|on| listed("its endpoints are on", on.iter().map(|name| &**name))),
+            detail: on.and_then(|on| list_names("its endpoints are on", on.iter().map(|name| &**name))),
             retainable: false,
         })?;
         left.retain(|node| self.scope(set, *node).is_some());
-        let mut left = some_of(left, || NotAnnounced::NoMatchingNode.into())?;
+        let mut left = non_empty_or(left, || NotAnnounced::NoMatchingNode.into())?;
         let matching = left.clone();
         let on_link = |this: &mut Self, node: usize, fits: &dyn Fn(&Eligible, &Scope) -> bool| {
             this.scope(set, node).is_some_and(|scope| fits(&eligible[node], &scope))
         };
         left.retain(|node| on_link(self, *node, &|node, scope| node.has_link_of(scope)));
-        let mut left = some_of(left, || self.no_interface(set, &matching))?;
+        let mut left = non_empty_or(left, || self.no_interface(set, &matching))?;
         let with_link = left.clone();
         left.retain(|node| on_link(self, *node, &|node, scope| node.supports_family(scope, addresses)));
-        some_of(left, || {
+        non_empty_or(left, || {
             let family = if addresses.iter().any(IpAddr::is_ipv6) {
                 NotAnnounced::NoIpv6
             } else {
                 NotAnnounced::NoIpv4
             };
             let names = with_link.iter().map(|node| &*eligible[*node].info.name);
-            NoCandidates { not_announced: family, detail: listed("considered:", names), retainable: false }
+            NoCandidates {
+                not_announced: family,
+                detail: list_names("considered:", names),
+                retainable: false,
+            }
         })
     }
 
@@ -236,7 +240,7 @@ impl<'a> CandidateSelector<'a> {
         };
         NoCandidates {
             not_announced: NotAnnounced::NoInterface,
-            detail: listed(&what, names),
+            detail: list_names(&what, names),
             retainable: false,
         }
     }
@@ -282,12 +286,15 @@ impl From<NotAnnounced> for NoCandidates {
     }
 }
 
-fn some_of(nodes: Vec<usize>, otherwise: impl FnOnce() -> NoCandidates) -> Result<Vec<usize>, NoCandidates> {
+fn non_empty_or(
+    nodes: Vec<usize>,
+    otherwise: impl FnOnce() -> NoCandidates,
+) -> Result<Vec<usize>, NoCandidates> {
     if nodes.is_empty() { Err(otherwise()) } else { Ok(nodes) }
 }
 
 /// The first few names, after a prefix.
-fn listed<'n>(words: &str, names: impl ExactSizeIterator<Item = &'n str>) -> Option<Arc<str>> {
+fn list_names<'n>(words: &str, names: impl ExactSizeIterator<Item = &'n str>) -> Option<Arc<str>> {
     const SHOWN: usize = 5;
     let more = names.len().saturating_sub(SHOWN);
     let mut text = words.to_owned();

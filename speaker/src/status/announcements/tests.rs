@@ -2,8 +2,8 @@
 
 use super::*;
 
-fn what(addresses: &[&str]) -> Wanted {
-    Wanted {
+fn what(addresses: &[&str]) -> DesiredStatus {
+    DesiredStatus {
         interfaces: Box::default(),
         epoch: 1,
         addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
@@ -27,10 +27,10 @@ fn requirement_8_a_service_whose_addresses_are_all_withheld_is_not_reported_as_a
     view.groups.insert(address, Arc::new(announce::view::Group { services, ..group(&["a"]) }));
     let owned = Arc::new([(address, 3)].into());
     let mut published = Published { view: Arc::new(view.clone()), owned, ..Published::default() };
-    assert_eq!(wanted(&published).len(), 1);
+    assert_eq!(desired(&published).len(), 1);
     view.node_addresses.insert(address, NodeAddress { node: "node2".into(), interface: None, mac: None });
     published.view = Arc::new(view);
-    assert!(wanted(&published).is_empty());
+    assert!(desired(&published).is_empty());
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn stale(objects: &[(&str, &str, &str)], announced: &[&str], stay: &[&str]) -> V
     let announced = announced.iter().map(|name| (Arc::new(service(name)), what(&[]))).collect();
     let stays = |status: &AnnouncementInfo| stay.contains(&&*status.service.name);
     let is_orphan = |status: &AnnouncementInfo| *status.node == *"gone";
-    let (_, stale) = sort(&objects, &"node1".into(), &announced, stays, is_orphan);
+    let (_, stale) = classify(&objects, &"node1".into(), &announced, stays, is_orphan);
     stale.into_iter().map(|object| object.name.to_string()).collect()
 }
 

@@ -58,7 +58,7 @@ impl Peers {
         let speaker = SocketAddr::new(rig.nodes[0].guest.host.v4.into(), BEACONS);
         let received = Arc::<AtomicU64>::default();
         for (n, socket) in (0..).zip(sockets) {
-            runtime.spawn(play(NodeId::of(&name(n)), socket, speaker, Arc::clone(&received)));
+            runtime.spawn(play(NodeId::from_name(&name(n)), socket, speaker, Arc::clone(&received)));
         }
         Self { received, _guest: guest, _runtime: runtime }
     }

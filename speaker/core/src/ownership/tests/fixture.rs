@@ -10,7 +10,7 @@ use crate::view::{Candidate, Candidates, Group, Speaker, Tier};
 pub(super) type Last = Option<(usize, u64)>;
 
 pub(super) fn id(node: usize) -> NodeId {
-    NodeId::of(&name(node))
+    NodeId::from_name(&name(node))
 }
 
 /// This number of groups.

@@ -154,7 +154,7 @@ impl ProbeHarness {
     /// The API shows that a hardware address belongs to a node.
     fn known(&mut self, mac: [u8; 6], node: usize) {
         let mut view = View::clone(&self.speaker.view);
-        view.macs.insert(mac, NodeId::of(&name(node)));
+        view.macs.insert(mac, NodeId::from_name(&name(node)));
         self.feed(Input::View(Arc::new(view)));
     }
 
@@ -162,7 +162,7 @@ impl ProbeHarness {
     /// epoch.
     fn resolve_known_speakers(&mut self, epoch: Option<u64>) -> Vec<Output> {
         let mut view = View::clone(&self.speaker.view);
-        view.macs.insert(FOREIGN_MAC, NodeId::of(&name(1)));
+        view.macs.insert(FOREIGN_MAC, NodeId::from_name(&name(1)));
         if let Some(epoch) = epoch {
             let mut owned = Group::clone(&view.groups[&group(1)]);
             owned.last = Some((name(1), epoch));
@@ -257,7 +257,7 @@ fn an_owned_address_that_another_speaker_claims_on_the_link_is_reannounced_once_
     let mut harness = ProbeHarness::new(Detection::Enforce, 3);
     harness.feed(Input::ProbeClear(group(1)));
     // Of two claims with the same epoch the higher node wins.
-    assert!(NodeId::of(&name(0)) > NodeId::of(&name(2)));
+    assert!(NodeId::from_name(&name(0)) > NodeId::from_name(&name(2)));
     let remind = [Output::Reannounce(group(1))];
     assert_eq!(harness.feed(Input::Contested(harness.seen(mac(2), false))), remind);
     harness.pass(Duration::from_secs(9));
@@ -397,9 +397,9 @@ fn a_group_is_handed_over_only_once_all_of_it_was_probed() {
     let mut harness = ProbeHarness::owning(Detection::Enforce);
     harness.add();
     let heard = Message {
-        sender: NodeId::of(&name(1)),
+        sender: NodeId::from_name(&name(1)),
         session: 7,
-        echo: harness.speaker.peers[&NodeId::of(&name(1))].handshake.token(),
+        echo: harness.speaker.peers[&NodeId::from_name(&name(1))].handshake.token(),
         sequence: 1,
         flags: Flags::default(),
         body: Body::Alive { digest: 0 },

@@ -23,7 +23,7 @@ impl ProbeHarness {
 
     /// The speaker of node 1 is heard, and claims nothing.
     fn receive_from(&mut self, sequence: u64) -> Vec<Output> {
-        let sender = NodeId::of(&name(1));
+        let sender = NodeId::from_name(&name(1));
         let heard = Message {
             sender,
             session: 7,

@@ -27,7 +27,7 @@ fn names(candidates: &Candidates) -> Vec<NodeName> {
 }
 
 fn follow_to(before: &Candidates, nodes: Vec<Candidate>) -> Candidates {
-    let mut sets = CandidateSets::of([before].into_iter());
+    let mut sets = CandidateSets::from_candidates([before].into_iter());
     let set = sets.of_nodes(nodes);
     sets.ranked(&set, ADDRESS, Some(before))
 }
@@ -41,7 +41,7 @@ fn all_candidates_are_in_order_though_only_the_best_are_kept() {
         (candidates.len(), candidates.contains("node-7"), candidates.contains("x")),
         (200, true, false)
     );
-    assert_eq!(candidates.get(NodeId::of("node-7")).unwrap().node, node(7));
+    assert_eq!(candidates.get(NodeId::from_name("node-7")).unwrap().node, node(7));
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn a_removed_node_costs_a_group_no_hash_and_an_added_one_costs_one() {
 fn equal_candidates_are_stored_once_and_those_of_another_address_are_distinct() {
     let alone = Candidates::ranked(ADDRESS, plain(0..3));
     let elsewhere: IpAddr = "10.0.0.2".parse().unwrap();
-    let mut sets = CandidateSets::of([&alone].into_iter());
+    let mut sets = CandidateSets::from_candidates([&alone].into_iter());
     let set = sets.of_nodes(plain((0..3).rev()));
     let reused = sets.ranked(&set, ADDRESS, Some(&alone));
     assert!(Arc::ptr_eq(&reused.set, &alone.set) && reused == alone);
@@ -111,7 +111,8 @@ fn equal_candidates_are_stored_once_and_those_of_another_address_are_distinct() 
 #[test]
 fn the_candidate_with_the_least_key_is_found_and_of_equal_ones_the_first_in_order() {
     let candidates = Candidates::ranked(ADDRESS, plain(0..100));
-    let ids = || (40..60).map(|number| NodeId::of(&node(number))).chain([NodeId::of("no candidate")]);
+    let ids =
+        || (40..60).map(|number| NodeId::from_name(&node(number))).chain([NodeId::from_name("no candidate")]);
     assert_eq!(candidates.first_by(ids(), |_| ()).unwrap().node, expected(plain(40..60))[0]);
     let wanted = node(50);
     assert_eq!(candidates.first_by(ids(), |c| c.node != wanted).unwrap().node, wanted);

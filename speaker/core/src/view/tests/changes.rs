@@ -172,5 +172,5 @@ fn the_cache_for_continuously_moving_endpoints_is_bounded() {
         objects.slices[50] = endpoints(50, [chance.below(200), chance.below(200), chance.below(200)]);
         builder.build(objects.clone(), &configuration);
     }
-    assert!(builder.kept_classes() <= 1_000 + 4 * objects.services.len(), "{}", builder.kept_classes());
+    assert!(builder.cached_classes() <= 1_000 + 4 * objects.services.len(), "{}", builder.cached_classes());
 }

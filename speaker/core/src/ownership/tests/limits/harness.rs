@@ -9,7 +9,7 @@ use smoltcp::wire::EthernetAddress;
 
 /// A node whose id is higher than that of node 0.
 pub(super) fn higher() -> usize {
-    (1..50).find(|node| NodeId::of(&name(*node)) > NodeId::of(&name(0))).unwrap()
+    (1..50).find(|node| NodeId::from_name(&name(*node)) > NodeId::from_name(&name(0))).unwrap()
 }
 
 pub(super) fn frame_of(node: usize, address: IpAddr) -> Observation {
@@ -71,7 +71,7 @@ impl PeerHarness {
         self.sequence += 1;
         let echo = self.tokens.get(&address(node)).copied().unwrap_or(0);
         let message = Message {
-            sender: NodeId::of(&name(node)),
+            sender: NodeId::from_name(&name(node)),
             session: 5,
             echo,
             sequence: self.sequence,

@@ -69,6 +69,6 @@ fn requirement_3_a_speaker_that_claims_the_address_by_now_is_not_reported_as_a_k
             }
         }
     }
-    assert!(harness.speaker.peers[&NodeId::of(&name(1))].in_sync, "it is heard from {}", address(1));
+    assert!(harness.speaker.peers[&NodeId::from_name(&name(1))].in_sync, "it is heard from {}", address(1));
     assert!(harness.speaker.answering_kernels().is_empty());
 }

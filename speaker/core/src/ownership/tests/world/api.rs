@@ -91,7 +91,7 @@ impl Api {
                 .shown
                 .iter()
                 .filter(|node| self.ready.contains_key(*node) || self.starting.contains(*node))
-                .map(|node| (mac(*node), NodeId::of(&name(*node))))
+                .map(|node| (mac(*node), NodeId::from_name(&name(*node))))
                 .collect(),
             speakers: self.ready.iter().map(|(node, g)| speaker(*node, true, *g)).chain(starting).collect(),
             groups,

@@ -25,7 +25,7 @@ impl World {
             let _ = writeln!(text, "{line}");
         }
         for (number, node) in self.nodes.iter().enumerate() {
-            let _ = write!(text, "node{number} {}", NodeId::of(&name(number)).0 % 1_000);
+            let _ = write!(text, "node{number} {}", NodeId::from_name(&name(number)).0 % 1_000);
             let Some(speaker) = &node.speaker else {
                 let _ = writeln!(text, " is down");
                 continue;
