@@ -1,4 +1,4 @@
-//! Arguments of the speaker. All have defaults but the names that only the cluster knows.
+//! Command line arguments of the speaker. All have defaults, except the names that depend on the pod.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -31,7 +31,7 @@ pub struct Args {
     #[arg(long, default_value = "")]
     pub(crate) load_balancer_class: String,
 
-    /// Where to keep what a restarted speaker needs while the API server is away.
+    /// Directory of the state that a restarted speaker needs while the API server is unavailable.
     #[arg(long, default_value = "/var/lib/lbstack")]
     pub(crate) state_dir: PathBuf,
 
@@ -39,8 +39,8 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t = PlacementArg::Balanced, ignore_case = true)]
     pub(crate) placement: PlacementArg,
 
-    /// What the label node.kubernetes.io/exclude-from-external-load-balancers on a node means. Auto: honoured
-    /// unless every node carries it.
+    /// How the label node.kubernetes.io/exclude-from-external-load-balancers on a node is treated. Auto:
+    /// honoured unless every node has it.
     #[arg(long, value_enum, default_value_t = ExcludeLabelArg::Auto, ignore_case = true)]
     pub(crate) exclude_label: ExcludeLabelArg,
 
@@ -52,31 +52,32 @@ pub struct Args {
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(20..=1000))]
     pub(crate) beacon_interval_ms: u64,
 
-    /// So many intervals without a beacon, and a speaker is taken for dead.
+    /// Number of beacon intervals without a beacon after which a speaker is considered down.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(2..=20))]
     pub(crate) beacon_misses: u32,
 
-    /// Address that beacons are received on; every address if it is not given.
+    /// Address on which beacons are received; all addresses if not set.
     #[arg(long, env = "POD_IP")]
     pub(crate) pod_ip: Option<IpAddr>,
 
-    /// Directories with keys for beacons, the preferred one first; each may have a file `secretkey`.
+    /// Directories with keys for beacons, the preferred one first; each may contain a file `secretkey`.
     #[arg(long, value_delimiter = ',', default_values_t = DEFAULT_KEY_DIRS.map(String::from))]
     pub(crate) key_dirs: Vec<String>,
 
-    /// What to do when somebody who is no speaker has one of our addresses.
+    /// What to do when a foreign host, which is no speaker, uses an address of a Service.
     #[arg(long, value_enum, default_value_t = DetectionArg::Enforce, ignore_case = true)]
     pub(crate) conflict_detection: DetectionArg,
 
-    /// Interfaces never to announce on: regular expressions on their names.
+    /// Interfaces to ignore: regular expressions that match their names.
     #[arg(long, value_delimiter = ',', default_values_t = DEFAULT_EXCLUDED.map(String::from))]
     pub(crate) exclude_interfaces: Vec<String>,
 }
 
-/// The Secret that a user may make, as MetalLB's manual tells, and the operator's own.
+/// The Secret that users may create as MetalLB's manual describes, and the operator's own.
 const DEFAULT_KEY_DIRS: [&str; 2] = ["/etc/lbstack/memberlist", "/etc/lbstack/beacon-key"];
 
-/// MetalLB's list (`reference/metallb.md` §7.3): what container runtimes and network plugins make.
+/// MetalLB's list (`reference/metallb.md` §7.3): interfaces that container runtimes and network plugins
+/// create.
 const DEFAULT_EXCLUDED: [&str; 14] = [
     "^docker.*",
     "^cbr.*",
@@ -97,7 +98,7 @@ const DEFAULT_EXCLUDED: [&str; 14] = [
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 #[value(rename_all = "PascalCase")]
 pub(crate) enum PlacementArg {
-    /// No node gets more than its share while others have less; who has an address keeps it.
+    /// No node gets more than its share while others have less; the owner of an address keeps it.
     Balanced,
     /// MetalLB's hash.
     Hash,
@@ -114,11 +115,11 @@ pub(crate) enum ExcludeLabelArg {
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 #[value(rename_all = "PascalCase")]
 pub(crate) enum DetectionArg {
-    /// Do not announce the address, or defend it; and tell.
+    /// Do not announce the address, or defend it; and report the conflict.
     Enforce,
-    /// Announce it all the same; and tell.
+    /// Announce it all the same; and report the conflict.
     Warn,
-    /// Do not look.
+    /// Do not detect conflicts.
     Off,
 }
 
@@ -152,22 +153,22 @@ impl From<ExcludeLabelArg> for ExcludeLabel {
 }
 
 impl Args {
-    /// The class as the API has it.
+    /// The load balancer class; none if it is empty.
     pub(crate) fn class(&self) -> Option<String> {
         (!self.load_balancer_class.is_empty()).then(|| self.load_balancer_class.clone())
     }
 
-    /// Where beacons are received.
+    /// The address and port on which beacons are received.
     pub(crate) fn beacon_address(&self) -> SocketAddr {
         SocketAddr::new(self.pod_ip.unwrap_or(Ipv6Addr::UNSPECIFIED.into()), self.beacon_port)
     }
 
-    /// What the ownership machine is told at its start.
-    pub(crate) fn ownership(&self, session: u64) -> ownership::Settings {
-        ownership::Settings {
+    /// The settings of the ownership state machine.
+    pub(crate) fn ownership(&self, session: u64) -> ownership::OwnershipSettings {
+        ownership::OwnershipSettings {
             me: self.node_name.as_str().into(),
             interval: Duration::from_millis(self.beacon_interval_ms),
-            misses: self.beacon_misses,
+            detect_multiplier: self.beacon_misses,
             detection: self.conflict_detection.into(),
             session,
         }

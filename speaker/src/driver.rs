@@ -1,20 +1,24 @@
-//! The driver: one thread that owns [`Responder`] and [`Ownership`] and carries outputs of one to the other.
+//! The driver: one thread that owns [`Responder`] and [`Ownership`] and passes the outputs of one to the
+//! other.
 //!
-//! | task | does | ends |
+//! | task | function | ends |
 //! |---|---|---|
-//! | driver | waits for a view, links, a frame or a deadline; hands it on; carries out what comes of it | with the process |
-//! | beacons | waits for messages of other speakers, checks them, hands them to the driver | with the driver |
-//! | receiver, one per link and protocol | waits for frames and hands them to the driver, never waiting for it | when the driver closes the link, or the link is gone |
+//! | driver | waits for a view, links, a frame or a deadline; feeds the state machines; performs their
+//! outputs | with the process |
+//! | beacons | receives and verifies the messages of other speakers and sends them to the driver | with the
+//! driver |
+//! | receiver, one per link and protocol | receives frames and sends them to the driver, dropping them if the
+//! queue is full | when the driver closes the link, or the link is gone |
 //!
-//! They share a thread of their own, with a runtime of its own, so that nothing that the rest of the process does
-//! (reading thousands of objects, say) delays an answer. Whatever the driver publishes is written to the API by
+//! They share a thread with its own runtime, so that nothing else in the process (such as parsing thousands
+//! of objects) delays an answer. What the driver publishes is written to the API by
 //! [`status`](crate::status), never from here.
 
+mod announced_set;
 mod beacons;
 mod clocks;
-mod ports;
+mod packet_sockets;
 mod publication;
-mod told;
 mod turns;
 
 use std::collections::BTreeSet;
@@ -34,41 +38,41 @@ use tokio_util::sync::CancellationToken;
 use crate::log_limit::limited;
 use crate::metrics::{Metrics, PerAddress};
 use crate::priority;
-use beacons::{Beacons, Heard};
+use announced_set::{AnnouncedSet, Change};
+use beacons::{Beacons, ReceivedBeacon};
 use clocks::Clocks;
-pub(crate) use ports::Closed;
-use ports::Ports;
+use packet_sockets::PacketSockets;
+pub(crate) use packet_sockets::UnavailableProtocols;
 pub(crate) use publication::Published;
 #[cfg(test)]
 pub(crate) use publication::Reports;
-use told::{Change, Told};
 
-/// Frames that wait for the driver; more are dropped and counted.
+/// Capacity of the queues to the driver; more is dropped and set_counts.
 const QUEUE: usize = 4_096;
 /// How often sockets are checked.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A received frame, as much of it as matters.
+/// A received frame, truncated to the part that matters.
 pub(crate) struct Received {
     at: Instant,
     link: LinkIndex,
     len: usize,
-    bytes: [u8; ports::LONGEST],
+    bytes: [u8; packet_sockets::LONGEST],
 }
 
-/// What the driver is made of.
+/// The parts of a driver that has not been started.
 pub(crate) struct Driver {
-    pub(crate) ownership: ownership::Settings,
-    /// Where beacons are received.
+    pub(crate) ownership: ownership::OwnershipSettings,
+    /// The address on which beacons are received.
     pub(crate) beacons: SocketAddr,
     pub(crate) keys: watch::Receiver<Keyring>,
     pub(crate) views: watch::Receiver<Option<Arc<View>>>,
     pub(crate) links: watch::Receiver<Vec<Link>>,
     pub(crate) published: watch::Sender<Published>,
-    /// Where it cannot announce, although the links could.
-    pub(crate) closed: watch::Sender<Closed>,
+    /// Protocols of links for which no packet socket could be opened.
+    pub(crate) unavailable: watch::Sender<UnavailableProtocols>,
     pub(crate) metrics: Metrics,
-    /// Beats with each turn.
+    /// Beats in each iteration of the main loop.
     pub(crate) heartbeat: Heartbeat,
     pub(crate) shutdown: CancellationToken,
 }
@@ -76,18 +80,18 @@ pub(crate) struct Driver {
 /// Why the driver ended.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// The thread or its runtime could not be made.
+    /// The thread or its runtime could not be created.
     #[error("cannot start the driver: {0}")]
     Start(#[source] std::io::Error),
     /// The beacon port cannot be listened on.
     #[error("cannot listen for beacons on UDP {address} (--beacon-port): {source}{}", port_hint(source))]
     Beacons {
-        /// Where.
+        /// The address.
         address: SocketAddr,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
-    /// It ended without a reason: it panicked.
+    /// The thread has panicked.
     #[error("the driver has ended unexpectedly")]
     Lost,
 }
@@ -103,7 +107,7 @@ fn port_hint(error: &std::io::Error) -> &'static str {
 }
 
 impl Driver {
-    /// Runs the driver in a thread of its own until the process stops.
+    /// Runs the driver in its own thread until the process stops.
     pub(crate) async fn run(self) -> Result<(), Error> {
         let (ended, end) = tokio::sync::oneshot::channel();
         std::thread::Builder::new()
@@ -114,9 +118,10 @@ impl Driver {
                 }
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
                 let result = runtime.map_err(Error::Start).and_then(|runtime| {
-                    tokio::task::LocalSet::new().block_on(&runtime, async { State::new(self)?.run().await })
+                    tokio::task::LocalSet::new()
+                        .block_on(&runtime, async { DriverState::new(self)?.run().await })
                 });
-                // Nobody listens when the process has ended meanwhile.
+                // The receiver is gone when the process has ended meanwhile.
                 let _ = ended.send(result);
             })
             .map_err(Error::Start)?;
@@ -124,58 +129,58 @@ impl Driver {
     }
 }
 
-struct State {
+struct DriverState {
     driver: Driver,
     view: Arc<View>,
     ownership: Ownership,
     responder: Responder,
-    ports: Ports,
+    sockets: PacketSockets,
     frames: mpsc::Receiver<Received>,
     beacons: Beacons,
-    heard: mpsc::Receiver<Heard>,
+    received_beacons: mpsc::Receiver<ReceivedBeacon>,
     counters: PerAddress,
-    announced: Told,
-    /// Announced groups that are another in the view, and are to be announced as it has them.
+    announced: AnnouncedSet,
+    /// Announced groups whose addresses or links differ from the view, to be announced again.
     changed: BTreeSet<GroupId>,
     view_known: bool,
-    /// Something is decided and not carried out yet.
-    behind: bool,
+    /// Outputs of the state machines are pending.
+    outputs_pending: bool,
     clocks: Clocks,
-    /// What of the ownership machine is published.
+    /// The revisions of the ownership state that were last published.
     revisions: (u64, u64, u64),
-    /// What was published of speakers that are not heard.
+    /// The blocked speakers that were last published.
     blocked: Vec<(NodeName, ownership::Blocked)>,
-    /// When the next publication may be, if something is to be published.
+    /// When to publish next, if something has changed.
     publication: Option<Instant>,
-    /// No publication before.
+    /// Not to publish before this time.
     pause_until: Option<Instant>,
     counts: Counts,
     alive: usize,
     /// When sockets are checked again.
-    check: Instant,
-    /// What the kernel has dropped on the sockets that are open.
+    next_check: Instant,
+    /// Drops of the kernel on the sockets that are open.
     kernel_drops: u64,
 }
 
-impl State {
+impl DriverState {
     fn new(driver: Driver) -> Result<Self, Error> {
         let (sender, frames) = mpsc::channel(QUEUE);
-        let (messages, heard) = mpsc::channel(QUEUE);
+        let (messages, received_beacons) = mpsc::channel(QUEUE);
         let beacons = Beacons::open(driver.beacons, driver.keys.clone(), messages, driver.metrics.clone())
             .map_err(|source| Error::Beacons { address: driver.beacons, source })?;
         Ok(Self {
             view: Arc::default(),
             ownership: Ownership::new(driver.ownership.clone()),
             responder: Responder::new(crate::seed()),
-            ports: Ports::new(sender, driver.metrics.clone()),
+            sockets: PacketSockets::new(sender, driver.metrics.clone()),
             frames,
             beacons,
-            heard,
+            received_beacons,
             counters: PerAddress::new(driver.metrics.clone()),
-            announced: Told::default(),
+            announced: AnnouncedSet::default(),
             changed: BTreeSet::new(),
             view_known: false,
-            behind: false,
+            outputs_pending: false,
             clocks: Clocks::new(),
             revisions: (0, 0, 0),
             blocked: Vec::new(),
@@ -183,7 +188,7 @@ impl State {
             pause_until: None,
             counts: Counts::default(),
             alive: 0,
-            check: Instant::now(),
+            next_check: Instant::now(),
             kernel_drops: 0,
             driver,
         })
@@ -198,18 +203,18 @@ impl State {
         loop {
             self.driver.heartbeat.beat();
             let deadline = self.next_deadline();
-            let check = self.check;
+            let check = self.next_check;
             tokio::select! {
                 biased;
                 () = shutdown.cancelled(), if leave_by.is_none() => {
                     let now = Instant::now();
                     leave_by = now.checked_add(Ownership::handover_time());
-                    self.tell_ownership(now, ownership::Input::Shutdown);
+                    self.feed_ownership(now, ownership::Input::Shutdown);
                 }
-                () = sleep_until(deadline), if !self.behind => self.time_came(),
-                // What others do on this thread comes before the next turn.
-                () = tokio::task::yield_now(), if self.behind => self.go_on(deadline),
-                // Before what anybody on the network can send without end.
+                () = sleep_until(deadline), if !self.outputs_pending => self.on_deadline(),
+                // Other tasks of this thread run before the next turn.
+                () = tokio::task::yield_now(), if self.outputs_pending => self.continue_turn(deadline),
+                // Before inputs that any host on the network can send endlessly.
                 () = sleep_until(leave_by) => return Ok(()),
                 Ok(()) = self.driver.views.changed() => {
                     self.catch_up(Instant::now());
@@ -221,17 +226,17 @@ impl State {
                     self.set_links(Instant::now(), links);
                 }
                 Ok(()) = self.driver.keys.changed() => self.set_keys(Instant::now()),
-                Some(heard) = self.heard.recv() => {
+                Some(beacon) = self.received_beacons.recv() => {
                     self.catch_up(Instant::now());
-                    self.heard(heard);
+                    self.on_beacon(beacon);
                 }
-                Some(frame) = self.frames.recv() => self.frames_came(frame),
+                Some(frame) = self.frames.recv() => self.on_frames(frame),
                 () = sleep_until(Some(check)) => self.check_sockets(Instant::now()).await,
             }
             self.publish_if_due(Instant::now());
             self.count();
             if leave_by.is_some() && self.ownership.owned().is_empty() {
-                self.carry_out_all(Instant::now());
+                self.perform_all_outputs(Instant::now());
                 return Ok(());
             }
         }
@@ -241,33 +246,33 @@ impl State {
         let deadlines = [
             self.responder.next_deadline(),
             self.ownership.next_deadline(),
-            self.ports.next_deadline(),
+            self.sockets.next_deadline(),
             self.publication,
         ];
         deadlines.into_iter().flatten().min()
     }
 
-    /// What no event tells of. This is also why the driver has a turn at least this often.
+    /// Checks what no event reports. Also ensures a minimum rate of iterations of the main loop.
     async fn check_sockets(&mut self, now: Instant) {
-        self.check = now + CHECK_INTERVAL;
+        self.next_check = now + CHECK_INTERVAL;
         self.beacons.check(now).await;
-        let drops = self.ports.kernel_drops().saturating_add(self.beacons.kernel_drops());
-        // Sockets that were closed count no more.
+        let drops = self.sockets.kernel_drops().saturating_add(self.beacons.kernel_drops());
+        // Sockets that were closed do not count any more.
         self.driver.metrics.kernel_drops.inc_by(drops.saturating_sub(self.kernel_drops));
         self.kernel_drops = drops;
     }
 
     fn set_keys(&mut self, now: Instant) {
         let ids = self.driver.keys.borrow_and_update().ids();
-        self.tell_ownership(now, ownership::Input::Keys(ids));
+        self.feed_ownership(now, ownership::Input::Keys(ids));
     }
 
     fn set_links(&mut self, now: Instant, links: Vec<Link>) {
-        self.ports.set(now, &links);
-        self.publish_closed();
+        self.sockets.set(now, &links);
+        self.publish_unavailable();
         let macs = links.iter().map(|link| link.mac.0).collect();
-        self.tell_responder(now, responder::Input::Links(links));
-        self.tell_ownership(now, ownership::Input::Macs(macs));
+        self.feed_responder(now, responder::Input::Links(links));
+        self.feed_ownership(now, ownership::Input::Macs(macs));
     }
 
     fn view_changed(&mut self, now: Instant) {
@@ -275,32 +280,30 @@ impl State {
         let before = std::mem::replace(&mut self.view, Arc::clone(&view));
         self.view_known = true;
         self.ownership.handle(now, ownership::Input::View(view));
-        // Groups that stay may have got other addresses or links. Which of these are announced changes with the outputs.
-        let changed = |id: &GroupId| match (before.groups.get(id), self.view.groups.get(id)) {
-            (Some(before), Some(now)) => !Arc::ptr_eq(before, now),
-            (before, now) => before.is_some() != now.is_some(),
-        };
-        self.changed.extend(self.announced.groups().filter(changed));
+        // The addresses or links of groups that stay may have changed. Which of them are announced follows
+        // from the outputs.
+        let changed = self.view.changed_groups(&before);
+        self.changed.extend(changed.into_iter().filter(|id| self.announced.contains(*id)));
         self.withdraw_lost(now);
-        self.carry_out(now);
+        self.perform_outputs(now);
     }
 
-    fn tell_ownership(&mut self, now: Instant, input: ownership::Input) {
+    fn feed_ownership(&mut self, now: Instant, input: ownership::Input) {
         self.ownership.handle(now, input);
-        self.carry_out(now);
+        self.perform_outputs(now);
     }
 
-    fn tell_responder(&mut self, now: Instant, input: responder::Input<'_>) {
+    fn feed_responder(&mut self, now: Instant, input: responder::Input<'_>) {
         if let Err(reason) = self.responder.handle(now, input) {
             self.driver.metrics.dropped(reason);
         }
     }
 
-    fn wire(&mut self, now: Instant, output: responder::Output) {
+    fn on_responder_output(&mut self, now: Instant, output: responder::Output) {
         match output {
             responder::Output::Transmit { link, frame, address, purpose } => {
-                if !self.ports.send(link, &frame) {
-                    return self.tell_responder(now, responder::Input::Unsent(link, address, purpose));
+                if !self.sockets.send(link, &frame) {
+                    return self.feed_responder(now, responder::Input::Unsent(link, address, purpose));
                 }
                 match purpose {
                     Purpose::Answer => {
@@ -314,44 +317,44 @@ impl State {
                     Purpose::Probe | Purpose::Defence => {}
                 }
             }
-            responder::Output::Join(link, group) => self.ports.join(link, group),
-            responder::Output::Leave(link, group) => self.ports.leave(link, group),
-            responder::Output::Contested(sighting) => {
-                self.ownership.handle(now, ownership::Input::Contested(sighting));
+            responder::Output::Join(link, group) => self.sockets.join(link, group),
+            responder::Output::Leave(link, group) => self.sockets.leave(link, group),
+            responder::Output::Contested(observation) => {
+                self.ownership.handle(now, ownership::Input::Contested(observation));
             }
-            responder::Output::Answered(sighting) => {
-                self.ownership.handle(now, ownership::Input::Answered(sighting));
+            responder::Output::ProbeAnswered(observation) => {
+                self.ownership.handle(now, ownership::Input::ProbeAnswered(observation));
             }
-            responder::Output::Unanswered(address) => {
-                self.ownership.handle(now, ownership::Input::Unanswered(address));
+            responder::Output::ProbeClear(address) => {
+                self.ownership.handle(now, ownership::Input::ProbeClear(address));
             }
-            responder::Output::Unasked(address) => {
-                self.ownership.handle(now, ownership::Input::Unasked(address));
+            responder::Output::ProbeFailed(address) => {
+                self.ownership.handle(now, ownership::Input::ProbeFailed(address));
             }
         }
     }
 
-    fn decided(&mut self, now: Instant, output: ownership::Output) {
+    fn on_ownership_output(&mut self, now: Instant, output: ownership::Output) {
         match output {
             ownership::Output::Send { address, keys, message } => self.beacons.send(address, &keys, &message),
             ownership::Output::Probe(address, scope, plan) => {
-                self.tell_responder(now, responder::Input::Probe(address, scope, plan));
+                self.feed_responder(now, responder::Input::Probe(address, scope, plan));
             }
             ownership::Output::CancelProbe(address) => {
-                self.tell_responder(now, responder::Input::CancelProbe(address));
+                self.feed_responder(now, responder::Input::CancelProbe(address));
             }
             ownership::Output::Defend(address) => {
-                self.tell_responder(now, responder::Input::Defend(address));
+                self.feed_responder(now, responder::Input::Defend(address));
             }
-            ownership::Output::Remind(id) => {
+            ownership::Output::Reannounce(id) => {
                 for address in self.announced.addresses(id) {
-                    self.tell_responder(now, responder::Input::Remind(address));
+                    self.feed_responder(now, responder::Input::Reannounce(address));
                 }
             }
-            // It may have been lost since: then its withdrawal has been carried out already, or comes next.
+            // The group may have been lost since: then its withdrawal has been performed already, or follows.
             ownership::Output::Announce(id) if !self.ownership.owned().contains_key(&id) => {}
             ownership::Output::Announce(id) => {
-                if self.announced.begin(id) {
+                if self.announced.insert(id) {
                     let epoch = self.ownership.owned().get(&id);
                     limited!(1000, info, group = %id, epoch, "owns the addresses of this group from now on");
                 }
@@ -359,14 +362,14 @@ impl State {
             }
             ownership::Output::Update(id) => self.announce(now, [id].into()),
             ownership::Output::Withdraw(id) => {
-                let changes = self.announced.end(id);
-                self.tell_changes(now, changes);
+                let changes = self.announced.remove(id);
+                self.apply_changes(now, changes);
                 limited!(1000, info, group = %id, "no longer owns the addresses of this group");
             }
         }
     }
 
-    /// Brings the responder in line with the addresses that owned groups have now.
+    /// Updates the responder to the current addresses of owned groups.
     fn announce(&mut self, now: Instant, ids: BTreeSet<GroupId>) {
         let wanted = |id: GroupId| {
             let announced = |address| self.ownership.is_announced(address);
@@ -374,34 +377,34 @@ impl State {
             (id, group.map(|group| group.addresses.only(announced)).unwrap_or_default())
         };
         let wanted = ids.into_iter().map(wanted).collect();
-        let changes = self.announced.align(wanted);
-        self.tell_changes(now, changes);
+        let changes = self.announced.reconcile(wanted);
+        self.apply_changes(now, changes);
     }
 
-    /// Withdraws what no owned group has any more. What else differs comes after everything that is decided already; frames
-    /// may come before that.
+    /// Withdraws addresses that no owned group contains any more, before frames are answered. Other changes
+    /// follow after the pending outputs.
     fn withdraw_lost(&mut self, now: Instant) {
         let ownership = &self.ownership;
         let withdraw = |id: &GroupId| self.announced.retain(*id, |address| ownership.announces(address));
         let changes: Vec<Change> = self.changed.iter().flat_map(withdraw).collect();
-        self.tell_changes(now, changes);
+        self.apply_changes(now, changes);
     }
 
-    fn tell_changes(&mut self, now: Instant, changes: Vec<Change>) {
+    fn apply_changes(&mut self, now: Instant, changes: Vec<Change>) {
         for change in changes {
             match change {
                 Change::Announce(address, scope) => {
-                    self.tell_responder(now, responder::Input::Announce(address, scope));
+                    self.feed_responder(now, responder::Input::Announce(address, scope));
                 }
                 Change::Withdraw(address) => {
-                    self.tell_responder(now, responder::Input::Withdraw(address));
+                    self.feed_responder(now, responder::Input::Withdraw(address));
                     self.counters.forget(address);
                 }
             }
         }
     }
 
-    /// Brings the metrics up to date when a beacon is due, which is often enough.
+    /// Updates the metrics; at least whenever a beacon is due.
     fn count(&mut self) {
         let (counts, alive) = (self.ownership.counts(), self.ownership.peers_alive());
         if counts != self.counts || alive != self.alive {
@@ -409,13 +412,13 @@ impl State {
                 limited!(
                     5,
                     warn,
-                    "this speaker did not run for a while (no processor time, or stopped): it asks anew who has \
-                     its addresses before it answers for them"
+                    "this speaker did not run for a while (no processor time, or stopped): its addresses \
+                     are probed again before it answers for them"
                 );
             }
             self.counts = counts;
             self.alive = alive;
-            self.driver.metrics.counted(counts, alive, self.blocked.len());
+            self.driver.metrics.set_counts(counts, alive, self.blocked.len());
         }
     }
 }

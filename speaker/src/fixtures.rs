@@ -1,4 +1,4 @@
-//! What several tests begin with: one group, which node `a` may own.
+//! Fixtures of several tests: one group, with node `a` as candidate.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -6,12 +6,12 @@ use std::sync::Arc;
 use announce::link::Scope;
 use announce::view::{Candidate, Candidates, Group, NodeName, Speaker, Tier, View};
 
-/// The group's only address.
+/// The only address of the group.
 pub(crate) fn address() -> IpAddr {
     Ipv4Addr::new(10, 0, 0, 1).into()
 }
 
-/// The group, with these candidates.
+/// The group with these candidates.
 pub(crate) fn group(candidates: &[&str]) -> Group {
     let id = address();
     let candidate = |name: &&str| Candidate::new((*name).into(), Tier::default());
@@ -21,13 +21,13 @@ pub(crate) fn group(candidates: &[&str]) -> Group {
         addresses: [(id, Scope::All)].into(),
         services: Box::default(),
         candidates: Candidates::ranked(id, candidates.iter().map(candidate).collect()),
-        idle: None,
+        not_announced: None,
         retainable: false,
         last: None,
     }
 }
 
-/// A view of this group alone, and of the speaker of `a`.
+/// A view with only this group and the speaker of `a`.
 pub(crate) fn view() -> View {
     let me: NodeName = "a".into();
     let mut view = View::default();

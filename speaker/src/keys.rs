@@ -1,6 +1,6 @@
-//! The keys that beacons are signed with, out of mounted Secrets. The kubelet renews the files some time after a
-//! Secret has changed, on each node at another time: so a key that went away is accepted for a while longer, and no
-//! longer than that, since it may have been changed because somebody else knows it.
+//! The keys that beacons are signed with, from mounted Secrets. The kubelet updates the files some time after
+//! a Secret has changed, at a different time on each node: so a removed key is accepted for a limited time.
+//! The time is limited because the key may have been replaced since it was compromised.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -15,33 +15,33 @@ use crate::log_limit::limited;
 
 /// How often the files are read.
 const POLL: Duration = Duration::from_secs(5);
-/// For how long a key is accepted that is in no file any more. A kubelet renews the files within two minutes.
+/// How long a key is accepted that is in no file any more. A kubelet updates the files within two minutes.
 const ACCEPTED: Duration = Duration::from_secs(600);
 
-/// Reads the keys and starts the task that follows their changes.
+/// Reads the keys and starts the task that watches them.
 pub(crate) fn start(
     tasks: &mut Tasks,
     directories: &[String],
     shutdown: CancellationToken,
 ) -> watch::Receiver<Keyring> {
     let files: Vec<PathBuf> = directories.iter().map(|dir| PathBuf::from(dir).join(SECRET_KEY)).collect();
-    let mut held = Held::new(read(&files));
-    if held.current.ids().is_empty() {
+    let mut keys = KeySet::new(read(&files));
+    if keys.current.ids().is_empty() {
         tracing::warn!(
             ?directories,
             "there is no key for beacons: any host that reaches the beacon port can pose as a speaker"
         );
     }
-    let (sender, receiver) = watch::channel(held.keyring());
+    let (sender, receiver) = watch::channel(keys.keyring());
     tasks.spawn("keys", async move {
         while shutdown.run_until_cancelled(tokio::time::sleep(POLL)).await.is_some() {
-            held.update(Instant::now(), read(&files));
+            keys.update(Instant::now(), read(&files));
             sender.send_if_modified(|known| {
-                let keyring = held.keyring();
+                let keyring = keys.keyring();
                 let changed = *known != keyring;
                 if changed {
-                    let (current, old) = (held.current.ids().len(), held.old.len());
-                    limited!(5, info, current, old, "other keys for beacons are accepted from now on");
+                    let (current, old) = (keys.current.ids().len(), keys.old.len());
+                    limited!(5, info, current, old, "the accepted beacon keys have changed");
                     *known = keyring;
                 }
                 changed
@@ -52,19 +52,19 @@ pub(crate) fn start(
     receiver
 }
 
-/// The keys of the files, and those that were there until a moment ago.
-struct Held {
+/// The keys in the files, and those that were removed recently.
+struct KeySet {
     current: Keyring,
-    /// With the time at which each is forgotten.
+    /// Removed keys, with the time until which they are accepted.
     old: Vec<(Key, Instant)>,
 }
 
-impl Held {
+impl KeySet {
     fn new(current: Keyring) -> Self {
         Self { current, old: Vec::new() }
     }
 
-    /// Without any key in the files the old ones are kept: none at all would let anybody pose as a speaker.
+    /// Without any key in the files the old ones are kept: without a key, any host could pose as a speaker.
     fn update(&mut self, now: Instant, read: Keyring) {
         if read != self.current {
             let before = std::mem::replace(&mut self.current, read);
@@ -82,7 +82,7 @@ impl Held {
     }
 }
 
-/// The keys of the files that exist. A mounted Secret without the entry counts as none.
+/// Reads the keys of the files that exist. A mounted Secret without the entry is ignored.
 fn read(files: &[PathBuf]) -> Keyring {
     Keyring::new(files.iter().filter_map(|file| match std::fs::read(file) {
         Ok(secret) if !secret.is_empty() => Some(Key::from_secret(&secret)),
@@ -95,7 +95,7 @@ fn read(files: &[PathBuf]) -> Keyring {
     }))
 }
 
-/// Without any Secret speakers still talk, with a key that is none.
+/// Without any Secret, speakers use a well-known key, which protects nothing.
 fn with_default(keys: &Keyring) -> Keyring {
     if keys.ids().is_empty() { Keyring::new([Key::from_secret(b"")]) } else { keys.clone() }
 }
@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_file_is_preferred_and_what_is_missing_or_empty_is_passed_over() {
+    fn the_first_file_is_preferred_and_missing_or_empty_files_are_skipped() {
         let dir = std::env::temp_dir().join(format!("lbstack-keys-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         let (missing, empty, user, own) =
@@ -121,14 +121,14 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_went_away_is_accepted_behind_the_new_one_and_forgotten_in_the_end() {
+    fn a_removed_key_is_accepted_after_the_new_one_for_a_limited_time() {
         let key = |text: &str| Key::from_secret(text.as_bytes());
         let start = Instant::now();
-        let mut held = Held::new(Keyring::new([key("a")]));
+        let mut keys = KeySet::new(Keyring::new([key("a")]));
         let mut at = |seconds: u64, texts: &[&str]| {
             let read = Keyring::new(texts.iter().map(|text| key(text)));
-            held.update(start + Duration::from_secs(seconds), read);
-            held.keyring().ids()
+            keys.update(start + Duration::from_secs(seconds), read);
+            keys.keyring().ids()
         };
         let ids = |texts: &[&str]| texts.iter().map(|text| key(text).id()).collect::<Vec<_>>();
         assert_eq!(at(0, &["b"]), ids(&["b", "a"]));

@@ -6,7 +6,7 @@
 //!                                               └──watch channel──► status (ServiceL2Status, events)
 //! ```
 //!
-//! Announced addresses stay announced while the API server is away: the driver acts on the last view.
+//! Announced addresses stay announced while the API server is unavailable: the driver uses the last view.
 
 mod args;
 mod driver;
@@ -26,7 +26,7 @@ mod watches;
 use std::sync::Arc;
 use std::time::Duration;
 
-use announce::view::{NodeName, Settings};
+use announce::view::{NodeName, ViewSettings};
 use anyhow::Context as _;
 use prometheus_client::registry::Registry;
 use runtime::admin::{self, Readiness};
@@ -37,24 +37,24 @@ use runtime::tasks::Tasks;
 use tokio::sync::{Notify, watch};
 
 pub use args::Args;
-use driver::{Closed, Driver, Published};
+use driver::{Driver, Published, UnavailableProtocols};
 use metrics::Metrics;
 use snapshot::Snapshot;
-use watches::{Outlet, Stores, Viewer};
+use watches::{Caches, ViewOutputs, WatchConfig};
 
-/// How long tasks have to stop once they are asked to.
+/// How long tasks have to stop after a shutdown was requested.
 const GRACE: Duration = Duration::from_secs(5);
-/// For how long the driver may be busy with one turn before `/healthz` fails; the kubelet waits another minute.
+/// How long one iteration of the driver may take before `/healthz` fails; the kubelet waits another minute.
 const DRIVER_LIMIT: Duration = Duration::from_secs(10);
-/// What users see as the source of our events.
+/// The source of our events.
 const COMPONENT: &str = "lbstack-speaker";
 
-/// Runs the speaker until it is told to stop.
+/// Runs the speaker until shutdown.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     runtime::telemetry::init(&args.common)?;
     let shutdown = runtime::shutdown::token()?;
     let me: NodeName = args.node_name.as_str().into();
-    let settings = Settings {
+    let settings = ViewSettings {
         me: me.clone(),
         placement: args.placement.into(),
         exclude_label: args.exclude_label.into(),
@@ -75,29 +75,29 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 
     let (links, other_addresses) = links::start(&mut tasks, excluded, shutdown.clone()).await?;
     let changed = Arc::new(Notify::new());
-    let viewer = Viewer {
+    let watch_config = WatchConfig {
         namespace: args.namespace.clone(),
         node: me.clone(),
         pod: args.pod_name.clone(),
         class: args.class(),
     };
     let snapshot = Snapshot::read(&args.state_dir);
-    let before = snapshot.as_ref().map(Snapshot::known);
-    let stores = Stores::start(&mut tasks, &client, viewer, before, &changed, &shutdown);
-    let (closed, sockets) = watch::channel(Closed::new());
+    let before = snapshot.as_ref().map(Snapshot::inputs);
+    let caches = Caches::start(&mut tasks, &client, watch_config, before, &changed, &shutdown);
+    let (unavailable, sockets) = watch::channel(UnavailableProtocols::new());
     let usable = links::usable(&mut tasks, links.clone(), sockets, shutdown.clone());
     let (views, mut view) = watch::channel(None);
-    let (findings, found) = watch::channel(Vec::new());
-    let keep = watches::keep_view(
-        stores.clone(),
+    let (findings, current_findings) = watch::channel(Vec::new());
+    let view_builder = watches::run_view_builder(
+        caches.clone(),
         settings,
         snapshot,
         usable.clone(),
-        Outlet { views, findings },
+        ViewOutputs { views, findings },
         changed,
         shutdown.clone(),
     );
-    tasks.spawn("view", keep);
+    tasks.spawn("view", view_builder);
 
     tasks.spawn("memory", memory::trim_after_changes(view.clone(), shutdown.clone()));
 
@@ -110,38 +110,38 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         views: view.clone(),
         links,
         published,
-        closed,
+        unavailable,
         metrics: metrics.clone(),
         heartbeat,
         shutdown: shutdown.clone(),
     };
     tasks.spawn("driver", driver.run());
 
-    let keep = snapshot::keep(
+    let snapshot_writer = snapshot::run_writer(
         args.state_dir.clone(),
-        stores.clone(),
+        caches.clone(),
         publications.clone(),
         view.clone(),
         shutdown.clone(),
     );
-    tasks.spawn("snapshot", keep);
+    tasks.spawn("snapshot", snapshot_writer);
 
     let pod = args.pod_name.clone();
     let events = Events::start(&mut tasks, client.clone(), COMPONENT, pod, shutdown.clone());
-    let setup = status::Setup {
+    let status_settings = status::StatusSettings {
         namespace: args.namespace.clone(),
         beacon_port: args.beacon_address().port(),
         metrics,
     };
-    let status = status::Writer::new(&client, &me, stores, events, setup);
-    let status = status.run(publications, usable, other_addresses, found, shutdown.clone());
+    let status = status::StatusWriter::new(&client, &me, caches, events, status_settings);
+    let status = status.run(publications, usable, other_addresses, current_findings, shutdown.clone());
     tasks.spawn("status", status);
 
     let stop = shutdown.clone();
     tasks.spawn("readiness", async move {
         if let Some(Ok(_)) = stop.run_until_cancelled(view.wait_for(Option::is_some)).await {
             first_view.open();
-            tracing::info!("the first lists are in");
+            tracing::info!("all caches are synchronised");
         }
         stop.cancelled().await;
         Ok::<(), std::convert::Infallible>(())
@@ -149,7 +149,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     Ok(tasks.run(shutdown, GRACE).await?)
 }
 
-/// Differs with each start: the standard library's hasher is seeded by the system.
+/// A seed that differs with each start: the standard library seeds its hasher from the system.
 fn seed() -> u64 {
     use std::hash::{BuildHasher as _, Hasher as _, RandomState};
     RandomState::new().build_hasher().finish().max(1)

@@ -1,5 +1,5 @@
-//! The links of this node, by netlink: listed at start, and again whenever the kernel says that something about
-//! links or addresses changed.
+//! The links of this node, from netlink: listed at the start, and again whenever the kernel reports a change
+//! of links or addresses.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
@@ -16,35 +16,35 @@ use runtime::tasks::Tasks;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::driver::Closed;
+use crate::driver::UnavailableProtocols;
 use crate::log_limit::{first_few, limited};
 use crate::pace::{Pace, SETTLE};
 use crate::packet::Protocol;
 
-/// After this time the kernel is asked again for links that it did not list.
+/// Interval of retries when the kernel does not list the links.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Why the links are not known.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// No netlink socket.
+    /// The netlink socket could not be opened.
     #[error("cannot open a netlink socket: {0}")]
     Socket(#[source] std::io::Error),
     /// The kernel did not list links or addresses.
     #[error("cannot list this node's links: {0}")]
     List(#[from] rtnetlink::Error),
-    /// The netlink connection is gone.
+    /// The netlink connection was unavailable.
     #[error("the netlink connection has ended")]
     Ended,
 }
 
-/// Addresses of this node on interfaces that are not announced on, with the interfaces' names.
+/// Addresses of this node on interfaces that are not announced on, with the names of the interfaces.
 pub(crate) type OtherAddresses = BTreeMap<IpAddr, String>;
 
-/// kube-proxy in ipvs mode puts the addresses of all Services there, on every node.
+/// The interface on which kube-proxy in ipvs mode puts the addresses of all Services, on every node.
 const IPVS: &str = "kube-ipvs0";
 
-/// Lists the links and starts the task that keeps the list up to date.
+/// Lists the links and starts the task that updates the list.
 pub(crate) async fn start(
     tasks: &mut Tasks,
     excluded: RegexSet,
@@ -67,10 +67,10 @@ pub(crate) async fn start(
         let mut pause = SETTLE;
         while let Some(event) = shutdown.run_until_cancelled(events.next()).await {
             if event.is_none() {
-                // The connection's task may have heard of the shutdown first.
+                // The task of the connection may have ended first at shutdown.
                 return if shutdown.is_cancelled() { Ok(()) } else { Err(Error::Ended) };
             }
-            // One event seldom comes alone, and anybody on a link can cause events without end.
+            // Events come in bursts, and any host on a link can cause them continuously.
             tokio::time::sleep(pause).await;
             while events.try_recv().is_ok() {}
             let begun = Instant::now();
@@ -96,8 +96,8 @@ pub(crate) async fn start(
     Ok((receiver, other_receiver))
 }
 
-/// The links, asked for until the kernel lists them; none at shutdown. Meanwhile the former list holds: to end the process
-/// would withdraw everything.
+/// Lists the links, retrying until the kernel does; none at shutdown. Meanwhile the previous list stays in
+/// effect: ending the process would withdraw everything.
 async fn list_with_retries(
     handle: &Handle,
     excluded: &RegexSet,
@@ -115,27 +115,28 @@ async fn list_with_retries(
     shutdown.run_until_cancelled(listed).await
 }
 
-/// The links as far as this node can announce on them: without what needs a packet socket that could not be opened.
+/// The links without the protocols for which no packet socket could be opened.
 pub(crate) fn usable(
     tasks: &mut Tasks,
     mut links: watch::Receiver<Vec<Link>>,
-    mut closed: watch::Receiver<Closed>,
+    mut unavailable: watch::Receiver<UnavailableProtocols>,
     shutdown: CancellationToken,
 ) -> watch::Receiver<Vec<Link>> {
-    let (sender, receiver) = watch::channel(without(&links.borrow_and_update(), &closed.borrow_and_update()));
+    let (sender, receiver) =
+        watch::channel(without_unavailable(&links.borrow_and_update(), &unavailable.borrow_and_update()));
     tasks.spawn("usable links", async move {
         loop {
             let changed = async {
                 tokio::select! {
                     Ok(()) = links.changed() => {}
-                    Ok(()) = closed.changed() => {}
+                    Ok(()) = unavailable.changed() => {}
                     else => std::future::pending().await,
                 }
             };
             if shutdown.run_until_cancelled(changed).await.is_none() {
                 return Ok::<(), std::convert::Infallible>(());
             }
-            let now = without(&links.borrow_and_update(), &closed.borrow_and_update());
+            let now = without_unavailable(&links.borrow_and_update(), &unavailable.borrow_and_update());
             sender.send_if_modified(|known| {
                 let changed = *known != now;
                 *known = now;
@@ -146,10 +147,10 @@ pub(crate) fn usable(
     receiver
 }
 
-fn without(links: &[Link], closed: &Closed) -> Vec<Link> {
+fn without_unavailable(links: &[Link], unavailable: &UnavailableProtocols) -> Vec<Link> {
     let usable = |link: &Link| Link {
-        broadcast: link.broadcast && !closed.contains(&(link.index, Protocol::Arp)),
-        link_local: link.link_local.filter(|_| !closed.contains(&(link.index, Protocol::Ndp))),
+        broadcast: link.broadcast && !unavailable.contains(&(link.index, Protocol::Arp)),
+        link_local: link.link_local.filter(|_| !unavailable.contains(&(link.index, Protocol::Ndp))),
         ..link.clone()
     };
     links.iter().map(usable).collect()
@@ -164,7 +165,7 @@ fn log(old: &[Link], new: &[Link]) {
             mac = %link.mac,
             subnets = first_few(&link.subnets),
             link_local = ?link.link_local,
-            "may announce on this interface"
+           "announcing on this interface is possible"
         );
     }
     for link in old.iter().filter(|link| new.iter().all(|other| other.index != link.index)) {
@@ -175,14 +176,14 @@ fn log(old: &[Link], new: &[Link]) {
 async fn list(handle: &Handle, excluded: &RegexSet) -> Result<(Vec<Link>, OtherAddresses), Error> {
     let links: Vec<LinkMessage> = handle.link().get().execute().try_collect().await?;
     let addresses: Vec<AddressMessage> = handle.address().get().execute().try_collect().await?;
-    let unread = unread(&links);
-    if !unread.is_empty() {
-        // Messages that cannot be decoded are dropped on the way.
+    let undecodable = undecodable(&links);
+    if !undecodable.is_empty() {
+        // Messages that cannot be decoded are dropped by the netlink library.
         limited!(
             1,
             warn,
-            interfaces = first_few(unread),
-            "the kernel's account of these interfaces cannot be read"
+            interfaces = first_few(undecodable),
+            "the kernel's messages about these interfaces cannot be decoded"
         );
     }
     let mut addresses_of: BTreeMap<LinkIndex, Vec<AddressMessage>> = BTreeMap::new();
@@ -192,7 +193,7 @@ async fn list(handle: &Handle, excluded: &RegexSet) -> Result<(Vec<Link>, OtherA
     let (none, mut usable, mut unusable) = (Vec::new(), Vec::new(), Vec::new());
     for link in &links {
         let addresses = addresses_of.get(&link.header.index).unwrap_or(&none);
-        match read_link(link, addresses, excluded) {
+        match parse_link(link, addresses, excluded) {
             Some(link) => usable.push(link),
             None => unusable.push((link, addresses)),
         }
@@ -204,10 +205,10 @@ async fn list(handle: &Handle, excluded: &RegexSet) -> Result<(Vec<Link>, OtherA
     Ok((usable, others))
 }
 
-/// The addresses of an interface that is not announced on, as far as they make the kernel the one host that has them: a
-/// kernel answers for its addresses on whatever link it is asked. Not those of kube-proxy, which puts addresses of Services on
-/// every node, nor those of `lo` unless the kernel `answers` ARP requests for them: load balancers that return traffic
-/// directly put addresses there and see to it that nobody answers. For IPv6 it never answers for them.
+/// The addresses of an interface that is not announced on, but for which the kernel answers: a kernel answers
+/// for its addresses on any link. Without those of kube-proxy, which puts addresses of Services on every node,
+/// and without those of `lo` unless the kernel `answers` ARP requests for them: setups with direct server
+/// return put addresses there and prevent that. IPv6 addresses of `lo` are never answered for.
 fn other_addresses(message: &LinkMessage, addresses: &[AddressMessage], answers: bool) -> OtherAddresses {
     let flags = message.header.flags;
     let name = message.attributes.iter().find_map(|attribute| match attribute {
@@ -217,7 +218,7 @@ fn other_addresses(message: &LinkMessage, addresses: &[AddressMessage], answers:
     match name {
         Some(name) if flags.contains(LinkFlags::Up) && name != IPVS => {
             let loopback = flags.contains(LinkFlags::Loopback);
-            let addresses = addresses.iter().filter_map(read_address).map(|(address, _)| address);
+            let addresses = addresses.iter().filter_map(parse_address).map(|(address, _)| address);
             let addresses =
                 addresses.filter(|ip| !loopback || (answers && ip.is_ipv4() && !ip.is_loopback()));
             addresses.map(|address| (address, name.to_owned())).collect()
@@ -226,8 +227,8 @@ fn other_addresses(message: &LinkMessage, addresses: &[AddressMessage], answers:
     }
 }
 
-/// Whether the kernel answers ARP requests on this interface for addresses of others: whether `arp_ignore` is 0 for all
-/// and for this one (`ip-sysctl` of the kernel's documentation).
+/// Whether the kernel answers ARP requests on this interface for addresses of others: `arp_ignore` is 0 for all
+/// interfaces and for this one (`ip-sysctl` of the kernel's documentation).
 fn answers_for_other_interfaces(interface: &str) -> bool {
     let setting = |name: &str| -> Option<u8> {
         let path = format!("/proc/sys/net/ipv4/conf/{name}/arp_ignore");
@@ -236,9 +237,9 @@ fn answers_for_other_interfaces(interface: &str) -> bool {
     ["all", interface].into_iter().filter_map(setting).max() == Some(0)
 }
 
-/// A link that may be announced on: up with carrier, not excluded, not part of a bond or bridge, with a hardware
-/// address (`reference/metallb.md` §5.4).
-fn read_link(message: &LinkMessage, addresses: &[AddressMessage], excluded: &RegexSet) -> Option<Link> {
+/// Converts a link that can be announced on: up with carrier, not excluded, not part of a bond or bridge,
+/// with a hardware address (`reference/metallb.md` §5.4).
+fn parse_link(message: &LinkMessage, addresses: &[AddressMessage], excluded: &RegexSet) -> Option<Link> {
     let flags = message.header.flags;
     let (mut name, mut mac, mut carrier_ups, mut enslaved, mut operational) = (None, None, 0, false, true);
     for attribute in &message.attributes {
@@ -268,7 +269,7 @@ fn read_link(message: &LinkMessage, addresses: &[AddressMessage], excluded: &Reg
     }
     let (mut subnets, mut link_local) = (BTreeSet::new(), None);
     for address in addresses {
-        let Some((ip, length)) = read_address(address) else { continue };
+        let Some((ip, length)) = parse_address(address) else { continue };
         match ip {
             IpAddr::V6(v6) if is_link_local(v6) => link_local = link_local.or(Some(v6)),
             _ => {
@@ -291,8 +292,8 @@ fn is_link_local(address: Ipv6Addr) -> bool {
     address.segments()[0] & 0xffc0 == 0xfe80
 }
 
-/// An address that is in use: its duplicate address detection has ended well.
-fn read_address(message: &AddressMessage) -> Option<(IpAddr, u8)> {
+/// An address that is in use: its duplicate address detection has succeeded.
+fn parse_address(message: &AddressMessage) -> Option<(IpAddr, u8)> {
     let (mut local, mut address, mut tentative) = (None, None, false);
     for attribute in &message.attributes {
         match attribute {
@@ -309,15 +310,15 @@ fn read_address(message: &AddressMessage) -> Option<(IpAddr, u8)> {
     (!tentative).then_some((ip, message.header.prefix_len))
 }
 
-/// The interfaces that the kernel has and did not list in a form that can be decoded.
-fn unread(listed: &[LinkMessage]) -> Vec<String> {
+/// The interfaces that exist but were not listed in a form that can be decoded.
+fn undecodable(listed: &[LinkMessage]) -> Vec<String> {
     let is_listed = |name: &str| {
         let named =
             |attribute: &LinkAttribute| matches!(attribute, LinkAttribute::IfName(own) if own == name);
         listed.iter().any(|link| link.attributes.iter().any(named))
     };
     let entries = std::fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
-    // Beside interfaces there are files such as `bonding_masters`.
+    // Besides interfaces there are files such as `bonding_masters`.
     let interfaces = entries.filter(|entry| entry.path().join("ifindex").exists());
     let names = interfaces.filter_map(|entry| entry.file_name().into_string().ok());
     names.filter(|name| !is_listed(name)).collect()
@@ -328,7 +329,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_needs_a_packet_socket_that_could_not_be_opened_is_not_usable() {
+    fn a_protocol_whose_packet_socket_could_not_be_opened_is_not_usable() {
         let link = |index| Link {
             index,
             name: format!("eth{index}"),
@@ -338,8 +339,8 @@ mod tests {
             subnets: BTreeSet::new(),
             carrier_ups: 0,
         };
-        let closed = Closed::from([(1, Protocol::Arp), (2, Protocol::Ndp)]);
-        let spoken: Vec<(bool, bool)> = without(&[link(1), link(2), link(3)], &closed)
+        let unavailable = UnavailableProtocols::from([(1, Protocol::Arp), (2, Protocol::Ndp)]);
+        let spoken: Vec<(bool, bool)> = without_unavailable(&[link(1), link(2), link(3)], &unavailable)
             .iter()
             .map(|link| (link.broadcast, link.link_local.is_some()))
             .collect();
@@ -359,10 +360,11 @@ mod tests {
             subnets: BTreeSet::new(),
             carrier_ups: 0,
         };
-        let (links, (closed, sockets)) = (watch::channel(vec![link]), watch::channel(Closed::new()));
+        let (links, (unavailable, sockets)) =
+            (watch::channel(vec![link]), watch::channel(UnavailableProtocols::new()));
         let mut usable = usable(&mut tasks, links.1, sockets, shutdown.clone());
         assert!(usable.borrow_and_update()[0].broadcast);
-        closed.send_replace([(1, Protocol::Arp)].into());
+        unavailable.send_replace([(1, Protocol::Arp)].into());
         usable.changed().await.unwrap();
         assert!(!usable.borrow()[0].broadcast);
         shutdown.cancel();

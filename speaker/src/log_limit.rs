@@ -1,13 +1,13 @@
-//! Log lines about what others cause: the network, the node's links, an API that fails.
+//! Rate limits for log lines that others can cause: the network, the node's links, a failing API.
 
 use std::fmt::Debug;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Lines are counted for so long.
+/// The period of the limit.
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// Lets a number of lines through in a minute. The first one after that says how many were left out.
+/// Allows a number of lines per minute. The first line after that has the number of suppressed ones.
 #[derive(Debug)]
 pub(crate) struct LogLimit {
     lines: u64,
@@ -21,12 +21,12 @@ struct Window {
 }
 
 impl LogLimit {
-    /// So many lines in a minute.
+    /// A limit of this number of lines per minute.
     pub(crate) const fn per_minute(lines: u64) -> Self {
         Self { lines, window: Mutex::new(None) }
     }
 
-    /// Whether to log now: if so, how many lines were left out before.
+    /// Whether to log now: if so, how many lines were suppressed before.
     pub(crate) fn allow(&self) -> Option<u64> {
         self.allow_at(Instant::now())
     }
@@ -46,19 +46,19 @@ impl LogLimit {
     }
 }
 
-/// Logs with the macro of `tracing` that is named, but no more than so many lines of this place in a minute.
+/// Logs with the named macro of `tracing`, limited to a number of lines per minute for this place.
 macro_rules! limited {
     ($lines:literal, $level:ident, $($what:tt)+) => {{
         static LIMIT: $crate::log_limit::LogLimit = $crate::log_limit::LogLimit::per_minute($lines);
-        if let Some(left_out) = LIMIT.allow() {
-            let left_out = (left_out > 0).then_some(left_out);
-            tracing::$level!(left_out, $($what)+);
+        if let Some(suppressed) = LIMIT.allow() {
+            let suppressed = (suppressed > 0).then_some(suppressed);
+            tracing::$level!(suppressed, $($what)+);
         }
     }};
 }
 pub(crate) use limited;
 
-/// The first few of a list that may be long, for a log line.
+/// The first few elements of a list that may be long, for a log line.
 pub(crate) fn first_few<T: Debug>(list: impl IntoIterator<Item = T>) -> String {
     const SHOWN: usize = 8;
     let mut list = list.into_iter();
@@ -74,22 +74,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requirement_6_a_flood_of_lines_is_cut_to_a_number_a_minute_and_what_was_left_out_is_counted() {
+    fn requirement_6_a_flood_of_lines_is_limited_per_minute_and_suppressed_lines_are_counted() {
         let (limit, start) = (LogLimit::per_minute(5), Instant::now());
-        let (mut logged, mut left_out) = (0, 0);
+        let (mut logged, mut suppressed) = (0, 0);
         for tenth in 0..10 * 180 {
             if let Some(before) = limit.allow_at(start + Duration::from_millis(tenth * 100)) {
                 logged += 1;
-                left_out += before;
+                suppressed += before;
             }
         }
-        assert_eq!((logged, left_out), (15, 2 * 595));
+        assert_eq!((logged, suppressed), (15, 2 * 595));
         assert_eq!(limit.allow_at(start + Duration::from_secs(300)), Some(595));
         assert_eq!(limit.allow_at(start + Duration::from_secs(600)), Some(0), "nothing was left out");
     }
 
     #[test]
-    fn of_a_long_list_a_line_has_the_first_few() {
+    fn a_long_list_is_truncated() {
         assert_eq!(first_few([1, 2]), "[1, 2]");
         assert_eq!(first_few(0..1_000), "[0, 1, 2, 3, 4, 5, 6, 7] and 992 more");
     }

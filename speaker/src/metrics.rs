@@ -1,4 +1,4 @@
-//! Metrics: MetalLB's names (`reference/metallb.md` §3.9) and our own.
+//! Metrics: those of MetalLB (`reference/metallb.md` §3.9) and our own.
 
 use std::collections::HashMap;
 use std::fmt::{self, Display, Write as _};
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use announce::beacon::Rejected;
-use announce::frame::Dropped;
+use announce::frame::DropReason;
 use announce::ownership::Counts;
 use announce::view::{NodeName, ServiceKey};
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
@@ -17,11 +17,11 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
-/// MetalLB's counters have no `_total` at their end, which the text format demands of a counter: so to the
-/// endpoint they are gauges. `rate()` does not mind.
+/// MetalLB's counters have no suffix `_total`, which the text format requires of counters: so they are
+/// exposed as gauges. `rate()` works all the same.
 type Count = Gauge<u64, AtomicU64>;
 
-/// A label that is written only when somebody reads the metrics: there may be thousands.
+/// A label that is formatted only when metrics are scraped: there may be thousands.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Lazy<T>(T);
 
@@ -45,12 +45,12 @@ struct Announcement {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Reason {
+struct ReasonLabel {
     reason: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Cause {
+struct CauseLabel {
     cause: &'static str,
 }
 
@@ -66,28 +66,28 @@ pub(crate) struct Metrics {
     responses_sent: Family<Ip, Count>,
     gratuitous_sent: Family<Ip, Count>,
     announced: Family<Announcement, Gauge>,
-    dropped: Family<Reason, Counter>,
-    rejected: Family<Reason, Counter>,
+    dropped: Family<ReasonLabel, Counter>,
+    rejected: Family<ReasonLabel, Counter>,
     pub(crate) send_errors: Counter,
     pub(crate) overrun: Counter,
     pub(crate) kernel_drops: Counter,
     pub(crate) beacon_errors: Counter,
     pub(crate) owned_groups: Gauge,
-    taken: Family<Cause, Count>,
+    taken: Family<CauseLabel, Count>,
     lost: Count,
     suspicions: Count,
     nacks: Count,
     vetoes: Count,
     stalls: Count,
-    not_fresh: Family<Reason, Count>,
+    not_fresh: Family<ReasonLabel, Count>,
     peers: Family<PeerState, Gauge>,
     conflicts: Gauge,
     pub(crate) answer_latency: AnswerLatency,
-    /// Under MetalLB's names, which both of its programs have.
+    /// Under MetalLB's names, which both of its processes have.
     api: Api,
 }
 
-/// What was read from the API and written to it.
+/// Reads from the API and writes to it.
 #[derive(Clone, Debug, Default)]
 struct Api {
     updates: Counter,
@@ -102,14 +102,14 @@ pub(crate) struct AnswerLatency(pub(crate) Histogram);
 
 impl Default for AnswerLatency {
     fn default() -> Self {
-        // From what a busy loop takes to what a client would notice.
+        // From the duration of a busy loop to what a client would notice.
         Self(Histogram::new(exponential_buckets(5e-6, 4.0, 9)))
     }
 }
 
-/// The counters of one address, looked up once.
+/// The counters of one address, to be looked up once.
 #[derive(Clone, Debug)]
-pub(crate) struct OfAddress {
+pub(crate) struct AddressCounters {
     pub(crate) requests: Count,
     pub(crate) responses: Count,
     pub(crate) gratuitous: Count,
@@ -132,56 +132,60 @@ impl Metrics {
         let stale = "Whether an object is left out for an error";
         api.register("config_stale_bool", stale, self.api.stale.clone());
         let speaker = registry.sub_registry_with_prefix("lbstack_speaker");
-        speaker.register("frames_dropped", "Received frames that were not understood", self.dropped.clone());
-        speaker.register("beacons_rejected", "Beacons that were not accepted", self.rejected.clone());
+        speaker.register(
+            "frames_dropped",
+            "Received frames that were dropped, by reason",
+            self.dropped.clone(),
+        );
+        speaker.register("beacons_rejected", "Beacons that were rejected, by reason", self.rejected.clone());
         speaker.register("send_errors", "Frames that could not be sent", self.send_errors.clone());
         speaker.register("beacon_errors", "Beacons that could not be sent", self.beacon_errors.clone());
-        let overrun = "Received frames and beacons that came faster than they were handled";
+        let overrun = "Received frames and beacons that were dropped because the driver's queue was full";
         speaker.register("overrun", overrun, self.overrun.clone());
-        let dropped = "Received frames and beacons that the kernel dropped because nobody read them in time";
+        let dropped = "Received frames and beacons that the kernel dropped because a receive buffer was full";
         speaker.register("kernel_drops", dropped, self.kernel_drops.clone());
         let owned = "Groups of addresses that this node owns";
         speaker.register("owned_groups", owned, self.owned_groups.clone());
-        let taken = "Groups taken, by cause: vacant, silent owner, handover";
+        let taken = "Groups taken, by cause: vacant, owner down, handover";
         speaker.register("groups_taken", taken, self.taken.clone());
         speaker.register("groups_lost", "Groups lost to a better claim", self.lost.clone());
-        speaker.register("suspicions", "Times that a speaker fell silent", self.suspicions.clone());
+        speaker.register("suspicions", "Times that a speaker went down", self.suspicions.clone());
         let nacks = "Times that another speaker objected to a takeover";
         speaker.register("nacks", nacks, self.nacks.clone());
-        let vetoes = "Times that a silent owner answered on the wire";
+        let vetoes = "Times that an owner that seemed to be down answered a probe";
         speaker.register("vetoes", vetoes, self.vetoes.clone());
-        let stalls = "Times that this speaker was stopped for so long that it asked anew";
+        let stalls = "Times that this speaker was stalled and had to probe its groups again";
         speaker.register("stalls", stalls, self.stalls.clone());
-        let not_fresh = "Verified beacons that do not count: of an old session, or repeated";
+        let not_fresh = "Verified beacons that were ignored: of an old session, or replayed";
         speaker.register("beacons_not_fresh", not_fresh, self.not_fresh.clone());
         speaker.register(
             "peers",
-            "Other speakers: heard, or not heard although they live",
+            "Other speakers: heard, or blocked: alive but not heard",
             self.peers.clone(),
         );
-        speaker.register("conflicts", "Addresses that a stranger has", self.conflicts.clone());
+        speaker.register("conflicts", "Addresses that a foreign host uses", self.conflicts.clone());
         let latency = "Time from the receipt of a request to its answer";
         speaker.register_with_unit("answer_latency", latency, Unit::Seconds, self.answer_latency.0.clone());
     }
 
-    pub(crate) fn dropped(&self, reason: Dropped) {
-        // Every frame of one's own comes back on some links; that is nothing to count.
-        if reason != Dropped::Own {
-            self.dropped.get_or_create(&Reason { reason: reason.label() }).inc();
+    pub(crate) fn dropped(&self, reason: DropReason) {
+        // Our own frames come back on some links; they are not set_counts.
+        if reason != DropReason::Own {
+            self.dropped.get_or_create(&ReasonLabel { reason: reason.label() }).inc();
         }
     }
 
-    /// What the ownership machine has counted so far.
-    pub(crate) fn counted(&self, counts: Counts, alive: usize, blocked: usize) {
+    /// The counters of the ownership state machine.
+    pub(crate) fn set_counts(&self, counts: Counts, alive: usize, blocked: usize) {
         let by_cause =
             [("vacant", counts.claims), ("silent_owner", counts.takeovers), ("handover", counts.handovers)];
         for (cause, count) in by_cause {
-            self.taken.get_or_create(&Cause { cause }).set(count);
+            self.taken.get_or_create(&CauseLabel { cause }).set(count);
         }
         for (reason, count) in [("stale", counts.stale), ("replayed", counts.replayed)] {
-            self.not_fresh.get_or_create(&Reason { reason }).set(count);
+            self.not_fresh.get_or_create(&ReasonLabel { reason }).set(count);
         }
-        self.lost.set(counts.outbid);
+        self.lost.set(counts.superseded);
         self.suspicions.set(counts.suspicions);
         self.nacks.set(counts.nacks);
         self.vetoes.set(counts.vetoes);
@@ -197,11 +201,11 @@ impl Metrics {
     }
 
     pub(crate) fn rejected(&self, reason: Rejected) {
-        self.rejected.get_or_create(&Reason { reason: reason.label() }).inc();
+        self.rejected.get_or_create(&ReasonLabel { reason: reason.label() }).inc();
     }
 
-    /// A round of writes, with the configuration that was read.
-    pub(crate) fn wrote(&self, failed: bool, errors: bool) {
+    /// Counts a round of writes. `errors` is whether the configuration has errors.
+    pub(crate) fn count_write_round(&self, failed: bool, errors: bool) {
         self.api.updates.inc();
         if failed {
             self.api.update_errors.inc();
@@ -210,13 +214,13 @@ impl Metrics {
         self.api.stale.set(i64::from(errors));
     }
 
-    /// How many rounds of writes there were.
+    /// The number of rounds of writes.
     #[cfg(test)]
     pub(crate) fn rounds(&self) -> u64 {
         self.api.updates.get()
     }
 
-    /// Forgets the counters of an address that is no longer announced.
+    /// Removes the counters of an address that is no longer announced.
     pub(crate) fn forget(&self, address: IpAddr) {
         let label = Ip { ip: Lazy(address) };
         self.requests_received.remove(&label);
@@ -243,7 +247,7 @@ impl Metrics {
 #[derive(Debug)]
 pub(crate) struct PerAddress {
     metrics: Metrics,
-    known: HashMap<IpAddr, OfAddress>,
+    known: HashMap<IpAddr, AddressCounters>,
 }
 
 impl PerAddress {
@@ -251,10 +255,10 @@ impl PerAddress {
         Self { metrics, known: HashMap::new() }
     }
 
-    pub(crate) fn of(&mut self, address: IpAddr) -> &OfAddress {
+    pub(crate) fn of(&mut self, address: IpAddr) -> &AddressCounters {
         self.known.entry(address).or_insert_with(|| {
             let label = Ip { ip: Lazy(address) };
-            OfAddress {
+            AddressCounters {
                 requests: self.metrics.requests_received.get_or_create_owned(&label),
                 responses: self.metrics.responses_sent.get_or_create_owned(&label),
                 gratuitous: self.metrics.gratuitous_sent.get_or_create_owned(&label),
@@ -283,7 +287,7 @@ mod tests {
         by_address.of(address).gratuitous.inc();
         let (web, node): (_, NodeName) = (Arc::new(ServiceKey::new("default", "web")), "node1".into());
         metrics.announced(&web, &node, address, true);
-        metrics.wrote(true, false);
+        metrics.count_write_round(true, false);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         for line in [

@@ -1,19 +1,19 @@
-//! How often the view is made anew, and the links are listed again.
+//! Rate limit for rebuilding the view and for listing the links.
 
 use std::time::{Duration, Instant};
 
-/// Changes come in bursts; this long after the first they are acted on.
+/// Changes come in bursts; they are handled this long after the first one.
 pub(crate) const SETTLE: Duration = Duration::from_millis(5);
-/// One part in so many of a processor goes into that, in the long run.
+/// In the long run, one part in this number of a processor is used for that.
 const SHARE: u32 = 3;
-/// What may be spent at once after a time without changes.
+/// The time that may be spent at once after a period without changes.
 const BURST: Duration = Duration::from_millis(400);
 
-/// Lets a change through at once, and slows down only where changes come without end: then a third of a processor goes
-/// into the work that they cause.
+/// Allows a rebuild at once after a change, and slows down only if changes come continuously: then a third of
+/// a processor is used.
 #[derive(Debug)]
 pub(crate) struct Pace {
-    /// When all that was spent has been made up for.
+    /// When the time spent so far has been compensated by idle time.
     even: Instant,
 }
 
@@ -22,7 +22,7 @@ impl Pace {
         Self { even: now }
     }
 
-    /// How long to gather changes, after those before were acted on from `begun` until `now`.
+    /// How long to gather changes, after the previous ones were handled from `begun` until `now`.
     pub(crate) fn spent(&mut self, begun: Instant, now: Instant) -> Duration {
         self.even = self.even.max(begun) + (now - begun) * SHARE;
         let debt = self.even.saturating_duration_since(now);
@@ -39,7 +39,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_after_some_time_without_any_is_never_delayed_by_the_one_before() {
+    fn a_change_after_a_quiet_time_is_not_delayed_by_the_previous_one() {
         let mut now = Instant::now();
         let mut pace = Pace::new(now);
         for _ in 0..10 {
@@ -50,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_without_end_take_a_third_of_a_processor() {
+    fn continuous_changes_take_a_third_of_a_processor() {
         for (cost, most) in [(1, ms(4_000)), (20, ms(4_000)), (200, ms(4_300)), (3_000, ms(6_100))] {
             let start = Instant::now();
             let (mut now, mut pace, mut spent) = (start, Pace::new(start), Duration::ZERO);

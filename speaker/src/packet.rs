@@ -1,4 +1,5 @@
-//! Packet sockets: whole Ethernet frames, one socket per link and protocol. Their addresses need unsafe code.
+//! Packet sockets: whole Ethernet frames, one socket per link and protocol. Socket addresses need unsafe
+//! code.
 
 #![allow(unsafe_code)]
 
@@ -11,7 +12,7 @@ use socket2::{Domain, SockAddr, SockAddrStorage, SockFilter, Socket, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Which frames a socket is for.
+/// The frames that a socket receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Protocol {
     /// ARP requests and replies.
@@ -28,8 +29,8 @@ impl Protocol {
         }
     }
 
-    /// What the socket of a link lets through. A frame for a VLAN device is shown to the sockets of the device below
-    /// it too, without its tag; the device that it ends at tells them apart.
+    /// The filter of the socket of a link. A frame for a VLAN device also reaches the sockets of the device
+    /// below it, without its tag; the device index tells them apart.
     fn filter(self, link: LinkIndex) -> Vec<SockFilter> {
         let mut filter = vec![op(LOAD_WORD, 0, 0, DEVICE), op(JUMP_EQUAL, 1, 0, link), op(RETURN, 0, 0, 0)];
         match self {
@@ -40,13 +41,13 @@ impl Protocol {
     }
 }
 
-/// `SKF_AD_OFF + SKF_AD_PKTTYPE`: where a filter finds what the kernel thinks of the packet's direction.
+/// `SKF_AD_OFF + SKF_AD_PKTTYPE`: offset of the kernel's classification of the packet's direction.
 const PACKET_TYPE: u32 = 0xffff_f004;
-/// `SKF_AD_OFF + SKF_AD_IFINDEX`: the device that the packet has reached.
+/// `SKF_AD_OFF + SKF_AD_IFINDEX`: offset of the index of the device.
 const DEVICE: u32 = 0xffff_f008;
-/// For another host; also what is tagged for a VLAN that has no device here, broadcasts included.
+/// For another host; also frames with the tag of a VLAN that has no device here, including broadcasts.
 const OTHER_HOST: u32 = 3;
-/// Our own, on its way out.
+/// Sent by this host.
 const OUTGOING: u32 = 4;
 
 const LOAD_WORD: u16 = 0x20;
@@ -71,7 +72,7 @@ const ARP: [SockFilter; 7] = [
     op(RETURN, 0, 0, 0),
 ];
 
-/// Next header ICMPv6, hop limit 255, type 135 or 136. All other IPv6 traffic of the node stays in the kernel.
+/// Next header ICMPv6, hop limit 255, type 135 or 136. All other IPv6 traffic stays in the kernel.
 const NDP: [SockFilter; 14] = [
     op(LOAD_BYTE, 0, 0, PACKET_TYPE),
     op(JUMP_EQUAL, 11, 0, OTHER_HOST),
@@ -89,10 +90,10 @@ const NDP: [SockFilter; 14] = [
     op(RETURN, 0, 0, 0),
 ];
 
-/// How many bytes of frames and beacons may wait in the kernel.
+/// Receive buffer of the sockets for frames and beacons, in bytes.
 pub(crate) const RECEIVE_BUFFER: usize = 4 << 20;
 
-/// How many frames or datagrams the kernel has dropped so far because the buffer of `socket` was full.
+/// How many frames or datagrams the kernel has dropped because the receive buffer of `socket` was full.
 pub(crate) fn kernel_drops(socket: &impl AsRawFd) -> u64 {
     /// `SK_MEMINFO_DROPS` of linux/sock_diag.h: the last of nine numbers.
     const DROPS: usize = 8;
@@ -118,12 +119,13 @@ pub(crate) struct PacketSocket {
 }
 
 impl PacketSocket {
-    /// Opens one. The protocol is none at first, then the filter is attached, then the link and the protocol are
-    /// bound: no frame slips in unfiltered.
+    /// Opens a socket. It has no protocol at first, then the filter is attached, then it is bound to the link
+    /// and the protocol: no unfiltered frame is received.
     pub(crate) fn open(link: LinkIndex, protocol: Protocol) -> io::Result<Self> {
         let kind = Type::RAW.cloexec().nonblocking();
         let socket = Socket::new(Domain::PACKET, kind, Some(socket2::Protocol::from(0)))?;
-        // As much as net.core.rmem_max allows: what comes while the driver is busy waits, and is not dropped.
+        // As much as net.core.rmem_max allows: frames that arrive while the driver is busy wait and are not
+        // dropped.
         socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
         socket.attach_filter(&protocol.filter(link))?;
         socket.bind(&address(link, protocol)?)?;
@@ -132,7 +134,7 @@ impl PacketSocket {
         Ok(Self { socket })
     }
 
-    /// Waits for a frame and returns its length; what does not fit is cut off.
+    /// Waits for a frame and returns its length; a longer frame is truncated.
     pub(crate) async fn receive(&self, frame: &mut [u8]) -> io::Result<usize> {
         loop {
             let mut guard = self.socket.readable().await?;
@@ -147,12 +149,12 @@ impl PacketSocket {
         kernel_drops(self.socket.get_ref())
     }
 
-    /// Takes a frame that has come already.
+    /// Receives a frame if one is waiting.
     pub(crate) fn receive_now(&self, frame: &mut [u8]) -> Option<usize> {
         self.socket.get_ref().read(frame).ok()
     }
 
-    /// Sends a frame now or not at all.
+    /// Sends a frame without blocking.
     pub(crate) fn send(&self, frame: &[u8]) -> io::Result<()> {
         self.socket.get_ref().send(frame).map(|_| ())
     }

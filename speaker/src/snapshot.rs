@@ -1,5 +1,6 @@
-//! What a restarted speaker needs while the API server is away: the objects that its last view was made of, and
-//! what it owned. One file, in a directory that outlives the container (an emptyDir), replaced by rename.
+//! The state that a restarted speaker needs while the API server is unavailable: the objects of its last
+//! view, and what it owned. One file, in a directory that outlives the container (an emptyDir), replaced by
+//! rename.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -11,38 +12,39 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use announce::link::Link;
-use announce::view::{GroupId, Settings, View};
+use announce::view::{GroupId, View, ViewSettings};
 use rules::LastValid;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::driver::Published;
-use crate::watches::{Known, Stores};
+use crate::watches::{Caches, Inputs};
 
 const FILE: &str = "snapshot.json";
-/// Of the format. A file of another release is passed over: then the speaker waits for the API server.
+/// Version of the format. A file of another version is ignored: then the speaker waits for the API server.
 const VERSION: u32 = 2;
-/// Changes are gathered for so long before they are written.
+/// How long changes are gathered before they are written.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// The file's content.
+/// The content of the file.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Snapshot {
     version: u32,
     /// The groups that this node owned, with their epochs.
     claims: BTreeMap<IpAddr, u64>,
-    known: Known,
+    #[serde(rename = "known")]
+    inputs: Inputs,
 }
 
-/// What the file of any release says.
+/// The part of the file that every release can read.
 #[derive(Deserialize)]
 struct Format {
     version: u32,
 }
 
 impl Snapshot {
-    /// Reads the file; none if there is none, or none that can be read.
+    /// Reads the file; none if it does not exist or cannot be read.
     pub(crate) fn read(directory: &Path) -> Option<Self> {
         let path = directory.join(FILE);
         let bytes = match std::fs::read(&path) {
@@ -54,37 +56,37 @@ impl Snapshot {
                 return None;
             }
         };
-        // The version alone first: all the rest may look different in another release.
+        // The version first: everything else may differ in another release.
         let format = serde_json::from_slice::<Format>(&bytes);
         if let Ok(Format { version }) = format
             && version != VERSION
         {
-            tracing::info!(version, "the snapshot is of another release");
+            tracing::info!(version, "the snapshot is ignored: it was written by another release");
             return None;
         }
         match serde_json::from_slice::<Self>(&bytes) {
             Ok(snapshot) => Some(snapshot),
             Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "the snapshot is damaged");
+                tracing::warn!(path = %path.display(), %error, "cannot parse the snapshot");
                 None
             }
         }
     }
 
-    /// The objects.
-    pub(crate) fn known(&self) -> &Known {
-        &self.known
+    /// The objects and configuration.
+    pub(crate) fn inputs(&self) -> &Inputs {
+        &self.inputs
     }
 
     /// The last valid versions of configuration objects.
     pub(crate) fn last_valid(&self) -> LastValid {
-        self.known.last_valid.clone()
+        self.inputs.last_valid.clone()
     }
 
-    /// The view that it stands for.
-    pub(crate) fn view(self, settings: &Settings, links: &[Link]) -> View {
-        let mut view = Arc::unwrap_or_clone(self.known.view(settings, links));
-        view.remember(&settings.me, &self.claims);
+    /// The view at the time of the snapshot.
+    pub(crate) fn view(self, settings: &ViewSettings, links: &[Link]) -> View {
+        let mut view = Arc::unwrap_or_clone(self.inputs.view(settings, links));
+        view.restore_claims(&settings.me, &self.claims);
         view
     }
 
@@ -92,24 +94,24 @@ impl Snapshot {
         let new = directory.join("snapshot.json.new");
         let mut file = BufWriter::new(File::create(&new)?);
         serde_json::to_writer(&mut file, self)?;
-        // After a power cut, some file systems show the new name with nothing in it.
+        // After a power failure, some file systems would show the new name with an empty file.
         file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
         std::fs::rename(&new, directory.join(FILE))?;
         File::open(directory)?.sync_all()
     }
 }
 
-/// Writes the file whenever the view or what this node owns has changed; nothing else that is published is in it.
-pub(crate) async fn keep(
+/// Writes the file whenever the view or what this node owns has changed; no other published change matters.
+pub(crate) async fn run_writer(
     directory: PathBuf,
-    stores: Stores,
+    caches: Caches,
     mut published: watch::Receiver<Published>,
     mut views: watch::Receiver<Option<Arc<View>>>,
     shutdown: CancellationToken,
 ) -> Result<(), Infallible> {
     let mut complained = false;
-    // There is nothing worth keeping before the first lists are in.
-    let ready = shutdown.run_until_cancelled(stores.ready()).await;
+    // Before the first lists are complete there is nothing to save.
+    let ready = shutdown.run_until_cancelled(caches.ready()).await;
     if !matches!(ready, Some(Ok(()))) {
         shutdown.cancelled().await;
         return Ok(());
@@ -137,14 +139,14 @@ pub(crate) async fn keep(
         let claims = BTreeMap::clone(&contents.claims);
         written = contents;
         let result = tokio::task::block_in_place(|| {
-            let known = stores.known().of_our_services();
-            Snapshot { version: VERSION, claims, known }.write(&directory)
+            let inputs = caches.inputs().only_our_services();
+            Snapshot { version: VERSION, claims, inputs }.write(&directory)
         });
         if let Err(error) = result
             && !std::mem::replace(&mut complained, true)
         {
             let path = directory.display();
-            tracing::warn!(%path, %error, "cannot write the snapshot (--state-dir); a restart needs the API server");
+            tracing::warn!(%path, %error, "cannot write the snapshot to --state-dir; restarts need the API server");
         }
         let pause = tokio::time::sleep(SETTLE.max(begun.elapsed() * 20));
         if shutdown.run_until_cancelled(pause).await.is_none() {
@@ -153,7 +155,7 @@ pub(crate) async fn keep(
     }
 }
 
-/// What the file is made of.
+/// The versions of what the file is created from.
 #[derive(Default)]
 struct Contents {
     claims: Arc<BTreeMap<GroupId, u64>>,
@@ -161,7 +163,7 @@ struct Contents {
 }
 
 impl Contents {
-    /// Whether the same file is made of both.
+    /// Whether both result in the same file.
     fn is(&self, other: &Self) -> bool {
         let (view, known) = (self.view.as_ref().map(Arc::as_ptr), other.view.as_ref().map(Arc::as_ptr));
         view == known && self.claims == other.claims
@@ -176,11 +178,11 @@ mod tests {
     use announce::view::ExcludeLabel;
     use serde_json::json;
 
-    fn settings() -> Settings {
-        Settings { me: "node1".into(), placement: Placement::Balanced, exclude_label: ExcludeLabel::Auto }
+    fn settings() -> ViewSettings {
+        ViewSettings { me: "node1".into(), placement: Placement::Balanced, exclude_label: ExcludeLabel::Auto }
     }
 
-    fn known() -> Known {
+    fn inputs() -> Inputs {
         let web = json!({"namespace": "default", "name": "web"});
         serde_json::from_value(json!({
             "facts": {
@@ -205,10 +207,10 @@ mod tests {
     }
 
     #[test]
-    fn what_was_owned_is_known_again_from_the_file() {
+    fn owned_groups_are_restored_from_the_file() {
         let directory = tempfile::tempdir().unwrap();
         let claims = BTreeMap::from([("10.0.0.5".parse().unwrap(), 7)]);
-        Snapshot { version: VERSION, claims, known: known() }.write(directory.path()).unwrap();
+        Snapshot { version: VERSION, claims, inputs: inputs() }.write(directory.path()).unwrap();
         let eth0 = Link {
             index: 2,
             name: "eth0".into(),
@@ -241,7 +243,7 @@ mod tests {
     #[test]
     fn a_restart_without_an_api_server_keeps_the_last_valid_configuration() {
         let directory = tempfile::tempdir().unwrap();
-        let mut known = serde_json::to_value(known()).unwrap();
+        let mut known = serde_json::to_value(inputs()).unwrap();
         known["pools"][0]["spec"]["addresses"] = json!(["10.0.0.0/240"]);
         known["l2_advertisements"][0]["spec"] =
             json!({"nodeSelectors": [{"matchExpressions": [{"key": "k", "operator": "Is"}]}]});
@@ -250,7 +252,9 @@ mod tests {
             "l2_advertisements": {"/lan": {"spec": {"interfaces": ["eth0"]}, "missed": false}},
         });
         let known = serde_json::from_value(known).unwrap();
-        Snapshot { version: VERSION, claims: BTreeMap::new(), known }.write(directory.path()).unwrap();
+        Snapshot { version: VERSION, claims: BTreeMap::new(), inputs: known }
+            .write(directory.path())
+            .unwrap();
         let snapshot = Snapshot::read(directory.path()).unwrap();
         let eth0 = Link {
             index: 2,
@@ -270,14 +274,14 @@ mod tests {
     }
 
     #[test]
-    fn no_file_a_damaged_one_and_one_of_another_release_are_passed_over() {
+    fn a_missing_a_damaged_and_a_foreign_file_are_ignored() {
         let directory = tempfile::tempdir().unwrap();
         assert!(Snapshot::read(directory.path()).is_none());
         for damaged in ["", "{", "{\"version\": 2}"] {
             std::fs::write(directory.path().join(FILE), damaged).unwrap();
             assert!(Snapshot::read(directory.path()).is_none());
         }
-        let other = Snapshot { version: VERSION + 1, claims: BTreeMap::new(), known: known() };
+        let other = Snapshot { version: VERSION + 1, claims: BTreeMap::new(), inputs: inputs() };
         other.write(directory.path()).unwrap();
         assert!(Snapshot::read(directory.path()).is_none());
     }

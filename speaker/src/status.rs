@@ -1,5 +1,5 @@
-//! Tells the API what the driver publishes: who announces what, strangers with our addresses, what this speaker
-//! knows of its node. Written after the fact and only on change; nobody needs it for a takeover.
+//! Writes what the driver publishes to the API: which node announces what, conflicts with foreign hosts, the
+//! state of this node. Written after the fact and only on change; a takeover never needs it.
 
 mod announcements;
 mod assignments;
@@ -30,43 +30,43 @@ use crate::driver::Published;
 use crate::links::OtherAddresses;
 use crate::log_limit::limited;
 use crate::metrics::Metrics;
-use crate::watches::{Reported, Stores};
+use crate::watches::{Caches, Reported};
 use announcements::Announcements;
 use configuration_state::ConfigurationStates;
 use conflicts::Conflicts;
 use speaker_state::SpeakerStates;
 
-/// How long after a failed write to try again.
+/// Interval of retries after a failed write.
 const RETRY: Duration = Duration::from_secs(5);
-/// How often to look for what has become void by time alone.
-const TIDY: Duration = Duration::from_mins(10);
-/// Between two rounds, whatever happens: what happens meanwhile is written together.
+/// Interval of garbage collection, for what becomes obsolete by time alone.
+const GC_INTERVAL: Duration = Duration::from_mins(10);
+/// Minimum time between two rounds of writes.
 const ROUND_PAUSE: Duration = Duration::from_millis(200);
-/// How long to wait for the objects of other speakers, without which it is not known who announced what last.
-const STATES_PATIENCE: Duration = Duration::from_secs(10);
+/// How long to wait for the objects of other speakers, which contain the last announcing nodes.
+const STATES_TIMEOUT: Duration = Duration::from_secs(10);
 const FIELD_MANAGER: &str = "lbstack-speaker";
 /// The longest name that the API takes (RFC 1123 subdomain).
 const LONGEST_NAME: usize = 253;
 
-/// What the writer is made with.
-pub(crate) struct Setup {
-    /// Where its objects are.
+/// Settings of the writer.
+pub(crate) struct StatusSettings {
+    /// Namespace of the objects.
     pub(crate) namespace: String,
-    /// Where speakers hear one another, for people who have a firewall between them.
+    /// The beacon port, for a message about firewalls between nodes.
     pub(crate) beacon_port: u16,
     pub(crate) metrics: Metrics,
 }
 
-/// What the rest of the process knows.
-struct Known {
+/// Inputs from the rest of the process.
+struct LocalInputs {
     links: Vec<Link>,
     other_addresses: OtherAddresses,
     findings: Vec<Finding>,
 }
 
 /// Writes what the driver publishes.
-pub(crate) struct Writer {
-    stores: Stores,
+pub(crate) struct StatusWriter {
+    caches: Caches,
     announcements: Announcements,
     conflicts: Conflicts,
     configuration_states: ConfigurationStates,
@@ -75,24 +75,30 @@ pub(crate) struct Writer {
     metrics: Metrics,
 }
 
-impl Writer {
-    pub(crate) fn new(client: &Client, me: &NodeName, stores: Stores, events: Events, setup: Setup) -> Self {
-        let Setup { namespace, beacon_port, metrics } = setup;
+impl StatusWriter {
+    pub(crate) fn new(
+        client: &Client,
+        me: &NodeName,
+        caches: Caches,
+        events: Events,
+        settings: StatusSettings,
+    ) -> Self {
+        let StatusSettings { namespace, beacon_port, metrics } = settings;
         let client = || client.clone();
         Self {
             announcements: Announcements::new(
                 client(),
                 &namespace,
                 me.clone(),
-                stores.clone(),
+                caches.clone(),
                 events,
                 metrics.clone(),
             ),
-            conflicts: Conflicts::new(client(), &namespace, me.clone(), stores.clone()),
-            configuration_states: ConfigurationStates::new(client(), &namespace, me.clone(), stores.clone()),
-            speaker_states: SpeakerStates::new(client(), &namespace, me.clone(), stores.clone(), beacon_port),
+            conflicts: Conflicts::new(client(), &namespace, me.clone(), caches.clone()),
+            configuration_states: ConfigurationStates::new(client(), &namespace, me.clone(), caches.clone()),
+            speaker_states: SpeakerStates::new(client(), &namespace, me.clone(), caches.clone(), beacon_port),
             me: me.clone(),
-            stores,
+            caches,
             metrics,
         }
     }
@@ -106,19 +112,19 @@ impl Writer {
         mut findings: watch::Receiver<Vec<Finding>>,
         shutdown: CancellationToken,
     ) -> Result<(), Infallible> {
-        // Before the first lists are in, there is nothing to compare with.
+        // Before the first lists are complete there is nothing to compare with.
         let known = published.wait_for(|published| published.view_known);
         if !matches!(shutdown.run_until_cancelled(known).await, Some(Ok(_))) {
             shutdown.cancelled().await;
             return Ok(());
         }
-        let states = tokio::time::timeout(STATES_PATIENCE, self.stores.reports_ready());
+        let states = tokio::time::timeout(STATES_TIMEOUT, self.caches.reports_ready());
         if shutdown.run_until_cancelled(states).await.is_none() {
             return Ok(());
         }
         while !shutdown.is_cancelled() {
             let now = published.borrow_and_update().clone();
-            let known = Known {
+            let known = LocalInputs {
                 links: links.borrow_and_update().clone(),
                 other_addresses: other_addresses.borrow_and_update().clone(),
                 findings: findings.borrow_and_update().clone(),
@@ -143,30 +149,30 @@ impl Writer {
         Ok(())
     }
 
-    /// How long what was written holds if nothing changes. What became due while it was written counts too.
+    /// How long to wait if nothing changes. Includes what became due during the write.
     fn pause(&self, begun: Instant) -> Duration {
         let next = [self.announcements.next(begun), self.conflicts.next(), self.speaker_states.next()];
         let next = next.into_iter().flatten().min();
-        next.map_or(TIDY, |at| at.saturating_duration_since(Instant::now())).min(TIDY)
+        next.map_or(GC_INTERVAL, |at| at.saturating_duration_since(Instant::now())).min(GC_INTERVAL)
     }
 
     /// Writes all kinds; one that fails does not keep back the others. True if any failed.
-    async fn write(&mut self, now: Instant, published: &Published, known: &Known) -> bool {
+    async fn write(&mut self, now: Instant, published: &Published, known: &LocalInputs) -> bool {
         let owner = self.owner();
         let owner = owner.as_ref();
-        let Known { links, other_addresses, findings } = known;
+        let LocalInputs { links, other_addresses, findings } = known;
         let last_announced = self.announcements.report(now, published).record();
         let node = speaker_state::Node { links, other_addresses, last_announced };
         // The few before the many: while thousands are written, who owns what may change.
         let conflicts = self.conflicts.write(now, published, links, owner).await;
         // Before the objects go that it remembers. Before it is known what an earlier process has remembered, a write
         // would remove that.
-        let known = self.stores.reports_listed();
+        let known = self.caches.reports_listed();
         let state =
             if known { self.speaker_states.write(now, published, node, owner).await } else { Ok(false) };
         let recorded = state.as_ref().is_ok_and(|written| *written);
         // That of an earlier release has in annotations what the new object is to have first.
-        let configuration = if known && (recorded || self.stores.speaker_state().is_some()) {
+        let configuration = if known && (recorded || self.caches.speaker_state().is_some()) {
             self.configuration_states.write(findings, owner).await
         } else {
             Ok(())
@@ -187,20 +193,21 @@ impl Writer {
                 failed = true;
             }
         }
-        self.metrics.wrote(failed, findings.iter().any(|finding| finding.severity == Severity::Error));
+        self.metrics
+            .count_write_round(failed, findings.iter().any(|finding| finding.severity == Severity::Error));
         failed
     }
 
     /// Of all ready speakers the first by name removes what the speakers of nodes have left that are gone.
     async fn remove_orphans(&self, published: &Published) -> Result<(), CallError> {
-        let Some(nodes) = nodes_to_tidy(published, &self.me, &self.stores) else { return Ok(()) };
+        let Some(nodes) = gc_nodes(published, &self.me, &self.caches) else { return Ok(()) };
         self.speaker_states.remove_others(&nodes).await?;
         self.configuration_states.remove_others(&nodes).await
     }
 
     /// The DaemonSet that our pod belongs to: what it owns outlives the pod, and goes with the stack.
     fn owner(&self) -> Option<OwnerReference> {
-        let owner = self.stores.pods.all().iter().find_map(|pod| pod.daemon_set.clone())?;
+        let owner = self.caches.pods.all().iter().find_map(|pod| pod.daemon_set.clone())?;
         Some(OwnerReference { controller: None, block_owner_deletion: None, ..owner })
     }
 }
@@ -225,21 +232,21 @@ where
     Ok(())
 }
 
-/// The speaker that does what one has to do for all: of all ready ones the first by name.
-fn spokesman(published: &Published) -> Option<&NodeName> {
+/// The speaker that reports and collects garbage on behalf of all: the first ready one by name.
+fn reporter(published: &Published) -> Option<&NodeName> {
     published.view.speakers.iter().find(|(_, speaker)| speaker.ready).map(|(name, _)| name)
 }
 
-/// Whether this one is it.
-fn speaks_for_all(published: &Published, me: &NodeName) -> bool {
-    spokesman(published) == Some(me)
+/// Whether this speaker is the reporter.
+fn is_reporter(published: &Published, me: &NodeName) -> bool {
+    reporter(published) == Some(me)
 }
 
-/// The nodes of the cluster, if this speaker is to remove what others have left. None as well before the nodes are
-/// known: then all of them would seem to be gone.
-fn nodes_to_tidy(published: &Published, me: &NodeName, stores: &Stores) -> Option<BTreeSet<String>> {
-    let speaks = published.settled && speaks_for_all(published, me);
-    let nodes = || stores.nodes.all().iter().map(|node| node.name.to_string()).collect::<BTreeSet<String>>();
+/// The nodes of the cluster, if this speaker collects garbage. None as well before the nodes are listed,
+/// since all of them would seem to be gone.
+fn gc_nodes(published: &Published, me: &NodeName, caches: &Caches) -> Option<BTreeSet<String>> {
+    let speaks = published.settled && is_reporter(published, me);
+    let nodes = || caches.nodes.all().iter().map(|node| node.name.to_string()).collect::<BTreeSet<String>>();
     speaks.then(nodes).filter(|nodes| nodes.contains(&**me))
 }
 

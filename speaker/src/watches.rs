@@ -1,13 +1,15 @@
-//! What the speaker reads of the API, and the view that it makes of it.
+//! The watches of the speaker, and the view that is built from them.
 
 use std::collections::HashSet;
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use announce::facts::{Facts, NodeFacts, PodFacts, ServiceFacts, SliceFacts, StatusFacts};
-use announce::link::{Link, LinkFacts};
-use announce::view::{Maker, NodeName, Settings, View};
+use announce::link::{Link, LinkInfo};
+use announce::objects::{
+    AnnouncementInfo, ClusterObjects, EndpointSliceInfo, NodeInfo, ServiceInfo, SpeakerPodInfo,
+};
+use announce::view::{NodeName, View, ViewBuilder, ViewSettings};
 use crds::names::{APP, LABEL_APP, LABEL_COMPONENT, LABEL_COMPONENT_TYPE, SPEAKER};
 use crds::{
     AddressConflict, ConfigurationState, IPAddressPool, L2Advertisement, ResourceExt as _, ServiceKey,
@@ -32,34 +34,34 @@ use crate::snapshot::Snapshot;
 use crate::status::last_announced::Epochs;
 use crate::status::{configuration_state, speaker_state};
 
-/// How long after its start a speaker waits for the API server, if it knows what was before.
-const API_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a starting speaker waits for the API server if it has a snapshot.
+const API_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long a speaker waits at its start for what other speakers report of their nodes.
-const STATES_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a starting speaker waits for the states of other speakers.
+const STATES_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Whose eyes these are, as far as it decides what is kept.
-pub(crate) struct Viewer {
-    /// Where the stack is.
+/// What determines which objects are cached.
+pub(crate) struct WatchConfig {
+    /// Namespace of the stack.
     pub(crate) namespace: String,
     /// This node.
     pub(crate) node: NodeName,
     /// The pod of this process, if it is known.
     pub(crate) pod: Option<String>,
-    /// The class of Services that are ours; none means those without a class.
+    /// The load balancer class of our Services; none means those without a class.
     pub(crate) class: Option<String>,
 }
 
-/// What is kept of the objects.
+/// The caches of the watches.
 #[derive(Clone)]
-pub(crate) struct Stores {
-    pub(crate) services: Cache<ServiceFacts>,
-    slices: Cache<SliceFacts>,
-    pub(crate) nodes: Cache<NodeFacts>,
+pub(crate) struct Caches {
+    pub(crate) services: Cache<ServiceInfo>,
+    slices: Cache<EndpointSliceInfo>,
+    pub(crate) nodes: Cache<NodeInfo>,
     pub(crate) pods: Cache<SpeakerPod>,
     pools: Cache<IPAddressPool>,
     l2_advertisements: Cache<L2Advertisement>,
-    pub(crate) statuses: Cache<StatusFacts>,
+    pub(crate) statuses: Cache<AnnouncementInfo>,
     pub(crate) states: Cache<Reported<SpeakerState>>,
     pub(crate) configurations: Cache<Reported<ConfigurationState>>,
     pub(crate) conflicts: Cache<AddressConflict>,
@@ -69,8 +71,8 @@ pub(crate) struct Stores {
 /// A pod of the speaker.
 #[derive(PartialEq)]
 pub(crate) struct SpeakerPod {
-    facts: Arc<PodFacts>,
-    /// Of our own pod: the DaemonSet that it belongs to.
+    info: Arc<SpeakerPodInfo>,
+    /// For our own pod: the DaemonSet that it belongs to.
     pub(crate) daemon_set: Option<OwnerReference>,
 }
 
@@ -91,64 +93,64 @@ pub(crate) struct NodeReport {
     /// The node.
     pub(crate) node: Option<NodeName>,
     /// Its links.
-    pub(crate) links: Option<Vec<LinkFacts>>,
+    pub(crate) links: Option<Vec<LinkInfo>>,
     /// Its addresses on other links.
     pub(crate) other_addresses: OtherAddresses,
     /// Who announced each Service last that nobody announces now, as far as this speaker knows.
     pub(crate) last_announced: Epochs,
 }
 
-impl Stores {
-    /// Starts the watches; `before` is what an earlier process has known. `changed` is notified of everything that could
-    /// matter.
+impl Caches {
+    /// Starts the watches; `before` is the state of an earlier process. `changed` is notified of all changes
+    /// that could affect the view.
     pub(crate) fn start(
         tasks: &mut Tasks,
         client: &Client,
-        viewer: Viewer,
-        before: Option<&Known>,
+        watch_config: WatchConfig,
+        before: Option<&Inputs>,
         changed: &Arc<Notify>,
         shutdown: &CancellationToken,
     ) -> Self {
-        // Out of the API server's cache: thousands of speakers that start at once must not all go to etcd, and a watch
-        // follows anyway.
+        // From the API server's cache: thousands of speakers that start at once must not all read from etcd,
+        // and a watch follows anyway.
         let all = || watcher::Config::default().any_semantic();
         let speakers = format!("{LABEL_APP}={APP},{LABEL_COMPONENT}={SPEAKER}");
         let balanced = all().fields("spec.type=LoadBalancer");
-        // Slices of headless Services cannot be those of a load-balanced one.
+        // Slices of headless Services cannot belong to a load-balanced one.
         let of_services = all().labels("kubernetes.io/service-name,!service.kubernetes.io/headless");
         let of_speakers = all().labels(&format!("{LABEL_COMPONENT_TYPE}={SPEAKER}"));
-        let Viewer { namespace, node, pod, class } = viewer;
+        let WatchConfig { namespace, node, pod, class } = watch_config;
         let me = node.clone();
-        // No view is made of these.
-        let of = |object: AddressConflict| Some(bare(object));
+        // The view does not depend on these.
+        let of = |object: AddressConflict| Some(without_resource_version(object));
         let api = Api::namespaced(client.clone(), &namespace);
         let conflicts = watch_projected(tasks, api, all(), shutdown.clone(), of, always, || {});
         let mut start = Start { tasks, changed, shutdown };
-        let service = move |service: Service| ServiceFacts::of(service, class.as_deref());
+        let service = move |service: Service| ServiceInfo::from_service(service, class.as_deref());
         let pool = |pool: IPAddressPool| Some(rules::without_usage(pool));
-        let advertisement = |object: L2Advertisement| Some(bare(object));
+        let advertisement = |object: L2Advertisement| Some(without_resource_version(object));
         let pod = move |object| speaker_pod(object, pod.as_deref());
-        let status = move |status| StatusFacts::of(status, &me);
+        let status = move |status| AnnouncementInfo::from_status(status, &me);
         let state_name = speaker_state::name(&node);
         let state = move |object| Some(reported(object, &state_name, speaker_state::report));
         let configuration_name = configuration_state::name(&node);
         let configuration =
             move |object| Some(reported(object, &configuration_name, configuration_state::legacy_report));
-        let services: Cache<ServiceFacts> = start.watch(Api::all(client.clone()), balanced, service, always);
+        let services: Cache<ServiceInfo> = start.watch(Api::all(client.clone()), balanced, service, always);
         let known = services.clone();
-        let ours = move |before: Option<&SliceFacts>, now: Option<&SliceFacts>| {
+        let ours = move |before: Option<&EndpointSliceInfo>, now: Option<&EndpointSliceInfo>| {
             concerns(before, now, |service| known.contains(&service.to_string()))
         };
         let namespaced = || client.clone();
-        let stores = Self {
+        let caches = Self {
             services,
-            slices: start.watch(Api::all(client.clone()), of_services, SliceFacts::of, ours),
-            nodes: start.watch(Api::all(client.clone()), all(), NodeFacts::of, always),
+            slices: start.watch(Api::all(client.clone()), of_services, EndpointSliceInfo::from_slice, ours),
+            nodes: start.watch(Api::all(client.clone()), all(), NodeInfo::from_node, always),
             pods: start.watch(
                 Api::namespaced(namespaced(), &namespace),
                 all().labels(&speakers),
                 pod,
-                differ(|pod: &SpeakerPod| Arc::clone(&pod.facts)),
+                changed_in(|pod: &SpeakerPod| Arc::clone(&pod.info)),
             ),
             pools: start.watch(Api::namespaced(namespaced(), &namespace), all(), pool, always),
             l2_advertisements: start.watch(
@@ -161,31 +163,33 @@ impl Stores {
                 Api::namespaced(namespaced(), &namespace),
                 all(),
                 status,
-                differ(|status: &StatusFacts| (status.service.clone(), status.node.clone(), status.epoch)),
+                changed_in(|status: &AnnouncementInfo| {
+                    (status.service.clone(), status.node.clone(), status.epoch)
+                }),
             ),
             states: start.watch(
                 Api::namespaced(namespaced(), &namespace),
                 all(),
                 state,
-                differ(|state: &Reported<SpeakerState>| state.report.clone()),
+                changed_in(|state: &Reported<SpeakerState>| state.report.clone()),
             ),
             configurations: start.watch(
                 Api::namespaced(namespaced(), &namespace),
                 of_speakers,
                 configuration,
-                differ(|state: &Reported<ConfigurationState>| state.report.clone()),
+                changed_in(|state: &Reported<ConfigurationState>| state.report.clone()),
             ),
             conflicts,
             last_valid: Arc::default(),
         };
         if let Some(before) = before {
-            stores.pools.recall(&before.pools);
-            stores.l2_advertisements.recall(&before.l2_advertisements);
+            caches.pools.recall(&before.pools);
+            caches.l2_advertisements.recall(&before.l2_advertisements);
         }
-        stores
+        caches
     }
 
-    /// Waits for the first lists.
+    /// Waits until all caches are synchronised.
     pub(crate) async fn ready(&self) -> Result<(), WatchEnded> {
         self.services.wait_synced().await?;
         self.slices.wait_synced().await?;
@@ -194,20 +198,20 @@ impl Stores {
         self.pools.wait_synced().await?;
         self.l2_advertisements.wait_synced().await?;
         self.statuses.wait_synced().await?;
-        // They say which nodes are on the subnet of an address. Without them it is announced all the same.
-        match tokio::time::timeout(STATES_PATIENCE, self.reports_ready()).await {
+        // They show which nodes are on the subnet of an address. Addresses are announced without them too.
+        match tokio::time::timeout(STATES_TIMEOUT, self.reports_ready()).await {
             Ok(Err(WatchEnded)) => Err(WatchEnded),
             Ok(Ok(())) | Err(_) => Ok(()),
         }
     }
 
-    /// Waits for the first lists of what speakers report of their nodes.
+    /// Waits until the reports of speakers are synchronised.
     pub(crate) async fn reports_ready(&self) -> Result<(), WatchEnded> {
         self.states.wait_synced().await?;
         self.configurations.wait_synced().await
     }
 
-    /// Whether what speakers report of their nodes is known.
+    /// Whether the reports of speakers are synchronised.
     pub(crate) fn reports_listed(&self) -> bool {
         self.states.is_synced() && self.configurations.is_synced()
     }
@@ -222,12 +226,12 @@ impl Stores {
         self.configurations.all().iter().find_map(|state| state.mine.clone())
     }
 
-    /// What is reported of `node`.
+    /// The report of `node`'s speaker.
     pub(crate) fn report(&self, node: &NodeName) -> Option<NodeReport> {
         self.reports().into_iter().find(|report| report.node.as_ref() == Some(node))
     }
 
-    /// What speakers report of their nodes, those of earlier releases in annotations.
+    /// The reports of all speakers; those of earlier releases are in annotations.
     fn reports(&self) -> Vec<NodeReport> {
         let states: Vec<NodeReport> = self.states.all().iter().map(|state| state.report.clone()).collect();
         let known: HashSet<NodeName> = states.iter().filter_map(|report| report.node.clone()).collect();
@@ -238,14 +242,14 @@ impl Stores {
         states.into_iter().chain(legacy).collect()
     }
 
-    /// What speakers remember of who announced Services that nobody announces now.
-    pub(crate) fn remembered(&self) -> Vec<Arc<StatusFacts>> {
+    /// The last announcing nodes that speakers have stored for Services that no node announces now.
+    pub(crate) fn remembered(&self) -> Vec<Arc<AnnouncementInfo>> {
         self.reports().iter().flat_map(|report| report.last_announced.statuses()).collect()
     }
 
-    /// What there is now.
-    pub(crate) fn known(&self) -> Known {
-        // Before the states themselves, so that it never says more than these do.
+    /// The current content of the caches.
+    pub(crate) fn inputs(&self) -> Inputs {
+        // Read before the states, so that it is never ahead of them.
         let states_listed = self.reports_listed();
         let reports = self.reports();
         let mut statuses = self.statuses.all();
@@ -256,12 +260,12 @@ impl Stores {
             .collect();
         let links = reports.iter().filter_map(|report| Some((report.node.clone()?, report.links.clone()?)));
         let links = links.collect();
-        Known {
-            facts: Facts {
+        Inputs {
+            objects: ClusterObjects {
                 services: self.services.all(),
                 slices: self.slices.all(),
                 nodes: self.nodes.all(),
-                pods: self.pods.all().iter().map(|pod| Arc::clone(&pod.facts)).collect(),
+                pods: self.pods.all().iter().map(|pod| Arc::clone(&pod.info)).collect(),
                 statuses,
                 states_listed,
                 other_addresses,
@@ -279,40 +283,46 @@ impl Stores {
     }
 }
 
-/// What a view is made of.
+/// Everything that a view is built from.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct Known {
-    facts: Facts,
+pub(crate) struct Inputs {
+    #[serde(rename = "facts")]
+    objects: ClusterObjects,
     pools: Vec<Arc<IPAddressPool>>,
     l2_advertisements: Vec<Arc<L2Advertisement>>,
-    /// What stays in force where one of these has an error.
+    /// What stays in effect where one of these has an error.
     #[serde(default)]
     pub(crate) last_valid: LastValid,
 }
 
-impl Known {
-    /// The view, if there is none before it.
-    pub(crate) fn view(mut self, settings: &Settings, links: &[Link]) -> Arc<View> {
+impl Inputs {
+    /// Builds the first view.
+    pub(crate) fn view(mut self, settings: &ViewSettings, links: &[Link]) -> Arc<View> {
         let mut last_valid = std::mem::take(&mut self.last_valid);
         let mut validated = Validated::default();
         validated.update(&mut last_valid, &self);
-        self.view_by(&mut Maker::new(settings.clone(), None), links, &validated.configuration)
+        self.build_view(&mut ViewBuilder::new(settings.clone(), None), links, &validated.configuration)
     }
 
-    /// The same without the endpoints of Services that are not ours.
-    pub(crate) fn of_our_services(mut self) -> Self {
-        let ours: HashSet<&ServiceKey> = self.facts.services.iter().map(|service| &*service.key).collect();
-        self.facts.slices.retain(|slice| ours.contains(&slice.service));
+    /// Drops the endpoints of Services that are not ours.
+    pub(crate) fn only_our_services(mut self) -> Self {
+        let ours: HashSet<&ServiceKey> = self.objects.services.iter().map(|service| &*service.key).collect();
+        self.objects.slices.retain(|slice| ours.contains(&slice.service));
         self
     }
 
-    fn view_by(mut self, maker: &mut Maker, links: &[Link], configuration: &Configuration) -> Arc<View> {
-        self.facts.own_links = Some(links.iter().map(LinkFacts::from).collect());
-        maker.make(self.facts, configuration)
+    fn build_view(
+        mut self,
+        builder: &mut ViewBuilder,
+        links: &[Link],
+        configuration: &Configuration,
+    ) -> Arc<View> {
+        self.objects.own_links = Some(links.iter().map(LinkInfo::from).collect());
+        builder.build(self.objects, configuration)
     }
 }
 
-/// The configuration, validated when an object of it has changed.
+/// The configuration, validated again when one of its objects has changed.
 #[derive(Default)]
 struct Validated {
     pools: Vec<Arc<IPAddressPool>>,
@@ -322,65 +332,67 @@ struct Validated {
 }
 
 impl Validated {
-    fn update(&mut self, last_valid: &mut LastValid, known: &Known) {
-        if self.pools == known.pools && self.l2_advertisements == known.l2_advertisements {
+    fn update(&mut self, last_valid: &mut LastValid, inputs: &Inputs) {
+        if self.pools == inputs.pools && self.l2_advertisements == inputs.l2_advertisements {
             return;
         }
-        self.pools.clone_from(&known.pools);
-        self.l2_advertisements.clone_from(&known.l2_advertisements);
+        self.pools.clone_from(&inputs.pools);
+        self.l2_advertisements.clone_from(&inputs.l2_advertisements);
         let configured = rules::Objects {
-            pools: known.pools.clone(),
-            l2_advertisements: known.l2_advertisements.clone(),
+            pools: inputs.pools.clone(),
+            l2_advertisements: inputs.l2_advertisements.clone(),
             ..rules::Objects::default()
         };
         (self.configuration, self.findings) = last_valid.configure(&configured);
     }
 }
 
-/// Where views and findings go.
-pub(crate) struct Outlet {
+/// Receivers of views and findings.
+pub(crate) struct ViewOutputs {
     pub(crate) views: watch::Sender<Option<Arc<View>>>,
     pub(crate) findings: watch::Sender<Vec<Finding>>,
 }
 
-/// Makes the view anew whenever something changed, and hands it on if it differs.
-pub(crate) async fn keep_view(
-    stores: Stores,
-    settings: Settings,
+/// Rebuilds the view whenever something has changed, and publishes it if it differs.
+pub(crate) async fn run_view_builder(
+    caches: Caches,
+    settings: ViewSettings,
     snapshot: Option<Snapshot>,
     mut links: watch::Receiver<Vec<Link>>,
-    outlet: Outlet,
+    outputs: ViewOutputs,
     changed: Arc<Notify>,
     shutdown: CancellationToken,
 ) -> Result<(), WatchEnded> {
-    let Outlet { views, findings } = outlet;
+    let ViewOutputs { views, findings } = outputs;
     if let Some(snapshot) = &snapshot {
-        *stores.last_valid() = snapshot.last_valid();
+        *caches.last_valid() = snapshot.last_valid();
     }
     let ready = async {
-        let patience = if snapshot.is_some() { API_PATIENCE } else { Duration::MAX };
-        if let Ok(ready) = tokio::time::timeout(patience, stores.ready()).await {
+        let patience = if snapshot.is_some() { API_TIMEOUT } else { Duration::MAX };
+        if let Ok(ready) = tokio::time::timeout(patience, caches.ready()).await {
             return ready;
         }
         if let Some(snapshot) = snapshot {
-            tracing::warn!("the API server does not answer: going on from what was known before the restart");
+            tracing::warn!(
+                "the API server does not respond: continuing with the snapshot from before the restart"
+            );
             views.send_replace(Some(Arc::new(snapshot.view(&settings, &links.borrow()))));
         }
-        stores.ready().await
+        caches.ready().await
     };
     match shutdown.run_until_cancelled(ready).await {
         Some(ready) => ready?,
         None => return Ok(()),
     }
     let (mut pace, mut validated) = (Pace::new(Instant::now()), Validated::default());
-    let mut maker = Maker::new(settings, views.borrow().clone());
+    let mut builder = ViewBuilder::new(settings, views.borrow().clone());
     loop {
         let begun = Instant::now();
         let now_links = links.borrow_and_update().clone();
         let view = tokio::task::block_in_place(|| {
-            let known = stores.known();
-            validated.update(&mut stores.last_valid(), &known);
-            known.view_by(&mut maker, &now_links, &validated.configuration)
+            let inputs = caches.inputs();
+            validated.update(&mut caches.last_valid(), &inputs);
+            inputs.build_view(&mut builder, &now_links, &validated.configuration)
         });
         findings.send_if_modified(|known| {
             let changed = *known != validated.findings;
@@ -399,8 +411,8 @@ pub(crate) async fn keep_view(
     }
 }
 
-/// Waits for a change, and gathers those that come in a `pause` after it. That of a link waits as long as others: anybody on
-/// it can make one by a router advertisement.
+/// Waits for a change, and gathers further ones for the duration of `pause`. Changes of links are delayed
+/// like others: any host on a link can cause them by router advertisements.
 async fn next_change(changed: &Notify, links: &mut watch::Receiver<Vec<Link>>, pause: Duration) {
     tokio::select! {
         () = changed.notified() => {}
@@ -414,17 +426,17 @@ fn always<F>(_: Option<&F>, _: Option<&F>) -> bool {
     true
 }
 
-/// A change matters if it is one of what `part` takes of it.
-fn differ<F, P: PartialEq>(
+/// Only changes of what `part` returns matter.
+fn changed_in<F, P: PartialEq>(
     part: impl Fn(&F) -> P + Send + 'static,
 ) -> impl Fn(Option<&F>, Option<&F>) -> bool + Send + 'static {
     move |before, now| before.map(&part) != now.map(&part)
 }
 
-/// Whether a change of a slice is about one of `ours`: it may leave one Service and come to another.
+/// Whether a change of a slice concerns one of `ours`: it may move from one Service to another.
 fn concerns(
-    before: Option<&SliceFacts>,
-    now: Option<&SliceFacts>,
+    before: Option<&EndpointSliceInfo>,
+    now: Option<&EndpointSliceInfo>,
     ours: impl Fn(&ServiceKey) -> bool,
 ) -> bool {
     [before, now].into_iter().flatten().any(|slice| ours(&slice.service))
@@ -437,7 +449,7 @@ struct Start<'a> {
 }
 
 impl Start<'_> {
-    /// Watches, and notifies of what is kept and has changed in a way that matters.
+    /// Watches objects, and notifies of changes that matter.
     fn watch<K, F>(
         &mut self,
         api: Api<K>,
@@ -455,24 +467,24 @@ impl Start<'_> {
     }
 }
 
-/// The whole object, but for the version that each write makes another.
-fn bare<K: Resource>(mut object: K) -> K {
+/// Drops the resource version, which changes with each write.
+fn without_resource_version<K: Resource>(mut object: K) -> K {
     object.meta_mut().resource_version = None;
     object
 }
 
 fn speaker_pod(pod: Pod, mine: Option<&str>) -> Option<SpeakerPod> {
-    let facts = Arc::new(PodFacts::of(&pod)?);
+    let info = Arc::new(SpeakerPodInfo::from_pod(&pod)?);
     let is_mine = mine.is_some() && pod.metadata.name.as_deref() == mine;
     let owners = pod.metadata.owner_references.filter(|_| is_mine).unwrap_or_default();
     let daemon_set = owners.into_iter().find(|owner| owner.kind == "DaemonSet");
-    Some(SpeakerPod { facts, daemon_set })
+    Some(SpeakerPod { info, daemon_set })
 }
 
-/// What an object reports, and the object itself if it has the name of this node's.
+/// Projects an object to its report; keeps the object itself if it is this node's.
 fn reported<K: Resource + Clone>(object: K, mine: &str, report: impl Fn(&K) -> NodeReport) -> Reported<K> {
     let (name, report) = (object.name_any(), report(&object));
-    Reported { mine: (name == mine).then(|| bare(object)), name, report }
+    Reported { mine: (name == mine).then(|| without_resource_version(object)), name, report }
 }
 
 #[cfg(test)]
@@ -480,7 +492,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn requirement_6_links_that_change_without_end_make_no_more_views_than_objects_that_do() {
+    async fn requirement_6_links_that_change_continuously_cause_no_more_views_than_objects_that_do() {
         let (links, mut receiver) = watch::channel(Vec::new());
         let changed = Notify::new();
         let (begun, pause) = (tokio::time::Instant::now(), Duration::from_secs(3));
@@ -496,8 +508,8 @@ mod tests {
     }
 
     #[test]
-    fn a_slice_that_leaves_one_service_and_comes_to_another_concerns_both() {
-        let slice = |name: &str| SliceFacts {
+    fn a_slice_that_moves_from_one_service_to_another_concerns_both() {
+        let slice = |name: &str| EndpointSliceInfo {
             service: ServiceKey { namespace: "default".into(), name: name.into() },
             nodes: Box::default(),
         };
@@ -520,7 +532,7 @@ mod tests {
             },
             mine: None,
         };
-        let matters = differ(|state: &Reported<SpeakerState>| state.report.clone());
+        let matters = changed_in(|state: &Reported<SpeakerState>| state.report.clone());
         assert!(matters(Some(&of_node("a")), Some(&of_node("b"))));
         assert!(!matters(Some(&of_node("a")), Some(&of_node("a"))));
     }

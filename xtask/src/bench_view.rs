@@ -7,10 +7,10 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use announce::facts::{Facts, NodeFacts, PodFacts, ServiceFacts, SliceFacts};
-use announce::link::{Families, LinkFacts};
+use announce::link::{Families, LinkInfo};
+use announce::objects::{ClusterObjects, EndpointSliceInfo, NodeInfo, ServiceInfo, SpeakerPodInfo};
 use announce::placement::Placement;
-use announce::view::{ExcludeLabel, Maker, NodeName, Settings, View};
+use announce::view::{ExcludeLabel, NodeName, View, ViewBuilder, ViewSettings};
 use anyhow::{Context as _, ensure};
 use crds::{IPAddressPool, IPAddressPoolSpec, L2Advertisement, L2AdvertisementSpec, ServiceKey};
 use rules::{Configuration, Objects};
@@ -59,52 +59,52 @@ fn processor_time() -> anyhow::Result<Duration> {
     Ok(Duration::from_nanos(nanoseconds.parse()?))
 }
 
-/// The facts, and what makes views of them.
+/// The objects, and what makes views of them.
 struct Cluster {
     configuration: Configuration,
-    facts: Facts,
-    maker: Maker,
+    objects: ClusterObjects,
+    builder: ViewBuilder,
 }
 
 impl Cluster {
-    /// The processor time of an update of the view after a change, including the copy of all pointers to objects.
-    fn after(&mut self, change: impl FnOnce(&mut Facts)) -> anyhow::Result<Duration> {
-        change(&mut self.facts);
+    /// How long it takes to make the view anew after a change, the copy of all pointers to objects included.
+    fn after(&mut self, change: impl FnOnce(&mut ClusterObjects)) -> anyhow::Result<Duration> {
+        change(&mut self.objects);
         let start = processor_time()?;
-        black_box(self.maker.make(self.facts.clone(), &self.configuration));
+        black_box(self.builder.build(self.objects.clone(), &self.configuration));
         Ok(processor_time()?.saturating_sub(start))
     }
 }
 
 fn one(nodes: u32, services: u32) -> anyhow::Result<()> {
     let settings =
-        Settings { me: name(0), placement: Placement::Balanced, exclude_label: ExcludeLabel::Auto };
+        ViewSettings { me: name(0), placement: Placement::Balanced, exclude_label: ExcludeLabel::Auto };
     let configuration = configuration();
-    let facts = facts(nodes, services);
+    let objects = objects(nodes, services);
     let before = resident()?;
     let start = processor_time()?;
-    let mut maker = Maker::new(settings.clone(), None);
-    let view = maker.make(facts.clone(), &configuration);
+    let mut builder = ViewBuilder::new(settings.clone(), None);
+    let view = builder.build(objects.clone(), &configuration);
     let first = processor_time()?.saturating_sub(start);
     let memory = resident()?.saturating_sub(before);
     ensure!(view.placed.len() == services as usize, "{} of {services} are placed", view.placed.len());
     drop(view);
-    let mut cluster = Cluster { configuration, facts, maker };
+    let mut cluster = Cluster { configuration, objects, builder };
     let last = name(nodes - 1);
-    let slice = cluster.after(|facts| {
+    let slice = cluster.after(|objects| {
         let service = ServiceKey::new("other", "cluster-ip");
-        facts.slices.push(Arc::new(SliceFacts { service, nodes: [name(0)].into() }));
+        objects.slices.push(Arc::new(EndpointSliceInfo { service, nodes: [name(0)].into() }));
     })?;
-    let endpoints = cluster.after(|facts| {
-        let service = facts.services[0].key.as_ref().clone();
-        facts.slices[0] = Arc::new(SliceFacts { service, nodes: [name(1)].into() });
+    let endpoints = cluster.after(|objects| {
+        let service = objects.services[0].key.as_ref().clone();
+        objects.slices[0] = Arc::new(EndpointSliceInfo { service, nodes: [name(1)].into() });
     })?;
-    let labels = cluster.after(|facts| Arc::make_mut(&mut facts.nodes[1]).labels.clear())?;
-    let gone = cluster.after(|facts| facts.pods.retain(|pod| pod.node != last))?;
-    let ready = cluster.after(|facts| facts.pods.push(pod(nodes - 1)))?;
-    let Cluster { configuration, facts, mut maker } = cluster;
-    let expected = View::build(&settings, &facts, &configuration, None);
-    ensure!(*maker.make(facts, &configuration) == expected, "a new speaker has another view");
+    let labels = cluster.after(|objects| Arc::make_mut(&mut objects.nodes[1]).labels.clear())?;
+    let gone = cluster.after(|objects| objects.pods.retain(|pod| pod.node != last))?;
+    let ready = cluster.after(|objects| objects.pods.push(pod(nodes - 1)))?;
+    let Cluster { configuration, objects, mut builder } = cluster;
+    let expected = View::build(&settings, &objects, &configuration, None);
+    ensure!(*builder.build(objects, &configuration) == expected, "a new speaker sees something else");
     println!(
         "{nodes:>6} {services:>9} {:>11} {:>13} {:>12} {:>11} {:>14} {:>15} {:>9}",
         format!("{first:.1?}"),
@@ -136,17 +136,17 @@ fn name(node: u32) -> NodeName {
     format!("node-{node:04}").into()
 }
 
-fn pod(n: u32) -> Arc<PodFacts> {
-    Arc::new(PodFacts { node: name(n), address: None, ready: true, running: true, generation: 1 })
+fn pod(n: u32) -> Arc<SpeakerPodInfo> {
+    Arc::new(SpeakerPodInfo { node: name(n), address: None, ready: true, running: true, generation: 1 })
 }
 
-/// A typical cluster: each Service has endpoints on three nodes, every tenth with `externalTrafficPolicy:
-/// Local`, and all nodes are on one subnet.
-fn facts(nodes: u32, services: u32) -> Facts {
+/// As a cluster would be: each Service has endpoints on three nodes, every tenth with `externalTrafficPolicy: Local`, and
+/// all nodes are on one subnet.
+fn objects(nodes: u32, services: u32) -> ClusterObjects {
     let key = |n: u32| ServiceKey::new(format!("namespace-{}", n % 100), format!("service-{n}"));
     let address = |n: u32| IpAddr::from(Ipv4Addr::from_bits(Ipv4Addr::new(10, 0, 0, 0).to_bits() + n));
     let service = |n: u32| {
-        let facts = ServiceFacts {
+        let objects = ServiceInfo {
             key: Arc::new(key(n)),
             uid: Box::default(),
             addresses: [address(n)].into(),
@@ -155,38 +155,39 @@ fn facts(nodes: u32, services: u32) -> Facts {
             shared: false,
             pool: Some("lan".into()),
         };
-        Arc::new(facts)
+        Arc::new(objects)
     };
     let slice = |n: u32| {
         let on = (0..3).map(|replica| name((n + replica) % nodes)).collect();
-        Arc::new(SliceFacts { service: key(n), nodes: on })
+        Arc::new(EndpointSliceInfo { service: key(n), nodes: on })
     };
     let node = |n: u32| {
         let labels = [("kubernetes.io/hostname".to_owned(), name(n).to_string())].into();
-        Arc::new(NodeFacts {
+        Arc::new(NodeInfo {
             name: name(n),
             labels,
             usable: true,
+            lost: false,
             cordoned: false,
             addresses: Box::default(),
         })
     };
     let links = |n: u32| {
         let [.., a, b] = n.to_be_bytes();
-        let facts = LinkFacts {
+        let objects = LinkInfo {
             name: "eth0".to_owned(),
             mac: [2, 0, 0, 0, a, b],
             subnets: [(address(1_000_000 + n), 8)].into(),
             families: Some(Families { ipv4: true, ipv6: true }),
         };
-        (name(n), vec![facts])
+        (name(n), vec![objects])
     };
-    Facts {
+    ClusterObjects {
         services: (0..services).map(service).collect(),
         slices: (0..services).map(slice).collect(),
         nodes: (0..nodes).map(node).collect(),
         pods: (0..nodes).map(pod).collect(),
         links: (0..nodes).map(links).collect(),
-        ..Facts::default()
+        ..ClusterObjects::default()
     }
 }

@@ -1,4 +1,4 @@
-//! ARP (RFC 826, RFC 5227): what of a received packet matters to us, and the four packets that we send.
+//! ARP (RFC 826, RFC 5227): parsing of received packets, and the four packets that are sent.
 
 use std::net::Ipv4Addr;
 
@@ -7,16 +7,16 @@ use smoltcp::wire::{
     EthernetRepr,
 };
 
-use crate::frame::{Dropped, Frame};
+use crate::frame::{DropReason, Frame};
 
-/// Ethernet header and ARP packet for IPv4.
+/// Length of an Ethernet header and an ARP packet for IPv4.
 const LEN: usize = 14 + 28;
 const NO_MAC: EthernetAddress = EthernetAddress([0; 6]);
 
 /// A received ARP packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arp {
-    /// Whether it asks (else it answers).
+    /// Whether it is a request (else it is a reply).
     pub request: bool,
     /// The frame's destination.
     pub destination: EthernetAddress,
@@ -24,33 +24,33 @@ pub struct Arp {
     pub sender_mac: EthernetAddress,
     /// The sender's address; unspecified in a probe (RFC 5227 §1.1).
     pub sender: Ipv4Addr,
-    /// The address asked for.
+    /// The requested address.
     pub target: Ipv4Addr,
 }
 
 impl Arp {
-    /// Checks and reads a frame.
-    pub fn parse(bytes: &[u8]) -> Result<Self, Dropped> {
-        let frame = EthernetFrame::new_checked(bytes).map_err(|_| Dropped::Truncated)?;
+    /// Validates and parses a frame.
+    pub fn parse(bytes: &[u8]) -> Result<Self, DropReason> {
+        let frame = EthernetFrame::new_checked(bytes).map_err(|_| DropReason::Truncated)?;
         if frame.ethertype() != EthernetProtocol::Arp {
-            return Err(Dropped::EtherType);
+            return Err(DropReason::EtherType);
         }
-        let packet = ArpPacket::new_checked(frame.payload()).map_err(|_| Dropped::Truncated)?;
+        let packet = ArpPacket::new_checked(frame.payload()).map_err(|_| DropReason::Truncated)?;
         if packet.hardware_type() != ArpHardware::Ethernet
             || packet.protocol_type() != EthernetProtocol::Ipv4
             || packet.hardware_len() != 6
             || packet.protocol_len() != 4
         {
-            return Err(Dropped::NotEthernetIpv4);
+            return Err(DropReason::NotEthernetIpv4);
         }
         let request = match packet.operation() {
             ArpOperation::Request => true,
             ArpOperation::Reply => false,
-            ArpOperation::Unknown(_) => return Err(Dropped::Operation),
+            ArpOperation::Unknown(_) => return Err(DropReason::Operation),
         };
         let sender_mac = EthernetAddress::from_bytes(packet.source_hardware_addr());
         if !sender_mac.is_unicast() || sender_mac == NO_MAC {
-            return Err(Dropped::SenderMac);
+            return Err(DropReason::SenderMac);
         }
         Ok(Self {
             request,
@@ -61,18 +61,19 @@ impl Arp {
         })
     }
 
-    /// Whether this is a probe: a question by somebody who does not have an address yet.
+    /// Whether this is a probe: a request by a host that does not use the address yet.
     pub fn is_probe(&self) -> bool {
         self.request && self.sender.is_unspecified()
     }
 }
 
-/// The answer to `asked`: unicast to who asked, also when it is a probe (checklist A2, A3).
-pub fn reply(mac: EthernetAddress, asked: &Arp) -> Frame {
-    emit(ArpOperation::Reply, mac, asked.target, asked.sender_mac, asked.sender, asked.sender_mac)
+/// The reply to `request`: unicast to the sender, also if it is a probe (checklist A2, A3).
+pub fn reply(mac: EthernetAddress, request: &Arp) -> Frame {
+    emit(ArpOperation::Reply, mac, request.target, request.sender_mac, request.sender, request.sender_mac)
 }
 
-/// The gratuitous request, RFC 5227's announcement: sender and target are the address (checklist B4, C1).
+/// The gratuitous request, the announcement of RFC 5227: sender and target are the address (checklist B4,
+/// C1).
 pub fn gratuitous_request(mac: EthernetAddress, address: Ipv4Addr) -> Frame {
     emit(ArpOperation::Request, mac, address, NO_MAC, address, EthernetAddress::BROADCAST)
 }
@@ -82,12 +83,13 @@ pub fn gratuitous_reply(mac: EthernetAddress, address: Ipv4Addr) -> Frame {
     emit(ArpOperation::Reply, mac, address, mac, address, EthernetAddress::BROADCAST)
 }
 
-/// A probe: who has `address`, asked without having one (checklist B2).
+/// A probe: a request for `address` without a sender address (checklist B2).
 pub fn probe(mac: EthernetAddress, address: Ipv4Addr) -> Frame {
     emit(ArpOperation::Request, mac, Ipv4Addr::UNSPECIFIED, NO_MAC, address, EthernetAddress::BROADCAST)
 }
 
-/// The frame's source is always the sender's hardware address: port security drops others (checklist A4).
+/// The source of the frame is always the sender's hardware address: port security drops other frames
+/// (checklist A4).
 fn emit(
     operation: ArpOperation,
     mac: EthernetAddress,

@@ -1,4 +1,4 @@
-//! What speakers tell each other, and how it is written and signed.
+//! The messages between speakers: content, encoding and signature.
 //!
 //! ```text
 //!  0      1      2      3      4              8                16               24               32
@@ -10,10 +10,11 @@
 //! +---------------------------+---------------------------------------+------------------------+
 //! ```
 //!
-//! *for version* is the oldest version that can read the message: every release writes what the one before it
-//! understands, and passes over what comes after the body that it knows. So a rolling upgrade keeps ownership.
+//! *for version* is the oldest version that can read the message: every release writes what the release
+//! before it can read, and ignores what follows the part of the body that it knows. So ownership survives a
+//! rolling upgrade.
 //!
-//! A message that is not signed by a known key, or is not well-formed, is [`Rejected`] as a whole.
+//! A message that is not signed with a known key, or is malformed, is [`Rejected`] as a whole.
 
 mod key;
 
@@ -22,25 +23,25 @@ use std::net::IpAddr;
 use crate::view::GroupId;
 pub use key::{Key, KeyId, Keyring};
 
-/// What this release writes.
+/// The version that this release writes.
 const VERSION: u8 = 1;
 const HEADER: usize = 40;
 const TAG: usize = 16;
-/// No message is longer, so that none is ever fragmented.
+/// The longest message; chosen so that none is fragmented.
 pub const LONGEST: usize = 1_200;
-/// Entries of a list in one message: 1 + 16 + 8 + 1 bytes each at most.
+/// Entries of a list in one message, of at most 1 + 16 + 8 + 1 bytes each.
 pub const ENTRIES: usize = 40;
-/// Hardware addresses in a hello; a node with more tells the rest through the API.
+/// Hardware addresses in a hello; a node with more publishes the others through the API.
 const MACS: usize = 16;
 const KEYS: usize = 4;
 
-/// A node in messages: the first eight bytes of SHA-256 of its name.
+/// The id of a node in messages: the first eight bytes of SHA-256 of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(pub u64);
 
 impl NodeId {
     /// The id of the node of that name.
-    pub fn of(name: &str) -> Self {
+    pub fn from_name(name: &str) -> Self {
         let digest = ring::digest::digest(&ring::digest::SHA256, name.as_bytes());
         let mut first = [0; 8];
         first.copy_from_slice(&digest.as_ref()[..8]);
@@ -51,93 +52,94 @@ impl NodeId {
 /// One message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
-    /// Who says it.
+    /// The sending node.
     pub sender: NodeId,
-    /// The sender's session: a token that it made for this receiver, never 0.
+    /// The sender's session: a token that it generated for this receiver, never 0.
     pub session: u64,
-    /// The receiver's session as the sender last heard it; 0 if there is none.
+    /// The receiver's session as the sender last received it; 0 if there is none.
     pub echo: u64,
-    /// Grows with each message of a session.
+    /// Increases with each message of a session.
     pub sequence: u64,
     /// The state of the sender.
     pub flags: Flags,
-    /// What it says.
+    /// The content.
     pub body: Body,
 }
 
 /// The state of a sender.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flags {
-    /// It is about to stop: nothing should be given to it.
+    /// It is about to stop: no group should be handed over to it.
     pub leaving: bool,
-    /// It has been stopped for a while and answers nothing yet.
+    /// It was stalled for a while and does not answer for its groups yet.
     pub stalled: bool,
-    /// It has a group in common with the receiver and wants to hear of it.
+    /// It shares a group with the receiver and wants beacons from it.
     pub wanted: bool,
 }
 
-/// A group with an epoch.
+/// A claim: a group with the epoch of its owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Stake {
+pub struct Claim {
     /// The group.
     pub group: GroupId,
     /// The epoch.
     pub epoch: u64,
 }
 
-/// What a message says.
+/// The content of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Body {
-    /// I am here: these are my hardware addresses and the keys that I know.
+    /// The sender introduces itself: its hardware addresses and the keys that it knows.
     Hello {
         /// Hardware addresses of the sender.
         macs: Vec<[u8; 6]>,
         /// Keys that it accepts.
         keys: Vec<KeyId>,
     },
-    /// I live, and what I own adds up to this.
+    /// The sender is alive; a digest of all that it owns.
     Alive {
-        /// [`print`] of all that the sender owns.
-        claims: u64,
+        /// [`digest`] of all that the sender owns.
+        digest: u64,
     },
-    /// This has changed: I own, or no longer own.
-    Update(Vec<(Stake, bool)>),
-    /// Tell me all that you own.
+    /// Changes of what the sender owns: whether it owns the group now.
+    Update(Vec<(Claim, bool)>),
+    /// The receiver is to send all its claims.
     Request,
-    /// All that I own, in parts.
+    /// All claims of the sender, in parts.
     Claims {
-        /// [`print`] of the whole.
-        claims: u64,
-        /// Which part, from 0.
+        /// [`digest`] of the whole.
+        digest: u64,
+        /// The index of this part, from 0.
         part: u16,
-        /// How many parts.
+        /// The number of parts.
         parts: u16,
-        /// The part.
-        stakes: Vec<Stake>,
+        /// The claims of this part.
+        claims: Vec<Claim>,
     },
-    /// I am going to claim these.
-    Intent(Vec<Stake>),
-    /// Do not: I hear the owner; or: not me.
-    Nack(Vec<Stake>),
-    /// Take these over from me now.
-    Leave(Vec<Stake>),
-    /// A kind that this release does not know. It still shows that the sender lives.
+    /// The sender is about to claim these groups.
+    Intent(Vec<Claim>),
+    /// The receiver must not claim these groups: the sender owns them or hears their owner. Or: the sender
+    /// declines a handover.
+    Nack(Vec<Claim>),
+    /// The sender hands these groups over to the receiver.
+    Leave(Vec<Claim>),
+    /// A kind that this release does not know. It still shows that the sender is alive.
     Unknown,
 }
 
-/// Why bytes are no message for us; the label of a metric.
+/// Why a message was rejected; the label of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, thiserror::Error)]
 pub enum Rejected {
     /// Too short, too long, or a list that does not fit.
     #[error("the message is not well-formed")]
     Malformed,
-    /// Written for later releases only.
+    /// Only readable by later releases.
     #[error("the message is of a later version")]
     Version,
-    /// Signed with a key that we do not have.
+    /// Signed with an unknown key.
     #[error("the message is signed with an unknown key")]
     UnknownKey,
-    /// The signature is not right.
+    /// The signature is wrong.
     #[error("the signature is wrong")]
     Signature,
 }
@@ -154,21 +156,21 @@ impl Rejected {
     }
 }
 
-/// A number that two different sets of stakes do not have in common but by bad luck. It can be kept up to date
-/// by exclusive or.
-pub fn print(stakes: impl IntoIterator<Item = Stake>) -> u64 {
-    stakes.into_iter().map(print_of).fold(0, |sum, print| sum ^ print)
+/// A digest of a set of claims, the same for equal sets and different for others with high probability. It
+/// can be updated incrementally by exclusive or.
+pub fn digest(claims: impl IntoIterator<Item = Claim>) -> u64 {
+    claims.into_iter().map(digest_of).fold(0, |sum, one| sum ^ one)
 }
 
-/// The share of one stake in [`print`]: SplitMix64 over its parts.
-pub fn print_of(stake: Stake) -> u64 {
+/// The contribution of one claim to [`digest`]: SplitMix64 over its parts.
+pub fn digest_of(claim: Claim) -> u64 {
     fn mix(state: u64, word: u64) -> u64 {
         let mut z = (state ^ word).wrapping_add(0x9e37_79b9_7f4a_7c15);
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
     }
-    let octets = match stake.group {
+    let octets = match claim.group {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
         IpAddr::V6(v6) => v6.octets(),
     };
@@ -177,11 +179,11 @@ pub fn print_of(stake: Stake) -> u64 {
         bytes.copy_from_slice(word);
         u64::from_be_bytes(bytes)
     });
-    mix(words.fold(1, mix), stake.epoch)
+    mix(words.fold(1, mix), claim.epoch)
 }
 
 impl Message {
-    /// Writes and signs.
+    /// Encodes and signs.
     pub fn seal(&self, key: &Key) -> Vec<u8> {
         let mut out = Vec::with_capacity(128);
         out.extend([VERSION, VERSION, self.body.kind(), self.flags.bits()]);
@@ -195,7 +197,7 @@ impl Message {
         out
     }
 
-    /// Signs bytes that are no message, for a fuzzer: they bear the key's name as [`Self::seal`] would write it.
+    /// Signs arbitrary bytes, for a fuzzer, with the id of the key where [`Self::seal`] would write it.
     pub(crate) fn seal_bytes(unsigned: &[u8], key: &Key) -> Option<Vec<u8>> {
         let mut out = unsigned.to_vec();
         out.get_mut(4..8)?.copy_from_slice(&key.id().0);
@@ -204,7 +206,7 @@ impl Message {
         Some(out)
     }
 
-    /// Checks and reads.
+    /// Verifies and decodes.
     pub fn open(bytes: &[u8], keys: &Keyring) -> Result<Self, Rejected> {
         if bytes.len() < HEADER + TAG || bytes.len() > LONGEST {
             return Err(Rejected::Malformed);
@@ -277,19 +279,19 @@ impl Body {
                 list(out, macs, MACS, |out, mac| out.extend(mac));
                 list(out, keys, KEYS, |out, key| out.extend(key.0));
             }
-            Self::Alive { claims } => out.extend(claims.to_be_bytes()),
-            Self::Update(changes) => list(out, changes, ENTRIES, |out, (stake, held)| {
-                stake.write(out);
-                out.push(u8::from(*held));
+            Self::Alive { digest } => out.extend(digest.to_be_bytes()),
+            Self::Update(changes) => list(out, changes, ENTRIES, |out, (claim, owned)| {
+                claim.write(out);
+                out.push(u8::from(*owned));
             }),
-            Self::Claims { claims, part, parts, stakes } => {
-                out.extend(claims.to_be_bytes());
+            Self::Claims { digest, part, parts, claims } => {
+                out.extend(digest.to_be_bytes());
                 out.extend(part.to_be_bytes());
                 out.extend(parts.to_be_bytes());
-                list(out, stakes, ENTRIES, |out, stake| stake.write(out));
+                list(out, claims, ENTRIES, |out, claim| claim.write(out));
             }
-            Self::Intent(stakes) | Self::Nack(stakes) | Self::Leave(stakes) => {
-                list(out, stakes, ENTRIES, |out, stake| stake.write(out));
+            Self::Intent(claims) | Self::Nack(claims) | Self::Leave(claims) => {
+                list(out, claims, ENTRIES, |out, claim| claim.write(out));
             }
         }
     }
@@ -301,28 +303,28 @@ impl Body {
                 let keys = reader.list(KEYS, |reader| reader.take().map(KeyId))?;
                 Self::Hello { macs, keys }
             }
-            2 => Self::Alive { claims: reader.word()? },
+            2 => Self::Alive { digest: reader.word()? },
             3 => Self::Update(reader.list(ENTRIES, |reader| {
-                let stake = Stake::read(reader)?;
-                let [held] = reader.take()?;
-                Ok((stake, held != 0))
+                let claim = Claim::read(reader)?;
+                let [owned] = reader.take()?;
+                Ok((claim, owned != 0))
             })?),
             4 => Self::Request,
             5 => Self::Claims {
-                claims: reader.word()?,
+                digest: reader.word()?,
                 part: u16::from_be_bytes(reader.take()?),
                 parts: u16::from_be_bytes(reader.take()?),
-                stakes: reader.list(ENTRIES, Stake::read)?,
+                claims: reader.list(ENTRIES, Claim::read)?,
             },
-            6 => Self::Intent(reader.list(ENTRIES, Stake::read)?),
-            7 => Self::Nack(reader.list(ENTRIES, Stake::read)?),
-            8 => Self::Leave(reader.list(ENTRIES, Stake::read)?),
+            6 => Self::Intent(reader.list(ENTRIES, Claim::read)?),
+            7 => Self::Nack(reader.list(ENTRIES, Claim::read)?),
+            8 => Self::Leave(reader.list(ENTRIES, Claim::read)?),
             _ => Self::Unknown,
         })
     }
 }
 
-impl Stake {
+impl Claim {
     fn write(&self, out: &mut Vec<u8>) {
         match self.group {
             IpAddr::V4(v4) => {
@@ -347,7 +349,7 @@ impl Stake {
     }
 }
 
-/// A count in one byte, then the entries; those beyond `most`, which no caller has, are left out.
+/// Writes a count in one byte, then the entries; entries beyond `most`, which no caller has, are omitted.
 fn list<T>(out: &mut Vec<u8>, items: &[T], most: usize, write: impl Fn(&mut Vec<u8>, &T)) {
     let items = &items[..items.len().min(most)];
     out.push(u8::try_from(items.len()).unwrap_or(u8::MAX));

@@ -1,13 +1,13 @@
-//! A frame to send, without a heap allocation, and why a received one was dropped.
+//! A frame to send, without a heap allocation, and why a received frame was dropped.
 
 use std::fmt;
 
-/// Ethernet's minimum without the check sequence (checklist A5): shorter frames are padded with zeros.
+/// Ethernet's minimum length without the check sequence (checklist A5): shorter frames are padded with zeros.
 const MINIMUM: usize = 60;
 /// The longest frame that we send: Ethernet 14, IPv6 40, advertisement or solicitation 24, one option 8.
 const MAXIMUM: usize = 86;
 
-/// One Ethernet frame, ready to be sent.
+/// An Ethernet frame to send.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Frame {
     len: usize,
@@ -15,13 +15,12 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// Room for a frame of `len` bytes, padded to the minimum; longer than [`MAXIMUM`] is cut, which no caller
-    /// asks for.
+    /// A frame of `len` bytes, padded to the minimum and truncated to [`MAXIMUM`], which no caller exceeds.
     pub(crate) fn zeroed(len: usize) -> Self {
         Self { len: len.clamp(MINIMUM, MAXIMUM), bytes: [0; MAXIMUM] }
     }
 
-    /// The bytes on the wire, from the destination address on.
+    /// The bytes of the frame, from the destination address on.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.len]
     }
@@ -43,7 +42,7 @@ impl fmt::Debug for Frame {
 
 /// Why a received frame was dropped; the label of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, thiserror::Error)]
-pub enum Dropped {
+pub enum DropReason {
     /// Shorter than its headers say.
     #[error("the frame is shorter than its headers say")]
     Truncated,
@@ -56,30 +55,30 @@ pub enum Dropped {
     /// ARP with another operation than request and reply.
     #[error("the ARP operation is neither request nor reply")]
     Operation,
-    /// The sender's hardware address is no unicast address.
+    /// The sender's hardware address is not a unicast address.
     #[error("the sender's hardware address is not unicast")]
     SenderMac,
-    /// A neighbour-discovery packet with a hop limit other than 255: it came through a router (RFC 4861 §7.1).
+    /// The hop limit is not 255: the packet came through a router (RFC 4861 §7.1).
     #[error("the hop limit is not 255")]
     HopLimit,
     /// Wrong ICMPv6 checksum.
     #[error("the ICMPv6 checksum is wrong")]
     Checksum,
-    /// ICMPv6, but no neighbour solicitation or advertisement.
+    /// ICMPv6, but neither a neighbour solicitation nor an advertisement.
     #[error("the packet is neither a neighbour solicitation nor an advertisement")]
     NotNeighbour,
     /// A rule of RFC 4861 §7.1.1 or §7.1.2 is broken: code, target, source, destination or options.
     #[error("the neighbour-discovery packet breaks a rule of RFC 4861 §7.1")]
     Malformed,
-    /// Our own frame, come back.
+    /// A frame that this node has sent, received on another of its links or looped back.
     #[error("the frame is our own")]
     Own,
-    /// The link is not one that we announce on.
+    /// Addresses are not announced on the link.
     #[error("the link is not one to announce on")]
     UnknownLink,
 }
 
-impl Dropped {
+impl DropReason {
     /// The label in metrics.
     pub fn label(self) -> &'static str {
         match self {

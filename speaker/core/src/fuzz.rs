@@ -1,5 +1,5 @@
-//! What a fuzzer feeds: bytes from the network, in every way that they reach this crate. Used by `speaker/fuzz` and by
-//! the bounded run of the normal suite; not part of the speaker.
+//! Entry points for fuzzing: bytes from the network on every path into this crate. Used by `speaker/fuzz` and
+//! by the bounded run of the regular tests; not part of the speaker.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -8,16 +8,18 @@ use std::time::{Duration, Instant};
 
 use crate::beacon::{Key, Keyring, Message, NodeId};
 use crate::link::{Link, Scope};
-use crate::ownership::{Detection, Input as OwnershipInput, Output as OwnershipOutput, Ownership, Settings};
+use crate::ownership::{
+    Detection, Input as OwnershipInput, Output as OwnershipOutput, Ownership, OwnershipSettings,
+};
 use crate::placement::Placement;
-use crate::responder::{Input, Output, Plan, Responder};
+use crate::responder::{Input, Output, ProbePlan, Responder};
 use crate::view::{Candidate, Candidates, Group, Speaker, Tier, View};
 use smoltcp::wire::EthernetAddress;
 
-/// The secret that sealed inputs are signed with.
+/// The secret with which sealed inputs are signed.
 pub const SECRET: &[u8] = b"fuzz";
 
-/// A responder with two addresses announced and two asked for.
+/// A responder with two announced and two probed addresses.
 #[derive(Debug)]
 pub struct Frames {
     responder: Responder,
@@ -25,7 +27,7 @@ pub struct Frames {
 }
 
 impl Frames {
-    /// On one link.
+    /// A responder on one link.
     pub fn new() -> Self {
         let now = Instant::now();
         let link = Link {
@@ -43,7 +45,7 @@ impl Frames {
             frames.feed(Input::Announce(address, Scope::All));
         }
         for address in ["10.0.0.6", "fd00::6"].map(str::parse::<IpAddr>).into_iter().flatten() {
-            frames.feed(Input::Probe(address, Scope::All, Plan::FIRST_CLAIM));
+            frames.feed(Input::Probe(address, Scope::All, ProbePlan::FIRST_CLAIM));
         }
         frames
     }
@@ -55,7 +57,7 @@ impl Frames {
             .count()
     }
 
-    /// Feeds one frame. Returns how many frames it made the responder send: never more than one.
+    /// Feeds one frame. Returns how many frames the responder sends because of it: never more than one.
     pub fn frame(&mut self, bytes: &[u8]) -> usize {
         self.feed(Input::Frame(1, bytes))
     }
@@ -67,14 +69,14 @@ impl Default for Frames {
     }
 }
 
-/// A speaker that hears whatever verifies. It owns one group and watches another, of an address of each family; four
-/// others may say whatever a fuzzer makes them say.
+/// A speaker that receives whatever verifies. It owns one group and watches another, with one address of each
+/// family; four peers may send anything.
 #[derive(Debug)]
 pub struct Beacons {
     ownership: Ownership,
     keys: Keyring,
     now: Instant,
-    /// The token that the speaker has sent last to each of the others, and how many messages of theirs it was fed.
+    /// The token that the speaker last sent to each peer, and how many messages of peers it was fed.
     tokens: BTreeMap<IpAddr, u64>,
     fed: u64,
 }
@@ -83,12 +85,12 @@ const ME: &str = "fuzzed";
 const PEERS: [&str; 4] = ["a", "b", "c", "d"];
 
 impl Beacons {
-    /// Of a node that has looked around, and has heard nobody.
+    /// A node that has settled without having heard any peer.
     pub fn new() -> Self {
-        let settings = Settings {
+        let settings = OwnershipSettings {
             me: ME.into(),
             interval: Duration::from_millis(100),
-            misses: 3,
+            detect_multiplier: 3,
             detection: Detection::Enforce,
             session: 7,
         };
@@ -96,7 +98,7 @@ impl Beacons {
         let ownership = Ownership::new(settings);
         let mut speaker = Self { ownership, keys, now: Instant::now(), tokens: BTreeMap::new(), fed: 0 };
         speaker.feed(OwnershipInput::View(Arc::new(view())));
-        // Those who start at the same time are waited for.
+        // Speakers that start at the same time are waited for.
         for _ in 0..100 {
             if speaker.owned() > 0 {
                 break;
@@ -118,13 +120,14 @@ impl Beacons {
         }
     }
 
-    /// Feeds the bytes of a message as if they had been signed, so that what is behind the signature is reached.
+    /// Feeds the bytes of a message as if they had been signed, so that the code behind the signature is
+    /// reached.
     pub fn signed(&mut self, unsigned: &[u8]) {
         let key = Key::from_secret(SECRET);
         let Some(sealed) = Message::seal_bytes(unsigned, &key) else { return };
         if let Ok(message) = Message::open(&sealed, &self.keys) {
             let again = message.seal(&key);
-            // What was understood is written and read the same.
+            // A message that was accepted is encoded and decoded to the same message.
             let understood = Message::open(&again, &self.keys);
             assert!(understood.as_ref() == Ok(&message), "{message:?} is read as {understood:?}");
             self.accept(message);
@@ -134,9 +137,9 @@ impl Beacons {
     fn accept(&mut self, mut message: Message) {
         let number = usize::try_from(message.sender.0 % PEERS.len() as u64).unwrap_or(0);
         let from = address(number);
-        message.sender = NodeId::of(PEERS[number]);
-        // As the others do, with the token that was heard last and a number that was not there: else nothing of it would
-        // count.
+        message.sender = NodeId::from_name(PEERS[number]);
+        // As the peers do, with the token that was received last and a new sequence number: otherwise
+        // everything would be rejected.
         message.echo = self.tokens.get(&from).copied().unwrap_or(message.echo);
         self.fed += 1;
         message.sequence = self.fed;
@@ -149,13 +152,13 @@ impl Beacons {
         self.feed(OwnershipInput::Deadline);
     }
 
-    /// Nobody else is on the wire.
+    /// Feeds an input; no other host answers probes.
     fn feed(&mut self, input: OwnershipInput) {
         self.ownership.handle(self.now, input);
         while let Some(output) = self.ownership.poll_output() {
             match output {
                 OwnershipOutput::Probe(address, ..) => {
-                    self.ownership.handle(self.now, OwnershipInput::Unanswered(address));
+                    self.ownership.handle(self.now, OwnershipInput::ProbeClear(address));
                 }
                 OwnershipOutput::Send { address, message, .. } => {
                     self.tokens.insert(address, message.session);
@@ -172,12 +175,12 @@ impl Default for Beacons {
     }
 }
 
-/// Of one of [`PEERS`].
+/// The address of one of [`PEERS`].
 fn address(number: usize) -> IpAddr {
     IpAddr::from([192, 0, 2, u8::try_from(number).unwrap_or(u8::MAX)])
 }
 
-/// Two groups that everybody may have, the first of them placed here.
+/// Two groups with all nodes as candidates, the first of them placed on this node.
 fn view() -> View {
     let speaker = |(number, name): (usize, &str)| {
         (name.into(), Speaker { address: Some(address(number)), ready: true, running: true, generation: 1 })
@@ -191,7 +194,7 @@ fn view() -> View {
             addresses: [(id, Scope::All)].into(),
             services: Box::default(),
             candidates: Candidates::ranked(id, all.collect()),
-            idle: None,
+            not_announced: None,
             retainable: false,
             last: None,
         };

@@ -1,30 +1,31 @@
-//! Layer-2 announcement, pure: time, chance and keys are arguments, sockets and the API are elsewhere.
+//! Announcement of addresses on layer 2, as pure logic: time, randomness and keys are arguments; sockets and
+//! the API are elsewhere.
 //!
-//! | module | is |
+//! | module | content |
 //! |---|---|
-//! | [`facts`] | what is kept of the objects of the API |
-//! | [`view`] | what the API says: groups of addresses, who may announce them |
-//! | [`placement`] | which candidate a group without an owner goes to |
-//! | [`ownership`] | who owns which group |
-//! | [`beacon`] | what speakers tell each other, written and signed |
+//! | [`objects`] | summaries of API objects |
+//! | [`view`] | groups of addresses and their candidates, derived from the API objects |
+//! | [`placement`] | which candidate takes a group without an owner |
+//! | [`ownership`] | which node owns which group |
+//! | [`beacon`] | the messages between speakers, their encoding and signature |
 //! | [`responder`] | ARP and NDP: answers, announcements, probes |
 //! | [`link`] | the links of this node |
 //!
-//! The driver (crate `speaker`) owns one of each and carries outputs from one to another.
+//! The driver (crate `speaker`) owns one of each and passes the outputs of one to the other.
 
 pub mod arp;
 pub mod beacon;
-mod bucket;
-pub mod facts;
 pub mod frame;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod link;
 pub mod ndp;
+pub mod objects;
 pub mod ownership;
 pub mod placement;
 pub mod responder;
 mod schedule;
+mod token_bucket;
 pub mod view;
 
 pub use smoltcp::wire::EthernetAddress;
@@ -32,7 +33,8 @@ pub use smoltcp::wire::EthernetAddress;
 /// The longest value of a label.
 const LONGEST_LABEL: usize = 63;
 
-/// The name of a node as the value of a label: the name itself where it is short enough, else its beginning and a digest.
+/// The name of a node as a label value: the name itself if it is short enough, else its beginning and a
+/// digest.
 pub fn label_value(node: &str) -> std::borrow::Cow<'_, str> {
     shortened(node, LONGEST_LABEL)
 }
@@ -44,7 +46,7 @@ pub fn shortened(name: &str, longest: usize) -> std::borrow::Cow<'_, str> {
     }
     let digest = hex(&digest(&[name.as_bytes()])[..8]);
     let end = name.floor_char_boundary(longest.saturating_sub(digest.len() + 1));
-    // No part of a name may end in these.
+    // A name must not end with one of these.
     let beginning = name[..end].trim_end_matches(['-', '.', '_']);
     format!("{beginning}-{digest}").into()
 }
@@ -59,7 +61,8 @@ pub fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// SHA-256 over `parts`, each with its length before it, so that no two lists of parts give the same.
+/// SHA-256 over `parts`, each preceded by its length, so that different lists of parts have different
+/// digests.
 pub fn digest(parts: &[&[u8]]) -> [u8; 32] {
     let mut context = ring::digest::Context::new(&ring::digest::SHA256);
     for part in parts {

@@ -1,4 +1,4 @@
-//! The links of this node as far as announcing is concerned.
+//! The links of a node, as far as announcing is concerned.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -6,31 +6,32 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use serde::{Deserialize, Serialize};
 use smoltcp::wire::EthernetAddress;
 
-/// The kernel's number of a link.
+/// The kernel's index of a link.
 pub type LinkIndex = u32;
 
-/// A link that is up and that frames may be sent on.
+/// A link that is up and on which frames may be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
-    /// The kernel's number.
+    /// The kernel's index.
     pub index: LinkIndex,
     /// The interface's name.
     pub name: String,
     /// Its hardware address.
     pub mac: EthernetAddress,
-    /// Whether it has a broadcast address, so that ARP makes sense.
+    /// Whether it has a broadcast address, which ARP needs.
     pub broadcast: bool,
-    /// Its link-local address, once duplicate address detection is through; without one no NDP.
+    /// Its link-local address, once duplicate address detection has completed; NDP needs one.
     pub link_local: Option<Ipv6Addr>,
     /// Its addresses with their prefix lengths.
     pub subnets: BTreeSet<(IpAddr, u8)>,
-    /// Grows each time that the carrier came (back): then everything is announced anew (checklist C6).
+    /// The kernel's count of carrier changes to up; when it grows, everything is announced again (checklist
+    /// C6).
     pub carrier_ups: u32,
 }
 
 impl Link {
-    /// Whether it speaks the protocol of the address' family.
-    pub(crate) fn speaks_for(&self, address: IpAddr) -> bool {
+    /// Whether the protocol of the address family works on it.
+    pub(crate) fn supports_family(&self, address: IpAddr) -> bool {
         match address {
             IpAddr::V4(_) => self.broadcast,
             IpAddr::V6(_) => self.link_local.is_some(),
@@ -38,16 +39,16 @@ impl Link {
     }
 }
 
-/// What others may know of a link, by way of the API.
+/// What is published about a link through the API.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct LinkFacts {
+pub struct LinkInfo {
     /// The interface's name.
     pub name: String,
     /// Its hardware address.
     pub mac: [u8; 6],
     /// Its addresses with their prefix lengths.
     pub subnets: BTreeSet<(IpAddr, u8)>,
-    /// The families whose addresses it can announce; none if that is not known, as of earlier releases.
+    /// The families whose addresses it can announce; none if that is unknown, as with earlier releases.
     #[serde(default)]
     pub families: Option<Families>,
 }
@@ -61,19 +62,19 @@ pub struct Families {
     pub ipv6: bool,
 }
 
-impl LinkFacts {
+impl LinkInfo {
     /// Whether one of its subnets contains `address`.
     pub fn reaches(&self, address: IpAddr) -> bool {
         self.subnets.iter().any(|(own, length)| same_subnet(*own, address, *length))
     }
 
     /// Whether it can announce `address`, as far as is known.
-    pub fn speaks_for(&self, address: IpAddr) -> bool {
+    pub fn supports_family(&self, address: IpAddr) -> bool {
         self.families.is_none_or(|families| if address.is_ipv4() { families.ipv4 } else { families.ipv6 })
     }
 }
 
-impl From<&Link> for LinkFacts {
+impl From<&Link> for LinkInfo {
     fn from(link: &Link) -> Self {
         let families = Families { ipv4: link.broadcast, ipv6: link.link_local.is_some() };
         Self {
@@ -85,7 +86,7 @@ impl From<&Link> for LinkFacts {
     }
 }
 
-/// `address` with all bits but the first `length` cleared.
+/// `address` with all but the first `length` bits cleared.
 pub(crate) fn network(address: IpAddr, length: u8) -> IpAddr {
     match address {
         IpAddr::V4(ip) => {
@@ -116,17 +117,17 @@ fn bits6(address: Ipv6Addr) -> u128 {
     address.into()
 }
 
-/// On which links an address is announced.
+/// The links on which an address is announced.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scope {
-    /// On every link.
+    /// All links.
     All,
-    /// On those with these names.
+    /// The links with these names.
     Named(BTreeSet<String>),
 }
 
 impl Scope {
-    /// Whether a link of this name belongs to it.
+    /// Whether it contains a link of this name.
     pub fn covers(&self, name: &str) -> bool {
         match self {
             Self::All => true,
@@ -134,7 +135,7 @@ impl Scope {
         }
     }
 
-    /// What either covers.
+    /// The links of either scope.
     #[must_use]
     pub fn union(self, other: Self) -> Self {
         match (self, other) {

@@ -1,4 +1,5 @@
-//! Neighbour discovery (RFC 4861, 4862, 7527, 9131): what of a received packet matters to us, and what we send.
+//! Neighbour discovery (RFC 4861, 4862, 7527, 9131): parsing of received packets, and the packets that are
+//! sent.
 
 use std::net::Ipv6Addr;
 
@@ -7,7 +8,7 @@ use smoltcp::wire::{
     Ipv6Packet, Ipv6Repr,
 };
 
-use crate::frame::{Dropped, Frame};
+use crate::frame::{DropReason, Frame};
 
 const ETHERNET: usize = 14;
 const IPV6: usize = 40;
@@ -15,12 +16,13 @@ const IPV6: usize = 40;
 const MESSAGE: usize = 24;
 /// A link-layer address or a nonce of six bytes.
 const OPTION: usize = 8;
-/// Of every packet of neighbour discovery; what came through a router has less (RFC 4861 §7.1).
+/// The hop limit of every neighbour discovery packet; one that came through a router has a lower one (RFC
+/// 4861 §7.1).
 const HOP_LIMIT: u8 = 255;
 
 const SOURCE_LINK_LAYER: u8 = 1;
 const TARGET_LINK_LAYER: u8 = 2;
-/// RFC 7527 §4.1 by way of RFC 3971 §5.3.2.
+/// RFC 7527 §4.1, referring to RFC 3971 §5.3.2.
 const NONCE: u8 = 14;
 
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
@@ -29,52 +31,52 @@ const ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
 const SOLICITED: u8 = 0x40;
 const OVERRIDE: u8 = 0x20;
 
-/// What tells our own duplicate-address probe, looped back, from somebody else's (RFC 7527).
+/// Distinguishes our own duplicate-address probe, looped back, from that of another host (RFC 7527).
 pub type Nonce = [u8; 6];
 
-/// A received packet of neighbour discovery.
+/// A received neighbour discovery packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ndp {
-    /// Who has `target`?
+    /// A request for the link-layer address of `target`.
     Solicitation {
-        /// The frame's source: the answer goes there, with or without an option (checklist D5).
+        /// The frame's source: the answer is sent there, with or without an option (checklist D5).
         frame_source: EthernetAddress,
-        /// Who asks; unspecified during duplicate address detection.
+        /// The sender; unspecified during duplicate address detection.
         source: Ipv6Addr,
-        /// The address asked for.
+        /// The requested address.
         target: Ipv6Addr,
-        /// The asker's own link-layer address, where it says so.
+        /// The sender's link-layer address, if the packet has the option.
         source_mac: Option<EthernetAddress>,
         /// RFC 7527's nonce.
         nonce: Option<Nonce>,
     },
-    /// I have `target`.
+    /// The link-layer address of `target`.
     Advertisement {
         /// The frame's source.
         frame_source: EthernetAddress,
-        /// The address advertised.
+        /// The advertised address.
         target: Ipv6Addr,
-        /// Its link-layer address, where the packet says so.
+        /// Its link-layer address, if the packet has the option.
         target_mac: Option<EthernetAddress>,
     },
 }
 
 impl Ndp {
-    /// Checks a frame by RFC 4861 §7.1.1 and §7.1.2 and reads it (checklist D4).
-    pub fn parse(bytes: &[u8]) -> Result<Self, Dropped> {
-        let frame = EthernetFrame::new_checked(bytes).map_err(|_| Dropped::Truncated)?;
+    /// Validates a frame by RFC 4861 §7.1.1 and §7.1.2 and parses it (checklist D4).
+    pub fn parse(bytes: &[u8]) -> Result<Self, DropReason> {
+        let frame = EthernetFrame::new_checked(bytes).map_err(|_| DropReason::Truncated)?;
         if frame.ethertype() != EthernetProtocol::Ipv6 {
-            return Err(Dropped::EtherType);
+            return Err(DropReason::EtherType);
         }
-        let ip = Ipv6Packet::new_checked(frame.payload()).map_err(|_| Dropped::Truncated)?;
+        let ip = Ipv6Packet::new_checked(frame.payload()).map_err(|_| DropReason::Truncated)?;
         if ip.version() != 6 {
-            return Err(Dropped::Malformed);
+            return Err(DropReason::Malformed);
         }
         if ip.next_header() != IpProtocol::Icmpv6 {
-            return Err(Dropped::NotNeighbour);
+            return Err(DropReason::NotNeighbour);
         }
         if ip.hop_limit() != HOP_LIMIT {
-            return Err(Dropped::HopLimit);
+            return Err(DropReason::HopLimit);
         }
         let body = ip.payload();
         let is_neighbour = body.first().is_some_and(|kind| {
@@ -82,30 +84,30 @@ impl Ndp {
             matches!(kind, Icmpv6Message::NeighborSolicit | Icmpv6Message::NeighborAdvert)
         });
         if !is_neighbour {
-            return Err(Dropped::NotNeighbour);
+            return Err(DropReason::NotNeighbour);
         }
         if body.len() < MESSAGE {
-            return Err(Dropped::Truncated);
+            return Err(DropReason::Truncated);
         }
-        let icmp = Icmpv6Packet::new_checked(body).map_err(|_| Dropped::Truncated)?;
+        let icmp = Icmpv6Packet::new_checked(body).map_err(|_| DropReason::Truncated)?;
         let (source, destination) = (ip.src_addr(), ip.dst_addr());
         if !icmp.verify_checksum(&source, &destination) {
-            return Err(Dropped::Checksum);
+            return Err(DropReason::Checksum);
         }
         let target = icmp.target_addr();
         if icmp.msg_code() != 0 || target.is_multicast() || target.is_unspecified() {
-            return Err(Dropped::Malformed);
+            return Err(DropReason::Malformed);
         }
         let frame_source = frame.src_addr();
         if !frame_source.is_unicast() {
-            return Err(Dropped::SenderMac);
+            return Err(DropReason::SenderMac);
         }
         let options = Options::parse(&body[MESSAGE..])?;
         if icmp.msg_type() == Icmpv6Message::NeighborAdvert {
             return Ok(Self::Advertisement { frame_source, target, target_mac: options.target_mac });
         }
         if source.is_unspecified() && (!is_solicited_node(destination) || options.source_mac.is_some()) {
-            return Err(Dropped::Malformed);
+            return Err(DropReason::Malformed);
         }
         Ok(Self::Solicitation {
             frame_source,
@@ -125,13 +127,13 @@ struct Options {
 }
 
 impl Options {
-    /// Type, length in units of eight bytes (never zero), value (RFC 4861 §4.6). Unknown ones are passed over.
-    fn parse(mut bytes: &[u8]) -> Result<Self, Dropped> {
+    /// Type, length in units of eight bytes (never zero), value (RFC 4861 §4.6). Unknown options are skipped.
+    fn parse(mut bytes: &[u8]) -> Result<Self, DropReason> {
         let mut options = Self::default();
         while let [kind, units, ..] = *bytes {
             let len = usize::from(units) * 8;
             if len == 0 || len > bytes.len() {
-                return Err(Dropped::Malformed);
+                return Err(DropReason::Malformed);
             }
             let (option, rest) = bytes.split_at(len);
             let value: Option<[u8; 6]> = option[2..].try_into().ok();
@@ -143,11 +145,11 @@ impl Options {
             }
             bytes = rest;
         }
-        if bytes.is_empty() { Ok(options) } else { Err(Dropped::Malformed) }
+        if bytes.is_empty() { Ok(options) } else { Err(DropReason::Malformed) }
     }
 }
 
-/// The group that a host with `address` listens to (RFC 4291 §2.7.1): the last 24 bits of the address.
+/// The multicast group of a host with `address` (RFC 4291 §2.7.1): the last 24 bits of the address.
 pub fn solicited_node(address: Ipv6Addr) -> Ipv6Addr {
     let [.., a, b, c] = address.octets();
     Ipv6Addr::from([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, a, b, c])
@@ -171,41 +173,45 @@ pub fn solicited_advertisement(
     asker: Ipv6Addr,
     asker_mac: EthernetAddress,
 ) -> Frame {
-    let message = Message { kind: ADVERTISEMENT, flags: SOLICITED | OVERRIDE, target };
+    let message = NeighborMessage { kind: ADVERTISEMENT, flags: SOLICITED | OVERRIDE, target };
     message.emit(mac, link_local, asker, asker_mac, (TARGET_LINK_LAYER, mac.0))
 }
 
-/// To everybody: after a claim, or to defend the address against somebody's duplicate address detection
-/// (checklist D6, D9).
+/// An advertisement to all nodes: after a claim, or to defend the address against the duplicate address
+/// detection of another host (checklist D6, D9).
 pub fn unsolicited_advertisement(mac: EthernetAddress, link_local: Ipv6Addr, target: Ipv6Addr) -> Frame {
-    let message = Message { kind: ADVERTISEMENT, flags: OVERRIDE, target };
+    let message = NeighborMessage { kind: ADVERTISEMENT, flags: OVERRIDE, target };
     message.emit(mac, link_local, ALL_NODES, multicast_mac(ALL_NODES), (TARGET_LINK_LAYER, mac.0))
 }
 
-/// To the routers, which make an entry of it in advance and for that want no override (RFC 9131 §6.1.2;
-/// checklist D10).
-pub fn router_advertisement(mac: EthernetAddress, link_local: Ipv6Addr, target: Ipv6Addr) -> Frame {
-    let message = Message { kind: ADVERTISEMENT, flags: 0, target };
+/// A neighbor advertisement to all routers, which create an entry from it in advance; it must not have the
+/// override flag (RFC 9131 §6.1.2; checklist D10).
+pub fn neighbor_advertisement_to_routers(
+    mac: EthernetAddress,
+    link_local: Ipv6Addr,
+    target: Ipv6Addr,
+) -> Frame {
+    let message = NeighborMessage { kind: ADVERTISEMENT, flags: 0, target };
     message.emit(mac, link_local, ALL_ROUTERS, multicast_mac(ALL_ROUTERS), (TARGET_LINK_LAYER, mac.0))
 }
 
-/// Duplicate address detection: asks without an address, with a nonce (checklist D11).
+/// A duplicate address detection probe: without a source address, with a nonce (checklist D11).
 pub fn probe(mac: EthernetAddress, target: Ipv6Addr, nonce: Nonce) -> Frame {
     let group = solicited_node(target);
-    let message = Message { kind: SOLICITATION, flags: 0, target };
+    let message = NeighborMessage { kind: SOLICITATION, flags: 0, target };
     message.emit(mac, Ipv6Addr::UNSPECIFIED, group, multicast_mac(group), (NONCE, nonce))
 }
 
 const SOLICITATION: Icmpv6Message = Icmpv6Message::NeighborSolicit;
 const ADVERTISEMENT: Icmpv6Message = Icmpv6Message::NeighborAdvert;
 
-struct Message {
+struct NeighborMessage {
     kind: Icmpv6Message,
     flags: u8,
     target: Ipv6Addr,
 }
 
-impl Message {
+impl NeighborMessage {
     fn emit(
         &self,
         mac: EthernetAddress,

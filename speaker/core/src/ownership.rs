@@ -1,264 +1,267 @@
-//! Who owns which group, as this speaker decides by what it hears of the others.
+//! Decides which node owns which group of addresses, from what this speaker hears of its peers.
 //!
-//! A claim is (group, epoch, node); of two the higher (epoch, node) wins, and the loser stops at once. The epoch
-//! grows with each takeover and handover. It is kept nowhere: a speaker learns the highest by talking before it
-//! claims, and from the API. `docs/design/layer2.md` has the protocol; the phases of a group are drawn at
-//! [`phase`].
+//! A claim is (group, epoch, node). Of two claims the one with the higher (epoch, node) wins, and the loser
+//! withdraws at once. Each takeover and handover increments the epoch. Epochs are not stored locally: a
+//! speaker learns the highest one from its peers before it claims a group, and from the API.
+//! `docs/design/layer2.md` describes the protocol; [`phase`] has a diagram of the state machine of a group.
 //!
-//! | module | is |
+//! | module | content |
 //! |---|---|
 //! | [`phase`] | the state machine of one group |
-//! | [`interface`] | what the driver gives and is told |
-//! | [`decide`] | which event a group meets next: whose turn it is, who succeeds |
-//! | [`probing`] | asking the link who has a group's addresses, and how many groups at once |
-//! | [`views`] | what the API says anew |
-//! | [`work`] | what time brings, in slices; what follows when this speaker did not run |
-//! | [`peers`] | which speakers there are, and which live |
-//! | [`freshness`] | which messages count |
-//! | [`quota`] | how much is sent because of what others send |
-//! | [`receive`] | what messages say |
-//! | [`state`] | what is kept of a group |
-//! | [`talk`] | whom to talk with, and what is sent |
-//! | [`wire`] | what probes and other frames say about who has an address |
-//! | [`conflict`] | hosts and nodes that have an address of ours: what is reported, when they are probed again |
+//! | [`interface`] | settings, inputs and outputs |
+//! | [`policy`] | which event applies to a group next: takeover order, successors |
+//! | [`probing`] | probing the addresses of a group on the link, and how many groups at once |
+//! | [`view_changes`] | what a new view changes |
+//! | [`timers`] | deadlines, and what follows when this speaker did not run for a while |
+//! | [`peers`] | known speakers and their liveness |
+//! | [`freshness`] | sessions: replayed and stale messages are ignored |
+//! | [`quota`] | limits on what is sent in response to others |
+//! | [`inbound`] | handling of received messages |
+//! | [`state`] | the state of one group |
+//! | [`outbound`] | which peers receive beacons, and the messages sent |
+//! | [`observations`] | what probes and other frames show about who uses an address |
+//! | [`conflict`] | foreign hosts, nodes and kernels that use an address of a group |
 //!
-//! No socket, no clock, no chance: the driver brings the time and a seed, and carries out [`Output`]s.
+//! No sockets, no clock, no randomness: the driver supplies the time and a seed, and executes [`Output`]s.
 
 mod conflict;
-mod decide;
 mod freshness;
+mod inbound;
 mod interface;
+mod observations;
+mod outbound;
 mod peers;
 mod phase;
+mod policy;
 mod probing;
 mod quota;
-mod receive;
 mod state;
-mod talk;
-mod views;
-mod wire;
-mod work;
+mod timers;
+mod view_changes;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::beacon::{KeyId, NodeId, Stake, print_of};
+use crate::beacon::{Claim, KeyId, NodeId, digest_of};
 use crate::view::{GroupId, NodeName, View};
 pub use conflict::Conflict;
 use conflict::KernelAnswer;
 use freshness::Tokens;
-pub use interface::{Blocked, Counts, Detection, Input, Output, Settings};
-use peers::{Directory, Heard, Peer};
-use phase::{Action, Cause, Event, Phase};
+pub use interface::{Blocked, Counts, Detection, Input, Output, OwnershipSettings};
+use outbound::Outbox;
+use peers::{AlivePeers, NodeDirectory, Peer};
+use phase::{Action, Event, Phase, ProbeCause};
 use quota::Quota;
-use state::{Added, State};
-use talk::Outgoing;
+use state::{GroupState, Unverified};
 
-/// How long a starting speaker waits for the others to answer.
-const SETTLE: Duration = Duration::from_secs(1);
-/// How long a starting speaker leaves groups that nobody has ever owned to those that start at the same time: else the
-/// first one that is ready would take them all, and keep them.
-const GATHER: Duration = Duration::from_secs(5);
-/// Between the turns of watchers of a silent owner.
-const STAGGER: Duration = Duration::from_millis(100);
-/// Between the turns of those who could take a group that nobody owns, when the one before does not.
-const VACANCY: Duration = Duration::from_secs(2);
-/// How long a group is let alone after a peer or the link said that it is taken. Each time in a row the pause doubles.
-const REFUSAL: Duration = Duration::from_secs(1);
-/// How often a leaving owner says so at first; each time that it is not answered the pause doubles, up to the interval
-/// between beacons.
-const OFFER: Duration = Duration::from_millis(20);
-/// How long it says so.
-const OFFERS: Duration = Duration::from_secs(3);
-/// Between two times that a group is announced anew because another speaker had it too.
-const REMIND: Duration = Duration::from_secs(10);
-/// A successor that refused a group is not asked again before this time is over, unless there is nobody else: its
-/// view may only be late.
-const RECONSIDERED: Duration = Duration::from_millis(200);
-/// How many groups are asked about at once: each costs broadcasts, which no other limit holds back. The others wait
-/// for their turn.
-const ASKED_AT_ONCE: usize = 512;
-/// How many groups are decided about before the driver handles what has come meanwhile.
-const SLICE: usize = 256;
-/// The highest epoch: more takeovers and handovers than a group can see. A higher one counts for 0, whoever
-/// says it, and nobody claims one: see [`believed`] and [`next_epoch`].
-const HIGHEST_EPOCH: u64 = 1 << 48;
-/// The same for an annotation, which anybody with access to the API may have written. Far below the other, so
-/// that what begins there can be counted on from.
-const HIGHEST_REMEMBERED: u64 = HIGHEST_EPOCH >> 8;
-/// The watchers of a group.
+/// How long a starting speaker waits for its peers to answer.
+const SETTLE_TIME: Duration = Duration::from_secs(1);
+/// How long a starting speaker does not take groups that have never had an owner, so that speakers that start
+/// at the same time get their share; otherwise the first one would take all of them and keep them.
+const GATHER_TIME: Duration = Duration::from_secs(5);
+/// Delay between the watchers of a group when its owner is down: each waits for those before it.
+const WATCHER_STAGGER: Duration = Duration::from_millis(100);
+/// Delay between the candidates of a group without an owner: each waits for those before it.
+const VACANCY_STAGGER: Duration = Duration::from_secs(2);
+/// How long a group is not retried after a peer or a probe showed that it is in use. Doubles with each
+/// consecutive backoff.
+const BACKOFF: Duration = Duration::from_secs(1);
+/// Initial interval at which a handover is offered to the successor; doubles with each unanswered offer, up
+/// to the beacon interval.
+const OFFER_INTERVAL: Duration = Duration::from_millis(20);
+/// How long a handover is offered.
+const HANDOVER_TIMEOUT: Duration = Duration::from_secs(3);
+/// Minimum time between two re-announcements of a group because another speaker had announced it too.
+const REANNOUNCE_INTERVAL: Duration = Duration::from_secs(10);
+/// A successor that declined a group is not asked again before this time is over, unless there is no other:
+/// its view may be late.
+const DECLINE_EXPIRY: Duration = Duration::from_millis(200);
+/// How many groups are probed at once: each probe is a broadcast, which no other limit holds back. The others
+/// are queued.
+const MAX_CONCURRENT_PROBES: usize = 512;
+/// How many groups are evaluated before the driver handles new input.
+const BATCH: usize = 256;
+/// The highest valid epoch: more takeovers and handovers than a group can see. A higher one is treated as 0,
+/// and never claimed: see [`sanitized_epoch`] and [`next_epoch`].
+const MAX_EPOCH: u64 = 1 << 48;
+/// The same for an epoch in an annotation, which anybody with write access to the API may have changed. Far
+/// below [`MAX_EPOCH`], so that there is room to count on from it.
+const MAX_STORED_EPOCH: u64 = MAX_EPOCH >> 8;
+/// Number of watchers of a group: the first candidates, which take over when the owner is down.
 const WATCHERS: usize = 3;
 
-/// See the module.
+/// The ownership state of one speaker: sans-I/O, driven by [`Self::handle`] and [`Self::poll_output`].
 #[derive(Debug)]
 pub struct Ownership {
-    settings: Settings,
+    settings: OwnershipSettings,
     me: NodeId,
     view: Arc<View>,
-    directory: Directory,
+    directory: NodeDirectory,
     macs: BTreeSet<[u8; 6]>,
     keys: Vec<KeyId>,
 
     peers: BTreeMap<NodeId, Peer>,
     tokens: Tokens,
-    /// Peers that are heard.
-    alive: Heard,
-    /// Peers with which this node shares a group.
-    talk: BTreeSet<NodeId>,
-    talk_changed: bool,
-    /// What peers claim, with their epochs.
-    claimed: BTreeMap<(GroupId, NodeId), u64>,
-    /// Those of them that are about groups that this node's view does not have.
-    claimed_unknown: BTreeSet<(NodeId, GroupId)>,
-    /// Peers that are cut off: who is not heard although it lives, and who said so.
+    /// Peers that are heard at the moment.
+    alive: AlivePeers,
+    /// Peers that share a group with this node, and to which beacons are sent.
+    beacon_peers: BTreeSet<NodeId>,
+    beacon_peers_changed: bool,
+    /// Epochs of the claims of peers.
+    peer_claims: BTreeMap<(GroupId, NodeId), u64>,
+    /// Those of them for groups that this node's view does not contain.
+    unknown_group_claims: BTreeSet<(NodeId, GroupId)>,
+    /// Peers whose beacons do not arrive although they are alive, and the evidence.
     blocked: BTreeMap<NodeId, Blocked>,
 
-    groups: BTreeMap<GroupId, State>,
-    /// What this node owns.
-    mine: BTreeMap<GroupId, u64>,
-    print: u64,
-    /// Groups that the link is being asked about.
-    asking: BTreeSet<GroupId>,
-    /// Groups that wait until fewer are asked about.
-    waiting: BTreeSet<GroupId>,
-    /// Groups that are ours, and silent until the link has been asked anew.
+    groups: BTreeMap<GroupId, GroupState>,
+    /// Epochs of the groups that this node owns.
+    owned: BTreeMap<GroupId, u64>,
+    digest: u64,
+    /// Groups that are being probed.
+    probing: BTreeSet<GroupId>,
+    /// Groups that wait to be probed, see [`MAX_CONCURRENT_PROBES`].
+    probe_queue: BTreeSet<GroupId>,
+    /// Groups that this node owned before a stall, not announced until they have been probed.
     fenced: BTreeSet<GroupId>,
-    /// Those of them that wait until fewer are asked about.
-    fenced_waiting: BTreeSet<GroupId>,
-    /// Groups to decide about.
+    /// Those of them that wait to be probed.
+    fenced_queue: BTreeSet<GroupId>,
+    /// Groups to evaluate.
     dirty: BTreeSet<GroupId>,
-    /// See [`SLICE`].
-    slice: usize,
-    /// Since when there are groups left to decide about.
-    behind: Option<Instant>,
+    /// Groups evaluated per call, see [`BATCH`].
+    batch: usize,
+    /// Since when there are groups left to evaluate.
+    backlog_since: Option<Instant>,
     timers: BTreeSet<(Instant, GroupId)>,
     conflicts: BTreeMap<IpAddr, Conflict>,
-    /// See [`Self::over`].
-    over: BTreeMap<IpAddr, Instant>,
-    /// See [`Self::added`].
-    added: BTreeMap<IpAddr, Added>,
-    /// When the link is to be asked about the next of them again; possibly before that.
-    ask_added_at: Option<Instant>,
-    /// Addresses of owned groups about which the link is asked because of a speaker that cannot be talked with and seems
-    /// to have them too.
-    verified: BTreeMap<IpAddr, NodeId>,
-    /// How often the link is asked for that reason.
-    verifications: Quota<IpAddr>,
-    /// The groups that addresses were in before, and when that changed: to others it may not have changed yet.
-    formerly: BTreeMap<(IpAddr, GroupId), Instant>,
-    /// Addresses of ours that a node's kernel answers for, though the node holds them on none of its links.
-    kernels: BTreeMap<IpAddr, KernelAnswer>,
-    /// When the next address of a conflict or kernel is to be probed again; possibly before that.
+    /// Addresses whose foreign host is gone, and since when.
+    resolved_conflicts: BTreeMap<IpAddr, Instant>,
+    /// Addresses added to owned groups that are not announced before they have been probed.
+    unverified: BTreeMap<IpAddr, Unverified>,
+    /// When the next of them is to be probed again, at the earliest.
+    next_unverified_probe: Option<Instant>,
+    /// Addresses of owned groups that are probed because a speaker that is not heard seems to use them too.
+    verifying: BTreeMap<IpAddr, NodeId>,
+    /// Limits the probes of [`Self::verifying`].
+    verification_quota: Quota<IpAddr>,
+    /// The groups that addresses were in before, and when that changed: the views of other speakers may still
+    /// have the old groups.
+    former_groups: BTreeMap<(IpAddr, GroupId), Instant>,
+    /// Addresses of groups that the kernel of a node answers for, although the node has them on none of its
+    /// links.
+    kernel_answers: BTreeMap<IpAddr, KernelAnswer>,
+    /// When the next conflict or kernel answer is to be probed again, at the earliest.
     reprobe_at: Option<Instant>,
-    /// Counts changes of what is reported of conflicts.
-    reports: u64,
-    /// Counts changes of what this node owns.
-    ownerships: u64,
-    /// The groups of the addresses that are not the lowest of theirs, which is its name.
-    higher: HashMap<IpAddr, GroupId>,
+    /// Incremented with each change of what is reported about conflicts.
+    report_revision: u64,
+    /// Incremented with each change of what this node owns.
+    ownership_revision: u64,
+    /// The groups of all addresses that are not the lowest of their group, which is the group's id.
+    secondary_addresses: HashMap<IpAddr, GroupId>,
 
     sequence: u64,
-    outgoing: BTreeMap<NodeId, Outgoing>,
+    outgoing: BTreeMap<NodeId, Outbox>,
     next_beacon: Option<Instant>,
-    settling: Option<Instant>,
-    gathering: Option<Instant>,
+    settle_until: Option<Instant>,
+    gather_until: Option<Instant>,
     settled: bool,
     /// All ready speakers with lower ids have been heard.
     awaited: NodeId,
     leaving: bool,
-    /// When the driver had to call at the latest.
-    promised: Option<Instant>,
+    /// The deadline that was last returned to the driver; a call much later than that is a stall.
+    promised_deadline: Option<Instant>,
     outputs: VecDeque<Output>,
-    /// How many of them may end the announcement of an address.
-    withdrawals: usize,
+    /// How many of the outputs may end the announcement of an address.
+    pending_withdrawals: usize,
     counts: Counts,
-    /// Decisions about groups so far.
+    /// Number of evaluations so far.
     #[cfg(test)]
     decisions: u64,
 }
 
 impl Ownership {
-    /// Of a node that owns nothing yet.
-    pub fn new(settings: Settings) -> Self {
+    /// Creates the state of a node that owns nothing yet.
+    pub fn new(settings: OwnershipSettings) -> Self {
         Self {
-            me: NodeId::of(&settings.me),
+            me: NodeId::from_name(&settings.me),
             tokens: Tokens::new(settings.session),
             settings,
             view: Arc::default(),
-            directory: Directory::default(),
+            directory: NodeDirectory::default(),
             macs: BTreeSet::new(),
             keys: Vec::new(),
             peers: BTreeMap::new(),
-            alive: Heard::default(),
-            talk: BTreeSet::new(),
-            talk_changed: false,
-            claimed: BTreeMap::new(),
-            claimed_unknown: BTreeSet::new(),
+            alive: AlivePeers::default(),
+            beacon_peers: BTreeSet::new(),
+            beacon_peers_changed: false,
+            peer_claims: BTreeMap::new(),
+            unknown_group_claims: BTreeSet::new(),
             blocked: BTreeMap::new(),
             groups: BTreeMap::new(),
-            mine: BTreeMap::new(),
-            print: 0,
-            asking: BTreeSet::new(),
-            waiting: BTreeSet::new(),
+            owned: BTreeMap::new(),
+            digest: 0,
+            probing: BTreeSet::new(),
+            probe_queue: BTreeSet::new(),
             fenced: BTreeSet::new(),
-            fenced_waiting: BTreeSet::new(),
+            fenced_queue: BTreeSet::new(),
             dirty: BTreeSet::new(),
-            slice: SLICE,
-            behind: None,
+            batch: BATCH,
+            backlog_since: None,
             timers: BTreeSet::new(),
             conflicts: BTreeMap::new(),
-            over: BTreeMap::new(),
-            added: BTreeMap::new(),
-            ask_added_at: None,
-            verified: BTreeMap::new(),
-            verifications: Quota::default(),
-            formerly: BTreeMap::new(),
-            kernels: BTreeMap::new(),
+            resolved_conflicts: BTreeMap::new(),
+            unverified: BTreeMap::new(),
+            next_unverified_probe: None,
+            verifying: BTreeMap::new(),
+            verification_quota: Quota::default(),
+            former_groups: BTreeMap::new(),
+            kernel_answers: BTreeMap::new(),
             reprobe_at: None,
-            reports: 0,
-            ownerships: 0,
-            higher: HashMap::new(),
+            report_revision: 0,
+            ownership_revision: 0,
+            secondary_addresses: HashMap::new(),
             sequence: 0,
             outgoing: BTreeMap::new(),
             next_beacon: None,
-            settling: None,
-            gathering: None,
+            settle_until: None,
+            gather_until: None,
             settled: false,
             awaited: NodeId(0),
             leaving: false,
-            promised: None,
+            promised_deadline: None,
             outputs: VecDeque::new(),
-            withdrawals: 0,
+            pending_withdrawals: 0,
             counts: Counts::default(),
             #[cfg(test)]
             decisions: 0,
         }
     }
 
-    /// Takes an input; what is to be done then is in [`Self::poll_output`].
+    /// Handles an input; the results are returned by [`Self::poll_output`].
     pub fn handle(&mut self, now: Instant, input: Input) {
-        self.watch_own_clock(now);
+        self.detect_stall(now);
         match input {
             Input::View(view) => self.set_view(now, view),
             Input::Macs(macs) => {
-                // Links change without that too, and as often as somebody on them likes.
+                // Links also change without a change of the MAC addresses, as often as any host on them sends
+                // router advertisements.
                 if std::mem::replace(&mut self.macs, macs) != self.macs {
-                    self.greet_all();
+                    self.send_hellos();
                 }
-                self.ask_on_new_links(now);
+                self.retry_failed_probes(now);
             }
             Input::Keys(keys) => {
                 self.keys = keys;
-                self.greet_all();
+                self.send_hellos();
             }
-            Input::Message(from, message) => self.receive(now, from, message),
-            Input::Answered(sighting) => self.answered(now, sighting),
-            Input::Unanswered(address) => self.unanswered(now, address),
-            Input::Unasked(address) => self.unasked(now, address),
-            Input::Suspended => self.stalled(now),
-            Input::Contested(sighting) => self.contested(now, sighting),
+            Input::Message(from, message) => self.on_message(now, from, message),
+            Input::ProbeAnswered(observation) => self.on_probe_answered(now, observation),
+            Input::ProbeClear(address) => self.on_probe_clear(now, address),
+            Input::ProbeFailed(address) => self.on_probe_failed(now, address),
+            Input::Suspended => self.on_stall(now),
+            Input::Contested(observation) => self.on_contested(now, observation),
             Input::Shutdown => {
                 self.leaving = true;
                 self.dirty.extend(self.groups.keys());
@@ -267,68 +270,77 @@ impl Ownership {
         }
         self.advance(now);
         self.flush(now);
-        self.promised = self.next_deadline();
+        self.promised_deadline = self.next_deadline();
     }
 
-    /// What is to be done next.
+    /// The next action for the driver.
     pub fn poll_output(&mut self) -> Option<Output> {
         let output = self.outputs.pop_front();
         if let Some(Output::Withdraw(_) | Output::Update(_)) = output {
-            self.withdrawals = self.withdrawals.saturating_sub(1);
+            self.pending_withdrawals = self.pending_withdrawals.saturating_sub(1);
         }
         output
     }
 
-    /// Whether [`Self::poll_output`] still has groups or addresses that may not be answered for any more.
+    /// Whether outputs are pending that end the announcement of an address.
     pub fn has_withdrawals(&self) -> bool {
-        self.withdrawals > 0
+        self.pending_withdrawals > 0
     }
 
-    /// When to call [`Self::handle`] again at the latest.
+    /// The latest time to call [`Self::handle`] again.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let falls_silent = self.alive.first().and_then(|(heard, _)| heard.checked_add(self.patience()));
+        let falls_silent = self.alive.first().and_then(|(heard, _)| heard.checked_add(self.detection_time()));
         let timer = self.timers.first().map(|(at, _)| *at);
         let conflict = self.reprobe_at;
-        let settling = self.settling.filter(|_| !self.settled);
-        let others =
-            [falls_silent, timer, conflict, self.ask_added_at, settling, self.next_beacon, self.behind];
+        let settling = self.settle_until.filter(|_| !self.settled);
+        let others = [
+            falls_silent,
+            timer,
+            conflict,
+            self.next_unverified_probe,
+            settling,
+            self.next_beacon,
+            self.backlog_since,
+        ];
         others.into_iter().flatten().min()
     }
 
     /// Groups that this node owns, with their epochs.
     pub fn owned(&self) -> &BTreeMap<GroupId, u64> {
-        &self.mine
+        &self.owned
     }
 
-    /// Addresses that a stranger has.
+    /// Addresses that a foreign host uses.
     pub fn conflicts(&self) -> &BTreeMap<IpAddr, Conflict> {
         &self.conflicts
     }
 
-    /// Addresses that a stranger had, who is gone as this node knows from the wire, for an hour at least.
-    pub fn over(&self) -> BTreeSet<IpAddr> {
-        self.over.keys().copied().collect()
+    /// Addresses that a foreign host used until a probe showed that it is gone, kept for at least an hour.
+    pub fn resolved_conflicts(&self) -> BTreeSet<IpAddr> {
+        self.resolved_conflicts.keys().copied().collect()
     }
 
-    /// Addresses that came to an owned group, and are not announced before the wire has been asked about them.
-    pub fn added(&self) -> BTreeSet<IpAddr> {
-        self.added.keys().copied().collect()
+    /// Addresses that were added to an owned group and are not announced before they have been probed.
+    pub fn unverified(&self) -> BTreeSet<IpAddr> {
+        self.unverified.keys().copied().collect()
     }
 
-    /// Whether an address of an owned group is announced: not if a node has it itself or another host had it first, nor
-    /// before that is known.
+    /// Whether an address of an owned group may be announced: no node has it on an interface, no foreign host
+    /// had it first, and it does not wait for its probe.
     pub fn is_announced(&self, address: IpAddr) -> bool {
-        !self.added.contains_key(&address) && !self.is_withheld(address) && !self.is_held(address)
+        !self.unverified.contains_key(&address)
+            && !self.is_withheld(address)
+            && !self.is_node_address(address)
     }
 
-    /// Whether this node owns the group that has the address now, and announces the address.
+    /// Whether this node owns the group that contains the address now, and announces the address.
     pub fn announces(&self, address: IpAddr) -> bool {
-        self.group_of(address).is_some_and(|id| self.mine.contains_key(&id)) && self.is_announced(address)
+        self.group_of(address).is_some_and(|id| self.owned.contains_key(&id)) && self.is_announced(address)
     }
 
-    /// How often what it owns, what it reports of conflicts, and which peers are heard has changed so far.
+    /// The revisions of what is owned, of what is reported about conflicts, and of the peers that are heard.
     pub fn revisions(&self) -> (u64, u64, u64) {
-        (self.ownerships, self.reports, self.alive.changes())
+        (self.ownership_revision, self.report_revision, self.alive.changes())
     }
 
     /// The nodes whose speakers are heard.
@@ -340,8 +352,8 @@ impl Ownership {
         self.conflicts.get(&address).is_some_and(|conflict| conflict.withheld)
     }
 
-    /// Peers that live and are not heard, and how that is known. Those that are not ready any more are expected to
-    /// be silent.
+    /// Peers that are alive but not heard, and how that is known. Peers that are not ready any more are left
+    /// out.
     pub fn blocked(&self) -> impl Iterator<Item = (NodeName, Blocked)> {
         self.blocked.iter().filter_map(|(id, why)| {
             let name = self.directory.names.get(id)?;
@@ -349,9 +361,9 @@ impl Ownership {
         })
     }
 
-    /// The group that has an address.
+    /// The group that contains an address.
     fn group_of(&self, address: IpAddr) -> Option<GroupId> {
-        views::group_in(&self.view, &self.higher, address)
+        view_changes::group_in(&self.view, &self.secondary_addresses, address)
     }
 
     /// The name of a node.
@@ -359,27 +371,27 @@ impl Ownership {
         self.directory.names.get(&id)
     }
 
-    /// Whether this speaker has looked around and takes part.
+    /// Whether the start is over: this speaker has waited for its peers and takes part.
     pub fn is_settled(&self) -> bool {
         self.settled
     }
 
-    /// What was counted so far.
+    /// The counters.
     pub fn counts(&self) -> Counts {
         self.counts
     }
 
-    /// How many peers are heard.
+    /// Number of peers that are heard.
     pub fn peers_alive(&self) -> usize {
         self.alive.len()
     }
 
-    fn patience(&self) -> Duration {
-        self.settings.interval.saturating_mul(self.settings.misses.max(1))
+    fn detection_time(&self) -> Duration {
+        self.settings.interval.saturating_mul(self.settings.detect_multiplier.max(1))
     }
 
     fn settle(&mut self, now: Instant) {
-        let Some(until) = self.settling.filter(|_| !self.settled) else { return };
+        let Some(until) = self.settle_until.filter(|_| !self.settled) else { return };
         if now < until {
             let me = self.me;
             let unheard = |id: NodeId| self.peers.get(&id).is_none_or(|peer| peer.heard.is_none());
@@ -393,11 +405,11 @@ impl Ownership {
         }
         if self.settled {
             self.dirty.extend(self.groups.keys());
-            self.talk_changed = true;
+            self.beacon_peers_changed = true;
         }
     }
 
-    /// Lets a group meet an event, and does what follows.
+    /// Applies an event to a group and performs the resulting actions.
     fn apply(&mut self, now: Instant, id: GroupId, event: Event) {
         let state = self.groups.entry(id).or_default();
         let before = state.phase;
@@ -407,44 +419,44 @@ impl Ownership {
             return;
         }
         let until = state.until.take();
-        (state.offer, state.lives, state.unasked) = (None, None, false);
+        (state.next_offer, state.alive_owner, state.probe_failed) = (None, None, false);
         match after {
-            Phase::Refused => {
-                state.until = now.checked_add(state.refused(event, self.settings.interval));
-                if let Phase::Asking { cause: Cause::Takeover(owner), .. } = before {
-                    state.lives = self.directory.names.get(&owner).cloned();
+            Phase::Backoff => {
+                state.until = now.checked_add(state.next_backoff(event, self.settings.interval));
+                if let Phase::Probing { cause: ProbeCause::Takeover(owner), .. } = before {
+                    state.alive_owner = self.directory.names.get(&owner).cloned();
                 }
             }
-            Phase::Leaving { .. } => {
+            Phase::HandingOver { .. } => {
                 // However many successors are tried in turn.
-                let leaving = matches!(before, Phase::Leaving { .. });
+                let leaving = matches!(before, Phase::HandingOver { .. });
                 state.until = until.filter(|_| leaving);
-                (state.offer, state.offers) = (Some(now), 0);
+                (state.next_offer, state.offer_count) = (Some(now), 0);
             }
-            Phase::Owning { epoch } => {
-                state.highest = state.highest.max(epoch);
-                (state.vacant_since, state.left_since) = (None, None);
-                (state.gave_way, state.bystanders, state.refusals) = (0, 0, 0);
+            Phase::Active { epoch } => {
+                state.highest_epoch = state.highest_epoch.max(epoch);
+                (state.vacant_since, state.yielded_since) = (None, None);
+                (state.deferrals, state.bystander_answers, state.backoffs) = (0, 0, 0);
                 if before.claimed().is_none() {
                     state.declined.clear();
                 }
             }
             Phase::Idle => state.declined.clear(),
-            Phase::Asking { .. } => {}
+            Phase::Probing { .. } => {}
         }
         if after.is_fenced() {
             self.fenced.insert(id);
         } else if before.is_fenced() {
             self.fenced.remove(&id);
-            self.fenced_waiting.remove(&id);
+            self.fenced_queue.remove(&id);
         }
         self.count(before, event);
         for action in actions {
             match action {
-                Action::Ask => self.ask(now, id),
-                Action::StopAsking => self.stop_asking(id),
-                Action::Announce => self.take(id),
-                Action::Withdraw => self.give_up(id),
+                Action::Probe => self.start_probe(now, id),
+                Action::CancelProbe => self.cancel_probes(id),
+                Action::Announce => self.activate(id),
+                Action::Withdraw => self.deactivate(id),
             }
         }
         self.dirty.insert(id);
@@ -452,58 +464,60 @@ impl Ownership {
 
     fn count(&mut self, before: Phase, event: Event) {
         match (before, event) {
-            (Phase::Asking { cause: Cause::Vacancy, .. }, Event::Quiet) => self.counts.claims += 1,
-            (Phase::Asking { cause: Cause::Takeover(_), .. }, Event::Quiet) => self.counts.takeovers += 1,
-            (_, Event::Invited { .. }) => self.counts.handovers += 1,
-            (Phase::Owning { .. }, Event::Outbid) => self.counts.outbid += 1,
-            (Phase::Asking { .. }, Event::Nacked) => self.counts.nacks += 1,
+            (Phase::Probing { cause: ProbeCause::Vacancy, .. }, Event::ProbeClear) => self.counts.claims += 1,
+            (Phase::Probing { cause: ProbeCause::Takeover(_), .. }, Event::ProbeClear) => {
+                self.counts.takeovers += 1;
+            }
+            (_, Event::HandedOver { .. }) => self.counts.handovers += 1,
+            (Phase::Active { .. }, Event::Superseded) => self.counts.superseded += 1,
+            (Phase::Probing { .. }, Event::Nacked) => self.counts.nacks += 1,
             _ => {}
         }
     }
 
-    /// The group is ours from now on.
-    fn take(&mut self, id: GroupId) {
+    /// This node owns the group from now on.
+    fn activate(&mut self, id: GroupId) {
         let Some(epoch) = self.groups.get(&id).and_then(|state| state.phase.claimed()) else { return };
-        self.end_asking(id);
-        let stake = Stake { group: id, epoch };
-        if let Some(before) = self.mine.insert(id, epoch) {
-            self.print ^= print_of(Stake { group: id, epoch: before });
+        self.end_probing(id);
+        let claim = Claim { group: id, epoch };
+        if let Some(before) = self.owned.insert(id, epoch) {
+            self.digest ^= digest_of(Claim { group: id, epoch: before });
         }
-        self.print ^= print_of(stake);
-        self.ownerships += 1;
+        self.digest ^= digest_of(claim);
+        self.ownership_revision += 1;
         self.outputs.push_back(Output::Announce(id));
-        self.tell_all(stake, true);
+        self.broadcast_claim(claim, true);
     }
 
-    fn give_up(&mut self, id: GroupId) {
-        let Some(epoch) = self.mine.remove(&id) else { return };
-        // Whoever owns it next sees for itself.
+    fn deactivate(&mut self, id: GroupId) {
+        let Some(epoch) = self.owned.remove(&id) else { return };
+        // The next owner probes for itself.
         if let Some(group) = self.view.groups.get(&id).cloned() {
-            group.addresses.keys().for_each(|address| self.forget_answers(address));
+            group.addresses.keys().for_each(|address| self.forget_probe_state(address));
         }
-        let stake = Stake { group: id, epoch };
-        self.print ^= print_of(stake);
-        self.ownerships += 1;
-        self.withdrawals += 1;
+        let claim = Claim { group: id, epoch };
+        self.digest ^= digest_of(claim);
+        self.ownership_revision += 1;
+        self.pending_withdrawals += 1;
         self.outputs.push_back(Output::Withdraw(id));
-        self.tell_all(stake, false);
+        self.broadcast_claim(claim, false);
     }
 }
 
-/// An epoch as a speaker tells it. What no history can have led to counts for nothing: whoever took it up could not be
-/// followed.
-fn believed(epoch: u64) -> u64 {
-    if epoch > HIGHEST_EPOCH { 0 } else { epoch }
+/// The epoch in a message, or 0 if it is higher than any sequence of takeovers can reach: nobody could make a
+/// better claim than one that adopted it.
+fn sanitized_epoch(epoch: u64) -> u64 {
+    if epoch > MAX_EPOCH { 0 } else { epoch }
 }
 
-/// The epoch of a claim that follows one with `epoch`.
+/// The epoch of a claim that supersedes one with `epoch`.
 fn next_epoch(epoch: u64) -> u64 {
-    epoch.saturating_add(1).min(HIGHEST_EPOCH)
+    epoch.saturating_add(1).min(MAX_EPOCH)
 }
 
-/// The same as the API tells it.
-fn remembered(epoch: u64) -> u64 {
-    if epoch > HIGHEST_REMEMBERED { 0 } else { epoch }
+/// The same for an epoch that is stored in the API.
+fn sanitized_stored_epoch(epoch: u64) -> u64 {
+    if epoch > MAX_STORED_EPOCH { 0 } else { epoch }
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! Which candidate a group without an owner goes to.
+//! Which candidate takes a group without an owner.
 //!
-//! `Hash` is MetalLB's own function and nothing else: the candidate whose SHA-256 of `node#address` is lowest.
-//! `Balanced` is the same with bounded loads: no node gets more than its share while others have less. Both are
-//! pure functions of all groups with their candidates, so speakers that see the same agree without talking.
+//! `Hash` is exactly MetalLB's function: the candidate with the lowest SHA-256 of `node#address`. `Balanced`
+//! is the same with bounded loads: no node gets more than its share while others have less. Both are pure
+//! functions of all groups with their candidates, so speakers with the same view agree without communication.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
@@ -16,16 +16,16 @@ use crate::view::{CHOICES, Candidate, Group, GroupId, NodeName};
 /// How groups are spread over nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Placement {
-    /// Rendezvous hashing with bounded loads; who owns a group keeps it.
+    /// Rendezvous hashing with bounded loads; the owner of a group keeps it.
     #[default]
     Balanced,
-    /// MetalLB's function; a group follows it whenever the candidates change.
+    /// MetalLB's function; a group moves whenever the candidates change.
     Hash,
 }
 
-/// A node's place in the order of an address, lowest first: SHA-256 of `node#address`.
+/// A node's rank for an address, lowest first: SHA-256 of `node#address`.
 pub fn rendezvous(address: IpAddr, node: &str) -> [u8; 32] {
-    Rendezvous::of(address).hash(node)
+    Rendezvous::new(address).hash(node)
 }
 
 /// [`rendezvous`] for one address and many nodes.
@@ -37,11 +37,11 @@ pub(crate) struct Rendezvous {
 }
 
 impl Rendezvous {
-    pub(crate) fn of(address: IpAddr) -> Self {
+    pub(crate) fn new(address: IpAddr) -> Self {
         Self { address: Some(address), suffix: format!("#{address}").into() }
     }
 
-    pub(crate) fn is_of(&self, address: IpAddr) -> bool {
+    pub(crate) fn is_for(&self, address: IpAddr) -> bool {
         self.address == Some(address)
     }
 
@@ -69,7 +69,7 @@ pub(crate) fn hashed() -> u64 {
 }
 
 impl Placement {
-    /// The node that each group would go to if nobody owned any.
+    /// The node that each group would go to if no group had an owner.
     pub fn place(self, groups: &BTreeMap<GroupId, Arc<Group>>) -> BTreeMap<GroupId, NodeName> {
         match self {
             Self::Hash => {
@@ -81,9 +81,9 @@ impl Placement {
     }
 }
 
-/// Groups in order of id, each to the best of its first [`CHOICES`] candidates that holds fewer than its share, or, where
-/// all hold that, to the one that holds fewest. A lower tier gets a group only if there is nobody in a higher one: what
-/// the user prefers comes before an even spread.
+/// Assigns groups in the order of their ids, each to the best of its first [`CHOICES`] candidates that has
+/// fewer than its share, or, if all have it, to the one with the fewest. A lower tier gets a group only if no
+/// candidate is in a higher one: user preferences take precedence over an even spread.
 fn balanced(groups: &BTreeMap<GroupId, Arc<Group>>) -> BTreeMap<GroupId, NodeName> {
     let placeable = groups.values().filter(|group| !group.candidates.is_empty()).count();
     let mut seen = HashSet::new();

@@ -1,9 +1,9 @@
-//! What this node says on the wire for the addresses that it owns.
+//! ARP and NDP on the links of this node, for the addresses that it owns.
 //!
-//! The responder answers ARP and NDP, announces unasked, asks who has an address, and tells what it heard of
-//! others that claim one. It owns no socket and no clock: the driver feeds it [`Input`]s with the time, takes
-//! [`Output`]s until there are none, and calls again at [`Responder::next_deadline`] at the latest.
-//! It does not decide who owns what; that is [`ownership`](crate::ownership).
+//! The responder answers requests, sends gratuitous announcements and probes, and reports other hosts that
+//! use an address. It has no sockets and no clock: the driver feeds it [`Input`]s with the time, takes
+//! [`Output`]s until there are none, and calls again at [`Responder::next_deadline`] at the latest. It does
+//! not decide which node owns an address; that is [`ownership`](crate::ownership).
 
 mod announced;
 mod probe;
@@ -15,132 +15,133 @@ use std::time::{Duration, Instant};
 use smoltcp::wire::EthernetAddress;
 
 use crate::arp::{self, Arp};
-use crate::frame::{Dropped, Frame};
+use crate::frame::{DropReason, Frame};
 use crate::link::{Link, LinkIndex, Scope};
 use crate::ndp::{self, Ndp};
 use crate::schedule::{Due, Form, Schedule};
 use announced::Announced;
-pub use probe::Plan;
 use probe::Probe;
+pub use probe::ProbePlan;
 
 /// RFC 5227 §2.4: never two defences of an address within this time (checklist B7).
 const DEFEND_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What the driver feeds.
+/// An input from the driver.
 #[derive(Debug)]
 pub enum Input<'a> {
-    /// All links that may be announced on, whenever that changed.
+    /// All links that may be announced on, after any change of them.
     Links(Vec<Link>),
     /// Answer for this address from now on, and announce it.
     Announce(IpAddr, Scope),
-    /// Answer for this address no more.
+    /// Stop answering for this address.
     Withdraw(IpAddr),
-    /// Ask the link who has this address; ends with [`Output::Answered`], [`Output::Unanswered`] or [`Output::Unasked`], to
-    /// which the driver replies by `Announce` or `CancelProbe`.
-    Probe(IpAddr, Scope, Plan),
-    /// Ask no more.
+    /// Probe an address on the link; ends with [`Output::ProbeAnswered`], [`Output::ProbeClear`] or
+    /// [`Output::ProbeFailed`], to which the driver responds by `Announce` or `CancelProbe`.
+    Probe(IpAddr, Scope, ProbePlan),
+    /// Cancel the probe of an address.
     CancelProbe(IpAddr),
-    /// Say once more that the address is ours, unless that was said in the last ten seconds.
+    /// Announce an address once more to defend it, unless that was done in the last ten seconds.
     Defend(IpAddr),
-    /// Announce this address as if it were new; nothing if it is not announced.
-    Remind(IpAddr),
-    /// A link did not take a frame of [`Output::Transmit`] about this address.
+    /// Announce this address as if it were new; ignored if it is not announced.
+    Reannounce(IpAddr),
+    /// A frame of [`Output::Transmit`] about this address could not be sent on a link.
     Unsent(LinkIndex, IpAddr, Purpose),
-    /// A frame came in.
+    /// A received frame.
     Frame(LinkIndex, &'a [u8]),
-    /// Nothing but time has passed.
+    /// A deadline has passed.
     Deadline,
 }
 
-/// What the driver is to do.
+/// An action for the driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
     /// Send a frame.
     Transmit {
-        /// On which link.
+        /// The link.
         link: LinkIndex,
-        /// What.
+        /// The frame.
         frame: Frame,
-        /// For which address.
+        /// The address that the frame is about.
         address: IpAddr,
-        /// Why.
+        /// The purpose of the frame.
         purpose: Purpose,
     },
-    /// Listen to a solicited-node group on a link.
+    /// Join a solicited-node multicast group on a link.
     Join(LinkIndex, Ipv6Addr),
-    /// Listen to it no more.
+    /// Leave it.
     Leave(LinkIndex, Ipv6Addr),
-    /// Somebody else claims an address that we answer for.
-    Contested(Sighting),
-    /// Somebody answered a probe, which is over then; or probes for the same address, and it goes on.
-    Answered(Sighting),
-    /// Nobody answered a probe.
-    Unanswered(IpAddr),
-    /// No link took the questions of a probe.
-    Unasked(IpAddr),
+    /// Another host claims an address that this node answers for.
+    Contested(Observation),
+    /// Another host answered a probe, which ends it; or it probes for the same address, and the probe goes
+    /// on.
+    ProbeAnswered(Observation),
+    /// No host answered a probe.
+    ProbeClear(IpAddr),
+    /// The requests of a probe could not be sent on any link.
+    ProbeFailed(IpAddr),
 }
 
-/// Why a frame is sent; the label of a metric.
+/// The purpose of a frame; the label of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// Somebody asked.
+    /// The answer to a request.
     Answer,
-    /// By the schedule.
+    /// A gratuitous announcement, by the schedule.
     Gratuitous,
-    /// To ask who has it.
+    /// A request of a probe.
     Probe,
-    /// Against somebody else's claim.
+    /// The defence against the claim of another host.
     Defence,
 }
 
-/// Somebody with an address that is or shall be ours.
+/// Another host that uses an address which this node owns or probes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Sighting {
+pub struct Observation {
     /// The address.
     pub address: IpAddr,
-    /// Whose hardware address.
+    /// The hardware address of the host.
     pub mac: EthernetAddress,
-    /// Our own hardware address there.
+    /// This node's hardware address on that link.
     pub ours: EthernetAddress,
-    /// Where it was seen.
+    /// The link on which it was seen.
     pub link: LinkIndex,
-    /// It only probes for the address at the same time as we do (checklist B3, D12).
+    /// It only probes for the address at the same time as this node (checklist B3, D12).
     pub probing: bool,
 }
 
-/// See the module.
+/// The ARP and NDP state of one node.
 #[derive(Debug)]
 pub struct Responder {
-    ports: BTreeMap<LinkIndex, Port>,
-    /// Hardware addresses of all our links: with two on one segment we hear ourselves.
+    links: BTreeMap<LinkIndex, ResponderLink>,
+    /// Hardware addresses of all our links: with two links on one segment we receive our own frames.
     own: Vec<EthernetAddress>,
     announced: HashMap<IpAddr, Announced>,
     probes: BTreeMap<IpAddr, Probe>,
-    /// When to go on with which of them.
+    /// When to continue which probe.
     due: BTreeSet<(Instant, IpAddr)>,
-    /// Counts starts of schedules, so that a schedule knows what is void.
+    /// Counts starts of schedules, so that a schedule recognises void entries.
     generation: u32,
     nonces: u64,
-    /// Answers, which go before everything else.
+    /// Answers, which take precedence over all other outputs.
     answers: VecDeque<Output>,
     outputs: VecDeque<Output>,
 }
 
 #[derive(Debug)]
-struct Port {
+struct ResponderLink {
     link: Link,
     schedule: Schedule,
-    /// Solicited-node groups with the number of addresses that need them: addresses that end in the same
-    /// 24 bits share one (checklist D2).
+    /// Solicited-node groups with the number of addresses that need them: addresses with the same last 24
+    /// bits share one (checklist D2).
     groups: BTreeMap<Ipv6Addr, u32>,
 }
 
 impl Responder {
-    /// With nothing to announce. `seed` makes the nonces of duplicate address detection (RFC 7527) differ from
-    /// those of other nodes.
+    /// A responder that announces nothing. `seed` makes the nonces of duplicate address detection (RFC 7527)
+    /// differ from those of other nodes.
     pub fn new(seed: u64) -> Self {
         Self {
-            ports: BTreeMap::new(),
+            links: BTreeMap::new(),
             own: Vec::new(),
             announced: HashMap::new(),
             probes: BTreeMap::new(),
@@ -152,9 +153,9 @@ impl Responder {
         }
     }
 
-    /// Takes an input; what is to be done then is in [`Self::poll_output`]. An error is about a frame that was
-    /// dropped, for a counter.
-    pub fn handle(&mut self, now: Instant, input: Input<'_>) -> Result<(), Dropped> {
+    /// Handles an input; the results are returned by [`Self::poll_output`]. The error says why a frame was
+    /// dropped.
+    pub fn handle(&mut self, now: Instant, input: Input<'_>) -> Result<(), DropReason> {
         let result = match input {
             Input::Links(links) => {
                 self.set_links(now, links);
@@ -180,8 +181,8 @@ impl Responder {
                 self.defend(now, address);
                 Ok(())
             }
-            Input::Remind(address) => {
-                self.remind(now, address);
+            Input::Reannounce(address) => {
+                self.reannounce(now, address);
                 Ok(())
             }
             Input::Unsent(link, address, purpose) => {
@@ -195,19 +196,19 @@ impl Responder {
         result
     }
 
-    /// What is to be done next.
+    /// The next action for the driver.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.poll_answer().or_else(|| self.outputs.pop_front())
     }
 
-    /// The next answer to a question of somebody else.
+    /// The next answer to a request.
     pub fn poll_answer(&mut self) -> Option<Output> {
         self.answers.pop_front()
     }
 
-    /// When to call [`Self::handle`] again at the latest.
+    /// The latest time to call [`Self::handle`] again.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let schedules = self.ports.values().filter_map(|port| port.schedule.next_deadline());
+        let schedules = self.links.values().filter_map(|port| port.schedule.next_deadline());
         schedules.chain(self.due.first().map(|(at, _)| *at)).min()
     }
 
@@ -218,24 +219,24 @@ impl Responder {
 
     fn set_links(&mut self, now: Instant, links: Vec<Link>) {
         self.own = links.iter().map(|link| link.mac).collect();
-        let mut old = std::mem::take(&mut self.ports);
+        let mut old = std::mem::take(&mut self.links);
         let mut renewed = Vec::new();
         for link in links {
             let index = link.index;
             let port = match old.remove(&index) {
-                Some(port) if port.link.announces_as(&link) => Port { link, ..port },
+                Some(port) if port.link.announces_same_as(&link) => ResponderLink { link, ..port },
                 Some(port) => {
                     renewed.push(index);
-                    Port { link, ..port }
+                    ResponderLink { link, ..port }
                 }
                 None => {
                     renewed.push(index);
-                    Port { link, schedule: Schedule::new(), groups: BTreeMap::new() }
+                    ResponderLink { link, schedule: Schedule::new(), groups: BTreeMap::new() }
                 }
             };
-            self.ports.insert(index, port);
+            self.links.insert(index, port);
         }
-        // Where a link went, its sockets went with it, and the groups with those: nothing to leave.
+        // When a link goes away, so do its sockets and their multicast groups: there is nothing to leave.
         let addresses: Vec<IpAddr> = self.announced.keys().copied().collect();
         for address in addresses {
             self.relink(now, address, &renewed);
@@ -249,14 +250,14 @@ impl Responder {
         }
     }
 
-    /// The links that `scope` covers and that can speak for the address.
+    /// The links in `scope` on which the protocol of the address works.
     fn links_for(&self, address: IpAddr, scope: &Scope) -> Vec<LinkIndex> {
-        let fit = |port: &&Port| scope.covers(&port.link.name) && port.link.speaks_for(address);
-        self.ports.values().filter(fit).map(|port| port.link.index).collect()
+        let fit = |port: &&ResponderLink| scope.covers(&port.link.name) && port.link.supports_family(address);
+        self.links.values().filter(fit).map(|port| port.link.index).collect()
     }
 
-    /// Puts an announced address on the links that its scope covers now, and announces it on those that are new
-    /// to it or `renewed`.
+    /// Assigns an announced address to the links that its scope covers now, and announces it on those that
+    /// are new to it or `renewed`.
     fn relink(&mut self, now: Instant, address: IpAddr, renewed: &[LinkIndex]) {
         let Some(announced) = self.announced.get(&address) else { return };
         let links = self.links_for(address, &announced.scope);
@@ -274,12 +275,12 @@ impl Responder {
         self.change_groups(address, &before, &links);
     }
 
-    /// Begins anew with the waves of an address on these links. What is still to come of earlier ones there is void:
-    /// else each start would add a refresh that never ends.
+    /// Restarts the announcement waves of an address on these links. Pending entries of earlier ones there
+    /// become void: otherwise each start would add another endless refresh.
     fn start(&mut self, now: Instant, address: IpAddr, links: &[LinkIndex]) {
         let Some(announced) = self.announced.get_mut(&address) else { return };
         for index in links {
-            let Some(port) = self.ports.get_mut(index) else { continue };
+            let Some(port) = self.links.get_mut(index) else { continue };
             self.generation = self.generation.wrapping_add(1);
             match announced.links.iter_mut().find(|(link, _)| link == index) {
                 Some((_, generation)) => *generation = self.generation,
@@ -300,7 +301,7 @@ impl Responder {
         self.end_probe(address);
     }
 
-    fn remind(&mut self, now: Instant, address: IpAddr) {
+    fn reannounce(&mut self, now: Instant, address: IpAddr) {
         let Some(announced) = self.announced.get(&address) else { return };
         let links: Vec<LinkIndex> = announced.indices().collect();
         self.start(now, address, &links);
@@ -313,13 +314,13 @@ impl Responder {
         }
     }
 
-    /// Counts the solicited-node group of an IPv6 address up on links that are new to it and down on links that
-    /// it left; joins and leaves where the count begins and ends.
+    /// Updates the reference counts of the solicited-node group of an IPv6 address; joins and leaves it where
+    /// the count becomes one or zero.
     fn change_groups(&mut self, address: IpAddr, before: &[LinkIndex], after: &[LinkIndex]) {
         let IpAddr::V6(address) = address else { return };
         let group = ndp::solicited_node(address);
         for index in after.iter().filter(|index| !before.contains(index)) {
-            let Some(port) = self.ports.get_mut(index) else { continue };
+            let Some(port) = self.links.get_mut(index) else { continue };
             let count = port.groups.entry(group).or_default();
             *count += 1;
             if *count == 1 {
@@ -327,7 +328,7 @@ impl Responder {
             }
         }
         for index in before.iter().filter(|index| !after.contains(index)) {
-            let Some(port) = self.ports.get_mut(index) else { continue };
+            let Some(port) = self.links.get_mut(index) else { continue };
             let Some(count) = port.groups.get_mut(&group) else { continue };
             *count = count.saturating_sub(1);
             if *count == 0 {
@@ -344,8 +345,8 @@ impl Responder {
         }
         announced.defended = Some(now);
         for index in announced.indices() {
-            if let Some(port) = self.ports.get(&index)
-                && let Some(frame) = port.unasked(address, Form::First)
+            if let Some(port) = self.links.get(&index)
+                && let Some(frame) = port.gratuitous_frame(address, Form::First)
             {
                 self.outputs.push_back(Output::Transmit {
                     link: index,
@@ -357,28 +358,28 @@ impl Responder {
         }
     }
 
-    fn frame(&mut self, index: LinkIndex, bytes: &[u8]) -> Result<(), Dropped> {
-        if !self.ports.contains_key(&index) {
-            return Err(Dropped::UnknownLink);
+    fn frame(&mut self, index: LinkIndex, bytes: &[u8]) -> Result<(), DropReason> {
+        if !self.links.contains_key(&index) {
+            return Err(DropReason::UnknownLink);
         }
         match bytes {
             [_, _, _, _, _, _, _, _, _, _, _, _, 0x08, 0x06, ..] => self.arp(index, &Arp::parse(bytes)?),
             [_, _, _, _, _, _, _, _, _, _, _, _, 0x86, 0xdd, ..] => self.ndp(index, Ndp::parse(bytes)?),
-            [_, _, _, _, _, _, _, _, _, _, _, _, _, _, ..] => Err(Dropped::EtherType),
-            _ => Err(Dropped::Truncated),
+            [_, _, _, _, _, _, _, _, _, _, _, _, _, _, ..] => Err(DropReason::EtherType),
+            _ => Err(DropReason::Truncated),
         }
     }
 
-    fn arp(&mut self, index: LinkIndex, arp: &Arp) -> Result<(), Dropped> {
+    fn arp(&mut self, index: LinkIndex, arp: &Arp) -> Result<(), DropReason> {
         if self.own.contains(&arp.sender_mac) {
-            return Err(Dropped::Own);
+            return Err(DropReason::Own);
         }
-        // Any packet whose sender has the address is a claim to it (RFC 5227 §2.4).
-        self.sighted(index, arp.sender_mac, arp.sender.into(), false);
+        // Any packet with the address as sender is a claim to it (RFC 5227 §2.4).
+        self.observe(index, arp.sender_mac, arp.sender.into(), false);
         if arp.is_probe() {
-            self.sighted(index, arp.sender_mac, arp.target.into(), true);
+            self.observe(index, arp.sender_mac, arp.target.into(), true);
         }
-        let Some(port) = self.ports.get(&index) else { return Err(Dropped::UnknownLink) };
+        let Some(port) = self.links.get(&index) else { return Err(DropReason::UnknownLink) };
         let for_us = arp.destination.is_broadcast() || arp.destination == port.link.mac;
         let announcement = arp.sender == arp.target;
         if arp.request && for_us && !announcement && self.answers(index, arp.target.into()) {
@@ -392,24 +393,24 @@ impl Responder {
         Ok(())
     }
 
-    fn ndp(&mut self, index: LinkIndex, ndp: Ndp) -> Result<(), Dropped> {
+    fn ndp(&mut self, index: LinkIndex, ndp: Ndp) -> Result<(), DropReason> {
         match ndp {
             Ndp::Advertisement { frame_source, target, target_mac } => {
                 let mac = target_mac.unwrap_or(frame_source);
                 if self.own.contains(&mac) {
-                    return Err(Dropped::Own);
+                    return Err(DropReason::Own);
                 }
-                self.sighted(index, mac, target.into(), false);
+                self.observe(index, mac, target.into(), false);
             }
             Ndp::Solicitation { frame_source, source, target, source_mac, nonce } => {
                 let looped = self.probes.get(&target.into()).is_some_and(|p| nonce == Some(p.nonce));
                 if looped || self.own.contains(&frame_source) {
-                    return Err(Dropped::Own);
+                    return Err(DropReason::Own);
                 }
                 if source.is_unspecified() {
-                    self.sighted(index, frame_source, target.into(), true);
+                    self.observe(index, frame_source, target.into(), true);
                 }
-                let Some(port) = self.ports.get(&index) else { return Err(Dropped::UnknownLink) };
+                let Some(port) = self.links.get(&index) else { return Err(DropReason::UnknownLink) };
                 let Some(link_local) = port.link.link_local else { return Ok(()) };
                 if !self.answers(index, target.into()) {
                     return Ok(());
@@ -437,28 +438,28 @@ impl Responder {
         self.announced.get(&address).is_some_and(|announced| announced.generation(index).is_some())
     }
 
-    /// Somebody with another hardware address has, or probes for, this address.
-    fn sighted(&mut self, link: LinkIndex, mac: EthernetAddress, address: IpAddr, probing: bool) {
-        let Some(ours) = self.ports.get(&link).map(|port| port.link.mac) else { return };
-        let sighting = Sighting { address, mac, ours, link, probing };
-        let open = |probe: &&Probe| probe.is_open() && probe.links.contains(&sighting.link);
-        if self.probes.get(&sighting.address).as_ref().is_some_and(open) {
-            // Who only asks as well has not answered: somebody else still may.
-            if !sighting.probing {
-                self.set_next(sighting.address, None);
+    /// Another host uses, or probes for, this address.
+    fn observe(&mut self, link: LinkIndex, mac: EthernetAddress, address: IpAddr, probing: bool) {
+        let Some(ours) = self.links.get(&link).map(|port| port.link.mac) else { return };
+        let observation = Observation { address, mac, ours, link, probing };
+        let open = |probe: &&Probe| probe.is_open() && probe.links.contains(&observation.link);
+        if self.probes.get(&observation.address).as_ref().is_some_and(open) {
+            // Another prober is not an answer: the host that has the address may still answer.
+            if !observation.probing {
+                self.set_next(observation.address, None);
             }
-            self.outputs.push_back(Output::Answered(sighting));
-        } else if !sighting.probing && self.answers(sighting.link, sighting.address) {
-            self.outputs.push_back(Output::Contested(sighting));
+            self.outputs.push_back(Output::ProbeAnswered(observation));
+        } else if !observation.probing && self.answers(observation.link, observation.address) {
+            self.outputs.push_back(Output::Contested(observation));
         }
     }
 
-    /// Sends what the schedules and probes have due.
+    /// Sends what is due by the schedules and probes.
     fn send_due(&mut self, now: Instant) {
-        for (index, port) in &mut self.ports {
+        for (index, port) in &mut self.links {
             let generation = |address: &IpAddr| self.announced.get(address)?.generation(*index);
             while let Some(Due { address, form, .. }) = port.schedule.pop(now, generation) {
-                if let Some(frame) = port.unasked(address, form) {
+                if let Some(frame) = port.gratuitous_frame(address, form) {
                     let purpose = Purpose::Gratuitous;
                     self.outputs.push_back(Output::Transmit { link: *index, frame, address, purpose });
                 }
@@ -468,9 +469,9 @@ impl Responder {
     }
 }
 
-impl Port {
-    /// A frame that nobody asked for.
-    fn unasked(&self, address: IpAddr, form: Form) -> Option<Frame> {
+impl ResponderLink {
+    /// A gratuitous frame.
+    fn gratuitous_frame(&self, address: IpAddr, form: Form) -> Option<Frame> {
         let mac = self.link.mac;
         Some(match (address, form) {
             (IpAddr::V4(address), Form::First) => arp::gratuitous_request(mac, address),
@@ -479,7 +480,7 @@ impl Port {
                 ndp::unsolicited_advertisement(mac, self.link.link_local?, address)
             }
             (IpAddr::V6(address), Form::Second) => {
-                ndp::router_advertisement(mac, self.link.link_local?, address)
+                ndp::neighbor_advertisement_to_routers(mac, self.link.link_local?, address)
             }
         })
     }

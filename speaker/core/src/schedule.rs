@@ -1,22 +1,23 @@
-//! When an address is announced without having been asked for, on one link.
+//! The schedule of gratuitous announcements on one link.
 //!
 //! ```text
 //!          claim    +50 ms  +200 ms  +1.1 s  +2.2 s  +5 s     then every 60 s
 //! wave       0         1        2       3       4      5           6 …
 //! ```
 //!
-//! The early waves make up for lost frames; 1.1 s because a Linux before 4.11 ignores a changed address for one
-//! second; the refresh keeps switches and routers from forgetting a silent address (checklist C2, C3).
-//! Token buckets limit the frames per second (C4): after a claim clients wait for them, so there may be many more than of
-//! refreshes; where the link does not take them, no more than of those. Probes and answers are not counted. Where more is
-//! due than may be sent, first waves go before later ones, and those before refreshes.
+//! The early waves make up for lost frames; 1.1 s because Linux before 4.11 ignores a changed address for one
+//! second; the refresh keeps switches and routers from forgetting a quiet address (checklist C2, C3). Token
+//! buckets limit the frames per second (C4): clients wait for the frames after a claim, so their limit is
+//! much higher than that of refreshes; on a congested link it is the same. Probes and answers are not
+//! limited. If more is due than may be sent, first waves take precedence over later ones, and those over
+//! refreshes.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use crate::bucket::Bucket;
+use crate::token_bucket::TokenBucket;
 
 const WAVES: [Duration; 6] = [
     Duration::ZERO,
@@ -29,14 +30,14 @@ const WAVES: [Duration; 6] = [
 const REFRESH: Duration = Duration::from_secs(60);
 /// 1 000 frames per second and link.
 const FRAME_INTERVAL: Duration = Duration::from_millis(1);
-/// 200 refreshes per second and link, or of all frames on a link that does not take more.
+/// 200 refreshes per second and link; on a congested link the limit of all frames.
 const REFRESH_INTERVAL: Duration = Duration::from_millis(5);
 const BURST: u32 = 40;
-/// For how long a link that did not take a frame gets fewer.
+/// How long a link is treated as congested after it did not take a frame.
 const CONGESTED: Duration = Duration::from_secs(1);
-/// The least urgent of the queues.
+/// The queue of the lowest urgency.
 const REFRESHES: usize = 3;
-/// Frames for which an empty queue keeps room.
+/// Capacity that an empty queue keeps.
 const KEPT: usize = 64;
 
 /// Which of the two frames of a wave.
@@ -48,25 +49,25 @@ pub(crate) enum Form {
     Second,
 }
 
-/// One frame that is due.
+/// A frame that is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Due {
     pub(crate) address: IpAddr,
     pub(crate) form: Form,
-    /// Which announcement of the address it belongs to; a later one makes this one void.
+    /// The announcement of the address that it belongs to; a later one makes this one void.
     generation: u32,
     wave: u8,
     started: Instant,
 }
 
-/// The announcements that are under way on one link.
+/// The announcements in progress on one link.
 #[derive(Debug)]
 pub(crate) struct Schedule {
     timers: BinaryHeap<Reverse<(Instant, Due)>>,
     /// By urgency: first form and second form of first waves, later waves, refreshes.
     ready: [VecDeque<Due>; 4],
-    all: Bucket,
-    refreshes: Bucket,
+    all: TokenBucket,
+    refreshes: TokenBucket,
     congested_until: Option<Instant>,
     blocked_until: Option<Instant>,
 }
@@ -76,14 +77,14 @@ impl Schedule {
         Self {
             timers: BinaryHeap::new(),
             ready: Default::default(),
-            all: Bucket::new(FRAME_INTERVAL, BURST),
-            refreshes: Bucket::new(REFRESH_INTERVAL, BURST),
+            all: TokenBucket::new(FRAME_INTERVAL, BURST),
+            refreshes: TokenBucket::new(REFRESH_INTERVAL, BURST),
             congested_until: None,
             blocked_until: None,
         }
     }
 
-    /// Begins with wave 0. Whatever an older `generation` of the address has left is passed over.
+    /// Begins with wave 0. Pending frames of an older `generation` of the address are skipped.
     pub(crate) fn start(&mut self, now: Instant, address: IpAddr, generation: u32) {
         self.enqueue(Due { address, form: Form::First, generation, wave: 0, started: now });
     }
@@ -98,7 +99,7 @@ impl Schedule {
         self.ready[urgency].push_back(due);
     }
 
-    /// The next frame to send now. `generation` tells the current generation of an announced address.
+    /// The next frame to send now. `generation` returns the current generation of an announced address.
     pub(crate) fn pop(&mut self, now: Instant, generation: impl Fn(&IpAddr) -> Option<u32>) -> Option<Due> {
         while let Some(Reverse((at, _))) = self.timers.peek()
             && *at <= now
@@ -121,13 +122,13 @@ impl Schedule {
                 self.follow(now, due);
                 return Some(due);
             }
-            // After thousands at once the queue would keep their room for ever.
+            // After thousands at once, the queue would keep their memory forever.
             self.ready[urgency].shrink_to(KEPT);
         }
         None
     }
 
-    /// Takes the tokens for a frame, or says when there will be some.
+    /// Takes the tokens for a frame, or returns when there will be some.
     fn take(&mut self, now: Instant, refresh: bool) -> Result<(), Instant> {
         if refresh || self.congested_until.is_some_and(|until| now < until) {
             self.all.check(now)?;
@@ -136,12 +137,12 @@ impl Schedule {
         self.all.take(now)
     }
 
-    /// The link did not take a frame: its queue is full.
+    /// The link did not take a frame: its send queue is full.
     pub(crate) fn congested(&mut self, now: Instant) {
         self.congested_until = now.checked_add(CONGESTED);
     }
 
-    /// Schedules what comes after `due`: the other form at once, else the next wave.
+    /// Schedules the successor of `due`: the other form at once, else the next wave.
     fn follow(&mut self, now: Instant, due: Due) {
         let both_forms =
             if due.address.is_ipv4() { usize::from(due.wave) < WAVES.len() } else { due.wave == 0 };
@@ -158,7 +159,7 @@ impl Schedule {
         }
     }
 
-    /// When [`Self::pop`] may have something again, provided that it was emptied before.
+    /// When [`Self::pop`] may return something again, provided that it has returned `None`.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         match self.blocked_until {
             Some(at) => Some(at),
@@ -186,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn both_forms_go_out_in_six_waves_and_then_a_refresh_every_minute() {
+    fn both_forms_are_sent_in_six_waves_and_then_a_refresh_every_minute() {
         let (start, mut schedule) = (Instant::now(), Schedule::new());
         schedule.start(start, "10.0.0.1".parse().unwrap(), 1);
         let times: Vec<u128> =
@@ -222,7 +223,7 @@ mod tests {
         let window = |from: u128| refreshes.iter().filter(|at| (from..from + 1_000).contains(*at)).count();
         let most = (0..120).map(|second| window(second * 1_000)).max().unwrap();
         assert!(most <= 200 + BURST as usize, "{most}");
-        // While refreshes wait for their turn, who is claimed does not.
+        // Refreshes that wait do not delay the first announcement of a new address.
         let now = start + Duration::from_secs(120);
         while schedule.pop(now, |_| Some(1)).is_some() {}
         schedule.start(now, "10.9.9.9".parse().unwrap(), 1);
@@ -231,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_that_does_not_take_a_frame_gets_two_hundred_a_second_for_a_while() {
+    fn a_congested_link_gets_two_hundred_frames_a_second_for_a_while() {
         let (start, mut schedule) = (Instant::now(), Schedule::new());
         many(&mut schedule, start, 4_000);
         schedule.congested(start);
@@ -242,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_older_announcement_left_is_passed_over_and_costs_nothing() {
+    fn frames_of_an_older_announcement_are_skipped() {
         let (start, mut schedule) = (Instant::now(), Schedule::new());
         let address: IpAddr = "fd00::1".parse().unwrap();
         schedule.start(start, address, 1);

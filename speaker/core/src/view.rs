@@ -1,17 +1,18 @@
-//! What the API says, as far as announcing is concerned: which addresses belong together, who may announce them,
-//! on which links, and who the other speakers are.
+//! The view of the API that announcing is based on: which addresses belong together, which nodes may announce
+//! them on which links, and the other speakers.
 //!
-//! The unit is the [`Group`]: all addresses tied together by a dual-stack Service or by sharing, with the
-//! Services on them. One node owns a whole group, so neither is ever split.
+//! The unit is the [`Group`]: all addresses connected by a dual-stack Service or by sharing, with their
+//! Services. One node owns a whole group, so neither is ever split.
 
 mod addresses;
 mod advertised;
 mod build;
 mod candidates;
-mod held;
-mod nominate;
+mod changes;
+mod node_addresses;
 mod partition;
 mod ranking;
+mod selection;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -22,7 +23,7 @@ use rules::IpRange;
 use crate::beacon::NodeId;
 use crate::placement::Placement;
 pub use addresses::Addresses;
-pub use build::{ExcludeLabel, Maker, Settings};
+pub use build::{ExcludeLabel, ViewBuilder, ViewSettings};
 pub(crate) use ranking::CHOICES;
 pub use ranking::{Candidates, Iter};
 
@@ -33,38 +34,39 @@ pub type GroupId = IpAddr;
 /// Namespace and name of a Service.
 pub type ServiceKey = crds::ServiceKey;
 
-/// What the API says.
+/// A view of the API.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct View {
     /// The nodes with a speaker.
     pub speakers: BTreeMap<NodeName, Speaker>,
-    /// Which node with a speaker has which hardware address, in six bytes.
+    /// The node with a speaker that has a hardware address.
     pub macs: BTreeMap<[u8; 6], NodeId>,
-    /// All groups that have an address, those that nobody may announce too.
+    /// All groups that have an address, including those that no node may announce.
     pub groups: BTreeMap<GroupId, Arc<Group>>,
-    /// Where each group would go if nobody owned any.
+    /// Where each group would go if no group had an owner.
     pub placed: BTreeMap<GroupId, NodeName>,
     /// How groups are spread.
     pub placement: Placement,
-    /// Every node carries the exclude label, which therefore counts for nothing.
+    /// Every node has the exclude label, which is therefore ignored.
     pub label_ignored: bool,
-    /// The addresses of all pools, those with an error included, as far as they can be read.
+    /// The addresses of all pools, including those with an error as far as they can be parsed.
     pub pools: Vec<IpRange>,
-    /// What there is to say about groups that nobody may own beyond [`Idle::message`].
-    pub(crate) idle_details: BTreeMap<GroupId, Arc<str>>,
-    /// The addresses of groups and pools that nodes of the cluster have themselves: an address of a node belongs to that
-    /// node, and no other node announces it.
-    pub held: BTreeMap<IpAddr, Holder>,
-    /// Whether what speakers report of their nodes was known. Without it, [`Self::held`] may lack some addresses.
+    /// Details about groups without candidates, in addition to [`NotAnnounced::message`].
+    pub(crate) not_announced_details: BTreeMap<GroupId, Arc<str>>,
+    /// The addresses of groups and pools that nodes of the cluster have on an interface or in their status:
+    /// such an address belongs to its node, and no other node announces it.
+    pub node_addresses: BTreeMap<IpAddr, NodeAddress>,
+    /// Whether the states of the speakers were listed. Without them, [`Self::node_addresses`] may be
+    /// incomplete.
     pub states_listed: bool,
 }
 
-/// A node of the cluster that has an address of a group or pool itself.
+/// A node of the cluster that has an address of a group or pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Holder {
+pub struct NodeAddress {
     /// The node.
     pub node: NodeName,
-    /// Its interface with the address; none if only the Node's status says so.
+    /// Its interface with the address; none if the address is only in the status of the Node.
     pub interface: Option<Box<str>>,
     /// The hardware address of that interface, if it is known.
     pub mac: Option<[u8; 6]>,
@@ -73,36 +75,36 @@ pub struct Holder {
 /// A node with a speaker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Speaker {
-    /// Where its beacons go.
+    /// Where beacons to it are sent.
     pub address: Option<IpAddr>,
     /// Whether its pod is ready.
     pub ready: bool,
-    /// Whether its process may run, and announce what it owns, as far as the API says.
+    /// Whether its process may be running and announcing what it owns, as far as the API shows.
     pub running: bool,
-    /// Generation of its pod's template: during a rolling upgrade, who has been upgraded already.
+    /// Generation of its pod's template: shows which nodes have been upgraded during a rolling upgrade.
     pub generation: u64,
 }
 
-/// Addresses that move together.
+/// Addresses that always have the same owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
     /// Its lowest address.
     pub id: GroupId,
-    /// The address that decides about the order of candidates: the first one in the status of its first Service,
+    /// The address that determines the order of candidates: the first one in the status of its first Service,
     /// as in MetalLB.
     pub hashed: IpAddr,
     /// Its addresses, each with the links that this node would announce it on.
     pub addresses: Addresses,
-    /// The Services on them, in order.
+    /// Their Services, in order.
     pub services: Box<[Arc<ServiceKey>]>,
-    /// Who may own it, best first. Empty if nobody may; then [`Self::idle`] says why.
+    /// The nodes that may own it, best first. If there is none, [`Self::not_announced`] is the reason.
     pub candidates: Candidates,
-    /// Why nobody may announce it.
-    pub idle: Option<Idle>,
-    /// Nobody may own it, and this node may go on announcing it if it owns it already: only the state of the node or of its
-    /// speaker's pod keeps this node from being a candidate, and no other node can take over.
+    /// Why no node may announce it.
+    pub not_announced: Option<NotAnnounced>,
+    /// No node may own it, but this node may keep announcing it if it owns it already: only the state of the
+    /// node or of its speaker's pod keeps this node from being a candidate, and no other node can take over.
     pub retainable: bool,
-    /// Who owned it last, and in which epoch, as far as its Services' statuses tell.
+    /// The last owner and its epoch, from the statuses of the Services.
     pub last: Option<(NodeName, u64)>,
 }
 
@@ -111,53 +113,54 @@ pub struct Group {
 pub struct Candidate {
     /// The node.
     pub node: NodeName,
-    /// The same in messages; kept here, since it is a hash and is looked at often.
+    /// Its id in messages; cached, since it is a hash and is needed often.
     pub id: NodeId,
     /// Lower is better; within a tier the hash decides.
     pub tier: Tier,
 }
 
-/// What comes before the hash in the order of candidates.
+/// The part of the order of candidates that precedes the hash.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tier {
-    /// No link of the node that the group would be announced on has a subnet with the group's addresses, and another
-    /// node's has.
+    /// No link of the node that the group would be announced on has a subnet with the group's addresses,
+    /// while another node has one.
     pub remote: bool,
-    /// The node is cordoned: it keeps what it owns, and gets new groups only if there is nobody else.
+    /// The node is cordoned: it keeps what it owns, and gets new groups only if there is no other candidate.
     pub cordoned: bool,
     /// The negated sum of the weights by which advertisements prefer the node.
     pub preference: i64,
 }
 
-/// Why a group or Service is announced by nobody.
+/// Why no node announces a group or Service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Idle {
+pub enum NotAnnounced {
     /// None of its Services has an endpoint that can serve.
     NoEndpoints,
-    /// No pool has the address, and the Service names none.
+    /// No pool contains the address, and the Service names none.
     NoPool,
-    /// No advertisement is about it.
+    /// No advertisement selects it.
     NotAdvertised,
-    /// A shared address and an advertisement with service selectors, which could tear its Services apart.
+    /// Its address is shared, and an advertisement has service selectors, which could split its Services.
     SharedWithServiceSelector,
     /// No node is usable, not excluded, and has a ready speaker.
     NoCandidate,
-    /// With `externalTrafficPolicy: Local`: no node that has an endpoint is one of these.
+    /// With `externalTrafficPolicy: Local`: no node with an endpoint is one of these.
     NoLocalEndpoint,
-    /// No advertisement admits any of these nodes.
+    /// No advertisement selects any of these nodes.
     NoMatchingNode,
     /// None of these nodes has an advertised interface that is up.
     NoInterface,
-    /// No such interface can announce IPv4: it cannot broadcast, or no packet socket could be opened on it.
+    /// No such interface can announce IPv4: it cannot broadcast, or no packet socket could be opened.
     NoIpv4,
-    /// No such interface can announce IPv6, for want of a link-local address or of a packet socket.
+    /// No such interface can announce IPv6: it has no link-local address, or no packet socket could be
+    /// opened.
     NoIpv6,
-    /// Each of several Services on a shared address could be announced, but by no node in common.
+    /// Each of several Services on a shared address could be announced, but by no common node.
     NoCommonCandidate,
 }
 
-impl Idle {
-    /// CamelCase, for events and conditions.
+impl NotAnnounced {
+    /// The CamelCase reason for events and conditions.
     pub fn reason(self) -> &'static str {
         match self {
             Self::NoEndpoints => "NoEndpoints",
@@ -174,7 +177,7 @@ impl Idle {
         }
     }
 
-    /// For people: what is so, and what to do about it.
+    /// The message for users: the problem, and how to fix it.
     pub fn message(self) -> &'static str {
         match self {
             Self::NoEndpoints => {
@@ -193,49 +196,53 @@ impl Idle {
                  exclude-from-external-load-balancers; check the nodes, that label, and the speaker pods"
             }
             Self::NoLocalEndpoint => {
-                "with externalTrafficPolicy Local only nodes with a ready endpoint announce, and none of these can; \
-                 check their speaker pods and the label exclude-from-external-load-balancers"
+                "with externalTrafficPolicy Local only nodes with a ready endpoint announce, and none of \
+                 these can; check their speaker pods and the label exclude-from-external-load-balancers"
             }
             Self::NoMatchingNode => {
                 "no node that can announce matches the nodeSelectors of its L2Advertisements; correct the \
-                 selectors or label the nodes (with externalTrafficPolicy Local only nodes with an endpoint count)"
+                 selectors or label the nodes (with externalTrafficPolicy Local only nodes with an endpoint \
+                 count)"
             }
             Self::NoInterface => {
-                "no node has the interface up; check the interfaces of its L2Advertisements and the links of the nodes"
+                "no node has the interface up; check the interfaces of its L2Advertisements and the links \
+                 of the nodes"
             }
             Self::NoIpv4 => {
-                "no node can announce IPv4 on these interfaces: they are no broadcast links, or the speaker cannot \
-                 open a packet socket (it needs NET_RAW)"
+                "no node can announce IPv4 on these interfaces: they are not broadcast links, or the \
+                 speaker cannot open a packet socket (it needs NET_RAW)"
             }
             Self::NoIpv6 => {
-                "no node can announce all of its IPv6 addresses: the interfaces have no IPv6 link-local address, or \
-                 the speaker cannot open a packet socket (it needs NET_RAW); enable IPv6 on the interface"
+                "no node can announce all of its IPv6 addresses: the interfaces have no IPv6 link-local \
+                 address, or the speaker cannot open a packet socket (it needs NET_RAW); enable IPv6 on the \
+                 interface"
             }
             Self::NoCommonCandidate => {
                 "the Services on this address can be announced, but by no node in common; with \
-                 externalTrafficPolicy Local let their pods run on the same nodes, or do not share the address"
+                 externalTrafficPolicy Local let their pods run on the same nodes, or do not share the \
+                 address"
             }
         }
     }
 }
 
 impl View {
-    /// Whether a Service may get this address: a pool has it.
-    pub fn may_be_given(&self, address: IpAddr) -> bool {
+    /// Whether a Service may get this address: a pool contains it.
+    pub fn is_in_pool(&self, address: IpAddr) -> bool {
         self.pools.iter().any(|range| range.contains(address))
     }
 
-    /// Why nobody may own a group, for people; none if somebody may.
-    pub fn why_idle(&self, group: &Group) -> Option<String> {
-        let message = group.idle?.message();
-        Some(match self.idle_details.get(&group.id) {
+    /// Why no node may own a group, for users; none if a node may.
+    pub fn why_not_announced(&self, group: &Group) -> Option<String> {
+        let message = group.not_announced?.message();
+        Some(match self.not_announced_details.get(&group.id) {
             Some(detail) => format!("{message} ({detail})"),
             None => message.to_owned(),
         })
     }
 
-    /// Notes what `me` owned when it was stopped, which the objects of the API may not tell yet.
-    pub fn remember(&mut self, me: &NodeName, claims: &BTreeMap<GroupId, u64>) {
+    /// Adds what `me` owned when it was stopped, which the objects of the API may not show yet.
+    pub fn restore_claims(&mut self, me: &NodeName, claims: &BTreeMap<GroupId, u64>) {
         for (id, epoch) in claims {
             let Some(group) = self.groups.get_mut(id) else { continue };
             if group.last.as_ref().is_none_or(|(_, known)| known <= epoch) {
@@ -248,7 +255,7 @@ impl View {
 impl Candidate {
     /// A node in a tier.
     pub fn new(node: NodeName, tier: Tier) -> Self {
-        Self { id: NodeId::of(&node), node, tier }
+        Self { id: NodeId::from_name(&node), node, tier }
     }
 }
 

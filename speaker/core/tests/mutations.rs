@@ -1,7 +1,7 @@
-//! A bounded fuzz run of the normal suite: good frames and beacons, changed at random. Nothing may panic, and a frame
-//! never makes the responder send more than one.
+//! A bounded fuzz run as part of the regular tests: valid frames and beacons with random changes. Nothing may
+//! panic, and a frame never makes the responder send more than one.
 //!
-//! `LBSTACK_MUTATIONS=n` runs n inputs of each kind; `LBSTACK_MUTATIONS_SEED=n` begins elsewhere.
+//! `LBSTACK_MUTATIONS=n` runs n inputs of each kind; `LBSTACK_MUTATIONS_SEED=n` sets the seed.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -9,7 +9,7 @@
     reason = "all of this is tests: what is not as expected is a panic"
 )]
 
-use announce::beacon::{Body, Flags, Key, KeyId, Message, NodeId, Stake};
+use announce::beacon::{Body, Claim, Flags, Key, KeyId, Message, NodeId};
 use announce::fuzz::{Beacons, Frames, SECRET};
 use announce::{EthernetAddress, arp, ndp};
 
@@ -35,7 +35,7 @@ fn number(variable: &str, default: u64) -> u64 {
     std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-/// Flips, overwrites, cuts, repeats, or joins parts of good inputs.
+/// Flips, overwrites, cuts, repeats, or joins parts of valid inputs.
 fn mutate(chance: &mut Chance, corpus: &[Vec<u8>]) -> Vec<u8> {
     let mut bytes = corpus[chance.below(corpus.len())].clone();
     for _ in 0..chance.below(6) {
@@ -76,27 +76,27 @@ fn frames() -> Vec<Vec<u8>> {
         let address = address.parse().unwrap();
         let link_local = "fe80::9".parse().unwrap();
         corpus.push(ndp::unsolicited_advertisement(mac, link_local, address));
-        corpus.push(ndp::router_advertisement(mac, link_local, address));
+        corpus.push(ndp::neighbor_advertisement_to_routers(mac, link_local, address));
         corpus.push(ndp::probe(mac, address, [1, 2, 3, 4, 5, 6]));
     }
     corpus.iter().map(|frame| frame.as_bytes().to_vec()).collect()
 }
 
 fn beacons() -> Vec<Vec<u8>> {
-    let stakes: Vec<Stake> = ["10.0.0.5", "fd00::5"]
+    let claims: Vec<Claim> = ["10.0.0.5", "fd00::5"]
         .iter()
         .zip(1..)
-        .map(|(group, epoch)| Stake { group: group.parse().unwrap(), epoch })
+        .map(|(group, epoch)| Claim { group: group.parse().unwrap(), epoch })
         .collect();
     let bodies = [
         Body::Hello { macs: vec![[2, 0, 0, 0, 0, 9]; 3], keys: vec![KeyId([1, 2, 3, 4])] },
-        Body::Alive { claims: 5 },
-        Body::Update(stakes.iter().map(|stake| (*stake, true)).collect()),
+        Body::Alive { digest: 5 },
+        Body::Update(claims.iter().map(|claim| (*claim, true)).collect()),
         Body::Request,
-        Body::Claims { claims: 5, part: 0, parts: 2, stakes: stakes.clone() },
-        Body::Intent(stakes.clone()),
-        Body::Nack(stakes.clone()),
-        Body::Leave(stakes),
+        Body::Claims { digest: 5, part: 0, parts: 2, claims: claims.clone() },
+        Body::Intent(claims.clone()),
+        Body::Nack(claims.clone()),
+        Body::Leave(claims),
     ];
     let key = Key::from_secret(SECRET);
     bodies
@@ -110,7 +110,7 @@ fn beacons() -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn changed_frames_do_no_harm() {
+fn mutated_frames_do_no_harm() {
     let (corpus, mut chance) = (frames(), Chance(number("LBSTACK_MUTATIONS_SEED", 1)));
     let mut responder = Frames::new();
     for round in 0..number("LBSTACK_MUTATIONS", COUNT) {
@@ -121,14 +121,14 @@ fn changed_frames_do_no_harm() {
 }
 
 #[test]
-fn changed_beacons_do_no_harm() {
+fn mutated_beacons_do_no_harm() {
     let (corpus, mut chance) = (beacons(), Chance(number("LBSTACK_MUTATIONS_SEED", 1)));
     let mut speaker = Beacons::new();
     assert_eq!(speaker.owned(), 1, "what the others say is about something");
     for _ in 0..number("LBSTACK_MUTATIONS", COUNT) {
         let bytes = mutate(&mut chance, &corpus);
         speaker.raw(&bytes);
-        // Without the signature of the good one, signed anew.
+        // Without the signature of the original, and signed again.
         speaker.signed(&bytes[..bytes.len().saturating_sub(16)]);
     }
 }

@@ -1,4 +1,4 @@
-//! Beacons as they come from the network, and as if they had been signed.
+//! Beacons as received, and as if they had been signed.
 #![no_main]
 
 use announce::fuzz::Beacons;

@@ -1,4 +1,4 @@
-//! Frames as they come from a link.
+//! Frames as received on a link.
 #![no_main]
 
 use announce::fuzz::Frames;

@@ -1,4 +1,4 @@
-//! The sockets on which speakers talk.
+//! The sockets for beacons.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -15,24 +15,24 @@ use crate::log_limit::limited;
 use crate::metrics::Metrics;
 use crate::packet::{RECEIVE_BUFFER, kernel_drops};
 
-/// How often it is logged that beacons cannot be sent.
+/// How often failures to send beacons are logged.
 const REPEAT: Duration = Duration::from_secs(60);
 
-/// A message that was accepted.
-pub(crate) struct Heard {
+/// A verified message.
+pub(crate) struct ReceivedBeacon {
     pub(crate) from: IpAddr,
     pub(crate) message: Message,
 }
 
 /// Sends and receives beacons.
 pub(crate) struct Beacons {
-    /// Where they shall be received.
+    /// The configured address.
     address: SocketAddr,
-    /// Where they are: everywhere, if the host does not have that address at the moment.
+    /// The bound address: unspecified while the host does not have the configured one.
     bound: SocketAddr,
     sockets: Vec<Bound>,
     keys: watch::Receiver<Keyring>,
-    messages: mpsc::Sender<Heard>,
+    messages: mpsc::Sender<ReceivedBeacon>,
     metrics: Metrics,
     failures: Failures,
 }
@@ -49,7 +49,7 @@ impl Drop for Bound {
     }
 }
 
-/// Beacons that could not be sent since that was logged.
+/// Beacons that could not be sent since the last log line.
 #[derive(Default)]
 struct Failures {
     count: Cell<u64>,
@@ -61,7 +61,7 @@ impl Beacons {
     pub(crate) fn open(
         address: SocketAddr,
         keys: watch::Receiver<Keyring>,
-        messages: mpsc::Sender<Heard>,
+        messages: mpsc::Sender<ReceivedBeacon>,
         metrics: Metrics,
     ) -> io::Result<Self> {
         let bound = reachable(address);
@@ -88,14 +88,15 @@ impl Beacons {
                 5,
                 error,
                 address = %self.address.ip(),
-                "this node does not have the address of its speaker's pod (any more): beacons are received on every \
-                 address, but other speakers send them to this one until the pod is deleted and made anew"
+               "this node does not have the address of its speaker's pod (any more): beacons are received \
+                on every address, but other speakers send them to this one until the pod is deleted and \
+                recreated"
             );
         }
         Ok(())
     }
 
-    /// Follows the addresses of the node, and logs what could not be sent. To be called now and then.
+    /// Rebinds when the node's addresses have changed, and logs failures. To be called regularly.
     pub(crate) async fn check(&mut self, now: Instant) {
         let reachable = reachable(self.address);
         if reachable != self.bound || self.sockets.is_empty() {
@@ -111,7 +112,7 @@ impl Beacons {
     async fn close(&mut self) {
         for mut bound in self.sockets.drain(..) {
             bound.receiver.abort();
-            // An error says that it was aborted.
+            // The error says that it was aborted.
             let _ = (&mut bound.receiver).await;
         }
     }
@@ -121,7 +122,7 @@ impl Beacons {
         self.sockets.iter().map(|bound| kernel_drops(&*bound.socket)).sum()
     }
 
-    /// Signs and sends now or not at all; the next beacon is never far.
+    /// Signs a message and sends it without blocking; the next beacon follows soon.
     pub(crate) fn send(&self, to: IpAddr, known: &[KeyId], message: &Message) {
         for key in self.keys.borrow().for_peer(known) {
             if let Err(error) = self.send_to(to, &message.seal(key)) {
@@ -138,7 +139,7 @@ impl Beacons {
     }
 }
 
-/// `address`, or every address while the host does not have it.
+/// `address`, or the unspecified address while the host does not have it.
 fn reachable(address: SocketAddr) -> SocketAddr {
     let probe = std::net::UdpSocket::bind((address.ip(), 0));
     let is_absent = probe.is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable);
@@ -157,7 +158,7 @@ impl Failures {
         }
         if let Some((to, error)) = self.last.take() {
             let count = self.count.take();
-            tracing::warn!(count, %to, %error, "beacons could not be sent; this is the last of them");
+            tracing::warn!(count, %to, %error, "beacons could not be sent; this is the last error");
             self.logged = Some(now);
         }
     }
@@ -166,16 +167,16 @@ impl Failures {
 async fn receive(
     socket: Rc<UdpSocket>,
     keys: watch::Receiver<Keyring>,
-    messages: mpsc::Sender<Heard>,
+    messages: mpsc::Sender<ReceivedBeacon>,
     metrics: Metrics,
 ) {
     let mut bytes = [0; beacon::LONGEST + 1];
     loop {
-        // An error here is the report of an earlier message that did not arrive (ICMP): nothing to do.
+        // An error is an ICMP report about an earlier message.
         let Ok((len, from)) = socket.recv_from(&mut bytes).await else { continue };
         match Message::open(&bytes[..len], &keys.borrow()) {
             Ok(message) => {
-                if messages.try_send(Heard { from: from.ip().to_canonical(), message }).is_err() {
+                if messages.try_send(ReceivedBeacon { from: from.ip().to_canonical(), message }).is_err() {
                     metrics.overrun.inc();
                 }
             }

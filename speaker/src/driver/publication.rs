@@ -1,4 +1,4 @@
-//! What the driver tells the rest of the process, and when.
+//! What the driver publishes to the rest of the process, and when.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -8,54 +8,56 @@ use std::time::{Duration, Instant};
 use announce::ownership::{self, Conflict};
 use announce::view::{GroupId, NodeName, View};
 
-use super::State;
+use super::DriverState;
 
-/// Between two publications: whatever happens, the writers are woken no more often.
+/// Minimum time between two publications.
 const PUBLICATION_PAUSE: Duration = Duration::from_millis(20);
 
-/// What the driver publishes to the rest of the process. A copy shares all that may be large, and what has not changed
-/// since an earlier publication is the same object.
+/// What the driver publishes to the rest of the process. A clone shares everything that may be large; what
+/// has not changed since an earlier publication is the same object.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Published {
-    /// The view that it acts on.
+    /// The current view.
     pub(crate) view: Arc<View>,
     /// There has been a view.
     pub(crate) view_known: bool,
-    /// It has looked around, and takes part.
+    /// The speaker has settled and takes part.
     pub(crate) settled: bool,
     /// The groups that this node owns, with their epochs.
     pub(crate) owned: Arc<BTreeMap<GroupId, u64>>,
-    /// What it reports of other hosts with addresses of ours.
+    /// Reports about other hosts that use addresses of groups.
     pub(crate) reports: Arc<Reports>,
     /// The nodes whose speakers are heard.
     pub(crate) heard: Arc<BTreeSet<NodeName>>,
-    /// Speakers that live and are not heard.
+    /// Speakers that are alive but not heard, and how that is known.
     pub(crate) blocked: Vec<(NodeName, String)>,
 }
 
-/// Other hosts with addresses of ours.
+/// Reports about other hosts that use addresses of groups.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Reports {
-    /// Addresses that a foreign host has.
+    /// Addresses that a foreign host uses.
     pub(crate) conflicts: BTreeMap<IpAddr, Conflict>,
-    /// Addresses that a foreign host had, and for which nobody has answered since.
-    pub(crate) over: BTreeSet<IpAddr>,
+    /// Addresses that a foreign host used, and for which no host has answered since.
+    pub(crate) resolved_conflicts: BTreeSet<IpAddr>,
     /// Addresses of owned groups that are being probed before they are announced.
-    pub(crate) added: BTreeSet<IpAddr>,
+    pub(crate) unverified: BTreeSet<IpAddr>,
     /// Nodes whose kernels answer for addresses that their speakers do not announce.
-    pub(crate) kernels: BTreeSet<NodeName>,
+    pub(crate) answering_kernels: BTreeSet<NodeName>,
 }
 
 impl Published {
     /// Whether an address of a group that this node owns is announced.
     pub(crate) fn is_announced(&self, address: IpAddr) -> bool {
         let withheld = self.reports.conflicts.get(&address).is_some_and(|conflict| conflict.withheld);
-        !withheld && !self.reports.added.contains(&address) && !self.view.held.contains_key(&address)
+        !withheld
+            && !self.reports.unverified.contains(&address)
+            && !self.view.node_addresses.contains_key(&address)
     }
 }
 
-impl State {
-    /// Publishes what has changed, but not more often than the pause allows.
+impl DriverState {
+    /// Publishes changes, but not more often than the pause allows.
     pub(super) fn publish_if_due(&mut self, now: Instant) {
         if !self.is_outdated() {
             self.publication = None;
@@ -68,7 +70,7 @@ impl State {
         }
     }
 
-    /// Whether something is not as it was published.
+    /// Whether anything has changed since the last publication.
     fn is_outdated(&self) -> bool {
         let known = self.driver.published.borrow();
         self.revisions != self.ownership.revisions()
@@ -87,9 +89,9 @@ impl State {
         if self.revisions.1 != reports {
             published.reports = Arc::new(Reports {
                 conflicts: self.ownership.conflicts().clone(),
-                over: self.ownership.over(),
-                added: self.ownership.added(),
-                kernels: self.ownership.kernels(),
+                resolved_conflicts: self.ownership.resolved_conflicts(),
+                unverified: self.ownership.unverified(),
+                answering_kernels: self.ownership.answering_kernels(),
             });
         }
         if self.revisions.2 != peers {
@@ -103,24 +105,25 @@ impl State {
         published.blocked =
             self.blocked.iter().map(|(node, why)| (node.clone(), self.explain(*why))).collect();
         self.driver.metrics.conflicts(published.reports.conflicts.len());
-        self.driver.metrics.counted(self.counts, self.ownership.peers_alive(), self.blocked.len());
+        self.driver.metrics.set_counts(self.counts, self.ownership.peers_alive(), self.blocked.len());
         self.driver.metrics.owned_groups.set(i64::try_from(published.owned.len()).unwrap_or(i64::MAX));
         self.driver.published.send_replace(published);
     }
 
-    /// Says on which links no packet socket could be opened: this node is no candidate for what needs them.
-    pub(super) fn publish_closed(&self) {
-        let closed = self.ports.closed();
-        self.driver.closed.send_if_modified(|known| {
-            let changed = *known != closed;
-            *known = closed;
+    /// Publishes for which protocols no packet socket could be opened: this node is no candidate for what
+    /// needs them.
+    pub(super) fn publish_unavailable(&self) {
+        let unavailable = self.sockets.unavailable();
+        self.driver.unavailable.send_if_modified(|known| {
+            let changed = *known != unavailable;
+            *known = unavailable;
             changed
         });
     }
 
     fn explain(&self, why: ownership::Blocked) -> String {
         match why {
-            ownership::Blocked::Wire => "it answers on the wire".into(),
+            ownership::Blocked::AnswersOnLink => "it answers on the link".into(),
             ownership::Blocked::HeardBy(id) => match self.ownership.name_of(id) {
                 Some(name) => format!("the speaker of {name} hears it"),
                 None => "another speaker hears it".into(),

@@ -8,48 +8,48 @@ use announce::EthernetAddress;
 use announce::beacon::NodeId;
 use announce::link::Scope;
 use announce::ownership::Detection;
-use announce::responder::Sighting;
-use announce::view::{Group, Holder, Speaker};
+use announce::responder::Observation;
+use announce::view::{Group, NodeAddress, Speaker};
 
 use super::*;
 use crate::fixtures::{address, group, view};
 
 const FRAME: Duration = Duration::from_millis(1);
 
-struct Bench {
-    state: State,
+struct DriverHarness {
+    state: DriverState,
     now: Instant,
     publications: watch::Receiver<Published>,
     views: watch::Sender<Option<Arc<View>>>,
     count: u32,
-    /// How often the link was asked about an address.
+    /// How many probes were started.
     probes: u32,
 }
 
-impl Bench {
+impl DriverHarness {
     /// A driver without links that owns one address.
     fn new() -> Self {
-        let mut bench = Self::starting();
-        bench.set_view(view());
+        let mut harness = Self::starting();
+        harness.set_view(view());
         for _ in 0..10_000 {
-            bench.pass();
+            harness.pass();
         }
-        assert!(bench.publications.borrow().owned.contains_key(&address()));
-        (bench.count, bench.probes) = (0, 0);
-        bench
+        assert!(harness.publications.borrow().owned.contains_key(&address()));
+        (harness.count, harness.probes) = (0, 0);
+        harness
     }
 
-    /// A driver without links that knows of nothing yet.
+    /// A driver without links or a view.
     fn starting() -> Self {
         let (views, view_receiver) = watch::channel(None);
         let (_, links) = watch::channel(Vec::new());
         let (_, keys) = watch::channel(Keyring::new([]));
         let (published, publications) = watch::channel(Published::default());
         let driver = Driver {
-            ownership: ownership::Settings {
+            ownership: ownership::OwnershipSettings {
                 me: "a".into(),
                 interval: Duration::from_millis(100),
-                misses: 3,
+                detect_multiplier: 3,
                 detection: Detection::Enforce,
                 session: 7,
             },
@@ -58,12 +58,12 @@ impl Bench {
             views: view_receiver,
             links,
             published,
-            closed: watch::channel(Closed::new()).0,
+            unavailable: watch::channel(UnavailableProtocols::new()).0,
             metrics: Metrics::default(),
             heartbeat: Heartbeat::new("driver", Duration::from_secs(5)),
             shutdown: CancellationToken::new(),
         };
-        let state = State::new(driver).unwrap();
+        let state = DriverState::new(driver).unwrap();
         Self { state, now: Instant::now(), publications, views, count: 0, probes: 0 }
     }
 
@@ -72,7 +72,7 @@ impl Bench {
         self.state.view_changed(self.now);
     }
 
-    /// A millisecond passes.
+    /// Lets a millisecond pass.
     fn pass(&mut self) {
         self.state.publish_if_due(self.now);
         if self.publications.has_changed().unwrap() {
@@ -86,29 +86,29 @@ impl Bench {
         }
     }
 
-    /// Without links nobody can be asked: this stands for one on which nobody answers.
+    /// Without links no probe can be sent: simulates a link on which no host answers.
     fn probe_unanswered(&mut self) {
         self.state.ownership.handle(self.now, ownership::Input::Deadline);
         while let Some(output) = self.state.ownership.poll_output() {
             match output {
                 ownership::Output::Probe(address, ..) => {
                     self.probes += 1;
-                    self.state.ownership.handle(self.now, ownership::Input::Unanswered(address));
+                    self.state.ownership.handle(self.now, ownership::Input::ProbeClear(address));
                 }
-                output => self.state.decided(self.now, output),
+                output => self.state.on_ownership_output(self.now, output),
             }
         }
     }
 
     fn contest(&mut self, mac: [u8; 6]) {
         let (mac, ours) = (EthernetAddress(mac), EthernetAddress([2, 0, 0, 0, 0, 1]));
-        let sighting = Sighting { address: address(), mac, ours, link: 1, probing: false };
-        self.state.wire(self.now, responder::Output::Contested(sighting));
-        self.state.carry_out(self.now);
+        let observation = Observation { address: address(), mac, ours, link: 1, probing: false };
+        self.state.on_responder_output(self.now, responder::Output::Contested(observation));
+        self.state.perform_outputs(self.now);
     }
 }
 
-/// Beacons are received by a task of the same thread.
+/// Runs a test in a local task set, which the receivers of beacons need.
 async fn locally(test: impl Future<Output = ()>) {
     tokio::task::LocalSet::new().run_until(test).await;
 }
@@ -116,15 +116,15 @@ async fn locally(test: impl Future<Output = ()>) {
 #[tokio::test]
 async fn requirement_6_a_flood_of_frames_is_published_once_in_ten_seconds() {
     locally(async {
-        let mut bench = Bench::new();
-        let owned = Arc::clone(&bench.publications.borrow().owned);
+        let mut harness = DriverHarness::new();
+        let owned = Arc::clone(&harness.publications.borrow().owned);
         for frame in 0..30_000_u32 {
             let [_, _, a, b] = frame.to_be_bytes();
-            bench.contest([2, 0, 0, 0x77, a, b]);
-            bench.pass();
+            harness.contest([2, 0, 0, 0x77, a, b]);
+            harness.pass();
         }
-        assert!(bench.count <= 4, "{} publications of 30 000 frames in 30 s", bench.count);
-        let published = bench.publications.borrow().clone();
+        assert!(harness.count <= 4, "{} publications of 30 000 frames in 30 s", harness.count);
+        let published = harness.publications.borrow().clone();
         assert_eq!(published.reports.conflicts.len(), 1);
         assert!(Arc::ptr_eq(&published.owned, &owned), "what has not changed is not copied");
     })
@@ -132,43 +132,43 @@ async fn requirement_6_a_flood_of_frames_is_published_once_in_ten_seconds() {
 }
 
 #[tokio::test]
-async fn requirement_6_a_foreign_host_that_goes_on_talking_is_published_once_a_minute() {
+async fn requirement_6_a_foreign_host_that_keeps_sending_is_published_once_a_minute() {
     locally(async {
-        let mut bench = Bench::new();
+        let mut harness = DriverHarness::new();
         for _ in 0..120_000 {
-            bench.contest([2, 0, 0, 0, 0x66, 0x66]);
-            bench.pass();
+            harness.contest([2, 0, 0, 0, 0x66, 0x66]);
+            harness.pass();
         }
-        assert!(bench.count <= 4, "{} publications in two minutes", bench.count);
+        assert!(harness.count <= 4, "{} publications in two minutes", harness.count);
     })
     .await;
 }
 
 #[tokio::test]
-async fn requirement_6_whatever_happens_the_writers_are_woken_fifty_times_a_second_at_most() {
+async fn requirement_6_the_writers_are_woken_fifty_times_a_second_at_most() {
     locally(async {
-        let mut bench = Bench::new();
+        let mut harness = DriverHarness::new();
         for _ in 0..1_000 {
-            bench.set_view(view());
-            bench.pass();
+            harness.set_view(view());
+            harness.pass();
         }
-        assert!(bench.count <= 51, "{} publications in a second", bench.count);
+        assert!(harness.count <= 51, "{} publications in a second", harness.count);
         for _ in 0..20 {
-            bench.pass();
+            harness.pass();
         }
-        let last = bench.publications.borrow().clone();
-        assert!(Arc::ptr_eq(&last.view, &bench.state.view), "the last one is not forgotten");
+        let last = harness.publications.borrow().clone();
+        assert!(Arc::ptr_eq(&last.view, &harness.state.view), "the last one is not forgotten");
     })
     .await;
 }
 
 #[tokio::test]
-async fn requirement_6_a_flood_of_frames_from_a_candidate_that_is_not_heard_asks_the_link_once_a_second() {
+async fn requirement_6_a_flood_of_frames_from_a_candidate_that_is_not_heard_causes_one_probe_per_second() {
     locally(async {
-        let mut bench = Bench::new();
+        let mut harness = DriverHarness::new();
         // Its claim would win.
         let names = ('b'..='z').map(|name| name.to_string());
-        let other = names.into_iter().find(|name| NodeId::of(name) > NodeId::of("a")).unwrap();
+        let other = names.into_iter().find(|name| NodeId::from_name(name) > NodeId::from_name("a")).unwrap();
         let mac = [2, 0, 0, 0, 0, 0x0b];
         let mut view = view();
         view.groups.insert(address(), Arc::new(group(&["a", &other])));
@@ -176,36 +176,37 @@ async fn requirement_6_a_flood_of_frames_from_a_candidate_that_is_not_heard_asks
             other.as_str().into(),
             Speaker { address: None, ready: true, running: true, generation: 1 },
         );
-        view.macs.insert(mac, NodeId::of(&other));
-        bench.set_view(view);
-        (bench.count, bench.probes) = (0, 0);
+        view.macs.insert(mac, NodeId::from_name(&other));
+        harness.set_view(view);
+        (harness.count, harness.probes) = (0, 0);
         let ours = EthernetAddress([2, 0, 0, 0, 0, 1]);
         for _ in 0..10_000 {
             let mac = EthernetAddress(mac);
-            let sighting = Sighting { address: address(), mac, ours, link: 1, probing: false };
-            bench.state.wire(bench.now, responder::Output::Contested(sighting));
-            bench.probe_unanswered();
-            bench.pass();
+            let observation = Observation { address: address(), mac, ours, link: 1, probing: false };
+            harness.state.on_responder_output(harness.now, responder::Output::Contested(observation));
+            harness.probe_unanswered();
+            harness.pass();
         }
-        assert!((1..=11).contains(&bench.probes), "{} probes of 10 000 frames in 10 s", bench.probes);
-        assert!(bench.publications.borrow().owned.contains_key(&address()), "the link shows nobody");
-        assert!(bench.count <= 11, "{} publications", bench.count);
+        assert!((1..=11).contains(&harness.probes), "{} probes of 10 000 frames in 10 s", harness.probes);
+        assert!(harness.publications.borrow().owned.contains_key(&address()), "no host answers on the link");
+        assert!(harness.count <= 11, "{} publications", harness.count);
     })
     .await;
 }
 
 #[tokio::test]
-async fn requirement_6_a_new_view_is_acted_on_while_frames_come_without_end() {
+async fn requirement_6_a_new_view_is_handled_while_frames_arrive_continuously() {
     locally(async {
-        let Bench { mut state, mut publications, views, .. } = Bench::starting();
+        let DriverHarness { mut state, mut publications, views, .. } = DriverHarness::starting();
         let (flood, frames) = mpsc::channel(QUEUE);
         state.frames = frames;
         let (shutdown, frames_read) = (state.driver.shutdown.clone(), std::rc::Rc::new(Cell::new(0_usize)));
         let count = std::rc::Rc::clone(&frames_read);
         let sending = tokio::task::spawn_local(async move {
-            // More than a driver reads that lets frames pass before views.
+            // More than a driver reads that prefers frames to views.
             for sent in 0..1_000_000 {
-                let frame = Received { at: Instant::now(), link: 1, len: 60, bytes: [0; ports::LONGEST] };
+                let frame =
+                    Received { at: Instant::now(), link: 1, len: 60, bytes: [0; packet_sockets::LONGEST] };
                 if flood.send(frame).await.is_err() {
                     return;
                 }
@@ -230,17 +231,17 @@ async fn requirement_6_a_new_view_is_acted_on_while_frames_come_without_end() {
 }
 
 #[tokio::test]
-async fn a_claim_that_was_lost_before_its_announcement_was_carried_out_is_not_announced() {
+async fn a_claim_that_was_lost_before_it_was_announced_is_not_announced() {
     locally(async {
-        let mut bench = Bench::new();
+        let mut harness = DriverHarness::new();
         let lost: IpAddr = "192.0.2.99".parse().unwrap();
-        bench.state.decided(bench.now, ownership::Output::Announce(lost));
-        assert_eq!(bench.state.announced.groups().collect::<Vec<_>>(), [address()]);
+        harness.state.on_ownership_output(harness.now, ownership::Output::Announce(lost));
+        assert_eq!(harness.state.announced.groups().collect::<Vec<_>>(), [address()]);
     })
     .await;
 }
 
-/// Groups that the link has to be asked about.
+/// Groups that have to be probed.
 fn new_groups() -> impl Iterator<Item = (IpAddr, Arc<Group>)> {
     (1..=100).map(|last| {
         let id = IpAddr::from([9, 0, 0, last]);
@@ -250,19 +251,19 @@ fn new_groups() -> impl Iterator<Item = (IpAddr, Arc<Group>)> {
 }
 
 #[tokio::test]
-async fn requirement_7_a_turn_that_is_over_has_withdrawn_what_is_not_owned_any_more() {
+async fn requirement_7_a_turn_ends_only_after_all_withdrawals() {
     locally(async {
-        let mut bench = Bench::new();
-        // One group is gone, and others that come before it are new: the link is asked about those first.
+        let mut harness = DriverHarness::new();
+        // One group is gone, and new ones precede it: those are probed first.
         let mut view = view();
         view.groups.clear();
         view.groups.extend(new_groups());
-        bench.state.ownership.handle(bench.now, ownership::Input::View(Arc::new(view)));
-        assert!(bench.state.ownership.has_withdrawals());
+        harness.state.ownership.handle(harness.now, ownership::Input::View(Arc::new(view)));
+        assert!(harness.state.ownership.has_withdrawals());
         let long_ago = Instant::now().checked_sub(Duration::from_secs(1)).unwrap();
-        bench.state.carry_out(long_ago);
-        assert!(bench.state.behind, "there is more to do than a turn may take");
-        assert_eq!(bench.state.announced.groups().count(), 0);
+        harness.state.perform_outputs(long_ago);
+        assert!(harness.state.outputs_pending, "there is more to do than a turn may take");
+        assert_eq!(harness.state.announced.groups().count(), 0);
     })
     .await;
 }
@@ -276,24 +277,24 @@ fn with_addresses(addresses: &[IpAddr]) -> View {
 }
 
 #[tokio::test]
-async fn requirement_7_what_leaves_a_group_that_stays_is_withdrawn_before_the_next_frame() {
+async fn requirement_7_an_address_that_is_removed_from_a_group_is_withdrawn_before_the_next_frame() {
     locally(async {
         let second: IpAddr = "192.0.2.77".parse().unwrap();
         let without = with_addresses(&[address()]);
         let mut held = with_addresses(&[address(), second]);
-        held.held.insert(second, Holder { node: "b".into(), interface: None, mac: None });
+        held.node_addresses.insert(second, NodeAddress { node: "b".into(), interface: None, mac: None });
         for mut after in [held, without] {
-            let mut bench = Bench::new();
-            bench.set_view(with_addresses(&[address(), second]));
+            let mut harness = DriverHarness::new();
+            harness.set_view(with_addresses(&[address(), second]));
             for _ in 0..5_000 {
-                bench.pass();
+                harness.pass();
             }
-            assert_eq!(bench.state.announced.addresses(address()), [address(), second]);
+            assert_eq!(harness.state.announced.addresses(address()), [address(), second]);
             after.groups.extend(new_groups());
-            bench.state.driver.views = watch::channel(Some(Arc::new(after))).1;
-            bench.state.view_changed(Instant::now().checked_sub(Duration::from_secs(1)).unwrap());
-            assert!(bench.state.behind, "there is more to do than a turn may take");
-            assert_eq!(bench.state.announced.addresses(address()), [address()]);
+            harness.state.driver.views = watch::channel(Some(Arc::new(after))).1;
+            harness.state.view_changed(Instant::now().checked_sub(Duration::from_secs(1)).unwrap());
+            assert!(harness.state.outputs_pending, "there is more to do than a turn may take");
+            assert_eq!(harness.state.announced.addresses(address()), [address()]);
         }
     })
     .await;

@@ -1,28 +1,28 @@
-//! In which order the driver handles what comes and carries out what was decided: no input waits for long.
+//! The order in which the driver handles inputs and performs outputs: no input waits for long.
 
 use std::time::{Duration, Instant};
 
 use announce::{ownership, responder};
 
-use super::beacons::Heard;
-use super::{Received, State};
+use super::beacons::ReceivedBeacon;
+use super::{DriverState, Received};
 
-/// For how long the driver carries out what was decided before it handles what has come meanwhile.
+/// How long outputs are performed before new inputs are handled.
 const TURN: Duration = Duration::from_millis(4);
-/// Frames or messages that are handled before the driver goes on with what was decided.
-const AT_ONCE: usize = 256;
-impl State {
-    pub(super) fn frames_came(&mut self, first: Received) {
+/// How many frames or messages are handled before outputs are performed again.
+const BATCH: usize = 256;
+impl DriverState {
+    pub(super) fn on_frames(&mut self, first: Received) {
         let now = Instant::now();
         self.catch_up(now);
         self.frame(now, &first);
         self.frames_waiting(now);
-        self.carry_out(now);
+        self.perform_outputs(now);
     }
 
-    /// Handles frames that have come already, answers first.
+    /// Handles frames that are waiting, answers first.
     fn frames_waiting(&mut self, now: Instant) {
-        for _ in 0..AT_ONCE {
+        for _ in 0..BATCH {
             let Ok(frame) = self.frames.try_recv() else { return };
             self.frame(now, &frame);
         }
@@ -30,34 +30,35 @@ impl State {
 
     fn frame(&mut self, now: Instant, Received { at, link, len, bytes }: &Received) {
         let frame = bytes.get(..*len).unwrap_or(bytes);
-        self.tell_responder(now, responder::Input::Frame(*link, frame));
+        self.feed_responder(now, responder::Input::Frame(*link, frame));
         while let Some(answer) = self.responder.poll_answer() {
-            self.wire(now, answer);
+            self.on_responder_output(now, answer);
             self.driver.metrics.answer_latency.0.observe(at.elapsed().as_secs_f64());
         }
     }
 
-    pub(super) fn heard(&mut self, heard: Heard) {
-        self.tell_ownership(Instant::now(), ownership::Input::Message(heard.from, heard.message));
+    pub(super) fn on_beacon(&mut self, beacon: ReceivedBeacon) {
+        self.feed_ownership(Instant::now(), ownership::Input::Message(beacon.from, beacon.message));
     }
 
-    /// What was decided is not carried out yet: another turn, after what has come meanwhile.
-    pub(super) fn go_on(&mut self, deadline: Option<Instant>) {
+    /// Outputs are pending: another turn, after new inputs.
+    pub(super) fn continue_turn(&mut self, deadline: Option<Instant>) {
         let now = Instant::now();
         if deadline.is_some_and(|at| at <= now) {
-            self.time_came();
+            self.on_deadline();
         } else {
-            self.received_before(now);
-            self.carry_out(now);
+            self.handle_received(now);
+            self.perform_outputs(now);
         }
     }
 
-    /// A speaker that was stopped notices that before anything that it received meanwhile. Else what has come comes first:
-    /// an answer that waits to be read ends a probe as well as one that was read in time.
-    pub(super) fn time_came(&mut self) {
+    /// A stalled speaker detects the stall before it handles anything that it received meanwhile. Otherwise
+    /// received inputs come first: an answer that waits to be read ends a probe as well as one that was read
+    /// in time.
+    pub(super) fn on_deadline(&mut self) {
         let now = Instant::now();
-        if !self.was_suspended(now) && !self.ownership.was_stopped(now) {
-            self.received_before(now);
+        if !self.was_suspended(now) && !self.ownership.is_stalled(now) {
+            self.handle_received(now);
         }
         self.deadline(Instant::now());
     }
@@ -65,23 +66,24 @@ impl State {
     fn was_suspended(&mut self, now: Instant) -> bool {
         let jumped = self.clocks.jumped();
         if jumped {
-            self.tell_ownership(now, ownership::Input::Suspended);
+            self.feed_ownership(now, ownership::Input::Suspended);
         }
         jumped
     }
 
-    fn received_before(&mut self, now: Instant) {
+    fn handle_received(&mut self, now: Instant) {
         self.frames_waiting(now);
-        for frame in self.ports.unread() {
+        for frame in self.sockets.receive_waiting() {
             self.frame(now, &frame);
         }
-        for _ in 0..AT_ONCE {
-            let Ok(heard) = self.heard.try_recv() else { return };
-            self.heard(heard);
+        for _ in 0..BATCH {
+            let Ok(beacon) = self.received_beacons.try_recv() else { return };
+            self.on_beacon(beacon);
         }
     }
 
-    /// Time first, then what was received: a speaker that was stopped must not answer before it has noticed.
+    /// Deadlines first, then received inputs: a stalled speaker must not answer before it has detected the
+    /// stall.
     pub(super) fn catch_up(&mut self, now: Instant) {
         self.was_suspended(now);
         if self.ownership.next_deadline().is_some_and(|at| at <= now) {
@@ -90,39 +92,40 @@ impl State {
     }
 
     pub(super) fn deadline(&mut self, now: Instant) {
-        self.ports.retry(now);
-        self.publish_closed();
-        self.tell_ownership(now, ownership::Input::Deadline);
-        self.tell_responder(now, responder::Input::Deadline);
-        self.carry_out(now);
+        self.sockets.retry(now);
+        self.publish_unavailable();
+        self.feed_ownership(now, ownership::Input::Deadline);
+        self.feed_responder(now, responder::Input::Deadline);
+        self.perform_outputs(now);
     }
 
-    /// Does what both machines ask for, until neither asks for anything or the turn is over. What is not ours any more is
-    /// withdrawn in any case, since frames may be answered next.
-    pub(super) fn carry_out(&mut self, now: Instant) {
-        while self.carry_out_next(now) {
+    /// Performs the outputs of both state machines, until there are none or the turn is over. Withdrawals are
+    /// performed in any case, since frames may be answered next.
+    pub(super) fn perform_outputs(&mut self, now: Instant) {
+        while self.perform_next_output(now) {
             if now.elapsed() > TURN && !self.ownership.has_withdrawals() {
-                self.behind = true;
+                self.outputs_pending = true;
                 return;
             }
         }
-        self.behind = false;
+        self.outputs_pending = false;
     }
 
-    pub(super) fn carry_out_all(&mut self, now: Instant) {
-        while self.carry_out_next(now) {}
-        self.behind = false;
+    pub(super) fn perform_all_outputs(&mut self, now: Instant) {
+        while self.perform_next_output(now) {}
+        self.outputs_pending = false;
     }
 
-    fn carry_out_next(&mut self, now: Instant) -> bool {
+    fn perform_next_output(&mut self, now: Instant) -> bool {
         if let Some(output) = self.ownership.poll_output() {
-            self.decided(now, output);
+            self.on_ownership_output(now, output);
         } else if let Some(output) = self.responder.poll_output() {
-            self.wire(now, output);
+            self.on_responder_output(now, output);
         } else if self.changed.is_empty() {
             return false;
         } else {
-            // After what was decided: an address that goes to another group is announced there before it leaves this one.
+            // After all outputs: an address that moves to another group is announced there before it leaves
+            // this one.
             let changed = std::mem::take(&mut self.changed);
             self.announce(now, changed);
         }

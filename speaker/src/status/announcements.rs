@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use announce::facts::StatusFacts;
 use announce::link::Scope;
+use announce::objects::AnnouncementInfo;
 use announce::view::NodeName;
 use crds::ServiceL2StatusStatus;
 use crds::annotations::{EPOCH, NODE};
@@ -26,42 +26,42 @@ use serde_json::json;
 use super::assignments::Assignments;
 use super::last_announced::LastAnnounced;
 use super::unannounced::Unannounced;
-use super::{FIELD_MANAGER, nodes_to_tidy, spokesman};
+use super::{FIELD_MANAGER, gc_nodes, reporter};
 use crate::driver::Published;
 use crate::metrics::Metrics;
-use crate::watches::Stores;
+use crate::watches::Caches;
 
-/// How many writes are under way at once: a node that takes over thousands of Services is to have told of them soon.
+/// Number of concurrent writes: a node that takes over thousands of Services should report them soon.
 const WRITES: usize = 8;
 
-/// What a Service's object is to say.
+/// The desired content of a Service's object.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Wanted {
-    /// In order; none means all.
+pub(super) struct DesiredStatus {
+    /// Sorted; empty means all.
     interfaces: Box<[String]>,
     epoch: u64,
-    /// In order.
+    /// Sorted.
     addresses: Box<[IpAddr]>,
 }
 
-/// What may have to be written.
+/// A write that may be necessary.
 enum Write<'a> {
-    Create(&'a ServiceKey, &'a Wanted),
-    Correct(&'a ServiceKey, &'a Wanted, &'a StatusFacts),
-    Remove(&'a str),
+    Create(&'a ServiceKey, &'a DesiredStatus),
+    Update(&'a ServiceKey, &'a DesiredStatus, &'a AnnouncementInfo),
+    Delete(&'a str),
 }
 
-/// Keeps the objects, events and metrics about announced Services.
+/// Maintains the objects, events and metrics of announced Services.
 pub(super) struct Announcements {
     api: Api<ServiceL2Status>,
     namespace: String,
     me: NodeName,
-    stores: Stores,
+    caches: Caches,
     events: Events,
     metrics: Metrics,
-    /// What is announced, as of the last publication.
-    announced: BTreeMap<Arc<ServiceKey>, Wanted>,
-    /// The Services that nobody can announce.
+    /// The announced Services as of the last publication.
+    announced: BTreeMap<Arc<ServiceKey>, DesiredStatus>,
+    /// The Services that no node can announce.
     unannounced: BTreeMap<Arc<ServiceKey>, Unannounced>,
     assignments: Assignments,
     last: LastAnnounced,
@@ -72,7 +72,7 @@ impl Announcements {
         client: Client,
         namespace: &str,
         me: NodeName,
-        stores: Stores,
+        caches: Caches,
         events: Events,
         metrics: Metrics,
     ) -> Self {
@@ -81,7 +81,7 @@ impl Announcements {
             api,
             namespace: namespace.to_owned(),
             me,
-            stores,
+            caches,
             events,
             metrics,
             announced: BTreeMap::new(),
@@ -91,21 +91,21 @@ impl Announcements {
         }
     }
 
-    /// Reports what has changed by events and metrics, and finds out what is to be remembered of Services that no node
-    /// announces any more.
+    /// Reports changes by events and metrics, and updates the record of Services that no node announces any
+    /// more.
     pub(super) fn report(&mut self, now: Instant, published: &Published) -> &LastAnnounced {
-        let (statuses, remembered) = (self.stores.statuses.all(), self.stores.remembered());
-        let services = self.stores.services.all();
+        let (statuses, remembered) = (self.caches.statuses.all(), self.caches.remembered());
+        let services = self.caches.services.all();
         let uids: LazyCell<BTreeMap<&ServiceKey, &str>, _> =
             LazyCell::new(|| services.iter().map(|service| (&*service.key, &*service.uid)).collect());
         let uid = |service: &ServiceKey| uids.get(service).copied().unwrap_or_default();
-        if self.stores.reports_listed() {
-            self.last.load(self.stores.report(&self.me).map(|report| report.last_announced));
+        if self.caches.reports_listed() {
+            self.last.load(self.caches.report(&self.me).map(|report| report.last_announced));
         }
-        let mut claims = Claims::of(&self.me, statuses.iter());
-        claims.others.extend(Claims::of(&self.me, remembered.iter()).others);
-        self.forget_what_others_own(published);
-        self.report_announced(wanted(published), &claims, &uid);
+        let mut claims = Claims::from_statuses(&self.me, statuses.iter());
+        claims.others.extend(Claims::from_statuses(&self.me, remembered.iter()).others);
+        self.forget_lost_assignments(published);
+        self.report_announced(desired(published), &claims, &uid);
         self.report_unannounced(now, published, &uid);
         let mut known = services_of(published);
         known.extend(statuses.iter().map(|status| &status.service));
@@ -115,14 +115,15 @@ impl Announcements {
         &self.last
     }
 
-    /// Writes the objects. Those that claim an announcement that there is not go only if that is `recorded` by now.
+    /// Writes the objects. Objects about announcements that have ended are deleted only if that is `recorded`
+    /// by now.
     pub(super) async fn write(
         &self,
         published: &Published,
         owner: Option<&OwnerReference>,
         recorded: bool,
     ) -> Result<(), CallError> {
-        self.correct_all(published, owner, recorded).await
+        self.reconcile(published, owner, recorded).await
     }
 
     /// When to write again, if nothing changes.
@@ -130,38 +131,39 @@ impl Announcements {
         self.unannounced.values().filter_map(|service| service.next(now)).chain(self.last.next()).min()
     }
 
-    /// Forgets the assignment of each Service that has come into a group that this node does not own: if it returns, that is
-    /// another change of owner, though the claim is the same.
-    fn forget_what_others_own(&mut self, published: &Published) {
+    /// Forgets the assignment of each Service that has moved to a group which this node does not own: if it returns,
+    /// that is another change of owner, although the claim is the same.
+    fn forget_lost_assignments(&mut self, published: &Published) {
         let groups = published.view.groups.values();
-        let others = groups.filter(|group| !published.owned.contains_key(&group.id) && group.idle.is_none());
-        let left: BTreeSet<&ServiceKey> = others
+        let others =
+            groups.filter(|group| !published.owned.contains_key(&group.id) && group.not_announced.is_none());
+        let lost: BTreeSet<&ServiceKey> = others
             .flat_map(|group| group.services.iter().map(|service| &**service))
             .filter(|service| self.announced.contains_key(*service))
             .collect();
-        self.assignments.forget(|service| left.contains(service));
+        self.assignments.forget(|service| lost.contains(service));
     }
 
-    /// Events and metrics of what has changed.
+    /// Reports changes by events and metrics.
     fn report_announced<'a>(
         &mut self,
-        wanted: BTreeMap<Arc<ServiceKey>, Wanted>,
+        desired: BTreeMap<Arc<ServiceKey>, DesiredStatus>,
         claims: &Claims<'_>,
         uid: &impl Fn(&ServiceKey) -> &'a str,
     ) {
         for (service, what) in &self.announced {
-            let stays = wanted.get(service).map(|w| &w.addresses);
+            let stays = desired.get(service).map(|w| &w.addresses);
             for ip in what.addresses.iter().filter(|ip| stays.is_none_or(|stays| !stays.contains(ip))) {
                 self.metrics.announced(service, &self.me, *ip, false);
             }
         }
-        for (service, what) in &wanted {
+        for (service, what) in &desired {
             for ip in &what.addresses {
                 self.metrics.announced(service, &self.me, *ip, true);
             }
             let known = self.announced.get(service);
             if known.is_some_and(|known| known.epoch == what.epoch || !claims.others.contains(&**service)) {
-                self.assignments.goes_on(service, what.epoch);
+                self.assignments.continues(service, what.epoch);
                 continue;
             }
             let uid = uid(service);
@@ -171,30 +173,33 @@ impl Announcements {
                 self.events.transition(&reference(service, uid), "Announce", "nodeAssigned", note);
             }
         }
-        self.announced = wanted;
+        self.announced = desired;
     }
 
-    /// One event on each Service that nobody can announce, by the first of all ready speakers.
+    /// One event on each Service that no node can announce, by the reporter.
     fn report_unannounced<'a>(
         &mut self,
         now: Instant,
         published: &Published,
         uid: &impl Fn(&ServiceKey) -> &'a str,
     ) {
-        let spokesman = spokesman(published);
-        let statuses = LazyCell::new(|| self.stores.statuses.all());
+        let reporter = reporter(published);
+        let statuses = LazyCell::new(|| self.caches.statuses.all());
         let announced = LazyCell::new(|| announced(&statuses, published));
         let mut unannounced = BTreeMap::new();
         for group in published.view.groups.values() {
-            let (Some(why), Some(message)) = (group.idle, published.view.why_idle(group)) else { continue };
+            let (Some(why), Some(message)) = (group.not_announced, published.view.why_not_announced(group))
+            else {
+                continue;
+            };
             for service in &group.services {
                 let announced = announced.contains(&**service);
-                let mut state = Unannounced::go_on(self.unannounced.get(service), now, why, announced);
-                if state.is_news(now) && spokesman.is_some() {
-                    state.told = true;
-                    // Whoever announces it next reports that, though it may be who did before.
-                    self.assignments.failed(service);
-                    if spokesman == Some(&self.me) {
+                let mut state = Unannounced::update(self.unannounced.get(service), now, why, announced);
+                if state.should_report(now) && reporter.is_some() {
+                    state.reported = true;
+                    // The next node that announces it reports that, even if it is the previous one.
+                    self.assignments.announcement_failed(service);
+                    if reporter == Some(&self.me) {
                         let note = format!("no node announces the Service's addresses: {message}");
                         let service = reference(service, uid(service));
                         state.report(&self.events, &service, note);
@@ -206,65 +211,67 @@ impl Announcements {
         self.unannounced = unannounced;
     }
 
-    /// Brings the objects of this node in line with what was told, and removes what other nodes left of its Services.
-    async fn correct_all(
+    /// Reconciles the objects of this node, and deletes those that other nodes left for its Services.
+    async fn reconcile(
         &self,
         published: &Published,
         owner: Option<&OwnerReference>,
         recorded: bool,
     ) -> Result<(), CallError> {
-        let objects = self.stores.statuses.all();
+        let objects = self.caches.statuses.all();
         let known = LazyCell::new(|| services_of(published));
-        let may_go = |object: &StatusFacts| recorded && self.last.is_void(object);
-        let stays =
-            |object: &StatusFacts| !published.settled || (known.contains(&object.service) && !may_go(object));
-        let nodes = LazyCell::new(|| nodes_to_tidy(published, &self.me, &self.stores));
-        let is_orphan = |object: &StatusFacts| {
+        let may_go = |object: &AnnouncementInfo| recorded && self.last.is_void(object);
+        let stays = |object: &AnnouncementInfo| {
+            !published.settled || (known.contains(&object.service) && !may_go(object))
+        };
+        let nodes = LazyCell::new(|| gc_nodes(published, &self.me, &self.caches));
+        let is_orphan = |object: &AnnouncementInfo| {
             let gone = || nodes.as_ref().is_some_and(|nodes| !nodes.contains(&*object.node));
             may_go(object) || (!known.contains(&object.service) && gone())
         };
-        let (mine, stale) = sort(&objects, &self.me, &self.announced, stays, is_orphan);
+        let (mine, stale) = classify(&objects, &self.me, &self.announced, stays, is_orphan);
         let writes = self.announced.iter().map(|(service, what)| match mine.get(&**service) {
-            Some(object) => Write::Correct(service, what, object),
+            Some(object) => Write::Update(service, what, object),
             None => Write::Create(service, what),
         });
-        let written = self.carry_out_all(writes, owner).await;
+        let written = self.perform_all(writes, owner).await;
         if written.as_ref().is_err_and(|error| !error.concerns_one_object()) {
             return written;
         }
-        // Only now: until our own objects are written, those of others tell who had an address last.
-        let removed = stale.into_iter().map(|object| Write::Remove(&object.name));
-        written.and(self.carry_out_all(removed, owner).await)
+        // Only now: until our own objects are written, those of other nodes are the record of the last
+        // owners.
+        let removed = stale.into_iter().map(|object| Write::Delete(&object.name));
+        written.and(self.perform_all(removed, owner).await)
     }
 
-    /// A few at a time. What one object causes keeps no other from being written. After a failure that concerns all none is
-    /// begun any more, and those under way are waited for.
-    async fn carry_out_all<'a>(
+    /// Performs a few writes at a time. A failure that concerns one object does not affect the others. After
+    /// a failure that concerns all, no write is started, and those in progress are awaited.
+    async fn perform_all<'a>(
         &self,
         writes: impl Iterator<Item = Write<'a>>,
         owner: Option<&OwnerReference>,
     ) -> Result<(), CallError> {
-        let (mut under_way, mut result) = (FuturesUnordered::new(), Ok(()));
+        let (mut in_progress, mut result) = (FuturesUnordered::new(), Ok(()));
         for write in writes {
-            if under_way.len() >= WRITES {
-                result = result.and(under_way.next().await.unwrap_or(Ok(())));
+            if in_progress.len() >= WRITES {
+                result = result.and(in_progress.next().await.unwrap_or(Ok(())));
             }
             if result.as_ref().is_err_and(|error: &CallError| !error.concerns_one_object()) {
                 break;
             }
-            under_way.push(self.carry_out(write, owner));
+            in_progress.push(self.perform(write, owner));
         }
-        while let Some(ended) = under_way.next().await {
+        while let Some(ended) = in_progress.next().await {
             result = result.and(ended);
         }
         result
     }
 
-    async fn carry_out(&self, write: Write<'_>, owner: Option<&OwnerReference>) -> Result<(), CallError> {
+    async fn perform(&self, write: Write<'_>, owner: Option<&OwnerReference>) -> Result<(), CallError> {
         match write {
             Write::Create(service, what) => self.create(service, what, owner).await,
-            Write::Correct(service, what, object) => self.correct(service, what, object).await,
-            Write::Remove(name) => {
+            Write::Update(service, what, object) => self.update(service, what, object).await,
+            Write::Delete(name) => {
                 match with_timeout(self.api.delete(name, &DeleteParams::default())).await {
                     Err(error) if !error.is_not_found() => Err(error),
                     _ => Ok(()),
@@ -276,7 +283,7 @@ impl Announcements {
     async fn create(
         &self,
         service: &ServiceKey,
-        what: &Wanted,
+        what: &DesiredStatus,
         owner: Option<&OwnerReference>,
     ) -> Result<(), CallError> {
         let name = name(service, &self.me);
@@ -304,11 +311,11 @@ impl Announcements {
         self.patch_status(&name, service, what).await
     }
 
-    async fn correct(
+    async fn update(
         &self,
         service: &ServiceKey,
-        what: &Wanted,
-        object: &StatusFacts,
+        what: &DesiredStatus,
+        object: &AnnouncementInfo,
     ) -> Result<(), CallError> {
         let name = &object.name;
         if object.epoch != what.epoch {
@@ -321,7 +328,12 @@ impl Announcements {
         Ok(())
     }
 
-    async fn patch_status(&self, name: &str, service: &ServiceKey, what: &Wanted) -> Result<(), CallError> {
+    async fn patch_status(
+        &self,
+        name: &str,
+        service: &ServiceKey,
+        what: &DesiredStatus,
+    ) -> Result<(), CallError> {
         let patch = json!({
             "apiVersion": "metallb.io/v1beta1",
             "kind": "ServiceL2Status",
@@ -331,7 +343,7 @@ impl Announcements {
         with_timeout(self.api.patch_status(name, &params, &Patch::Apply(patch))).await.map(|_| ())
     }
 
-    fn status(&self, service: &ServiceKey, what: &Wanted) -> ServiceL2StatusStatus {
+    fn status(&self, service: &ServiceKey, what: &DesiredStatus) -> ServiceL2StatusStatus {
         let interfaces: Vec<AnnouncingInterface> =
             what.interfaces.iter().map(|name| AnnouncingInterface { name: Some(name.clone()) }).collect();
         ServiceL2StatusStatus {
@@ -343,16 +355,16 @@ impl Announcements {
     }
 }
 
-/// Who has announced what, as far as the API knows.
+/// The nodes that have announced Services, as far as the API shows.
 struct Claims<'a> {
     /// The epochs of this node's statuses, which go soon after the end of an announcement.
     mine: BTreeMap<&'a ServiceKey, u64>,
-    /// What other nodes have announced.
+    /// The Services that other nodes have announced.
     others: BTreeSet<&'a ServiceKey>,
 }
 
 impl<'a> Claims<'a> {
-    fn of(me: &NodeName, statuses: impl Iterator<Item = &'a Arc<StatusFacts>>) -> Self {
+    fn from_statuses(me: &NodeName, statuses: impl Iterator<Item = &'a Arc<AnnouncementInfo>>) -> Self {
         let mut claims = Self { mine: BTreeMap::new(), others: BTreeSet::new() };
         for status in statuses {
             if status.node == *me {
@@ -366,20 +378,20 @@ impl<'a> Claims<'a> {
     }
 }
 
-/// The objects that say what is announced, and those that are to go.
-fn sort<'a>(
-    objects: &'a [Arc<StatusFacts>],
+/// The objects of announced Services, and those to be deleted.
+fn classify<'a>(
+    objects: &'a [Arc<AnnouncementInfo>],
     me: &NodeName,
-    announced: &BTreeMap<Arc<ServiceKey>, Wanted>,
-    stays: impl Fn(&StatusFacts) -> bool,
-    is_orphan: impl Fn(&StatusFacts) -> bool,
-) -> (BTreeMap<&'a ServiceKey, &'a StatusFacts>, Vec<&'a StatusFacts>) {
-    let mut mine: BTreeMap<&ServiceKey, &StatusFacts> = BTreeMap::new();
-    let mut stale: Vec<&StatusFacts> = Vec::new();
+    announced: &BTreeMap<Arc<ServiceKey>, DesiredStatus>,
+    stays: impl Fn(&AnnouncementInfo) -> bool,
+    is_orphan: impl Fn(&AnnouncementInfo) -> bool,
+) -> (BTreeMap<&'a ServiceKey, &'a AnnouncementInfo>, Vec<&'a AnnouncementInfo>) {
+    let mut mine: BTreeMap<&ServiceKey, &AnnouncementInfo> = BTreeMap::new();
+    let mut stale: Vec<&AnnouncementInfo> = Vec::new();
     for object in objects.iter().map(|object| &**object) {
         let service = &object.service;
         match (object.node == *me, announced.contains_key(service)) {
-            // One is enough: rather the one with our own name than what another implementation left.
+            // One is enough, preferably the one with our own name rather than one of another implementation.
             (true, true) => match mine.get(service) {
                 Some(_) if *object.name != *name(service, me) => stale.push(object),
                 _ => stale.extend(mine.insert(service, object)),
@@ -392,9 +404,9 @@ fn sort<'a>(
     (mine, stale)
 }
 
-/// The Services that some node announces, as its speaker has reported: one that is not ready goes on with what no other node
-/// can announce.
-fn announced<'a>(statuses: &'a [Arc<StatusFacts>], published: &Published) -> HashSet<&'a ServiceKey> {
+/// The Services that some node announces, as its speaker has reported. A speaker that is not ready keeps
+/// announcing what no other node can.
+fn announced<'a>(statuses: &'a [Arc<AnnouncementInfo>], published: &Published) -> HashSet<&'a ServiceKey> {
     let runs = |node: &str| published.view.speakers.get(node).is_some_and(|speaker| speaker.running);
     statuses.iter().filter(|status| runs(&status.node)).map(|status| &status.service).collect()
 }
@@ -405,9 +417,10 @@ fn services_of(published: &Published) -> BTreeSet<&ServiceKey> {
     groups.flat_map(|group| group.services.iter().map(|service| &**service)).collect()
 }
 
-/// What is announced: not a Service whose addresses are all withheld, though this node owns them.
-fn wanted(published: &Published) -> BTreeMap<Arc<ServiceKey>, Wanted> {
-    let mut wanted = BTreeMap::new();
+/// What this node announces. A Service whose addresses are all withheld is not announced, although this node
+/// owns them.
+fn desired(published: &Published) -> BTreeMap<Arc<ServiceKey>, DesiredStatus> {
+    let mut desired = BTreeMap::new();
     for (id, epoch) in published.owned.iter() {
         let Some(group) = published.view.groups.get(id) else { continue };
         let scopes = group.addresses.iter().map(|(_, scope)| scope.clone());
@@ -422,19 +435,19 @@ fn wanted(published: &Published) -> BTreeMap<Arc<ServiceKey>, Wanted> {
         }
         for service in &group.services {
             let (interfaces, addresses) = (interfaces.clone(), addresses.clone());
-            wanted.insert(Arc::clone(service), Wanted { interfaces, epoch: *epoch, addresses });
+            desired.insert(Arc::clone(service), DesiredStatus { interfaces, epoch: *epoch, addresses });
         }
     }
-    wanted
+    desired
 }
 
-/// One name per Service and node, so that a write can be repeated.
+/// One name per Service and node, so that a write is idempotent.
 fn name(service: &ServiceKey, node: &str) -> String {
-    let print = announce::digest(&[service.namespace.as_bytes(), service.name.as_bytes(), node.as_bytes()]);
-    format!("l2-{}", announce::hex(&print[..8]))
+    let digest = announce::digest(&[service.namespace.as_bytes(), service.name.as_bytes(), node.as_bytes()]);
+    format!("l2-{}", announce::hex(&digest[..8]))
 }
 
-/// With the UID, by which `kubectl describe` finds events.
+/// A reference with the UID, by which `kubectl describe` selects events.
 fn reference(service: &ServiceKey, uid: &str) -> ObjectReference {
     ObjectReference {
         api_version: Some("v1".into()),

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use announce::link::{Families, LinkFacts};
+use announce::link::{Families, LinkInfo};
 use announce::view::NodeName;
 use crds::annotations::{LAST_ANNOUNCED, LINKS, NODE, OTHER_ADDRESSES};
 use crds::conditions::{NewCondition, merge};
@@ -22,7 +22,7 @@ use super::last_announced::Epochs;
 use super::speaker_state::{IPV4, IPV6, parse_mac};
 use super::{FIELD_MANAGER, LONGEST_NAME};
 use crate::links::OtherAddresses;
-use crate::watches::{NodeReport, Stores};
+use crate::watches::{Caches, NodeReport};
 
 /// Before the name of its node, the name of a speaker's object.
 const NAME_PREFIX: &str = "speaker-";
@@ -41,12 +41,12 @@ struct Entry {
 pub(super) struct ConfigurationStates {
     api: Api<ConfigurationState>,
     me: NodeName,
-    stores: Stores,
+    caches: Caches,
 }
 
 impl ConfigurationStates {
-    pub(super) fn new(client: Client, namespace: &str, me: NodeName, stores: Stores) -> Self {
-        Self { api: Api::namespaced(client, namespace), me, stores }
+    pub(super) fn new(client: Client, namespace: &str, me: NodeName, caches: Caches) -> Self {
+        Self { api: Api::namespaced(client, namespace), me, caches }
     }
 
     pub(super) async fn write(
@@ -55,7 +55,7 @@ impl ConfigurationStates {
         owner: Option<&OwnerReference>,
     ) -> Result<(), CallError> {
         let name = name(&self.me);
-        let stored = self.stores.configuration_state();
+        let stored = self.caches.configuration_state();
         let annotated = |object: &ConfigurationState| {
             [LINKS, NODE, OTHER_ADDRESSES, LAST_ANNOUNCED]
                 .iter()
@@ -95,7 +95,7 @@ impl ConfigurationStates {
 
     /// Removes the objects of nodes that are not in the cluster any more.
     pub(super) async fn remove_others(&self, nodes: &BTreeSet<String>) -> Result<(), CallError> {
-        super::remove_all_but(&self.api, &self.stores.configurations, nodes).await
+        super::remove_all_but(&self.api, &self.caches.configurations, nodes).await
     }
 }
 
@@ -155,10 +155,10 @@ fn node(object: &ConfigurationState) -> Option<&str> {
 }
 
 /// The links; none if it publishes nothing that can be read.
-fn links(object: &ConfigurationState) -> Option<Vec<LinkFacts>> {
+fn links(object: &ConfigurationState) -> Option<Vec<LinkInfo>> {
     let entries: Vec<Entry> = serde_json::from_str(object.annotations().get(LINKS)?).ok()?;
     let facts = entries.into_iter().map(|entry| {
-        Some(LinkFacts {
+        Some(LinkInfo {
             name: entry.name,
             mac: parse_mac(&entry.mac)?,
             subnets: entry.subnets.iter().map(|net| (net.addr(), net.prefix_len())).collect(),
@@ -204,7 +204,7 @@ mod tests {
         let first = r#"[{"name": "eth0", "mac": "02:00:0a:4d:00:0b", "subnets": ["10.77.0.11/24"]}]"#;
         let links = legacy_report(&annotated(&[(LINKS, first)])).links.unwrap();
         assert_eq!(links[0].families, None);
-        assert!(links[0].speaks_for("fd00::1".parse().unwrap()));
+        assert!(links[0].supports_family("fd00::1".parse().unwrap()));
     }
 
     #[test]

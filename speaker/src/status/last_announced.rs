@@ -1,22 +1,23 @@
 //! Which node announced each Service last that no node announces now. A `ServiceL2Status` says who announces; where
-//! nobody does, it goes, and the node and the epoch of its claim stay in a speaker's `SpeakerState`. After a power cut, when no pod is ready for minutes, everything is to return to where it was.
+//! nobody does, it is deleted, and the node and the epoch of its claim stay in a speaker's `SpeakerState`. After a
+//! power failure, when no pod is ready for minutes, all addresses should return to their nodes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use announce::facts::StatusFacts;
+use announce::objects::AnnouncementInfo;
 use announce::view::{Group, NodeName, View};
 use crds::ServiceKey;
 
-use super::speaks_for_all;
+use super::is_reporter;
 use crate::driver::Published;
 
 /// A status outlives the announcement by this time where no node may announce the Service, or its addresses are withheld:
 /// endpoints and speakers come and go.
-const IDLE_FOR: Duration = Duration::from_secs(3);
+const NOT_ANNOUNCED_RETENTION: Duration = Duration::from_secs(3);
 /// The same where another node is to announce it, which removes the status itself once it does.
-const HANDED_OVER_FOR: Duration = Duration::from_secs(15);
+const HANDED_OVER_RETENTION: Duration = Duration::from_secs(15);
 /// An object may have a megabyte or two; beyond this size Services may return to other nodes.
 const LONGEST: usize = 512 * 1024;
 
@@ -55,27 +56,27 @@ impl Epochs {
     }
 
     /// The same as statuses that were never removed: who announced a Service last goes first.
-    pub(crate) fn statuses(&self) -> Vec<Arc<StatusFacts>> {
+    pub(crate) fn statuses(&self) -> Vec<Arc<AnnouncementInfo>> {
         let statuses = self.0.iter().flat_map(|(node, epochs)| {
             epochs.iter().map(|(service, epoch)| {
                 let (name, node, service) = (Box::default(), node.clone(), service.clone());
-                Arc::new(StatusFacts { name, service, node, epoch: *epoch, interfaces: None })
+                Arc::new(AnnouncementInfo { name, service, node, epoch: *epoch, interfaces: None })
             })
         });
         statuses.collect()
     }
 }
 
-/// See the module.
+/// The record of this speaker.
 #[derive(Default)]
 pub(super) struct LastAnnounced {
     /// By node: a speaker also keeps those of nodes whose speakers are gone.
     record: Epochs,
     /// It has been read from the API.
     loaded: bool,
-    /// Since when a status says what is not so, by the name of its object.
+    /// Since when a status has been obsolete, by the name of its object.
     void_since: BTreeMap<Box<str>, Instant>,
-    /// The names of those that may go by now.
+    /// The names of the statuses that may be deleted by now.
     void: BTreeSet<Box<str>>,
     next: Option<Instant>,
 }
@@ -88,20 +89,20 @@ impl LastAnnounced {
         }
     }
 
-    /// Brings the record in line with what is published. `announced` are the Services that this node announces.
+    /// Updates the record. `announced` is whether this node announces a Service.
     pub(super) fn update(
         &mut self,
         now: Instant,
         published: &Published,
         me: &NodeName,
         announced: impl Fn(&ServiceKey) -> bool,
-        statuses: &[Arc<StatusFacts>],
+        statuses: &[Arc<AnnouncementInfo>],
     ) {
         self.next = None;
         self.void.clear();
         let services = groups_by_service(&published.view);
-        let speaks_for_all = speaks_for_all(published, me);
-        // One that is not ready may announce what no other node can.
+        let is_reporter = is_reporter(published, me);
+        // A speaker that is not ready may announce what no other node can.
         let is_gone = |node: &str| published.view.speakers.get(node).is_none_or(|speaker| !speaker.running);
         let mut before = std::mem::take(&mut self.void_since);
         for status in statuses.iter().filter(|_| published.settled) {
@@ -109,13 +110,17 @@ impl LastAnnounced {
             let void = if status.node == *me {
                 !announced(&status.service)
             } else {
-                speaks_for_all && group.idle.is_some() && is_gone(&status.node)
+                is_reporter && group.not_announced.is_some() && is_gone(&status.node)
             };
             if !void {
                 continue;
             }
             let withheld = published.owned.contains_key(&group.id);
-            let lasts = if group.idle.is_some() || withheld { IDLE_FOR } else { HANDED_OVER_FOR };
+            let lasts = if group.not_announced.is_some() || withheld {
+                NOT_ANNOUNCED_RETENTION
+            } else {
+                HANDED_OVER_RETENTION
+            };
             let since = before.remove(&status.name).unwrap_or(now);
             self.void_since.insert(status.name.clone(), since);
             if let Some(at) = since.checked_add(lasts).filter(|at| *at > now) {
@@ -140,12 +145,13 @@ impl LastAnnounced {
         self.record.0.retain(|_, epochs| !epochs.is_empty());
     }
 
-    /// Whether a status may go: no node announces the Service, and what matters of the past is in the record.
-    pub(super) fn is_void(&self, status: &StatusFacts) -> bool {
+    /// Whether a status may be deleted: no node announces the Service, and the claim is in the record if it
+    /// matters.
+    pub(super) fn is_void(&self, status: &AnnouncementInfo) -> bool {
         self.void.contains(&status.name)
     }
 
-    /// When to update it again, if nothing changes.
+    /// When to update again, if nothing changes.
     pub(super) fn next(&self) -> Option<Instant> {
         self.next
     }
@@ -166,12 +172,12 @@ mod tests {
     use std::net::IpAddr;
 
     use announce::link::Scope;
-    use announce::view::{Candidates, Idle, Speaker};
+    use announce::view::{Candidates, NotAnnounced, Speaker};
 
     use super::*;
 
     impl LastAnnounced {
-        /// In which epoch `node` announced the Service, if it was the last to do so and nobody does now.
+        /// The epoch of `node`, if it was the last to announce the Service and no node does now.
         fn epoch(&self, node: &str, service: &ServiceKey) -> Option<u64> {
             self.record.0.get(node)?.get(service).copied()
         }
@@ -181,13 +187,13 @@ mod tests {
         ServiceKey::new("default", "web")
     }
 
-    fn status(node: &str, epoch: u64) -> Arc<StatusFacts> {
+    fn status(node: &str, epoch: u64) -> Arc<AnnouncementInfo> {
         let name = format!("l2-{node}").into();
-        Arc::new(StatusFacts { name, service: service(), node: node.into(), epoch, interfaces: None })
+        Arc::new(AnnouncementInfo { name, service: service(), node: node.into(), epoch, interfaces: None })
     }
 
-    /// Of two nodes the first is ready. No node may announce the Service if `idle`.
-    fn published(idle: bool) -> Published {
+    /// Of two nodes the first is ready. No node may announce the Service if `not_announced`.
+    fn published(not_announced: bool) -> Published {
         let id: IpAddr = "10.0.0.1".parse().unwrap();
         let group = Group {
             id,
@@ -195,7 +201,7 @@ mod tests {
             addresses: [(id, Scope::All)].into(),
             services: [Arc::new(service())].into(),
             candidates: Candidates::default(),
-            idle: idle.then_some(Idle::NoCandidate),
+            not_announced: not_announced.then_some(NotAnnounced::NoCandidate),
             retainable: false,
             last: None,
         };
@@ -208,56 +214,56 @@ mod tests {
         Published { settled: true, view: Arc::new(view), ..Published::default() }
     }
 
-    fn update(record: &mut LastAnnounced, at: Instant, now: &Published, statuses: &[Arc<StatusFacts>]) {
+    fn update(record: &mut LastAnnounced, at: Instant, now: &Published, statuses: &[Arc<AnnouncementInfo>]) {
         record.update(at, now, &"node1".into(), |_| false, statuses);
     }
 
     #[test]
-    fn requirement_8_a_status_goes_after_seconds_once_no_node_announces_and_who_did_is_remembered() {
+    fn requirement_8_a_status_is_deleted_after_seconds_without_announcement_and_its_claim_is_recorded() {
         let (start, mut record) = (Instant::now(), LastAnnounced::default());
         let statuses = [status("node1", 7), status("node2", 6)];
         update(&mut record, start, &published(true), &statuses);
-        assert!(!record.is_void(&statuses[0]) && record.next() == Some(start + IDLE_FOR));
-        update(&mut record, start + IDLE_FOR, &published(true), &statuses);
+        assert!(!record.is_void(&statuses[0]) && record.next() == Some(start + NOT_ANNOUNCED_RETENTION));
+        update(&mut record, start + NOT_ANNOUNCED_RETENTION, &published(true), &statuses);
         assert!(statuses.iter().all(|status| record.is_void(status)));
         assert_eq!(record.epoch("node2", &service()), None, "an earlier claim");
-        update(&mut record, start + IDLE_FOR, &published(true), &[]);
+        update(&mut record, start + NOT_ANNOUNCED_RETENTION, &published(true), &[]);
         assert_eq!(record.epoch("node1", &service()), Some(7));
     }
 
     #[test]
-    fn requirement_8_the_status_of_a_node_whose_speaker_is_not_ready_and_runs_is_left_to_it() {
+    fn requirement_8_the_status_of_a_node_whose_speaker_is_running_but_not_ready_is_left_to_it() {
         let mut last = LastAnnounced::default();
         let mut published = published(true);
         let view = Arc::make_mut(&mut published.view);
         view.speakers.get_mut("node2").unwrap().running = true;
         let (now, statuses) = (Instant::now(), [status("node2", 4)]);
-        for now in [now, now + IDLE_FOR * 2] {
+        for now in [now, now + NOT_ANNOUNCED_RETENTION * 2] {
             last.update(now, &published, &"node1".into(), |_| false, &statuses);
             assert!(!last.is_void(&statuses[0]));
         }
     }
 
     #[test]
-    fn requirement_8_the_first_ready_speaker_removes_what_a_node_without_a_speaker_says_of_a_service_nobody_announces()
+    fn requirement_8_the_reporter_deletes_statuses_of_nodes_without_a_speaker_if_no_node_announces_the_service()
      {
         let (start, mut record) = (Instant::now(), LastAnnounced::default());
         let left = [status("node2", 6)];
-        for at in [start, start + IDLE_FOR] {
+        for at in [start, start + NOT_ANNOUNCED_RETENTION] {
             update(&mut record, at, &published(true), &left);
         }
         assert!(record.is_void(&left[0]));
         let mut other = LastAnnounced::default();
-        for at in [start, start + HANDED_OVER_FOR] {
+        for at in [start, start + HANDED_OVER_RETENTION] {
             update(&mut other, at, &published(false), &left);
         }
-        assert!(!other.is_void(&left[0]), "somebody is going to announce it, and removes that then");
+        assert!(!other.is_void(&left[0]), "the next owner deletes it");
     }
 
     #[test]
     fn what_is_remembered_survives_a_restart_and_ends_once_a_later_claim_is_reported() {
         let (start, mut record) = (Instant::now(), LastAnnounced::default());
-        for at in [start, start + IDLE_FOR] {
+        for at in [start, start + NOT_ANNOUNCED_RETENTION] {
             update(&mut record, at, &published(true), &[status("node1", 7)]);
         }
         let stored = Epochs::parse(record.record());

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use announce::link::{Families, Link, LinkFacts};
+use announce::link::{Families, Link, LinkInfo};
 use announce::view::NodeName;
 use crds::conditions::{NewCondition, merge};
 use crds::names::LABEL_EXCLUDE_NODE;
@@ -25,7 +25,7 @@ use super::last_announced::Epochs;
 use super::{FIELD_MANAGER, LONGEST_NAME};
 use crate::driver::Published;
 use crate::links::OtherAddresses;
-use crate::watches::{NodeReport, Stores};
+use crate::watches::{Caches, NodeReport};
 
 /// The shortest time between two writes. Anybody on a link can change its addresses, by router advertisements with another
 /// prefix each (RFC 4862 §5.5.3), and every speaker reads what is written.
@@ -44,7 +44,7 @@ pub(super) struct Node<'a> {
 pub(super) struct SpeakerStates {
     api: Api<SpeakerState>,
     me: NodeName,
-    stores: Stores,
+    caches: Caches,
     beacon_port: u16,
     /// When it was written last.
     written: Option<Instant>,
@@ -57,11 +57,11 @@ impl SpeakerStates {
         client: Client,
         namespace: &str,
         me: NodeName,
-        stores: Stores,
+        caches: Caches,
         beacon_port: u16,
     ) -> Self {
         let api = Api::namespaced(client, namespace);
-        Self { api, me, stores, beacon_port, written: None, due: None }
+        Self { api, me, caches, beacon_port, written: None, due: None }
     }
 
     /// Writes the object if what it reports has changed. False if that has to wait.
@@ -74,7 +74,7 @@ impl SpeakerStates {
     ) -> Result<bool, CallError> {
         self.due = None;
         let name = name(&self.me);
-        let stored = self.stores.speaker_state();
+        let stored = self.caches.speaker_state();
         let owned = |object: &SpeakerState| owner.is_none() || !object.owner_references().is_empty();
         let is_new = !stored.as_ref().is_some_and(owned);
         let old = stored.and_then(|object| object.status).unwrap_or_default();
@@ -116,7 +116,7 @@ impl SpeakerStates {
 
     /// Removes the objects of nodes that are not in the cluster any more.
     pub(super) async fn remove_others(&self, nodes: &BTreeSet<String>) -> Result<(), CallError> {
-        super::remove_all_but(&self.api, &self.stores.states, nodes).await
+        super::remove_all_but(&self.api, &self.caches.states, nodes).await
     }
 }
 
@@ -138,10 +138,10 @@ pub(crate) fn report(object: &SpeakerState) -> NodeReport {
     }
 }
 
-fn link(interface: &SpeakerInterface) -> Option<LinkFacts> {
+fn link(interface: &SpeakerInterface) -> Option<LinkInfo> {
     let subnets = interface.subnets.iter().map(|subnet| subnet.parse::<ipnet::IpNet>().ok());
     let subnets: Option<Vec<ipnet::IpNet>> = subnets.collect();
-    Some(LinkFacts {
+    Some(LinkInfo {
         name: interface.name.clone(),
         mac: parse_mac(&interface.mac)?,
         subnets: subnets?.iter().map(|net| (net.addr(), net.prefix_len())).collect(),
@@ -172,7 +172,7 @@ fn status(
     beacon_port: u16,
 ) -> SpeakerStateStatus {
     let matters = |address: &IpAddr| {
-        published.view.may_be_given(*address)
+        published.view.is_in_pool(*address)
             || published.view.groups.values().any(|group| group.addresses.contains(*address))
     };
     let others = node.other_addresses.iter().filter(|(address, _)| matters(address));
@@ -216,7 +216,7 @@ fn conditions(old: &SpeakerStateStatus, published: &Published, beacon_port: u16)
             )
         },
     };
-    let kernels: Vec<&str> = published.reports.kernels.iter().map(|node| &**node).collect();
+    let kernels: Vec<&str> = published.reports.answering_kernels.iter().map(|node| &**node).collect();
     let kernels_answer = NewCondition {
         type_: CONDITION_KERNELS_ANSWER,
         status: Some(!kernels.is_empty()),
@@ -295,7 +295,7 @@ mod tests {
         let report = read(written.clone());
         assert_eq!(
             (report.node.as_deref(), report.links),
-            (Some("node1"), Some(vec![LinkFacts::from(&link)]))
+            (Some("node1"), Some(vec![LinkInfo::from(&link)]))
         );
         let mut damaged = written;
         damaged.interfaces[0].mac = "02:00".into();
@@ -336,7 +336,8 @@ mod tests {
 
     #[test]
     fn requirement_3_kernels_that_answer_for_addresses_are_reported_with_the_setting_that_ends_it() {
-        let reports = crate::driver::Reports { kernels: ["node2".into()].into(), ..Default::default() };
+        let reports =
+            crate::driver::Reports { answering_kernels: ["node2".into()].into(), ..Default::default() };
         let status = first(&Published { reports: Arc::new(reports), ..Published::default() });
         let condition = status.conditions.iter().find(|c| c.type_ == CONDITION_KERNELS_ANSWER).unwrap();
         assert_eq!(condition.status, "True");

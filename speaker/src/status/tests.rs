@@ -1,11 +1,11 @@
-//! The writer against an API that counts what is written.
+//! The writer with a mock API that records writes.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
 use announce::EthernetAddress;
-use announce::ownership::{Detection, Input, Ownership, Settings};
-use announce::responder::Sighting;
+use announce::ownership::{Detection, Input, Ownership, OwnershipSettings};
+use announce::responder::Observation;
 use announce::view::View;
 use axum::http::{Method, Request, Response};
 use kube::client::Body;
@@ -16,11 +16,11 @@ use tokio::sync::Notify;
 use super::*;
 use crate::driver::Reports;
 use crate::fixtures::{address, view};
-use crate::watches::Viewer;
+use crate::watches::WatchConfig;
 
 type Writes = Arc<Mutex<Vec<(Method, String, Value)>>>;
 
-/// An API with empty lists, where nothing ever changes, and what is written to it.
+/// A mock API with empty lists, where nothing ever changes; and the writes to it.
 fn api() -> (Client, Writes) {
     api_of(vec![])
 }
@@ -61,7 +61,7 @@ fn api_of(lists: Vec<(&'static str, Vec<Value>)>) -> (Client, Writes) {
     (Client::new(tower::service_fn(answer), "default"), writes)
 }
 
-/// What is written, as an object that can be read.
+/// The written object with the fields that are required for parsing it.
 fn merged(mut body: Value) -> Value {
     if body["metadata"].is_null() {
         body["metadata"] = json!({});
@@ -72,22 +72,22 @@ fn merged(mut body: Value) -> Value {
     body
 }
 
-fn stores(tasks: &mut Tasks, client: &Client, shutdown: &CancellationToken) -> Stores {
-    let viewer = Viewer { namespace: "lb".into(), node: "a".into(), pod: None, class: None };
-    Stores::start(tasks, client, viewer, None, &Arc::new(Notify::new()), shutdown)
+fn caches(tasks: &mut Tasks, client: &Client, shutdown: &CancellationToken) -> Caches {
+    let watch_config = WatchConfig { namespace: "lb".into(), node: "a".into(), pod: None, class: None };
+    Caches::start(tasks, client, watch_config, None, &Arc::new(Notify::new()), shutdown)
 }
 
-fn seen(mac: [u8; 6]) -> Sighting {
+fn observation(mac: [u8; 6]) -> Observation {
     let (mac, ours) = (EthernetAddress(mac), EthernetAddress([2, 0, 0, 0, 0, 1]));
-    Sighting { address: address(), mac, ours, link: 1, probing: false }
+    Observation { address: address(), mac, ours, link: 1, probing: false }
 }
 
 /// A speaker that owns the address.
 fn owner(view: &Arc<View>, now: &mut Instant) -> Ownership {
-    let settings = Settings {
+    let settings = OwnershipSettings {
         me: "a".into(),
         interval: Duration::from_millis(100),
-        misses: 3,
+        detect_multiplier: 3,
         detection: Detection::Enforce,
         session: 1,
     };
@@ -95,7 +95,7 @@ fn owner(view: &Arc<View>, now: &mut Instant) -> Ownership {
     owner.handle(*now, Input::View(Arc::clone(view)));
     *now += Duration::from_secs(1);
     owner.handle(*now, Input::Deadline);
-    owner.handle(*now, Input::Unanswered(address()));
+    owner.handle(*now, Input::ProbeClear(address()));
     assert!(owner.owned().contains_key(&address()));
     owner
 }
@@ -104,13 +104,13 @@ fn owner(view: &Arc<View>, now: &mut Instant) -> Ownership {
 async fn requirement_6_frames_with_invented_hardware_addresses_cost_one_write_in_ten_seconds() {
     let (client, writes) = api();
     let (mut tasks, shutdown) = (Tasks::new(), CancellationToken::new());
-    let stores = stores(&mut tasks, &client, &shutdown);
-    let mut conflicts = Conflicts::new(client, "lb", "a".into(), stores);
+    let caches = caches(&mut tasks, &client, &shutdown);
+    let mut conflicts = Conflicts::new(client, "lb", "a".into(), caches);
     let (view, mut now) = (Arc::new(view()), Instant::now());
     let mut owner = owner(&view, &mut now);
     for frame in 0..3_000_u32 {
         let [_, _, a, b] = frame.to_be_bytes();
-        owner.handle(now, Input::Contested(seen([2, 0, 0, 0x77, a, b])));
+        owner.handle(now, Input::Contested(observation([2, 0, 0, 0x77, a, b])));
         let reports = Reports { conflicts: owner.conflicts().clone(), ..Reports::default() };
         let published = Published {
             settled: true,
@@ -139,9 +139,9 @@ async fn a_conflict_with_a_node_survives_a_restart_until_it_is_known_which_addre
         "metadata": {"name": "10.0.0.1", "namespace": "lb"}, "spec": spec,
     })]);
     let (mut tasks, shutdown) = (Tasks::new(), CancellationToken::new());
-    let stores = stores(&mut tasks, &client, &shutdown);
-    stores.conflicts.wait_synced().await.unwrap();
-    let mut conflicts = Conflicts::new(client, "lb", "a".into(), stores);
+    let caches = caches(&mut tasks, &client, &shutdown);
+    caches.conflicts.wait_synced().await.unwrap();
+    let mut conflicts = Conflicts::new(client, "lb", "a".into(), caches);
     for listed in [false, true] {
         let mut view = view();
         view.states_listed = listed;
@@ -154,14 +154,14 @@ async fn a_conflict_with_a_node_survives_a_restart_until_it_is_known_which_addre
 }
 
 #[tokio::test(start_paused = true)]
-async fn requirement_6_whatever_is_published_a_round_of_writes_begins_five_times_a_second_at_most() {
+async fn requirement_6_rounds_of_writes_begin_five_times_a_second_at_most() {
     let (client, _writes) = api();
     let (mut tasks, shutdown) = (Tasks::new(), CancellationToken::new());
-    let stores = stores(&mut tasks, &client, &shutdown);
+    let caches = caches(&mut tasks, &client, &shutdown);
     let metrics = Metrics::default();
-    let setup = Setup { namespace: "lb".into(), beacon_port: 7_946, metrics: metrics.clone() };
+    let settings = StatusSettings { namespace: "lb".into(), beacon_port: 7_946, metrics: metrics.clone() };
     let events = Events::start(&mut tasks, client.clone(), "lbstack-speaker", None, shutdown.clone());
-    let writer = Writer::new(&client, &"a".into(), stores, events, setup);
+    let writer = StatusWriter::new(&client, &"a".into(), caches, events, settings);
     let (published, publications) = watch::channel(Published { view_known: true, ..Published::default() });
     let (_links, links) = watch::channel(Vec::new());
     let (_others, others) = watch::channel(OtherAddresses::new());
@@ -182,8 +182,8 @@ async fn requirement_6_the_state_of_a_speaker_is_written_at_most_once_in_five_se
  {
     let (client, writes) = api();
     let (mut tasks, shutdown) = (Tasks::new(), CancellationToken::new());
-    let stores = stores(&mut tasks, &client, &shutdown);
-    let mut states = SpeakerStates::new(client, "lb", "a".into(), stores, 7_946);
+    let caches = caches(&mut tasks, &client, &shutdown);
+    let mut states = SpeakerStates::new(client, "lb", "a".into(), caches, 7_946);
     let (begun, others) = (Instant::now(), OtherAddresses::new());
     let written = || {
         let writes = writes.lock().unwrap();
@@ -231,10 +231,10 @@ async fn annotations_of_an_earlier_release_are_read_until_the_node_has_a_speaker
         let (client, _) =
             api_of(vec![("/speakerstates", states), ("/configurationstates", vec![legacy.clone()])]);
         let (mut tasks, shutdown) = (Tasks::new(), CancellationToken::new());
-        let stores = stores(&mut tasks, &client, &shutdown);
-        stores.reports_ready().await.unwrap();
+        let caches = caches(&mut tasks, &client, &shutdown);
+        caches.reports_ready().await.unwrap();
         let mut services: Vec<String> =
-            stores.remembered().iter().map(|status| status.service.name.clone()).collect();
+            caches.remembered().iter().map(|status| status.service.name.clone()).collect();
         services.sort();
         assert_eq!(services, expected);
         shutdown.cancel();

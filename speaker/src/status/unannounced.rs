@@ -1,46 +1,47 @@
-//! How long nobody could announce a Service, and what follows from that.
+//! How long no node could announce a Service, and when that is reported.
 
 use std::time::{Duration, Instant};
 
-use announce::view::Idle;
+use announce::view::NotAnnounced;
 use k8s_openapi::api::core::v1::ObjectReference;
 use runtime::events::Events;
 
-/// That nobody can announce a Service is news after this time: during a rollout endpoints and speakers come and go.
-const NEWS_AFTER: Duration = Duration::from_secs(10);
+/// How long no node can announce a Service before that is reported: during a rollout endpoints and speakers
+/// come and go.
+const REPORT_DELAY: Duration = Duration::from_secs(10);
 
-/// How often it is looked after whether a node announces it all the same.
-const STILL_ANNOUNCED: Duration = Duration::from_secs(2);
+/// How often to check whether a node still announces the Service nevertheless.
+const ANNOUNCED_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
-/// A Service that nobody can announce.
+/// A Service that no node can announce.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Unannounced {
-    why: Idle,
-    /// Since when it is, or is not, a fault.
+    why: NotAnnounced,
+    /// Since when [`Self::is_fault`] has had its value.
     since: Instant,
-    /// One of the speakers has told users of it.
-    pub(super) told: bool,
-    /// A node announces it all the same, as its speaker reports.
+    /// One of the speakers has reported it to users.
+    pub(super) reported: bool,
+    /// A node announces it nevertheless, as its speaker reports.
     announced: bool,
 }
 
 impl Unannounced {
-    /// What is known of it at `now`; it was not, or for whatever reason, `before`.
-    pub(super) fn go_on(before: Option<&Self>, now: Instant, why: Idle, announced: bool) -> Self {
-        let told = before.is_some_and(|before| before.told && before.why == why) && !announced;
-        let this = Self { why, since: now, told, announced };
+    /// Updates the state: `before` is the previous one, if the Service was not announced before.
+    pub(super) fn update(before: Option<&Self>, now: Instant, why: NotAnnounced, announced: bool) -> Self {
+        let reported = before.is_some_and(|before| before.reported && before.why == why) && !announced;
+        let this = Self { why, since: now, reported, announced };
         let alike = before.filter(|before| before.is_fault() == this.is_fault());
         Self { since: alike.map_or(now, |before| before.since), ..this }
     }
 
-    /// Whether something is wrong. That there is no endpoint is not: the Service may have been scaled to zero.
+    /// Whether something is wrong. A Service without endpoints may have been scaled to zero.
     pub(super) fn is_fault(&self) -> bool {
-        self.why != Idle::NoEndpoints
+        self.why != NotAnnounced::NoEndpoints
     }
 
-    /// Whether users are to be informed.
-    pub(super) fn is_news(&self, now: Instant) -> bool {
-        !self.told && !self.announced && now.saturating_duration_since(self.since) >= NEWS_AFTER
+    /// Whether to report it to users now.
+    pub(super) fn should_report(&self, now: Instant) -> bool {
+        !self.reported && !self.announced && now.saturating_duration_since(self.since) >= REPORT_DELAY
     }
 
     /// Sends `note` as an event about `service`: a warning if it is a fault.
@@ -52,10 +53,11 @@ impl Unannounced {
         }
     }
 
-    /// When [`Self::is_news`] may become so. That the status of who has announced it is gone wakes nobody.
+    /// When [`Self::should_report`] may become true. Nothing else wakes the caller when the status of the last
+    /// announcing node is deleted.
     pub(super) fn next(&self, now: Instant) -> Option<Instant> {
-        let news = self.since.checked_add(NEWS_AFTER).filter(|at| *at > now);
-        news.or_else(|| now.checked_add(STILL_ANNOUNCED).filter(|_| self.announced))
+        let due = self.since.checked_add(REPORT_DELAY).filter(|at| *at > now);
+        due.or_else(|| now.checked_add(ANNOUNCED_CHECK_INTERVAL).filter(|_| self.announced))
     }
 }
 
@@ -64,54 +66,61 @@ mod tests {
     use super::*;
 
     #[test]
-    fn that_nobody_can_announce_a_service_is_told_once_after_ten_seconds_and_again_for_another_reason() {
+    fn an_unannounced_service_is_reported_once_after_ten_seconds_and_again_for_another_reason() {
         let start = Instant::now();
-        let first = Unannounced::go_on(None, start, Idle::NoCandidate, false);
-        assert!(!first.is_news(start) && first.is_news(start + NEWS_AFTER));
-        assert_eq!(first.next(start), Some(start + NEWS_AFTER));
-        let told = Unannounced { told: true, ..first };
-        let later = start + NEWS_AFTER * 2;
-        assert!(!Unannounced::go_on(Some(&told), later, Idle::NoCandidate, false).is_news(later));
-        assert!(Unannounced::go_on(Some(&told), later, Idle::NoPool, false).is_news(later));
-        let idle = Unannounced::go_on(Some(&told), later, Idle::NoEndpoints, false);
-        let again = Unannounced::go_on(Some(&idle), later + NEWS_AFTER, Idle::NoCandidate, false);
-        assert!(!again.is_news(later + NEWS_AFTER), "it was none a moment ago");
+        let first = Unannounced::update(None, start, NotAnnounced::NoCandidate, false);
+        assert!(!first.should_report(start) && first.should_report(start + REPORT_DELAY));
+        assert_eq!(first.next(start), Some(start + REPORT_DELAY));
+        let reported = Unannounced { reported: true, ..first };
+        let later = start + REPORT_DELAY * 2;
+        assert!(
+            !Unannounced::update(Some(&reported), later, NotAnnounced::NoCandidate, false)
+                .should_report(later)
+        );
+        assert!(
+            Unannounced::update(Some(&reported), later, NotAnnounced::NoPool, false).should_report(later)
+        );
+        let not_announced = Unannounced::update(Some(&reported), later, NotAnnounced::NoEndpoints, false);
+        let again =
+            Unannounced::update(Some(&not_announced), later + REPORT_DELAY, NotAnnounced::NoCandidate, false);
+        assert!(!again.should_report(later + REPORT_DELAY), "it was none a moment ago");
     }
 
     #[test]
-    fn requirement_5_that_a_service_has_no_endpoint_is_reported_after_ten_seconds_but_not_as_a_fault() {
+    fn requirement_5_a_service_without_endpoints_is_reported_after_ten_seconds_but_not_as_a_fault() {
         let start = Instant::now();
-        let fault = Unannounced::go_on(None, start, Idle::NoCandidate, false);
-        let later = start + NEWS_AFTER;
-        let idle = Unannounced::go_on(Some(&fault), later, Idle::NoEndpoints, false);
-        assert!(fault.is_fault() && !idle.is_fault());
-        assert!(!idle.is_news(later), "endpoints come and go during a rollout");
-        assert!(idle.is_news(later + NEWS_AFTER));
-        let told = Unannounced { told: true, ..idle };
+        let fault = Unannounced::update(None, start, NotAnnounced::NoCandidate, false);
+        let later = start + REPORT_DELAY;
+        let not_announced = Unannounced::update(Some(&fault), later, NotAnnounced::NoEndpoints, false);
+        assert!(fault.is_fault() && !not_announced.is_fault());
+        assert!(!not_announced.should_report(later), "endpoints come and go during a rollout");
+        assert!(not_announced.should_report(later + REPORT_DELAY));
+        let reported = Unannounced { reported: true, ..not_announced };
         assert!(
-            !Unannounced::go_on(Some(&told), later + NEWS_AFTER * 9, Idle::NoEndpoints, false).is_news(later)
+            !Unannounced::update(Some(&reported), later + REPORT_DELAY * 9, NotAnnounced::NoEndpoints, false)
+                .should_report(later)
         );
     }
 
     #[test]
-    fn requirement_8_that_nobody_can_announce_a_service_is_reported_once_its_owner_does_not_either() {
+    fn requirement_8_that_no_node_can_announce_a_service_is_reported_once_its_owner_does_not_either() {
         let start = Instant::now();
-        let mut state = Unannounced::go_on(None, start, Idle::NoLocalEndpoint, true);
-        let later = start + NEWS_AFTER * 5;
-        state = Unannounced::go_on(Some(&state), later, Idle::NoLocalEndpoint, true);
-        assert!(!state.is_news(later), "who owns it goes on announcing it");
+        let mut state = Unannounced::update(None, start, NotAnnounced::NoLocalEndpoint, true);
+        let later = start + REPORT_DELAY * 5;
+        state = Unannounced::update(Some(&state), later, NotAnnounced::NoLocalEndpoint, true);
+        assert!(!state.should_report(later), "its owner still announces it");
         let next = state.next(later).unwrap();
-        assert!(next > later && next <= later + NEWS_AFTER);
-        state = Unannounced::go_on(Some(&state), next, Idle::NoLocalEndpoint, false);
-        assert!(state.is_news(next));
+        assert!(next > later && next <= later + REPORT_DELAY);
+        state = Unannounced::update(Some(&state), next, NotAnnounced::NoLocalEndpoint, false);
+        assert!(state.should_report(next));
     }
 
     #[test]
-    fn requirement_8_a_status_that_goes_soon_after_the_announcement_does_not_delay_the_report() {
+    fn requirement_8_a_status_that_is_deleted_soon_after_the_announcement_does_not_delay_the_report() {
         let start = Instant::now();
-        let first = Unannounced::go_on(None, start, Idle::NoEndpoints, true);
-        assert_eq!(first.next(start), Some(start + NEWS_AFTER));
-        let then = Unannounced::go_on(Some(&first), start + NEWS_AFTER, Idle::NoEndpoints, false);
-        assert!(then.is_news(start + NEWS_AFTER));
+        let first = Unannounced::update(None, start, NotAnnounced::NoEndpoints, true);
+        assert_eq!(first.next(start), Some(start + REPORT_DELAY));
+        let due = start + REPORT_DELAY;
+        assert!(Unannounced::update(Some(&first), due, NotAnnounced::NoEndpoints, false).should_report(due));
     }
 }

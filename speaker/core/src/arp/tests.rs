@@ -16,11 +16,11 @@ fn a1_other_hardware_protocol_lengths_and_operations_are_dropped() {
     let good = request(ASKER);
     assert!(Arp::parse(&good).is_ok());
     for (at, value, reason) in [
-        (15, 32, Dropped::NotEthernetIpv4),
-        (16, 0x86, Dropped::NotEthernetIpv4),
-        (21, 3, Dropped::Operation),
-        (22, 0xff, Dropped::SenderMac),
-        (13, 0, Dropped::EtherType),
+        (15, 32, DropReason::NotEthernetIpv4),
+        (16, 0x86, DropReason::NotEthernetIpv4),
+        (21, 3, DropReason::Operation),
+        (22, 0xff, DropReason::SenderMac),
+        (13, 0, DropReason::EtherType),
     ] {
         let mut bad = good.clone();
         bad[at] = value;
@@ -32,14 +32,14 @@ fn a1_other_hardware_protocol_lengths_and_operations_are_dropped() {
         assert!(Arp::parse(&bad).is_err(), "byte {at}");
     }
     for len in 0..14 + 28 {
-        assert_eq!(Arp::parse(&good[..len]), Err(Dropped::Truncated), "{len} bytes");
+        assert_eq!(Arp::parse(&good[..len]), Err(DropReason::Truncated), "{len} bytes");
     }
 }
 
 #[test]
-fn a2_the_answer_goes_to_who_asked_alone() {
-    let asked = Arp::parse(&request(ASKER)).unwrap();
-    let answer = reply(OURS, &asked);
+fn a2_the_reply_is_sent_only_to_the_requester() {
+    let received = Arp::parse(&request(ASKER)).unwrap();
+    let answer = reply(OURS, &received);
     let read = Arp::parse(answer.as_bytes()).unwrap();
     assert!(!read.request);
     assert_eq!((read.destination, read.sender_mac), (THEIRS, OURS));
@@ -48,17 +48,17 @@ fn a2_the_answer_goes_to_who_asked_alone() {
 
 #[test]
 fn a3_a_probe_is_answered_like_any_request() {
-    let asked = Arp::parse(&request(Ipv4Addr::UNSPECIFIED)).unwrap();
-    assert!(asked.is_probe());
-    let read = Arp::parse(reply(OURS, &asked).as_bytes()).unwrap();
+    let received = Arp::parse(&request(Ipv4Addr::UNSPECIFIED)).unwrap();
+    assert!(received.is_probe());
+    let read = Arp::parse(reply(OURS, &received).as_bytes()).unwrap();
     assert_eq!((read.destination, read.sender, read.target), (THEIRS, ADDRESS, Ipv4Addr::UNSPECIFIED));
 }
 
 #[test]
 fn a4_a5_the_source_is_the_sender_and_frames_are_padded_with_zeros() {
-    let asked = Arp::parse(&request(ASKER)).unwrap();
+    let received = Arp::parse(&request(ASKER)).unwrap();
     let frames = [
-        reply(OURS, &asked),
+        reply(OURS, &received),
         gratuitous_request(OURS, ADDRESS),
         gratuitous_reply(OURS, ADDRESS),
         probe(OURS, ADDRESS),

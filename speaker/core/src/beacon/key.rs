@@ -1,14 +1,14 @@
-//! Keys that messages are signed with.
+//! The keys that messages are signed with.
 
 use std::fmt;
 
 use ring::{digest, hmac};
 
-/// Names a key without giving it away.
+/// Identifies a key without revealing it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyId(pub [u8; 4]);
 
-/// A key made of a Secret's bytes.
+/// A key derived from the bytes of a Secret.
 #[derive(Clone)]
 pub struct Key {
     id: KeyId,
@@ -16,8 +16,8 @@ pub struct Key {
 }
 
 impl Key {
-    /// From the bytes of a Secret: SHA-256 of a label and the bytes, so that no other use of the same Secret has
-    /// the same key.
+    /// Derives a key from the bytes of a Secret: SHA-256 of a label and the bytes, so that no other use of
+    /// the same Secret has the same key.
     pub fn from_secret(secret: &[u8]) -> Self {
         let labelled = |label: &[u8]| {
             let mut context = digest::Context::new(&digest::SHA256);
@@ -31,7 +31,7 @@ impl Key {
         Self { id: KeyId(id), hmac: hmac::Key::new(hmac::HMAC_SHA256, key.as_ref()) }
     }
 
-    /// Its name.
+    /// Its id.
     pub fn id(&self) -> KeyId {
         self.id
     }
@@ -40,7 +40,7 @@ impl Key {
         hmac::sign(&self.hmac, bytes)
     }
 
-    /// Whether `tag` begins the signature of `bytes`; takes the same time wherever they differ.
+    /// Whether `tag` is a prefix of the signature of `bytes`; takes the same time wherever they differ.
     pub(super) fn verifies(&self, bytes: &[u8], tag: &[u8]) -> bool {
         let signature = self.sign(bytes);
         let difference = signature.as_ref().iter().zip(tag).fold(0, |sum, (a, b)| sum | (a ^ b));
@@ -60,14 +60,14 @@ impl PartialEq for Key {
     }
 }
 
-/// The keys that are accepted, the preferred one first.
+/// The accepted keys, the preferred one first.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Keyring {
     keys: Vec<Key>,
 }
 
 impl Keyring {
-    /// Of keys in order of preference; a key that is there twice counts once.
+    /// From keys in the order of preference; duplicates are ignored.
     pub fn new(keys: impl IntoIterator<Item = Key>) -> Self {
         let mut ring = Self::default();
         for key in keys {
@@ -83,18 +83,18 @@ impl Keyring {
         self.keys.iter()
     }
 
-    /// The key of that name.
+    /// The key with that id.
     pub fn get(&self, id: KeyId) -> Option<&Key> {
         self.keys.iter().find(|key| key.id == id)
     }
 
-    /// The names of all keys.
+    /// The ids of all keys.
     pub fn ids(&self) -> Vec<KeyId> {
         self.keys.iter().map(Key::id).collect()
     }
 
-    /// The keys to send with to somebody who accepts those of `known`: the preferred one of them; all, if that
-    /// is not known yet or there is none in common. So a new key is used only once its receiver has it.
+    /// The keys to sign with for a peer that accepts those of `known`: the preferred one of them, or all if
+    /// that is unknown or there is none in common. So a new key is used only once its receiver has it.
     pub fn for_peer(&self, known: &[KeyId]) -> &[Key] {
         match self.keys.iter().position(|key| known.contains(&key.id)) {
             Some(at) => &self.keys[at..=at],

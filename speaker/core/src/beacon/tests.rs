@@ -6,30 +6,30 @@ fn ring(secret: &[u8]) -> Keyring {
 
 fn message(body: Body) -> Message {
     let flags = Flags { leaving: true, stalled: false, wanted: true };
-    Message { sender: NodeId::of("node1"), session: 7, echo: 8, sequence: 9, flags, body }
+    Message { sender: NodeId::from_name("node1"), session: 7, echo: 8, sequence: 9, flags, body }
 }
 
-fn stake(group: &str, epoch: u64) -> Stake {
-    Stake { group: group.parse().unwrap(), epoch }
+fn claim(group: &str, epoch: u64) -> Claim {
+    Claim { group: group.parse().unwrap(), epoch }
 }
 
 fn bodies() -> Vec<Body> {
-    let stakes = vec![stake("10.0.0.1", 3), stake("fd00::1", u64::MAX)];
+    let claims = vec![claim("10.0.0.1", 3), claim("fd00::1", u64::MAX)];
     vec![
         Body::Hello { macs: vec![[1; 6], [2; 6]], keys: vec![KeyId([1, 2, 3, 4])] },
-        Body::Alive { claims: 99 },
-        Body::Update(vec![(stakes[0], true), (stakes[1], false)]),
+        Body::Alive { digest: 99 },
+        Body::Update(vec![(claims[0], true), (claims[1], false)]),
         Body::Request,
-        Body::Claims { claims: 5, part: 1, parts: 2, stakes: stakes.clone() },
-        Body::Intent(stakes.clone()),
-        Body::Nack(stakes.clone()),
-        Body::Leave(stakes),
+        Body::Claims { digest: 5, part: 1, parts: 2, claims: claims.clone() },
+        Body::Intent(claims.clone()),
+        Body::Nack(claims.clone()),
+        Body::Leave(claims),
         Body::Unknown,
     ]
 }
 
 #[test]
-fn what_is_written_is_read() {
+fn messages_are_decoded_as_they_were_encoded() {
     let key = Key::from_secret(b"secret");
     for body in bodies() {
         let message = message(body);
@@ -40,17 +40,17 @@ fn what_is_written_is_read() {
 #[test]
 fn an_alive_takes_at_most_128_bytes_and_no_message_more_than_1200() {
     let key = Key::from_secret(b"secret");
-    assert!(message(Body::Alive { claims: 1 }).seal(&key).len() <= 128);
-    let stakes = vec![stake("fd00::1", 1); ENTRIES];
-    let longest = Body::Update(stakes.iter().map(|stake| (*stake, true)).collect());
+    assert!(message(Body::Alive { digest: 1 }).seal(&key).len() <= 128);
+    let claims = vec![claim("fd00::1", 1); ENTRIES];
+    let longest = Body::Update(claims.iter().map(|claim| (*claim, true)).collect());
     assert!(message(longest).seal(&key).len() <= LONGEST);
-    let claims = Body::Claims { claims: 1, part: 0, parts: 1, stakes };
+    let claims = Body::Claims { digest: 1, part: 0, parts: 1, claims };
     assert!(message(claims).seal(&key).len() <= LONGEST);
 }
 
 #[test]
 fn every_changed_byte_and_every_other_key_is_rejected() {
-    let sealed = message(Body::Alive { claims: 1 }).seal(&Key::from_secret(b"secret"));
+    let sealed = message(Body::Alive { digest: 1 }).seal(&Key::from_secret(b"secret"));
     for at in 0..sealed.len() {
         let mut bad = sealed.clone();
         bad[at] ^= 0x40;
@@ -62,7 +62,7 @@ fn every_changed_byte_and_every_other_key_is_rejected() {
     }
 }
 
-/// A later release with more in its message, signed anew.
+/// A message of a later release with more content, signed again.
 fn later(body: Body, version: u8, readable_by: u8, more: &[u8]) -> Vec<u8> {
     let key = Key::from_secret(b"secret");
     let mut bytes = message(body).seal(&key);
@@ -76,8 +76,8 @@ fn later(body: Body, version: u8, readable_by: u8, more: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn the_next_release_is_understood_as_far_as_it_says_so() {
-    let known = Body::Alive { claims: 4 };
+fn a_message_of_the_next_release_is_accepted_if_it_is_readable_by_this_version() {
+    let known = Body::Alive { digest: 4 };
     let opened = Message::open(&later(known.clone(), 2, 1, b"more"), &ring(b"secret"));
     assert_eq!(opened.unwrap().body, known);
     let opened = Message::open(&later(known, 3, 2, b""), &ring(b"secret"));
@@ -88,7 +88,7 @@ fn the_next_release_is_understood_as_far_as_it_says_so() {
 }
 
 #[test]
-fn a_new_key_is_sent_only_to_who_has_it() {
+fn a_new_key_is_used_only_for_peers_that_have_it() {
     let (old, new) = (Key::from_secret(b"old"), Key::from_secret(b"new"));
     let both = Keyring::new([new.clone(), old.clone()]);
     assert_eq!(both.for_peer(&[old.id()]), std::slice::from_ref(&old));
@@ -97,10 +97,10 @@ fn a_new_key_is_sent_only_to_who_has_it() {
 }
 
 #[test]
-fn prints_differ_by_group_and_epoch_and_can_be_kept_up_to_date() {
-    let (a, b) = (stake("10.0.0.1", 1), stake("10.0.0.2", 1));
-    assert_ne!(print([a]), print([b]));
-    assert_ne!(print([a]), print([stake("10.0.0.1", 2)]));
-    assert_eq!(print([a, b]) ^ print_of(b), print([a]));
-    assert_eq!(print([]), 0);
+fn digests_differ_by_group_and_epoch_and_can_be_kept_up_to_date() {
+    let (a, b) = (claim("10.0.0.1", 1), claim("10.0.0.2", 1));
+    assert_ne!(digest([a]), digest([b]));
+    assert_ne!(digest([a]), digest([claim("10.0.0.1", 2)]));
+    assert_eq!(digest([a, b]) ^ digest_of(b), digest([a]));
+    assert_eq!(digest([]), 0);
 }

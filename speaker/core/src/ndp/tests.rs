@@ -7,7 +7,7 @@ const ASKER: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x100);
 const ADDRESS: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0x12, 0x3456);
 
 fn solicitation(source: Ipv6Addr, destination: Ipv6Addr, option: (u8, [u8; 6])) -> Vec<u8> {
-    let message = Message { kind: SOLICITATION, flags: 0, target: ADDRESS };
+    let message = NeighborMessage { kind: SOLICITATION, flags: 0, target: ADDRESS };
     message.emit(THEIRS, source, destination, multicast_mac(destination), option).as_bytes().to_vec()
 }
 
@@ -22,36 +22,36 @@ fn with_byte(frame: &[u8], at: usize, value: u8) -> Vec<u8> {
 }
 
 #[test]
-fn d4_what_rfc_4861_forbids_is_dropped() {
+fn d4_packets_that_rfc_4861_forbids_are_dropped() {
     let group = solicited_node(ADDRESS);
     let good = solicitation(ASKER, group, (SOURCE_LINK_LAYER, THEIRS.0));
     assert!(Ndp::parse(&good).is_ok());
 
     let mut routed = good.clone();
     routed[21] = 254;
-    assert_eq!(Ndp::parse(&routed), Err(Dropped::HopLimit));
+    assert_eq!(Ndp::parse(&routed), Err(DropReason::HopLimit));
     let mut corrupt = good.clone();
     corrupt[70] ^= 1;
-    assert_eq!(Ndp::parse(&corrupt), Err(Dropped::Checksum));
-    assert_eq!(Ndp::parse(&with_byte(&good, 55, 1)), Err(Dropped::Malformed), "code");
-    assert_eq!(Ndp::parse(&with_byte(&good, 62, 0xff)), Err(Dropped::Malformed), "multicast target");
-    assert_eq!(Ndp::parse(&with_byte(&good, 79, 0)), Err(Dropped::Malformed), "option of no length");
-    assert_eq!(Ndp::parse(&with_byte(&good, 79, 2)), Err(Dropped::Malformed), "option beyond the end");
+    assert_eq!(Ndp::parse(&corrupt), Err(DropReason::Checksum));
+    assert_eq!(Ndp::parse(&with_byte(&good, 55, 1)), Err(DropReason::Malformed), "code");
+    assert_eq!(Ndp::parse(&with_byte(&good, 62, 0xff)), Err(DropReason::Malformed), "multicast target");
+    assert_eq!(Ndp::parse(&with_byte(&good, 79, 0)), Err(DropReason::Malformed), "option of no length");
+    assert_eq!(Ndp::parse(&with_byte(&good, 79, 2)), Err(DropReason::Malformed), "option beyond the end");
     for len in 0..good.len() {
         assert!(Ndp::parse(&good[..len]).is_err(), "{len} bytes");
     }
 
-    let nobody = Ipv6Addr::UNSPECIFIED;
-    let detection = solicitation(nobody, group, (NONCE, [7; 6]));
+    let unspecified = Ipv6Addr::UNSPECIFIED;
+    let detection = solicitation(unspecified, group, (NONCE, [7; 6]));
     assert!(Ndp::parse(&detection).is_ok());
-    let with_source = solicitation(nobody, group, (SOURCE_LINK_LAYER, THEIRS.0));
-    assert_eq!(Ndp::parse(&with_source), Err(Dropped::Malformed));
-    let elsewhere = solicitation(nobody, ALL_NODES, (NONCE, [7; 6]));
-    assert_eq!(Ndp::parse(&elsewhere), Err(Dropped::Malformed));
+    let with_source = solicitation(unspecified, group, (SOURCE_LINK_LAYER, THEIRS.0));
+    assert_eq!(Ndp::parse(&with_source), Err(DropReason::Malformed));
+    let elsewhere = solicitation(unspecified, ALL_NODES, (NONCE, [7; 6]));
+    assert_eq!(Ndp::parse(&elsewhere), Err(DropReason::Malformed));
 }
 
 #[test]
-fn d5_a_solicitation_is_read_with_and_without_its_option() {
+fn d5_a_solicitation_is_parsed_with_and_without_its_option() {
     let with = solicitation(ASKER, ADDRESS, (SOURCE_LINK_LAYER, [2, 0, 0, 0, 0, 8]));
     let Ndp::Solicitation { frame_source, source_mac, .. } = Ndp::parse(&with).unwrap() else { panic!() };
     assert_eq!((frame_source, source_mac), (THEIRS, Some(EthernetAddress([2, 0, 0, 0, 0, 8]))));
@@ -76,7 +76,7 @@ fn d6_d7_d9_d10_advertisements_have_their_flags_destinations_and_the_target_opti
             EthernetAddress([0x33, 0x33, 0, 0, 0, 1]),
         ),
         (
-            router_advertisement(OURS, LINK_LOCAL, ADDRESS),
+            neighbor_advertisement_to_routers(OURS, LINK_LOCAL, ADDRESS),
             0,
             ALL_ROUTERS,
             EthernetAddress([0x33, 0x33, 0, 0, 0, 2]),

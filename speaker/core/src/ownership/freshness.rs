@@ -1,22 +1,22 @@
-//! Which messages of a peer count.
+//! Protection against replayed and stale messages.
 //!
-//! *Freshness needs no clock and no disk.* This speaker gives each peer a **token**, a number that nobody can
-//! predict, in the field `session` of what it sends to it; a message of the peer counts only if it echoes
-//! that token. A token is bound to the first session that echoes it, which is the token that the peer gave to
-//! this speaker, and within a session each sequence number counts once. To a session that is not known yet,
-//! an **open** token is offered; once a message has echoed it, the pair of both is the session from then on,
-//! the pair before is void for good, and the next open token is made. So whatever was recorded earlier echoes
-//! a token that is no more, also after either side has forgotten the other or was started again, and nothing
-//! has to be remembered about sessions that are over.
+//! It needs neither synchronized clocks nor storage. This speaker gives each peer a **token**, an
+//! unpredictable number, in the field `session` of the messages to that peer, and accepts a message of the
+//! peer only if it echoes that token. A token is bound to the first session that echoes it, which is the
+//! token that the peer gave to this speaker; within a session each sequence number is accepted once. To an
+//! unknown session an **open** token is offered. Once a message has echoed it, the pair of both tokens is the
+//! session, the previous pair is void for good, and the next open token is generated. So a recorded message
+//! echoes a token that is no longer valid, even after either side has restarted or forgotten the other, and
+//! nothing has to be remembered about old sessions.
 //!
-//! A release that knows only of one session for each process echoes whatever number it is sent as a session.
-//! To it, a speaker whose token for it has changed is one that was started again.
+//! An earlier release that knows one session per process echoes any number that it receives as a session. To
+//! it, a speaker whose token for it has changed looks restarted.
 
 use ring::hmac;
 
 use crate::beacon::Message;
 
-/// Makes tokens out of a secret seed, each only once: HMAC-SHA256 of a counter.
+/// Generates unique tokens from a secret seed: HMAC-SHA256 of a counter.
 #[derive(Debug)]
 pub(super) struct Tokens {
     key: hmac::Key,
@@ -30,7 +30,7 @@ impl Tokens {
         Self { key: hmac::Key::new(hmac::HMAC_SHA256, &secret), made: 0 }
     }
 
-    /// Never 0, which means none.
+    /// Never 0, which means "no token".
     pub(super) fn next(&mut self) -> u64 {
         self.made = self.made.wrapping_add(1);
         let tag = hmac::sign(&self.key, &self.made.to_be_bytes());
@@ -40,17 +40,16 @@ impl Tokens {
     }
 }
 
-/// What a message is worth.
+/// Whether a message is accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Freshness {
-    /// It counts.
+    /// Accepted.
     Fresh,
-    /// It counts, and the sender has begun a new session: what it said before is void.
+    /// Accepted; the sender has begun a new session, so its earlier state is void.
     NewSession,
-    /// It does not echo a token that the sender has now: the sender does not know it yet, or the message is
-    /// an old one.
+    /// It does not echo a current token: the sender does not know it yet, or the message is old.
     Stale,
-    /// It was there before.
+    /// Its sequence number was received before.
     Replayed,
 }
 
@@ -61,8 +60,7 @@ pub(super) struct Handshake {
     open: u64,
 }
 
-/// Messages may overtake one another: of the last 64 sequence numbers it is known which have been there; what
-/// is older does not count.
+/// Messages may be reordered: the last 64 sequence numbers are tracked, older ones are rejected.
 #[derive(Clone, Copy, Debug)]
 struct Session {
     /// The peer's token for this speaker.
@@ -70,12 +68,12 @@ struct Session {
     /// This speaker's token for the peer.
     ours: u64,
     highest: u64,
-    /// Bit n: the number `highest - n` has been there.
+    /// Bit n: the number `highest - n` was received.
     seen: u64,
 }
 
 impl Session {
-    /// Notes a sequence number; false if it has been there, or is too old to tell.
+    /// Records a sequence number; false if it was received before or is too old to tell.
     fn note(&mut self, sequence: u64) -> bool {
         if sequence > self.highest {
             let shift = u32::try_from(sequence - self.highest).unwrap_or(u32::MAX);
@@ -91,13 +89,13 @@ impl Session {
 }
 
 impl Handshake {
-    /// With a peer that is met for the first time, or again after it was forgotten.
+    /// For a peer that is new, or was forgotten.
     pub(super) fn new(tokens: &mut Tokens) -> Self {
         Self { session: None, open: tokens.next() }
     }
 
-    /// Judges a message and, if it counts, notes it.
-    pub(super) fn judge(&mut self, tokens: &mut Tokens, message: &Message) -> Freshness {
+    /// Checks a message and, if it is accepted, records it.
+    pub(super) fn check(&mut self, tokens: &mut Tokens, message: &Message) -> Freshness {
         match &mut self.session {
             Some(session) if session.theirs == message.session => match message.echo == session.ours {
                 true if session.note(message.sequence) => Freshness::Fresh,
@@ -114,13 +112,13 @@ impl Handshake {
         }
     }
 
-    /// The token to answer a stale message with; none, if that would serve nobody. `heard` tells whether
-    /// messages of the peer that count are heard.
+    /// The token to answer a stale message with, or none if an answer has no purpose. `heard` is whether
+    /// accepted messages of the peer arrive.
     ///
-    /// Somebody who repeats old messages must not make two speakers that hear each other begin anew: the
-    /// answer to an old message echoes an old token, so while the peer is heard, that is no reason to answer
-    /// it in turn. Who was started again, or has forgotten this speaker, echoes nothing yet, or the token of
-    /// what it has just heard.
+    /// A replay of old messages must not make two speakers that hear each other start a new session: the
+    /// answer to an old message echoes an old token, so while the peer is heard, such a message is not
+    /// answered. A peer that was restarted, or has forgotten this speaker, echoes 0 or the token that it has
+    /// just received.
     pub(super) fn answer(&self, message: &Message, heard: bool) -> Option<u64> {
         if message.session == 0 {
             return None;
@@ -131,8 +129,7 @@ impl Handshake {
         }
     }
 
-    /// Whether a message was sent after this speaker and the peer have begun to talk as they do now: nothing
-    /// that is older can be.
+    /// Whether a message was sent after the current session, or the current open token, came into being.
     pub(super) fn is_current(&self, message: &Message) -> bool {
         message.echo == self.token() || self.session.is_some_and(|session| session.theirs == message.session)
     }
@@ -142,12 +139,12 @@ impl Handshake {
         self.session.map_or(self.open, |session| session.ours)
     }
 
-    /// The peer's token, to echo to it; 0 if there is no session.
+    /// The peer's token, to be echoed to it; 0 if there is no session.
     pub(super) fn echo(&self) -> u64 {
         self.session.map_or(0, |session| session.theirs)
     }
 
-    /// Whether nothing of the session was sent after the message of that number.
+    /// Whether no later message of the session was received.
     pub(super) fn is_latest(&self, sequence: u64) -> bool {
         self.session.is_some_and(|session| session.highest == sequence)
     }
@@ -158,41 +155,41 @@ mod tests {
     use super::*;
     use crate::beacon::{Body, Flags, NodeId};
 
-    struct Bench {
+    struct Fixture {
         tokens: Tokens,
         handshake: Handshake,
     }
 
-    impl Bench {
+    impl Fixture {
         fn new() -> Self {
             let mut tokens = Tokens::new(7);
             let handshake = Handshake::new(&mut tokens);
             Self { tokens, handshake }
         }
 
-        fn judge(&mut self, session: u64, echo: u64, sequence: u64) -> Freshness {
-            self.handshake.judge(&mut self.tokens, &message(session, echo, sequence))
+        fn check(&mut self, session: u64, echo: u64, sequence: u64) -> Freshness {
+            self.handshake.check(&mut self.tokens, &message(session, echo, sequence))
         }
 
-        /// The token in the answer to a peer that was started again.
+        /// The token in the answer to a peer that was restarted.
         fn answer(&self, session: u64) -> u64 {
             self.handshake.answer(&message(session, 0, 1), true).unwrap()
         }
     }
 
     fn message(session: u64, echo: u64, sequence: u64) -> Message {
-        let body = Body::Alive { claims: 0 };
+        let body = Body::Alive { digest: 0 };
         Message { sender: NodeId(1), session, echo, sequence, flags: Flags::default(), body }
     }
 
     #[test]
-    fn only_a_message_that_echoes_the_token_and_was_not_there_before_counts() {
-        let mut bench = Bench::new();
-        let token = bench.handshake.token();
-        assert_eq!(bench.judge(5, 0, 1), Freshness::Stale);
-        assert_eq!(bench.judge(5, token ^ 1, 1), Freshness::Stale);
-        assert_eq!(bench.judge(0, token, 1), Freshness::Stale, "no session");
-        assert_eq!(bench.judge(5, token, 2), Freshness::NewSession);
+    fn only_a_message_that_echoes_the_token_and_was_not_received_before_is_accepted() {
+        let mut fixture = Fixture::new();
+        let token = fixture.handshake.token();
+        assert_eq!(fixture.check(5, 0, 1), Freshness::Stale);
+        assert_eq!(fixture.check(5, token ^ 1, 1), Freshness::Stale);
+        assert_eq!(fixture.check(0, token, 1), Freshness::Stale, "no session");
+        assert_eq!(fixture.check(5, token, 2), Freshness::NewSession);
         for (sequence, expected) in [
             (2, Freshness::Replayed),
             (9, Freshness::Fresh),
@@ -206,50 +203,50 @@ mod tests {
             (u64::MAX - 63, Freshness::Fresh),
             (u64::MAX - 64, Freshness::Replayed),
         ] {
-            assert_eq!(bench.judge(5, token, sequence), expected, "{sequence}");
+            assert_eq!(fixture.check(5, token, sequence), expected, "{sequence}");
         }
     }
 
     #[test]
     fn a_token_is_bound_to_the_first_session_that_echoes_it() {
-        let mut bench = Bench::new();
-        let token = bench.handshake.token();
-        assert_eq!(bench.judge(5, token, 1), Freshness::NewSession);
-        assert_eq!(bench.judge(6, token, 1), Freshness::Stale);
-        let next = bench.answer(6);
+        let mut fixture = Fixture::new();
+        let token = fixture.handshake.token();
+        assert_eq!(fixture.check(5, token, 1), Freshness::NewSession);
+        assert_eq!(fixture.check(6, token, 1), Freshness::Stale);
+        let next = fixture.answer(6);
         assert_ne!(next, token);
-        assert_eq!(bench.judge(5, next, 2), Freshness::Stale, "offered to another session");
-        assert_eq!(bench.judge(6, next, 1), Freshness::NewSession);
-        assert_eq!(bench.judge(6, next, 1), Freshness::Replayed);
-        assert_eq!(bench.judge(5, token, 2), Freshness::Stale);
+        assert_eq!(fixture.check(5, next, 2), Freshness::Stale, "offered to another session");
+        assert_eq!(fixture.check(6, next, 1), Freshness::NewSession);
+        assert_eq!(fixture.check(6, next, 1), Freshness::Replayed);
+        assert_eq!(fixture.check(5, token, 2), Freshness::Stale);
     }
 
     #[test]
-    fn nothing_recorded_counts_after_any_number_of_restarts_of_the_peer() {
-        let mut bench = Bench::new();
+    fn no_recorded_message_is_accepted_after_any_number_of_restarts_of_the_peer() {
+        let mut fixture = Fixture::new();
         let mut recorded = Vec::new();
         for session in 1..=200 {
-            let echo = if session == 1 { bench.handshake.token() } else { bench.answer(session) };
-            assert_eq!(bench.judge(session, echo, 1), Freshness::NewSession);
+            let echo = if session == 1 { fixture.handshake.token() } else { fixture.answer(session) };
+            assert_eq!(fixture.check(session, echo, 1), Freshness::NewSession);
             for sequence in 2..5 {
-                assert_eq!(bench.judge(session, echo, sequence), Freshness::Fresh);
+                assert_eq!(fixture.check(session, echo, sequence), Freshness::Fresh);
             }
             recorded.extend((1..100).map(|sequence| (session, echo, sequence)));
         }
         let (session, echo, _) = *recorded.last().unwrap();
         recorded.retain(|record| (record.0, record.1) != (session, echo));
         for (session, echo, sequence) in recorded {
-            assert_eq!(bench.judge(session, echo, sequence), Freshness::Stale);
+            assert_eq!(fixture.check(session, echo, sequence), Freshness::Stale);
         }
-        assert_eq!(bench.judge(session, echo, 5), Freshness::Fresh, "the current session goes on");
+        assert_eq!(fixture.check(session, echo, 5), Freshness::Fresh, "the current session goes on");
     }
 
     #[test]
-    fn a_recorded_message_is_no_reason_to_begin_anew_with_a_peer_that_is_heard() {
-        let mut bench = Bench::new();
-        let token = bench.handshake.token();
-        bench.judge(5, token, 1);
-        let answer = |session, echo, heard| bench.handshake.answer(&message(session, echo, 2), heard);
+    fn a_replayed_message_does_not_start_a_new_session_with_a_peer_that_is_heard() {
+        let mut fixture = Fixture::new();
+        let token = fixture.handshake.token();
+        fixture.check(5, token, 1);
+        let answer = |session, echo, heard| fixture.handshake.answer(&message(session, echo, 2), heard);
         assert_eq!(answer(6, 99, true), None, "it echoes what is no token");
         assert_eq!(answer(0, 0, true), None);
         assert_eq!(answer(5, 99, true), Some(token), "it has not heard the token yet");

@@ -1,4 +1,4 @@
-//! What the driver gives to [`Ownership`](super::Ownership), and what it is told.
+//! Settings, inputs and outputs of [`Ownership`](super::Ownership).
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -7,123 +7,123 @@ use std::time::Duration;
 
 use crate::beacon::{KeyId, Message, NodeId};
 use crate::link::Scope;
-use crate::responder::{Plan, Sighting};
+use crate::responder::{Observation, ProbePlan};
 use crate::view::{GroupId, NodeName, View};
 
-/// What the speaker was told at its start.
+/// Settings of the process.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct OwnershipSettings {
     /// The node that this speaker runs on.
     pub me: NodeName,
-    /// Between two beacons.
+    /// Time between two beacons.
     pub interval: Duration,
-    /// So many intervals without a beacon, and a speaker is silent.
-    pub misses: u32,
-    /// What to do about strangers with our addresses.
+    /// A peer is down after this number of intervals without a beacon.
+    pub detect_multiplier: u32,
+    /// What to do about foreign hosts that use an address of a group.
     pub detection: Detection,
-    /// Random, secret, new with each start: what the tokens for other speakers are made of.
+    /// Random, secret, different with each start: seeds the tokens for other speakers.
     pub session: u64,
 }
 
-/// What to do when a stranger, somebody who is no speaker, has an address.
+/// What to do when a foreign host, which is no speaker, uses an address of a group.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Detection {
-    /// Do not announce it (or defend it, if it is announced already), and tell.
+    /// Do not announce the address (or defend it, if it is announced already), and report the conflict.
     #[default]
     Enforce,
-    /// Announce it all the same, and tell.
+    /// Announce it all the same, and report the conflict.
     Warn,
-    /// Do not look.
+    /// Do not detect conflicts.
     Off,
 }
 
-/// What the driver feeds.
+/// An input from the driver.
 #[derive(Debug)]
 pub enum Input {
-    /// The API says something new.
+    /// A new view of the API.
     View(Arc<View>),
     /// The hardware addresses of this node.
     Macs(BTreeSet<[u8; 6]>),
     /// The keys that this speaker accepts.
     Keys(Vec<KeyId>),
-    /// A message came from this address.
+    /// A message from this address.
     Message(IpAddr, Message),
-    /// Somebody answered a probe.
-    Answered(Sighting),
-    /// Nobody answered a probe.
-    Unanswered(IpAddr),
-    /// The questions of a probe could not be sent.
-    Unasked(IpAddr),
-    /// The node was suspended, or its virtual machine was: time has passed that the clock did not count.
+    /// A host answered a probe, or probes for the same address.
+    ProbeAnswered(Observation),
+    /// No host answered a probe.
+    ProbeClear(IpAddr),
+    /// The requests of a probe could not be sent.
+    ProbeFailed(IpAddr),
+    /// The node or its virtual machine was suspended: time has passed that the clock did not count.
     Suspended,
-    /// Somebody claims, on the wire, an address that is announced.
-    Contested(Sighting),
-    /// The process is to stop: hand everything over.
+    /// Another host claims, on the link, an address that is announced.
+    Contested(Observation),
+    /// The process is to stop: hand over all groups.
     Shutdown,
-    /// Nothing but time has passed.
+    /// A deadline has passed.
     Deadline,
 }
 
-/// What the driver is to do.
+/// An action for the driver.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Output {
     /// Send a message.
     Send {
-        /// To this address.
+        /// The destination.
         address: IpAddr,
-        /// Signed with a key that the receiver accepts: it told these.
+        /// Keys that the receiver has said that it accepts; the message is signed with one of them.
         keys: Vec<KeyId>,
-        /// What.
+        /// The message.
         message: Message,
     },
-    /// Ask the wire who has an address.
-    Probe(IpAddr, Scope, Plan),
-    /// Ask no more.
+    /// Probe an address on the link.
+    Probe(IpAddr, Scope, ProbePlan),
+    /// Cancel the probe of an address.
     CancelProbe(IpAddr),
-    /// This node owns the group from now on: answer for those of its addresses that [`Ownership::is_announced`], and announce
-    /// them.
+    /// This node owns the group from now on: answer for and announce those of its addresses for which
+    /// [`Ownership::is_announced`] holds.
     Announce(GroupId),
-    /// Other addresses of an owned group than before may be announced: see [`Ownership::is_announced`].
+    /// The announced addresses of an owned group have changed: see [`Ownership::is_announced`].
     Update(GroupId),
-    /// Answer for the group's addresses no more.
+    /// Stop answering for the group's addresses.
     Withdraw(GroupId),
-    /// Say once more that an address is ours.
+    /// Announce an address once more, to defend it.
     Defend(IpAddr),
     /// Announce the group's addresses as if they were new: another speaker has announced them meanwhile, and
-    /// neighbours may believe it for as long as nobody says otherwise.
-    Remind(GroupId),
+    /// neighbours may keep its entry until they are announced again.
+    Reannounce(GroupId),
 }
 
-/// Something that is counted.
+/// Counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Groups taken because nobody owned them.
+    /// Groups taken because they had no owner.
     pub claims: u64,
-    /// Groups taken from a silent owner.
+    /// Groups taken from an owner that was down.
     pub takeovers: u64,
-    /// Groups taken from an owner that handed them over.
+    /// Groups handed over by their owner.
     pub handovers: u64,
     /// Groups lost to a better claim.
-    pub outbid: u64,
-    /// Times that a peer fell silent.
+    pub superseded: u64,
+    /// Times that a peer went down.
     pub suspicions: u64,
     /// Times that a peer objected to a claim.
     pub nacks: u64,
-    /// Times that the wire showed a silent owner to be alive.
+    /// Times that an owner that seemed to be down answered a probe.
     pub vetoes: u64,
-    /// Times that this speaker was stopped for so long that it asked anew.
+    /// Times that this speaker was stalled and had to probe its groups again.
     pub stalls: u64,
     /// Messages that did not echo our token.
     pub stale: u64,
-    /// Messages that had been there before.
+    /// Messages that were received before.
     pub replayed: u64,
 }
 
-/// Why a peer is not heard although it lives.
+/// Why a peer is known to be alive although it is not heard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blocked {
-    /// It answers on the wire.
-    Wire,
+    /// It answers on the link.
+    AnswersOnLink,
     /// This other speaker hears it.
     HeardBy(NodeId),
     /// Its pod is ready, and it has never been heard.

@@ -1,4 +1,4 @@
-//! The other speakers: what is known of each, and whether they live.
+//! The other speakers: what is known of each, and their liveness.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -7,87 +7,86 @@ use std::time::{Duration, Instant};
 use super::Ownership;
 use super::freshness::{Freshness, Handshake, Tokens};
 use super::quota::Quota;
-use crate::beacon::{Flags, KeyId, Message, NodeId, Stake, print_of};
+use crate::beacon::{Claim, Flags, KeyId, Message, NodeId, digest_of};
 use crate::view::{GroupId, NodeName, View};
 
-/// Sessions of a peer that are not its current one, as far as is known, and are answered in a period. What is
-/// recorded may be of many.
-const STALE_ANSWERS: usize = 8;
-/// Answers to what a peer says about groups, in a period.
-const ANSWERS: usize = 16_384;
-/// Half of the time after which a leaving owner repeats its offer: what is asked again sooner is not answered
+/// How many stale sessions of a peer are answered per period: recorded messages may be of many sessions.
+const MAX_STALE_ANSWERS: usize = 8;
+/// Answers to messages of a peer about groups, per period.
+const MAX_ANSWERS: usize = 16_384;
+/// Half of [`OFFER_INTERVAL`](super::OFFER_INTERVAL): a message that is repeated sooner is not answered
 /// again.
 const ANSWER_PERIOD: Duration = Duration::from_millis(10);
 
 /// What is known of another speaker.
 #[derive(Debug)]
 pub(super) struct Peer {
-    /// Where the last message that counts came from: if the address of its node has changed, the API still
-    /// lists the one before.
+    /// Source of the last accepted message: if the address of the peer's node has changed, the API may still
+    /// list the old one.
     pub(super) source: Option<IpAddr>,
     pub(super) handshake: Handshake,
-    /// When something that counts was last heard.
+    /// When a message was last accepted.
     pub(super) heard: Option<Instant>,
     pub(super) flags: Flags,
     pub(super) macs: BTreeSet<[u8; 6]>,
     pub(super) keys: Vec<KeyId>,
-    /// The sequence number of the hello that `macs` and `keys` are of.
-    pub(super) introduced: u64,
-    /// What it owns.
+    /// The sequence number of the hello that `macs` and `keys` are from.
+    pub(super) hello_sequence: u64,
+    /// Epochs of the groups that it owns.
     pub(super) claims: BTreeMap<GroupId, u64>,
-    /// [`print`](crate::beacon::print) of `claims`.
-    pub(super) print: u64,
-    /// What is known of its claims was up to date when it last told; not if it was silent since.
-    pub(super) agrees: bool,
-    /// Groups of ours that it claimed before it fell silent: if it was only cut off, it has announced them
-    /// all the time.
-    pub(super) doubtful: Vec<GroupId>,
+    /// [`digest`](crate::beacon::digest()) of `claims`.
+    pub(super) digest: u64,
+    /// The known claims matched its last digest; false after it was down.
+    pub(super) in_sync: bool,
+    /// Groups of ours that it claimed before it went down: if it was only cut off, it has announced them all
+    /// the time.
+    pub(super) stale_groups: Vec<GroupId>,
     pub(super) parts: Option<Parts>,
-    /// When it was asked for all its claims.
-    pub(super) requested: Option<Instant>,
-    /// When it was sent all of ours.
-    pub(super) informed: Option<Instant>,
-    /// It has asked for all of ours again since then.
-    pub(super) asks: bool,
-    pub(super) greeted: Option<Instant>,
+    /// When all its claims were requested.
+    pub(super) claims_requested: Option<Instant>,
+    /// When all our claims were sent to it.
+    pub(super) claims_sent: Option<Instant>,
+    /// It has requested all our claims again since then.
+    pub(super) claims_wanted: bool,
+    pub(super) hello_sent: Option<Instant>,
     /// Sessions whose stale messages were answered.
     pub(super) stale_answers: Quota<u64>,
-    /// Groups about which it was sent a claim because of a frame.
+    /// Groups about which a claim was sent to it because of a frame.
     pub(super) contested: Quota<GroupId>,
-    /// What it was answered about groups.
-    pub(super) answers: Quota<(Answer, Stake)>,
+    /// Answers to its messages about groups.
+    pub(super) answers: Quota<(Answer, Claim)>,
     /// Since when this speaker wants to hear from it.
     pub(super) since: Instant,
-    /// When it last said that it wants to hear from us.
-    pub(super) wants_us: Option<Instant>,
+    /// When it last set the flag `wanted`.
+    pub(super) wanted_at: Option<Instant>,
 }
 
-/// What is answered to something that a peer says about a group.
+/// The answer to a message of a peer about a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Answer {
-    /// It is ours, with this epoch.
+    /// This node owns it, with this epoch.
     Claim,
     /// This node is about to claim it with this epoch.
     Intent,
-    /// Do not.
+    /// Do not claim it.
     Nack,
 }
 
-/// Parts of a list of claims that are not complete yet.
+/// Parts of a list of claims that is not complete yet.
 #[derive(Debug)]
 pub(super) struct Parts {
-    pub(super) claims: u64,
-    pub(super) parts: BTreeMap<u16, Vec<Stake>>,
+    pub(super) digest: u64,
+    pub(super) parts: BTreeMap<u16, Vec<Claim>>,
 }
 
-/// Whether a peer lives, as far as its messages tell.
+/// Whether a peer is alive, by its messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Liveness {
     /// It is heard.
     Alive,
-    /// It was heard, and is no longer, since then.
-    Silent(Instant),
-    /// It was never heard: what the API says of its pod counts.
+    /// It was heard, and has been down since that time.
+    Down(Instant),
+    /// It was never heard: the readiness of its pod decides.
     Unheard,
 }
 
@@ -100,34 +99,34 @@ impl Peer {
             flags: Flags::default(),
             macs: BTreeSet::new(),
             keys: Vec::new(),
-            introduced: 0,
+            hello_sequence: 0,
             claims: BTreeMap::new(),
-            print: 0,
-            agrees: false,
-            doubtful: Vec::new(),
+            digest: 0,
+            in_sync: false,
+            stale_groups: Vec::new(),
             parts: None,
-            requested: None,
-            informed: None,
-            asks: false,
-            greeted: None,
+            claims_requested: None,
+            claims_sent: None,
+            claims_wanted: false,
+            hello_sent: None,
             stale_answers: Quota::default(),
             contested: Quota::default(),
             answers: Quota::default(),
             since: now,
-            wants_us: None,
+            wanted_at: None,
         }
     }
 
-    /// Judges a message and, if it counts, notes what each message tells.
-    pub(super) fn judge(&mut self, now: Instant, tokens: &mut Tokens, message: &Message) -> Freshness {
-        let freshness = self.handshake.judge(tokens, message);
+    /// Checks a message and, if it is accepted, records its header.
+    pub(super) fn check(&mut self, now: Instant, tokens: &mut Tokens, message: &Message) -> Freshness {
+        let freshness = self.handshake.check(tokens, message);
         match freshness {
             Freshness::Fresh => {}
             Freshness::NewSession => {
-                // It may have been started again with other keys.
+                // It may have been restarted with other keys.
                 self.keys.clear();
-                self.introduced = 0;
-                self.agrees = false;
+                self.hello_sequence = 0;
+                self.in_sync = false;
             }
             Freshness::Stale | Freshness::Replayed => return freshness,
         }
@@ -135,13 +134,13 @@ impl Peer {
             self.flags = message.flags;
         }
         if message.flags.wanted {
-            self.wants_us = Some(now);
+            self.wanted_at = Some(now);
         }
         freshness
     }
 
-    /// The token to answer a stale message with, unless it is not to be answered, or its session was just
-    /// now.
+    /// The token to answer a stale message with, unless it is not to be answered or its session was answered
+    /// within the period.
     pub(super) fn answer_to_stale(
         &mut self,
         now: Instant,
@@ -150,57 +149,57 @@ impl Peer {
         message: &Message,
     ) -> Option<u64> {
         let token = self.handshake.answer(message, heard)?;
-        // Whoever repeats what is old must not use up the answers to what is not.
-        let most = STALE_ANSWERS * if self.handshake.is_current(message) { 2 } else { 1 };
+        // Replays must not use up the answers to current messages.
+        let most = MAX_STALE_ANSWERS * if self.handshake.is_current(message) { 2 } else { 1 };
         self.stale_answers.admit(now, period, most, message.session).then_some(token)
     }
 
-    /// Whether to answer something that it says about a group: not twice at the same time.
-    pub(super) fn may_be_answered(&mut self, now: Instant, answer: Answer, stake: Stake) -> bool {
-        self.answers.admit(now, ANSWER_PERIOD, ANSWERS, (answer, stake))
+    /// Whether to answer a message about a group: not twice within the period.
+    pub(super) fn may_answer(&mut self, now: Instant, answer: Answer, claim: Claim) -> bool {
+        self.answers.admit(now, ANSWER_PERIOD, MAX_ANSWERS, (answer, claim))
     }
 
-    /// Whether it was not sent all claims for so long that it may be sent them again.
-    pub(super) fn may_be_informed(&self, now: Instant, period: Duration) -> bool {
-        self.informed.is_none_or(|at| now.saturating_duration_since(at) >= period)
+    /// Whether the last transmission of all claims is long enough ago.
+    pub(super) fn may_send_claims(&self, now: Instant, period: Duration) -> bool {
+        self.claims_sent.is_none_or(|at| now.saturating_duration_since(at) >= period)
     }
 
-    pub(super) fn liveness(&self, now: Instant, patience: Duration) -> Liveness {
-        match self.heard.and_then(|heard| heard.checked_add(patience)) {
+    pub(super) fn liveness(&self, now: Instant, detection_time: Duration) -> Liveness {
+        match self.heard.and_then(|heard| heard.checked_add(detection_time)) {
             None => Liveness::Unheard,
             Some(until) if now < until => Liveness::Alive,
-            Some(until) => Liveness::Silent(until),
+            Some(until) => Liveness::Down(until),
         }
     }
 
-    /// Notes that it owns a group, or no longer.
-    pub(super) fn set_claim(&mut self, stake: Stake, held: bool) {
-        let before = if held {
-            self.claims.insert(stake.group, stake.epoch)
+    /// Records that it owns a group, or no longer owns it.
+    pub(super) fn set_claim(&mut self, claim: Claim, owned: bool) {
+        let before = if owned {
+            self.claims.insert(claim.group, claim.epoch)
         } else {
-            self.claims.remove(&stake.group)
+            self.claims.remove(&claim.group)
         };
         if let Some(epoch) = before {
-            self.print ^= print_of(Stake { group: stake.group, epoch });
+            self.digest ^= digest_of(Claim { group: claim.group, epoch });
         }
-        if held {
-            self.print ^= print_of(stake);
+        if owned {
+            self.digest ^= digest_of(claim);
         }
     }
 }
 
-/// Peers that are heard, in the order in which they fall silent unless they are heard again: so neither a
-/// message nor the question who falls silent next costs more where there are many.
+/// Peers that are heard, ordered by the time at which they go down unless they are heard again: so the cost
+/// of a message and of the next deadline does not grow with the number of peers.
 #[derive(Debug, Default)]
-pub(super) struct Heard {
+pub(super) struct AlivePeers {
     at: BTreeMap<NodeId, Instant>,
     order: BTreeSet<(Instant, NodeId)>,
     /// How often one has come or gone.
     changes: u64,
 }
 
-impl Heard {
-    /// Notes when a peer was heard. Whether it was not among them.
+impl AlivePeers {
+    /// Records when a peer was heard. Returns whether it was not among them.
     fn note(&mut self, id: NodeId, at: Instant) -> bool {
         let before = self.at.insert(id, at);
         if let Some(before) = before {
@@ -234,55 +233,55 @@ impl Heard {
         self.at.keys().copied()
     }
 
-    /// The peer that was not heard for the longest time, and when it was heard.
+    /// The peer that has not been heard for the longest time, and when it was heard.
     pub(super) fn first(&self) -> Option<(Instant, NodeId)> {
         self.order.first().copied()
     }
 }
 
 impl Ownership {
-    /// Notes that a peer is heard.
-    pub(super) fn hear(&mut self, now: Instant, id: NodeId) {
+    /// Records that a peer was heard.
+    pub(super) fn note_heard(&mut self, now: Instant, id: NodeId) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.heard = Some(now);
         if self.alive.note(id, now) {
             self.blocked.remove(&id);
-            self.doubt(id);
+            self.mark_stale(id);
             self.liveness_changed();
         }
     }
 
-    /// Nobody who was ever heard is silent.
-    pub(super) fn hear_all(&mut self, now: Instant) {
+    /// Restarts the detection time of all peers that were ever heard.
+    pub(super) fn mark_all_alive(&mut self, now: Instant) {
         let heard = self.peers.iter().filter(|(_, peer)| peer.heard.is_some());
         let heard: Vec<NodeId> = heard.map(|(id, _)| *id).collect();
         for id in heard {
-            self.hear(now, id);
+            self.note_heard(now, id);
         }
     }
 
-    /// Nobody falls silent for what was not heard before `floor`.
-    pub(super) fn hear_since(&mut self, floor: Instant) {
+    /// Treats peers that were last heard before `floor` as heard then.
+    pub(super) fn extend_liveness(&mut self, floor: Instant) {
         while let Some((_, id)) = self.alive.first().filter(|(at, _)| *at < floor) {
-            self.hear(floor, id);
+            self.note_heard(floor, id);
         }
     }
 
-    /// Notices who fell silent.
-    pub(super) fn notice_silence(&mut self, now: Instant) {
-        let patience = self.patience();
-        let silent = |(at, _): &(Instant, NodeId)| now.saturating_duration_since(*at) >= patience;
-        while let Some((_, id)) = self.alive.first().filter(silent) {
+    /// Detects peers that went down.
+    pub(super) fn detect_down_peers(&mut self, now: Instant) {
+        let detection_time = self.detection_time();
+        let is_down = |(at, _): &(Instant, NodeId)| now.saturating_duration_since(*at) >= detection_time;
+        while let Some((_, id)) = self.alive.first().filter(is_down) {
             self.alive.remove(id);
             if let Some(peer) = self.peers.get_mut(&id) {
-                peer.agrees = false;
+                peer.in_sync = false;
             }
             self.counts.suspicions += 1;
             self.liveness_changed();
         }
     }
 
-    /// Before this speaker takes part, nothing depends on who is heard.
+    /// While this speaker has not settled, nothing depends on liveness.
     fn liveness_changed(&mut self) {
         if self.settled {
             self.dirty.extend(self.view.groups.keys());
@@ -290,11 +289,11 @@ impl Ownership {
     }
 
     pub(super) fn liveness(&self, now: Instant, id: NodeId) -> Liveness {
-        self.peers.get(&id).map_or(Liveness::Unheard, |peer| peer.liveness(now, self.patience()))
+        self.peers.get(&id).map_or(Liveness::Unheard, |peer| peer.liveness(now, self.detection_time()))
     }
 
-    /// The addresses that reach a speaker: the one that the API lists, and the one that it was heard from
-    /// last, if that is another.
+    /// The addresses of a speaker: the one that the API lists, and the source of its last message if that
+    /// differs.
     pub(super) fn routes(
         &self,
         id: NodeId,
@@ -307,16 +306,16 @@ impl Ownership {
     }
 }
 
-/// What this node calls another, and who has which hardware address.
+/// Names and hardware addresses of the nodes.
 #[derive(Debug, Default)]
-pub(super) struct Directory {
+pub(super) struct NodeDirectory {
     pub(super) names: BTreeMap<NodeId, NodeName>,
     pub(super) macs: BTreeMap<[u8; 6], NodeId>,
 }
 
-impl Directory {
-    /// Takes from a peer the hardware addresses that it has no more, and gives it those that it has. What the
-    /// API says stays: a hello has room for few. So do this node's own.
+impl NodeDirectory {
+    /// Replaces the hardware addresses that a peer has sent. Those in the API stay, since a hello has room
+    /// for few, and so do this node's own.
     pub(super) fn replace_macs(
         &mut self,
         id: NodeId,
@@ -347,46 +346,46 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_is_silent_once_its_time_is_over() {
-        let (now, patience) = (Instant::now(), Duration::from_millis(300));
+    fn a_peer_is_down_once_the_detection_time_is_over() {
+        let (now, detection_time) = (Instant::now(), Duration::from_millis(300));
         let (mut peer, _) = peer(now);
-        assert_eq!(peer.liveness(now, patience), Liveness::Unheard);
+        assert_eq!(peer.liveness(now, detection_time), Liveness::Unheard);
         peer.heard = Some(now);
-        assert_eq!(peer.liveness(now + Duration::from_millis(299), patience), Liveness::Alive);
-        assert_eq!(peer.liveness(now + patience, patience), Liveness::Silent(now + patience));
+        assert_eq!(peer.liveness(now + Duration::from_millis(299), detection_time), Liveness::Alive);
+        assert_eq!(peer.liveness(now + detection_time, detection_time), Liveness::Down(now + detection_time));
     }
 
     #[test]
-    fn the_flags_of_a_message_that_was_overtaken_do_not_count() {
+    fn the_flags_of_a_message_that_was_overtaken_are_ignored() {
         let now = Instant::now();
         let (mut peer, mut tokens) = peer(now);
         let echo = peer.handshake.token();
         for (sequence, leaving) in [(1, false), (3, true), (2, false)] {
             let flags = Flags { leaving, ..Flags::default() };
-            let body = Body::Alive { claims: 0 };
+            let body = Body::Alive { digest: 0 };
             let message = Message { sender: NodeId(1), session: 5, echo, sequence, flags, body };
-            peer.judge(now, &mut tokens, &message);
+            peer.check(now, &mut tokens, &message);
         }
         assert!(peer.flags.leaving);
     }
 
     #[test]
-    fn the_print_of_claims_is_kept_up_to_date() {
+    fn the_digest_of_claims_is_kept_up_to_date() {
         let (mut peer, _) = peer(Instant::now());
-        let stake = |epoch| Stake { group: "10.0.0.1".parse().unwrap(), epoch };
-        peer.set_claim(stake(1), true);
-        peer.set_claim(stake(2), true);
-        assert_eq!(peer.print, crate::beacon::print([stake(2)]));
-        peer.set_claim(stake(2), false);
-        peer.set_claim(stake(2), false);
-        assert_eq!((peer.print, peer.claims.len()), (0, 0));
+        let claim = |epoch| Claim { group: "10.0.0.1".parse().unwrap(), epoch };
+        peer.set_claim(claim(1), true);
+        peer.set_claim(claim(2), true);
+        assert_eq!(peer.digest, crate::beacon::digest([claim(2)]));
+        peer.set_claim(claim(2), false);
+        peer.set_claim(claim(2), false);
+        assert_eq!((peer.digest, peer.claims.len()), (0, 0));
     }
 
-    /// The one place that knows who falls silent next has one entry for each peer, however often that is
+    /// The one place that knows which peer goes down next has one entry per peer, however often that is
     /// heard.
     #[test]
-    fn peers_fall_silent_in_the_order_in_which_they_were_heard_last() {
-        let (start, mut heard) = (Instant::now(), Heard::default());
+    fn peers_go_down_in_the_order_in_which_they_were_last_heard() {
+        let (start, mut heard) = (Instant::now(), AlivePeers::default());
         let at = |millis| start + Duration::from_millis(millis);
         for round in 0..100 {
             for (id, offset) in [(1, 0), (2, 1), (3, 2)] {

@@ -1,175 +1,187 @@
 //! The state machine of one group on one speaker.
 //!
 //! ```text
-//!            Vacant, Silent                      Quiet
-//!   ┌─ Idle ───────────────────► Asking ───────────────────► Owning ◄─┐
-//!   │   ▲ ▲                       │   ▲                      │ │ │    │ Wanted,
-//!   │   │ │ Due    Taken, Nacked, │   │ Stalled (withdraws)  │ │ │    │ Nacked
-//!   │   │ └─ Refused ◄────────────┘   └──────────────────────┘ │ │    │
-//!   │   │        Outbid, Unasked                               │ └► Leaving
-//!   │   └───────────────────────── Outbid, Gone, (Unwanted) ◄──┘ Unwanted│
-//!   │   └─────────────── Outbid (the successor claims), Gone, Stalled, Due
-//!   └ Invited: straight to Owning, without asking, since the owner itself hands over
+//!            Vacant, OwnerDown                  ProbeClear
+//!   ┌─ Idle ──────────────────► Probing ───────────────────► Active ◄──┐
+//!   │   ▲ ▲                       │   ▲                      │ │ │     │ Eligible,
+//!   │   │ │ Timeout ProbeAnswered,│   │ Stalled (withdraws)  │ │ │     │ Nacked
+//!   │   │ └─ Backoff ◄────────────┘   └──────────────────────┘ │ │     │
+//!   │   │        Nacked, Superseded, ProbeFailed               │ └► HandingOver
+//!   │   └───────────────── Superseded, Removed, (Ineligible) ◄─┘ Ineligible│
+//!   │   └────────── Superseded (the successor claims), Removed, Stalled, Timeout
+//!   └ HandedOver: straight to Active, without a probe, since the owner itself hands over
 //! ```
 //!
-//! A group is answered for in Owning and Leaving, and in no other phase.
+//! This node answers for a group in Active and HandingOver, and in no other phase.
 
 use crate::beacon::NodeId;
 
-/// Where a group stands on this speaker.
+/// The phase of a group on this speaker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// Not ours.
+    /// Not owned by this node.
     #[default]
     Idle,
-    /// The wire and the other watchers are asked whether it may become ours.
-    Asking { epoch: u64, cause: Cause },
-    /// They said no. Not asked again before some time has passed.
-    Refused,
-    /// Ours.
-    Owning { epoch: u64 },
-    /// Ours until `to` claims it.
-    Leaving { epoch: u64, to: NodeId },
+    /// About to be claimed: the link is probed, and an intent was sent to the other watchers.
+    Probing { epoch: u64, cause: ProbeCause },
+    /// A probe or a peer showed that it is in use. Not retried before some time has passed.
+    Backoff,
+    /// Owned by this node.
+    Active { epoch: u64 },
+    /// Owned by this node until `to` claims it.
+    HandingOver { epoch: u64, to: NodeId },
 }
 
-/// Why the wire is asked.
+/// Why a group is probed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cause {
-    /// Nobody owns the group.
+pub(super) enum ProbeCause {
+    /// The group has no owner.
     Vacancy,
-    /// Its owner is silent.
+    /// Its owner is down.
     Takeover(NodeId),
-    /// It is ours, but this speaker was stopped for a while.
+    /// This node owns it, but was stalled for a while.
     Recheck,
 }
 
-/// What happens to a group.
+/// An event of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Event {
-    /// Nobody owns it, and it is this node's turn.
+    /// It has no owner, and it is this node's turn to take it.
     Vacant { epoch: u64 },
-    /// Its owner is silent, and it is this node's turn.
-    Silent { epoch: u64, owner: NodeId },
-    /// Its owner hands it to this node.
-    Invited { epoch: u64 },
-    /// Nobody answers on the wire.
-    Quiet,
-    /// A speaker answers on the wire.
-    Taken,
+    /// Its owner is down, and it is this node's turn to take it.
+    OwnerDown { epoch: u64, owner: NodeId },
+    /// Its owner hands it over to this node.
+    HandedOver { epoch: u64 },
+    /// No host answered the probe.
+    ProbeClear,
+    /// A speaker answered the probe.
+    ProbeAnswered,
     /// A peer objects.
     Nacked,
-    /// Somebody has, or is about to make, a better claim.
-    Outbid,
-    /// This node must not own it any more; the successor, if one can be talked with.
-    Unwanted { successor: Option<NodeId> },
+    /// A peer has a better claim, or is about to make one.
+    Superseded,
+    /// This node may not own it any more; the successor, if a suitable peer is heard.
+    Ineligible { successor: Option<NodeId> },
     /// This node may own it after all.
-    Wanted,
-    /// This speaker was stopped for a while.
+    Eligible,
+    /// This speaker was stalled for a while.
     Stalled,
-    /// The group is no more, or nobody may announce it.
-    Gone,
-    /// The link could not be asked.
-    Unasked,
-    /// The time of the phase is over.
-    Due,
+    /// The group does not exist any more, or no node may announce it.
+    Removed,
+    /// The probe could not be sent.
+    ProbeFailed,
+    /// The time limit of the phase has passed.
+    Timeout,
 }
 
-/// What follows from a transition.
+/// What a transition requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
-    Ask,
-    StopAsking,
+    Probe,
+    CancelProbe,
     Announce,
     Withdraw,
 }
 
 impl Phase {
-    /// The epoch of this node's claim; none where it has none.
+    /// The epoch of this node's claim, if it has one.
     pub(super) fn claimed(self) -> Option<u64> {
         match self {
-            Self::Owning { epoch } | Self::Leaving { epoch, .. } => Some(epoch),
-            Self::Idle | Self::Refused | Self::Asking { .. } => None,
+            Self::Active { epoch } | Self::HandingOver { epoch, .. } => Some(epoch),
+            Self::Idle | Self::Backoff | Self::Probing { .. } => None,
         }
     }
 
-    /// Whether the group is ours and silent until the link has been asked anew.
+    /// Whether the group was owned before a stall and is not announced until it has been probed.
     pub(super) fn is_fenced(self) -> bool {
-        matches!(self, Self::Asking { cause: Cause::Recheck, .. })
+        matches!(self, Self::Probing { cause: ProbeCause::Recheck, .. })
     }
 
-    /// The one place where phases change.
+    /// The transition table: the only place where phases change.
     pub(super) fn on(self, event: Event) -> (Self, &'static [Action]) {
-        use Action::{Announce, Ask, StopAsking, Withdraw};
+        use Action::{Announce, CancelProbe, Probe, Withdraw};
         use Event as E;
         match (self, event) {
-            (Self::Idle, E::Vacant { epoch }) => (Self::Asking { epoch, cause: Cause::Vacancy }, &[Ask]),
-            (Self::Idle, E::Silent { epoch, owner }) => {
-                (Self::Asking { epoch, cause: Cause::Takeover(owner) }, &[Ask])
+            (Self::Idle, E::Vacant { epoch }) => {
+                (Self::Probing { epoch, cause: ProbeCause::Vacancy }, &[Probe])
             }
-            (Self::Idle | Self::Refused, E::Invited { epoch }) => (Self::Owning { epoch }, &[Announce]),
-            (Self::Refused, E::Due | E::Gone | E::Stalled) => (Self::Idle, &[]),
+            (Self::Idle, E::OwnerDown { epoch, owner }) => {
+                (Self::Probing { epoch, cause: ProbeCause::Takeover(owner) }, &[Probe])
+            }
+            (Self::Idle | Self::Backoff, E::HandedOver { epoch }) => (Self::Active { epoch }, &[Announce]),
+            (Self::Backoff, E::Timeout | E::Removed | E::Stalled) => (Self::Idle, &[]),
             (
                 Self::Idle,
-                E::Quiet
-                | E::Taken
+                E::ProbeClear
+                | E::ProbeAnswered
                 | E::Nacked
-                | E::Outbid
-                | E::Unwanted { .. }
-                | E::Wanted
+                | E::Superseded
+                | E::Ineligible { .. }
+                | E::Eligible
                 | E::Stalled
-                | E::Gone
-                | E::Unasked
-                | E::Due,
+                | E::Removed
+                | E::ProbeFailed
+                | E::Timeout,
             )
             | (
-                Self::Refused,
+                Self::Backoff,
                 E::Vacant { .. }
-                | E::Silent { .. }
-                | E::Quiet
-                | E::Taken
+                | E::OwnerDown { .. }
+                | E::ProbeClear
+                | E::ProbeAnswered
                 | E::Nacked
-                | E::Outbid
-                | E::Unwanted { .. }
-                | E::Wanted
-                | E::Unasked,
+                | E::Superseded
+                | E::Ineligible { .. }
+                | E::Eligible
+                | E::ProbeFailed,
             ) => (self, &[]),
 
-            (Self::Asking { epoch, .. }, E::Quiet) => (Self::Owning { epoch }, &[Announce]),
-            (Self::Asking { .. }, E::Invited { epoch }) => (Self::Owning { epoch }, &[Announce]),
-            (Self::Asking { .. }, E::Taken | E::Nacked | E::Outbid | E::Unasked) => {
-                (Self::Refused, &[StopAsking])
+            (Self::Probing { epoch, .. }, E::ProbeClear) => (Self::Active { epoch }, &[Announce]),
+            (Self::Probing { .. }, E::HandedOver { epoch }) => (Self::Active { epoch }, &[Announce]),
+            (Self::Probing { .. }, E::ProbeAnswered | E::Nacked | E::Superseded | E::ProbeFailed) => {
+                (Self::Backoff, &[CancelProbe])
             }
-            // A stall voids what was asked: the answers may have been missed.
-            (Self::Asking { .. }, E::Unwanted { .. } | E::Gone | E::Stalled) => (Self::Idle, &[StopAsking]),
-            (Self::Asking { .. }, E::Vacant { .. } | E::Silent { .. } | E::Wanted | E::Due) => (self, &[]),
+            // A stall voids the probe: answers may have been missed.
+            (Self::Probing { .. }, E::Ineligible { .. } | E::Removed | E::Stalled) => {
+                (Self::Idle, &[CancelProbe])
+            }
+            (Self::Probing { .. }, E::Vacant { .. } | E::OwnerDown { .. } | E::Eligible | E::Timeout) => {
+                (self, &[])
+            }
 
             (
-                Self::Owning { .. } | Self::Leaving { .. },
-                E::Outbid | E::Gone | E::Unwanted { successor: None },
+                Self::Active { .. } | Self::HandingOver { .. },
+                E::Superseded | E::Removed | E::Ineligible { successor: None },
             )
-            | (Self::Leaving { .. }, E::Due | E::Stalled) => (Self::Idle, &[Withdraw]),
-            (Self::Owning { epoch } | Self::Leaving { epoch, .. }, E::Unwanted { successor: Some(to) }) => {
-                (Self::Leaving { epoch, to }, &[])
-            }
-            (Self::Owning { epoch }, E::Stalled) => {
-                (Self::Asking { epoch, cause: Cause::Recheck }, &[Withdraw, Ask])
-            }
-            (Self::Leaving { epoch, .. }, E::Wanted | E::Nacked) => (Self::Owning { epoch }, &[]),
+            | (Self::HandingOver { .. }, E::Timeout | E::Stalled) => (Self::Idle, &[Withdraw]),
             (
-                Self::Owning { .. },
+                Self::Active { epoch } | Self::HandingOver { epoch, .. },
+                E::Ineligible { successor: Some(to) },
+            ) => (Self::HandingOver { epoch, to }, &[]),
+            (Self::Active { epoch }, E::Stalled) => {
+                (Self::Probing { epoch, cause: ProbeCause::Recheck }, &[Withdraw, Probe])
+            }
+            (Self::HandingOver { epoch, .. }, E::Eligible | E::Nacked) => (Self::Active { epoch }, &[]),
+            (
+                Self::Active { .. },
                 E::Vacant { .. }
-                | E::Silent { .. }
-                | E::Invited { .. }
-                | E::Quiet
-                | E::Taken
+                | E::OwnerDown { .. }
+                | E::HandedOver { .. }
+                | E::ProbeClear
+                | E::ProbeAnswered
                 | E::Nacked
-                | E::Wanted
-                | E::Unasked
-                | E::Due,
+                | E::Eligible
+                | E::ProbeFailed
+                | E::Timeout,
             )
             | (
-                Self::Leaving { .. },
-                E::Vacant { .. } | E::Silent { .. } | E::Invited { .. } | E::Quiet | E::Taken | E::Unasked,
+                Self::HandingOver { .. },
+                E::Vacant { .. }
+                | E::OwnerDown { .. }
+                | E::HandedOver { .. }
+                | E::ProbeClear
+                | E::ProbeAnswered
+                | E::ProbeFailed,
             ) => (self, &[]),
         }
     }
@@ -184,57 +196,57 @@ mod tests {
     fn events() -> [Event; 14] {
         [
             Event::Vacant { epoch: 5 },
-            Event::Silent { epoch: 5, owner: OTHER },
-            Event::Invited { epoch: 5 },
-            Event::Quiet,
-            Event::Taken,
+            Event::OwnerDown { epoch: 5, owner: OTHER },
+            Event::HandedOver { epoch: 5 },
+            Event::ProbeClear,
+            Event::ProbeAnswered,
             Event::Nacked,
-            Event::Outbid,
-            Event::Unwanted { successor: None },
-            Event::Unwanted { successor: Some(OTHER) },
-            Event::Wanted,
+            Event::Superseded,
+            Event::Ineligible { successor: None },
+            Event::Ineligible { successor: Some(OTHER) },
+            Event::Eligible,
             Event::Stalled,
-            Event::Gone,
-            Event::Due,
-            Event::Unasked,
+            Event::Removed,
+            Event::Timeout,
+            Event::ProbeFailed,
         ]
     }
 
     fn phases() -> [Phase; 7] {
         [
             Phase::Idle,
-            Phase::Refused,
-            Phase::Asking { epoch: 4, cause: Cause::Vacancy },
-            Phase::Asking { epoch: 4, cause: Cause::Takeover(OTHER) },
-            Phase::Asking { epoch: 4, cause: Cause::Recheck },
-            Phase::Owning { epoch: 4 },
-            Phase::Leaving { epoch: 4, to: OTHER },
+            Phase::Backoff,
+            Phase::Probing { epoch: 4, cause: ProbeCause::Vacancy },
+            Phase::Probing { epoch: 4, cause: ProbeCause::Takeover(OTHER) },
+            Phase::Probing { epoch: 4, cause: ProbeCause::Recheck },
+            Phase::Active { epoch: 4 },
+            Phase::HandingOver { epoch: 4, to: OTHER },
         ]
     }
 
-    /// The phase after each of [`events`], in one letter: Idle, Refused, Asking, Owning, Leaving.
+    /// The phase after each of [`events`], in one letter: Idle, Probing, Backoff, Active, Handing over.
     const TABLE: [&str; 7] = [
-        "AAOIIIIIIIIIII",
-        "RRORRRRRRRIIIR",
-        "AAOORRRIIAIIAR",
-        "AAOORRRIIAIIAR",
-        "AAOORRRIIAIIAR",
-        "OOOOOOIILOAIOO",
-        "LLLLLOIILOIIIL",
+        "PPAIIIIIIIIIII",
+        "BBABBBBBBBIIIB",
+        "PPAABBBIIPIIPB",
+        "PPAABBBIIPIIPB",
+        "PPAABBBIIPIIPB",
+        "AAAAAAIIHAPIAA",
+        "HHHHHAIIHAIIIH",
     ];
 
     fn letter(phase: Phase) -> char {
         match phase {
             Phase::Idle => 'I',
-            Phase::Refused => 'R',
-            Phase::Asking { .. } => 'A',
-            Phase::Owning { .. } => 'O',
-            Phase::Leaving { .. } => 'L',
+            Phase::Backoff => 'B',
+            Phase::Probing { .. } => 'P',
+            Phase::Active { .. } => 'A',
+            Phase::HandingOver { .. } => 'H',
         }
     }
 
     #[test]
-    fn every_phase_meets_every_event_as_the_table_says() {
+    fn every_phase_and_event_follow_the_table() {
         for (phase, row) in phases().into_iter().zip(TABLE) {
             let after: String = events().into_iter().map(|event| letter(phase.on(event).0)).collect();
             assert_eq!(after, row, "{phase:?}");
@@ -242,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_is_answered_for_in_owning_and_leaving_and_in_no_other_phase() {
+    fn a_group_is_answered_for_in_active_and_handing_over_and_in_no_other_phase() {
         for phase in phases() {
             for event in events() {
                 let (after, actions) = phase.on(event);
@@ -256,15 +268,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_is_stopped_unless_it_becomes_an_announcement() {
+    fn a_probe_is_cancelled_unless_it_becomes_an_announcement() {
         for phase in phases() {
             for event in events() {
                 let (after, actions) = phase.on(event);
-                let asking = |phase| matches!(phase, Phase::Asking { .. });
+                let asking = |phase| matches!(phase, Phase::Probing { .. });
                 let (before, after_asks) = (asking(phase), asking(after));
-                assert_eq!(actions.contains(&Action::Ask), !before && after_asks, "{phase:?} {event:?}");
+                assert_eq!(actions.contains(&Action::Probe), !before && after_asks, "{phase:?} {event:?}");
                 let ends = before && !after_asks;
-                let ended = actions.iter().any(|a| matches!(a, Action::StopAsking | Action::Announce));
+                let ended = actions.iter().any(|a| matches!(a, Action::CancelProbe | Action::Announce));
                 assert_eq!(ends, ended && before, "{phase:?} {event:?}");
             }
         }

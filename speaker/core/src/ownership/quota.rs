@@ -1,10 +1,10 @@
-//! How much is sent because of what others send.
+//! Limits on what is sent in response to others.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-/// Lets each key pass once in a while, and no more than so many keys: what is sent because of what others
-/// send stays bounded, however much that is.
+/// Admits each key once per period, and a limited number of keys, so that what is sent in response to others
+/// is bounded.
 #[derive(Debug)]
 pub(super) struct Quota<K> {
     since: Option<Instant>,
@@ -18,7 +18,7 @@ impl<K> Default for Quota<K> {
 }
 
 impl<K: Ord> Quota<K> {
-    /// Whether `key` has not passed in the current period, nor have `most` others.
+    /// Whether `key` has not been admitted in the current period, nor have `most` others.
     pub(super) fn admit(&mut self, now: Instant, period: Duration, most: usize, key: K) -> bool {
         if self.since.is_none_or(|since| now.saturating_duration_since(since) >= period) {
             self.since = Some(now);
@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_key_passes_once_in_a_period_and_no_more_keys_than_allowed() {
+    fn each_key_is_admitted_once_in_a_period_and_no_more_keys_than_allowed() {
         let (start, period) = (Instant::now(), Duration::from_millis(50));
         let mut quota = Quota::default();
         let passed: Vec<u32> = (0..100)

@@ -1,12 +1,13 @@
-//! Several speakers on one virtual clock. [`world`] is the network, the API and the faults; [`scenarios`] are
-//! single stories; [`random`] are thousands of random ones; [`services`] are those of Services with several addresses, with
-//! views built from facts; in [`replays`] somebody repeats what was sent. [`strangers`] and [`holders`] have one speaker and
-//! its link; [`limits`] is what others can make a speaker do; [`desk`] has one speaker and the messages of others, in
-//! [`freshness`] and [`floods`].
+//! Several speakers on one virtual clock. [`world`] simulates the network, the API and faults; [`scenarios`]
+//! are single scenarios; [`random`] are thousands of random ones; [`services`] are those of Services with
+//! several addresses, with views built from object summaries; in [`replays`] recorded messages are replayed.
+//! [`foreign_hosts`] and [`holders`] test one speaker with scripted probes; [`limits`] are bounds on what
+//! others can cause; [`scripted_peers`] is a speaker with scripted peers, used by [`freshness`] and
+//! [`floods`].
 
-mod desk;
 mod fixture;
 mod floods;
+mod foreign_hosts;
 mod freshness;
 mod holders;
 mod limits;
@@ -14,6 +15,6 @@ mod queue;
 mod random;
 mod replays;
 mod scenarios;
+mod scripted_peers;
 mod services;
-mod strangers;
 mod world;

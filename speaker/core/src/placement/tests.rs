@@ -49,7 +49,7 @@ fn groups(count: u32, nodes: &[&str]) -> BTreeMap<GroupId, Arc<Group>> {
             addresses: Addresses::default(),
             services: Box::default(),
             candidates: Candidates::ranked(id, candidates(nodes)),
-            idle: None,
+            not_announced: None,
             retainable: false,
             last: None,
         };

@@ -1,4 +1,4 @@
-//! An address that this node answers for, and the links that it does so on.
+//! An address that this node answers for, and the links on which it does.
 
 use std::time::Instant;
 
@@ -7,8 +7,8 @@ use crate::link::{Link, LinkIndex, Scope};
 #[derive(Debug)]
 pub(super) struct Announced {
     pub(super) scope: Scope,
-    /// The links that it is announced on, each with the generation of its schedule there. Mostly one, of thousands of
-    /// addresses: a tree would take ten times the memory.
+    /// The links that it is announced on, each with the generation of its schedule there. Usually one, and
+    /// there may be thousands of addresses: a tree would take ten times the memory.
     pub(super) links: Vec<(LinkIndex, u32)>,
     pub(super) defended: Option<Instant>,
 }
@@ -24,8 +24,8 @@ impl Announced {
 }
 
 impl Link {
-    /// Whether what we say on this link stays the same when it becomes `new`.
-    pub(super) fn announces_as(&self, new: &Self) -> bool {
+    /// Whether the announcements on this link stay the same when it changes to `new`.
+    pub(super) fn announces_same_as(&self, new: &Self) -> bool {
         let Self { index, name, mac, broadcast, link_local, subnets: _, carrier_ups } = self;
         (index, name, mac, broadcast, link_local, carrier_ups)
             == (&new.index, &new.name, &new.mac, &new.broadcast, &new.link_local, &new.carrier_ups)

@@ -1,38 +1,38 @@
-//! Asking the wire who has an address (RFC 5227 §2.1.1, RFC 4862 §5.4), with the time between questions as an
-//! argument: the RFCs' seconds are for hosts that nobody waits for (checklist B1, B5, D11).
+//! Probing whether an address is in use (RFC 5227 §2.1.1, RFC 4862 §5.4), with the interval between requests
+//! as an argument: the RFCs' seconds are for hosts that nobody waits for (checklist B1, B5, D11).
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::{Output, Port, Purpose, Responder};
+use super::{Output, Purpose, Responder, ResponderLink};
 use crate::arp;
 use crate::link::{LinkIndex, Scope};
 use crate::ndp::{self, Nonce};
 
-/// How often and how patiently to ask.
+/// The number and interval of the requests of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Plan {
-    /// How many questions.
+pub struct ProbePlan {
+    /// Number of requests.
     pub count: u32,
     /// How long to wait for an answer to each.
     pub wait: Duration,
 }
 
-impl Plan {
-    /// Before the address of a silent owner is taken over.
+impl ProbePlan {
+    /// Before the address of an owner that is down is taken over.
     pub const TAKEOVER: Self = Self { count: 2, wait: Duration::from_millis(25) };
     /// Before an address is announced for the first time.
     pub const FIRST_CLAIM: Self = Self { count: 3, wait: Duration::from_millis(100) };
 
-    /// How long all of it takes when nobody answers.
+    /// The duration of a probe that is not answered.
     pub fn duration(self) -> Duration {
         self.wait.saturating_mul(self.count)
     }
 }
 
-/// Waits end.
+/// The shortest wait, so that a probe ends.
 const SHORTEST: Duration = Duration::from_millis(1);
-/// So many questions may be lost on the way out before a probe goes by the links that take them, or ends if none does.
+/// How many requests may be lost before a probe relies on the links that take them, or fails if no link does.
 const LOST: u32 = 3;
 
 #[derive(Debug)]
@@ -42,14 +42,14 @@ pub(super) struct Probe {
     pub(super) nonce: Nonce,
     left: u32,
     wait: Duration,
-    /// How many links the last question was for, none before the first.
+    /// The number of links of the last request; none before the first.
     asked: Option<usize>,
     /// How many of them did not take it.
     unsent: usize,
-    /// Questions that did not get out on all links.
+    /// Requests that could not be sent on all links.
     lost: u32,
-    /// When to go on; none once it is over. It then stays, with its groups, until the address is announced or
-    /// the probe is cancelled, so that a group is not left only to be joined again.
+    /// When to continue; none once it has ended. An ended probe is kept, with its multicast groups, until the
+    /// address is announced or the probe is cancelled, so that a group is not left only to be joined again.
     next: Option<Instant>,
 }
 
@@ -58,7 +58,7 @@ impl Probe {
         self.next.is_some()
     }
 
-    /// Counts the last question if it got out; false if the link cannot be asked.
+    /// Counts the last request if it was sent; false if no request can be sent.
     fn count(&mut self) -> bool {
         let Some(asked) = self.asked.take() else { return true };
         let sent = asked.saturating_sub(self.unsent);
@@ -72,10 +72,11 @@ impl Probe {
 }
 
 impl Responder {
-    pub(super) fn probe(&mut self, now: Instant, address: IpAddr, scope: Scope, plan: Plan) {
+    pub(super) fn probe(&mut self, now: Instant, address: IpAddr, scope: Scope, plan: ProbePlan) {
         self.end_probe(address);
         let links = self.links_for(address, &scope);
-        // The group first: the answer to duplicate address detection goes to it (RFC 4862 §5.4.2).
+        // The group is joined first: the answer to duplicate address detection is sent to it (RFC 4862
+        // §5.4.2).
         self.change_groups(address, &[], &links);
         let nonce = self.nonce();
         let (left, wait) = (plan.count, plan.wait);
@@ -84,7 +85,7 @@ impl Responder {
         self.set_next(address, Some(now));
     }
 
-    /// Notes when to go on with a probe.
+    /// Sets when to continue a probe.
     pub(super) fn set_next(&mut self, address: IpAddr, next: Option<Instant>) {
         let Some(probe) = self.probes.get_mut(&address) else { return };
         if let Some(before) = std::mem::replace(&mut probe.next, next) {
@@ -97,10 +98,10 @@ impl Responder {
         self.set_next(address, None);
         let Some(probe) = self.probes.remove(&address) else { return };
         self.change_groups(address, &probe.links, &[]);
-        // Its result may not have been taken yet, and would pass for that of the next one.
+        // A pending result would be taken for that of the next probe.
         self.outputs.retain(|output| match output {
-            Output::Unanswered(of) | Output::Unasked(of) => *of != address,
-            Output::Answered(sighting) => sighting.address != address,
+            Output::ProbeClear(of) | Output::ProbeFailed(of) => *of != address,
+            Output::ProbeAnswered(observation) => observation.address != address,
             Output::Transmit { .. } | Output::Join(..) | Output::Leave(..) | Output::Contested(_) => true,
         });
     }
@@ -108,9 +109,9 @@ impl Responder {
     /// A link did not take a frame.
     pub(super) fn unsent(&mut self, now: Instant, link: LinkIndex, address: IpAddr, purpose: Purpose) {
         match purpose {
-            Purpose::Probe => self.question_lost(address),
+            Purpose::Probe => self.request_lost(address),
             Purpose::Gratuitous => {
-                if let Some(port) = self.ports.get_mut(&link) {
+                if let Some(port) = self.links.get_mut(&link) {
                     port.schedule.congested(now);
                 }
             }
@@ -118,8 +119,8 @@ impl Responder {
         }
     }
 
-    /// A link did not take a question.
-    fn question_lost(&mut self, address: IpAddr) {
+    /// A link did not take a request.
+    fn request_lost(&mut self, address: IpAddr) {
         if let Some(probe) = self.probes.get_mut(&address) {
             probe.unsent += 1;
         }
@@ -135,14 +136,14 @@ impl Responder {
         [a, b, c, d, e, f]
     }
 
-    /// Sends the questions that are due and ends the probes whose last wait is over.
+    /// Sends the requests that are due and ends the probes whose last wait is over.
     pub(super) fn send_probes(&mut self, now: Instant) {
         while let Some((_, address)) = self.due.first().copied().filter(|(at, _)| *at <= now) {
             let Some(probe) = self.probes.get_mut(&address) else { return };
             let over = if !probe.count() {
-                Some(Output::Unasked(address))
+                Some(Output::ProbeFailed(address))
             } else if probe.left == 0 {
-                Some(Output::Unanswered(address))
+                Some(Output::ProbeClear(address))
             } else {
                 None
             };
@@ -152,7 +153,8 @@ impl Responder {
                 continue;
             }
             let wait = probe.wait.max(SHORTEST);
-            let ports: Vec<&Port> = probe.links.iter().filter_map(|index| self.ports.get(index)).collect();
+            let ports: Vec<&ResponderLink> =
+                probe.links.iter().filter_map(|index| self.links.get(index)).collect();
             (probe.asked, probe.unsent) = (Some(ports.len()), 0);
             for port in ports {
                 let frame = match address {

@@ -1,17 +1,17 @@
-//! Addresses with the links that each is announced on.
+//! Addresses with the links on which each is announced.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::link::Scope;
 
-/// A few addresses in their order. Nearly every group has one or two, and there may be thousands of groups: a tree
-/// would take ten times the memory. A copy is the same list.
+/// A sorted list of addresses. Nearly every group has one or two, and there may be thousands of groups: a
+/// tree would take ten times the memory. A clone shares the list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Addresses(Arc<[(IpAddr, Scope)]>);
 
 impl Addresses {
-    /// The same list as `before` if it holds the same, so that it is held once.
+    /// Reuses the list of `before` if it is equal, so that it is stored once.
     pub(super) fn reusing(addresses: Vec<(IpAddr, Scope)>, before: Option<&Self>) -> Self {
         match before.filter(|before| *before.0 == *addresses) {
             Some(before) => before.clone(),
@@ -19,34 +19,34 @@ impl Addresses {
         }
     }
 
-    /// All of them.
+    /// All addresses with their scopes.
     pub fn iter(&self) -> impl Iterator<Item = (IpAddr, &Scope)> {
         self.0.iter().map(|(address, scope)| (*address, scope))
     }
 
-    /// The addresses alone.
+    /// All addresses.
     pub fn keys(&self) -> impl Iterator<Item = IpAddr> {
         self.0.iter().map(|(address, _)| *address)
     }
 
-    /// The links of one; none if it is not among them.
+    /// The scope of an address; none if it is not in the list.
     pub fn get(&self, address: IpAddr) -> Option<&Scope> {
         self.0.iter().find(|(one, _)| *one == address).map(|(_, scope)| scope)
     }
 
-    /// Whether it is among them.
+    /// Whether the list contains an address.
     pub fn contains(&self, address: IpAddr) -> bool {
         self.get(address).is_some()
     }
 
-    /// Only those that `wanted` says.
+    /// The addresses for which `wanted` is true.
     #[must_use]
     pub fn only(&self, wanted: impl Fn(IpAddr) -> bool) -> Self {
         Self(self.0.iter().filter(|(address, _)| wanted(*address)).cloned().collect())
     }
 }
 
-/// Of an address that comes twice, the links are united.
+/// The scopes of a duplicate address are merged.
 impl FromIterator<(IpAddr, Scope)> for Addresses {
     fn from_iter<I: IntoIterator<Item = (IpAddr, Scope)>>(addresses: I) -> Self {
         let mut all: Vec<(IpAddr, Scope)> = addresses.into_iter().collect();
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn they_are_in_order_and_the_links_of_one_that_comes_twice_are_united() {
+    fn addresses_are_sorted_and_the_scopes_of_duplicates_are_merged() {
         let on = |link: &str| Scope::Named([link.to_owned()].into());
         let addresses = Addresses::from([
             (ip("fd00::1"), Scope::All),

@@ -1,8 +1,8 @@
-//! Which advertisements announce a Service.
+//! Which L2Advertisements apply to a Service.
 //!
-//! An address in a Service's status stays announced whatever happens to its pool, and an advertisement with an error
-//! goes on as far as it can be read. All of it depends on the objects of the API alone, so that a speaker that was
-//! restarted comes to the same result as one that was not.
+//! An address in a Service's status stays announced whatever happens to its pool, and an advertisement with
+//! an error stays in effect as far as it can be parsed. All of this depends only on the objects of the API,
+//! so that a restarted speaker comes to the same result as one that kept running.
 
 use std::cell::LazyCell;
 use std::collections::{BTreeMap, HashMap};
@@ -11,23 +11,24 @@ use std::sync::Arc;
 
 use rules::{Configuration, L2Advertisement, PartialL2Advertisement};
 
-use super::Idle;
-use crate::facts::ServiceFacts;
+use super::NotAnnounced;
+use crate::objects::ServiceInfo;
 
-/// The number of a set of advertisements, see [`Advertised::set`].
+/// The number of a set of advertisements, see [`AdvertisementIndex::set`].
 pub(super) type SetId = usize;
 
 /// The advertisements, by pool.
 #[derive(Debug, Default)]
-pub(super) struct Advertised {
+pub(super) struct AdvertisementIndex {
     valid: Vec<Arc<L2Advertisement>>,
-    /// Of those with an error, without the selectors that cannot be parsed.
+    /// Advertisements with an error, without the selectors that cannot be parsed.
     narrow: Vec<Arc<L2Advertisement>>,
-    /// Of those with an error, without the lists that cannot be parsed completely.
+    /// Advertisements with an error, without the lists that cannot be parsed completely.
     wide: Vec<Arc<L2Advertisement>>,
-    by_pool: HashMap<PoolOf, [Considered; 2]>,
+    by_pool: HashMap<PoolOf, [Matching; 2]>,
     sets: Vec<Vec<Arc<L2Advertisement>>>,
-    /// Of each, by the addresses of its members in memory, which `valid`, `narrow` and `wide` hold.
+    /// The number of each set, by the addresses in memory of its members, which `valid`, `narrow` and `wide`
+    /// keep alive.
     numbers: HashMap<Vec<usize>, SetId>,
 }
 
@@ -36,19 +37,19 @@ pub(super) struct Advertised {
 enum PoolOf {
     /// The pool of this name, whether or not it is valid or still exists.
     Named(Box<str>),
-    /// One of those that cannot be read.
+    /// A pool that cannot be parsed.
     Unreadable,
 }
 
-/// The advertisements that select a pool, or of which that cannot be decided.
+/// The advertisements that select a pool, or for which that cannot be decided.
 #[derive(Debug, Default)]
-struct Considered {
+struct Matching {
     valid: Vec<Arc<L2Advertisement>>,
     narrow: Vec<Arc<L2Advertisement>>,
     wide: Vec<Arc<L2Advertisement>>,
 }
 
-impl Advertised {
+impl AdvertisementIndex {
     pub(super) fn new(configuration: &Configuration) -> Self {
         let partial = || configuration.partial_l2_advertisements.iter();
         Self {
@@ -61,7 +62,7 @@ impl Advertised {
         }
     }
 
-    /// How much is kept of what was asked for.
+    /// The number of cached entries.
     pub(super) fn len(&self) -> usize {
         self.sets.len() + self.by_pool.len()
     }
@@ -71,39 +72,39 @@ impl Advertised {
         self.sets.get(id).map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// The advertisements that announce `service`: those that select its pool, else those of which that cannot be
-    /// decided. One with an error counts without the selectors that cannot be parsed; where no valid one is about the
-    /// Service, it counts without its constraints that cannot be parsed.
+    /// The advertisements that apply to `service`: those that select its pool, else those for which that
+    /// cannot be decided. One with an error counts without the selectors that cannot be parsed; if no valid
+    /// one applies to the Service, it counts without its constraints that cannot be parsed.
     ///
-    /// The last resort for a Service that `was_announced`, as its status objects say: the last valid version of an
-    /// advertisement with an error may have been about it.
+    /// The last resort for a Service that `was_announced`, according to its status objects: the last valid
+    /// version of an advertisement with an error may have applied to it.
     ///
-    /// `configuration` is the one that this was made with.
-    pub(super) fn of(
+    /// `configuration` is the one from which this was created.
+    pub(super) fn applicable(
         &mut self,
         configuration: &Configuration,
-        service: &ServiceFacts,
+        service: &ServiceInfo,
         was_announced: bool,
-    ) -> Result<SetId, Idle> {
-        let pool = pool_of(configuration, service).ok_or(Idle::NoPool)?;
+    ) -> Result<SetId, NotAnnounced> {
+        let pool = pool_of(configuration, service).ok_or(NotAnnounced::NoPool)?;
         if !self.by_pool.contains_key(&pool) {
-            let considered = self.considered(configuration, &pool);
-            self.by_pool.insert(pool.clone(), considered);
+            let matching = self.matching(configuration, &pool);
+            self.by_pool.insert(pool.clone(), matching);
         }
-        let considered = self.by_pool.get(&pool).into_iter().flatten();
+        let matching = self.by_pool.get(&pool).into_iter().flatten();
         let labels = LazyCell::new(|| {
             let owned = |(key, value): &(Box<str>, Box<str>)| (key.to_string(), value.to_string());
             service.labels.iter().map(owned).collect::<BTreeMap<String, String>>()
         });
-        // Most advertisements select no Services, and then nobody needs the labels.
+        // Most advertisements have no service selectors, and then the labels are not needed.
         let admits = |a: &L2Advertisement| a.service_selectors.is_empty() || a.admits_service(&labels);
         let about = |list: &[Arc<L2Advertisement>]| -> Vec<Arc<L2Advertisement>> {
             list.iter().filter(|a| admits(a)).cloned().collect()
         };
-        for Considered { valid, narrow, wide } in considered {
+        for Matching { valid, narrow, wide } in matching {
             let mut set = about(valid);
             if service.shared && set.iter().any(|a| !a.service_selectors.is_empty()) {
-                return Err(Idle::SharedWithServiceSelector);
+                return Err(NotAnnounced::SharedWithServiceSelector);
             }
             set.extend(if set.is_empty() { about(wide) } else { about(narrow) });
             if !set.is_empty() {
@@ -113,10 +114,10 @@ impl Advertised {
         if was_announced && !self.wide.is_empty() {
             return Ok(self.number(self.wide.clone()));
         }
-        Err(Idle::NotAdvertised)
+        Err(NotAnnounced::NotAdvertised)
     }
 
-    fn considered(&self, configuration: &Configuration, pool: &PoolOf) -> [Considered; 2] {
+    fn matching(&self, configuration: &Configuration, pool: &PoolOf) -> [Matching; 2] {
         let selects = |a: &L2Advertisement| match pool {
             PoolOf::Named(name) => a.selection.selects(name, configuration.pool_labels(name)),
             PoolOf::Unreadable => Some(true),
@@ -125,7 +126,7 @@ impl Advertised {
             let list = |all: &[Arc<L2Advertisement>]| -> Vec<Arc<L2Advertisement>> {
                 all.iter().filter(|a| selects(a) == wanted).cloned().collect()
             };
-            Considered { valid: list(&self.valid), narrow: list(&self.narrow), wide: list(&self.wide) }
+            Matching { valid: list(&self.valid), narrow: list(&self.narrow), wide: list(&self.wide) }
         })
     }
 
@@ -138,9 +139,9 @@ impl Advertised {
     }
 }
 
-/// The Service's annotation names its pool; without one, a pool that has an address of it does. What is left may come
-/// from a pool that cannot be read, if there is any.
-fn pool_of(configuration: &Configuration, service: &ServiceFacts) -> Option<PoolOf> {
+/// The pool that the Service's annotation names, else a pool that contains one of its addresses, else
+/// possibly a pool that cannot be parsed.
+fn pool_of(configuration: &Configuration, service: &ServiceInfo) -> Option<PoolOf> {
     let has = |ip: &IpAddr, name: &str| configuration.pools.get(name).is_some_and(|p| p.contains(*ip));
     let named = service.pool.as_deref();
     let holds = |name: &&str| {

@@ -1,4 +1,4 @@
-//! From facts about the objects of the API to a [`View`].
+//! Builds a [`View`] from the summaries of API objects.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
@@ -6,33 +6,34 @@ use std::sync::Arc;
 
 use rules::{Configuration, IpRange};
 
-use super::advertised::{Advertised, SetId};
+use super::advertised::{AdvertisementIndex, SetId};
 use super::candidates::{self, Eligible, Subnets};
-use super::held::held;
-use super::nominate::{Classes, Nobody, Nominator};
-use super::partition::{Cell, Part, Partition, different, same};
-use super::ranking::Sets;
-use super::{Addresses, Candidates, Group, GroupId, Holder, NodeName, ServiceKey, Speaker, View};
+use super::node_addresses::node_addresses;
+use super::partition::{GroupMember, Partition, SharedGroup, diff, same_objects};
+use super::ranking::CandidateSets;
+use super::selection::{CandidateSelector, EquivalenceClasses, NoCandidates};
+use super::{Addresses, Candidates, Group, GroupId, NodeAddress, NodeName, ServiceKey, Speaker, View};
 use crate::beacon::NodeId;
-use crate::facts::{Facts, PodFacts, ServiceFacts, StatusFacts};
-use crate::link::{LinkFacts, Scope};
+use crate::link::{LinkInfo, Scope};
+use crate::objects::{AnnouncementInfo, ClusterObjects, ServiceInfo, SpeakerPodInfo};
 use crate::placement::Placement;
 
-/// What the speaker was told at its start.
+/// Settings of the process.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct ViewSettings {
     /// The node that this speaker runs on.
     pub me: NodeName,
     /// How groups are spread.
     pub placement: Placement,
-    /// What the exclude label means.
+    /// How the exclude label is treated.
     pub exclude_label: ExcludeLabel,
 }
 
-/// What `node.kubernetes.io/exclude-from-external-load-balancers` on a node means.
+/// How `node.kubernetes.io/exclude-from-external-load-balancers` on a node is treated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ExcludeLabel {
-    /// Honoured, except where every node whose speaker is ready or has published its links carries it, as in a cluster of one.
+    /// Honoured, unless every node whose speaker is ready or has published its links has it, as in a cluster
+    /// of one.
     #[default]
     Auto,
     /// Honoured always.
@@ -42,43 +43,43 @@ pub enum ExcludeLabel {
 }
 
 impl View {
-    /// What `facts` and `configuration` say: what a [`Maker`] begins with that goes on from `previous`.
+    /// Builds a single view: the first view of a [`ViewBuilder`] that continues from `previous`.
     pub fn build(
-        settings: &Settings,
-        facts: &Facts,
+        settings: &ViewSettings,
+        objects: &ClusterObjects,
         configuration: &Configuration,
         previous: Option<&Self>,
     ) -> Self {
-        let mut maker = Maker::new(settings.clone(), previous.cloned().map(Arc::new));
-        Arc::unwrap_or_clone(maker.make(facts.clone(), configuration))
+        let mut builder = ViewBuilder::new(settings.clone(), previous.cloned().map(Arc::new));
+        Arc::unwrap_or_clone(builder.build(objects.clone(), configuration))
     }
 }
 
-/// Makes one view after the other. Of all that a view is made of, only what has changed since the one before is worked out
-/// anew; all else is copied by pointer. An object that is the same in memory has not changed.
+/// Builds successive views incrementally: only what depends on changed objects is recomputed, everything else
+/// is shared with the previous view. An object at the same address in memory has not changed.
 #[derive(Debug)]
-pub struct Maker {
-    settings: Settings,
+pub struct ViewBuilder {
+    settings: ViewSettings,
     last: Option<Arc<View>>,
-    kept: Option<Kept>,
+    cache: Option<BuilderCache>,
 }
 
-/// What a view was made of, as far as the next one is made of the same.
+/// Intermediate results that the next view can reuse.
 #[derive(Debug)]
-struct Kept {
+struct BuilderCache {
     configuration: Configuration,
     pools: Vec<IpRange>,
-    advertised: Advertised,
-    facts: Facts,
+    advertised: AdvertisementIndex,
+    objects: ClusterObjects,
     nodes: Nodes,
     subnets: Subnets,
     partition: Partition,
-    classes: Classes,
-    sets: Sets,
-    held: BTreeMap<IpAddr, Holder>,
+    classes: EquivalenceClasses,
+    sets: CandidateSets,
+    node_addresses: BTreeMap<IpAddr, NodeAddress>,
 }
 
-/// What facts about nodes say, whatever Services there are.
+/// Results that depend on nodes and speakers, but not on Services.
 #[derive(Debug, Default)]
 struct Nodes {
     speakers: BTreeMap<NodeName, Speaker>,
@@ -87,12 +88,12 @@ struct Nodes {
     eligible: Vec<Eligible>,
     /// See [`candidates::unready`].
     unready: Option<Eligible>,
-    /// The labels of this node. Whether it may own a group is another question: an owner that has to hand a group over
+    /// The labels of this node, whether or not it is a candidate: an owner that has to hand a group over
     /// answers for it until its successor has claimed it.
     own_labels: Option<BTreeMap<String, String>>,
 }
 
-/// What has changed since the view before.
+/// The changes since the previous view.
 struct Changes {
     nodes: bool,
     services: bool,
@@ -100,139 +101,140 @@ struct Changes {
     groups: Vec<GroupId>,
 }
 
-impl Maker {
-    /// Begins after `previous`, if there is a view already: see [`Self::make`].
-    pub fn new(settings: Settings, previous: Option<Arc<View>>) -> Self {
-        Self { settings, last: previous, kept: None }
+impl ViewBuilder {
+    /// Continues from `previous`, if there is a view already: see [`Self::build`].
+    pub fn new(settings: ViewSettings, previous: Option<Arc<View>>) -> Self {
+        Self { settings, last: previous, cache: None }
     }
 
-    /// How many classes of groups are kept.
+    /// The number of cached equivalence classes.
     #[cfg(test)]
-    pub(super) fn kept_classes(&self) -> usize {
-        self.kept.as_ref().map_or(0, |kept| kept.classes.len())
+    pub(super) fn cached_classes(&self) -> usize {
+        self.cache.as_ref().map_or(0, |cache| cache.classes.len())
     }
 
-    /// What `facts` and `configuration` say; the same object as before if that is nothing new. Where this node is no
-    /// candidate, its links are those of the view before: it may be handing the group over.
-    pub fn make(&mut self, facts: Facts, configuration: &Configuration) -> Arc<View> {
+    /// Builds the next view; the same object as before if nothing has changed. Where this node is not a
+    /// candidate, its links are those of the previous view: it may be handing the group over.
+    pub fn build(&mut self, objects: ClusterObjects, configuration: &Configuration) -> Arc<View> {
         let last = self.last.take().unwrap_or_default();
-        let known =
-            self.kept.take().filter(|kept| kept.configuration == *configuration && !kept.is_bloated());
-        let is_new = known.is_none();
-        let mut kept = known.unwrap_or_else(|| Kept::new(configuration, &last));
-        let changes = kept.update(&self.settings, facts, is_new);
+        let reusable =
+            self.cache.take().filter(|cache| cache.configuration == *configuration && !cache.is_bloated());
+        let is_new = reusable.is_none();
+        let mut cache = reusable.unwrap_or_else(|| BuilderCache::new(configuration, &last));
+        let changes = cache.update(&self.settings, objects, is_new);
         let view = if is_new || changes.nodes || changes.services || !changes.groups.is_empty() {
-            let view = kept.view(&self.settings, &changes, is_new, &last);
+            let view = cache.view(&self.settings, &changes, is_new, &last);
             if view == *last { Arc::clone(&last) } else { Arc::new(view) }
         } else {
             Arc::clone(&last)
         };
-        self.kept = Some(kept);
+        self.cache = Some(cache);
         self.last = Some(Arc::clone(&view));
         view
     }
 }
 
-impl Kept {
+impl BuilderCache {
     fn new(configuration: &Configuration, last: &View) -> Self {
         let valid = configuration.pools.values().flat_map(|pool| &pool.ranges);
         Self {
             pools: valid.chain(configuration.rejected_pools.values().flatten()).copied().collect(),
-            advertised: Advertised::new(configuration),
+            advertised: AdvertisementIndex::new(configuration),
             configuration: configuration.clone(),
-            facts: Facts::default(),
+            objects: ClusterObjects::default(),
             nodes: Nodes::default(),
             subnets: Subnets::default(),
             partition: Partition::default(),
-            classes: Classes::default(),
-            sets: Sets::of(last.groups.values().map(|group| &group.candidates)),
-            held: BTreeMap::new(),
+            classes: EquivalenceClasses::default(),
+            sets: CandidateSets::from_candidates(last.groups.values().map(|group| &group.candidates)),
+            node_addresses: BTreeMap::new(),
         }
     }
 
-    /// Whether most of it is about what is no more.
+    /// Whether most of the cache is about objects that no longer exist.
     fn is_bloated(&self) -> bool {
-        self.classes.len() + self.advertised.len() > 1_000 + 4 * self.partition.cells.len()
+        self.classes.len() + self.advertised.len() > 1_000 + 4 * self.partition.shared_groups.len()
     }
 
-    /// Takes new facts.
-    fn update(&mut self, settings: &Settings, facts: Facts, is_new: bool) -> Changes {
-        let before = std::mem::replace(&mut self.facts, facts);
-        let facts = &self.facts;
+    /// Replaces the objects.
+    fn update(&mut self, settings: &ViewSettings, objects: ClusterObjects, is_new: bool) -> Changes {
+        let before = std::mem::replace(&mut self.objects, objects);
+        let objects = &self.objects;
         let nodes = is_new
-            || !same(&before.nodes, &facts.nodes)
-            || !same(&before.pods, &facts.pods)
-            || before.states_listed != facts.states_listed
-            || before.links != facts.links
-            || before.own_links != facts.own_links
-            || before.other_addresses != facts.other_addresses;
+            || !same_objects(&before.nodes, &objects.nodes)
+            || !same_objects(&before.pods, &objects.pods)
+            || before.states_listed != objects.states_listed
+            || before.links != objects.links
+            || before.own_links != objects.own_links
+            || before.other_addresses != objects.other_addresses;
         let mut alike = true;
         if nodes {
-            self.nodes = Nodes::of(settings, facts);
+            self.nodes = Nodes::from_objects(settings, objects);
             self.classes.nodes_changed();
-            let subnets = Subnets::of(facts);
+            let subnets = Subnets::from_objects(objects);
             alike = subnets == self.subnets;
             self.subnets = subnets;
         }
-        let services = !same(&before.services, &facts.services);
+        let services = !same_objects(&before.services, &objects.services);
         let groups = self.update_services(&before);
         if nodes || services {
-            self.held = held(&self.facts, &self.nodes.speakers, &self.pools);
+            self.node_addresses = node_addresses(&self.objects, &self.nodes.speakers, &self.pools);
         }
-        for (id, cell) in &mut self.partition.cells {
+        for (id, shared_group) in &mut self.partition.shared_groups {
             if !alike || groups.binary_search(id).is_ok() {
-                cell.class = self.classes.of(&cell.parts, &self.subnets);
+                shared_group.class = self.classes.class_of(&shared_group.members, &self.subnets);
             }
         }
         Changes { nodes, services, groups }
     }
 
-    /// Puts the Services together that have changed, with those that they share addresses with. Returns the ids of their
-    /// groups, in order.
-    fn update_services(&mut self, before: &Facts) -> Vec<GroupId> {
-        let facts = &self.facts;
-        let (gone, come) = different(&before.services, &facts.services);
+    /// Regroups the Services that have changed, and those that share addresses with them. Returns the sorted
+    /// ids of their groups.
+    fn update_services(&mut self, before: &ClusterObjects) -> Vec<GroupId> {
+        let objects = &self.objects;
+        let (removed, added) = diff(&before.services, &objects.services);
         let mut touched: HashSet<&ServiceKey> = HashSet::new();
-        touched.extend(gone.iter().chain(&come).map(|service| &*service.key));
-        let (slices_gone, slices_come) = different(&before.slices, &facts.slices);
-        touched.extend(slices_gone.into_iter().chain(slices_come).map(|slice| &slice.service));
-        let (statuses_gone, statuses_come) = different(&before.statuses, &facts.statuses);
-        touched.extend(statuses_gone.into_iter().chain(statuses_come).map(|status| &status.service));
+        touched.extend(removed.iter().chain(&added).map(|service| &*service.key));
+        let (slices_removed, slices_added) = diff(&before.slices, &objects.slices);
+        touched.extend(slices_removed.into_iter().chain(slices_added).map(|slice| &slice.service));
+        let (statuses_removed, statuses_added) = diff(&before.statuses, &objects.statuses);
+        touched.extend(statuses_removed.into_iter().chain(statuses_added).map(|status| &status.service));
         if touched.is_empty() {
             return Vec::new();
         }
-        let with_addresses = facts.services.iter().filter(|service| !service.addresses.is_empty());
-        let present: HashMap<&ServiceKey, &Arc<ServiceFacts>> = with_addresses
+        let with_addresses = objects.services.iter().filter(|service| !service.addresses.is_empty());
+        let present: HashMap<&ServiceKey, &Arc<ServiceInfo>> = with_addresses
             .filter(|service| touched.contains(&*service.key))
             .map(|service| (&*service.key, service))
             .collect();
-        let mut serving = candidates::serving(&present, &facts.slices);
-        let last = last_owners(&touched, &facts.statuses);
-        let parts = present.iter().map(|(key, service)| {
-            let verdict = self.advertised.of(&self.configuration, service, last.contains_key(key));
+        let mut serving = candidates::serving(&present, &objects.slices);
+        let last = last_owners(&touched, &objects.statuses);
+        let members = present.iter().map(|(key, service)| {
+            let advertisements =
+                self.advertised.applicable(&self.configuration, service, last.contains_key(key));
             let serving = serving.remove(key).map(Arc::from);
             let last = last.get(key).map(|(node, epoch)| (NodeName::clone(node), *epoch));
-            Part { service: Arc::clone(service), verdict, serving, last }
+            GroupMember { service: Arc::clone(service), advertisements, serving, last }
         });
-        let parts: Vec<Part> = parts.collect();
+        let members: Vec<GroupMember> = members.collect();
         let addresses =
-            gone.into_iter().chain(present.values().copied()).flat_map(|service| &service.addresses);
+            removed.into_iter().chain(present.values().copied()).flat_map(|service| &service.addresses);
         let is_gone = |key: &ServiceKey| touched.contains(key);
-        let mut groups = self.partition.replace(addresses.copied(), is_gone, parts);
+        let mut groups = self.partition.replace(addresses.copied(), is_gone, members);
         groups.sort_unstable();
         groups
     }
 
-    fn view(&mut self, settings: &Settings, changes: &Changes, is_new: bool, last: &View) -> View {
+    fn view(&mut self, settings: &ViewSettings, changes: &Changes, is_new: bool, last: &View) -> View {
         let all = is_new || changes.nodes;
-        let mut builder = Builder {
+        let mut builder = GroupBuilder {
             me: &settings.me,
             own_labels: self.nodes.own_labels.as_ref(),
             scopes: HashMap::new(),
             advertised: &self.advertised,
             sets: &mut self.sets,
             classes: &mut self.classes,
-            nominator: Nominator::new(
+            selector: CandidateSelector::new(
                 &self.nodes.eligible,
                 self.nodes.unready.as_ref(),
                 &self.advertised,
@@ -240,12 +242,12 @@ impl Kept {
             ),
         };
         let changed = |id: &GroupId| all || changes.groups.binary_search(id).is_ok();
-        for (id, cell) in self.partition.cells.iter_mut().filter(|(id, _)| changed(id)) {
-            let before = cell.group.take().or_else(|| last.groups.get(id).cloned());
-            let (group, detail) = builder.group(*id, cell, before.as_ref());
-            (cell.group, cell.detail) = (Some(group), detail);
+        for (id, shared_group) in self.partition.shared_groups.iter_mut().filter(|(id, _)| changed(id)) {
+            let before = shared_group.group.take().or_else(|| last.groups.get(id).cloned());
+            let (group, detail) = builder.group(*id, shared_group, before.as_ref());
+            (shared_group.group, shared_group.detail) = (Some(group), detail);
         }
-        self.sets.tidy();
+        self.sets.remove_unused();
         let groups: BTreeMap<GroupId, Arc<Group>> = self.groups();
         let placement = settings.placement;
         let placed = if is_new || candidates_differ(&groups, &last.groups) {
@@ -253,8 +255,9 @@ impl Kept {
         } else {
             last.placed.clone()
         };
-        let details = self.partition.cells.iter();
-        let idle_details = details.filter_map(|(id, cell)| Some((*id, cell.detail.clone()?))).collect();
+        let details = self.partition.shared_groups.iter();
+        let not_announced_details =
+            details.filter_map(|(id, shared_group)| Some((*id, shared_group.detail.clone()?))).collect();
         View {
             speakers: self.nodes.speakers.clone(),
             macs: self.nodes.macs.clone(),
@@ -263,19 +266,21 @@ impl Kept {
             placement,
             label_ignored: self.nodes.label_ignored,
             pools: self.pools.clone(),
-            idle_details,
-            held: self.held.clone(),
-            states_listed: self.facts.states_listed,
+            not_announced_details,
+            node_addresses: self.node_addresses.clone(),
+            states_listed: self.objects.states_listed,
         }
     }
 
     fn groups(&self) -> BTreeMap<GroupId, Arc<Group>> {
-        let cells = self.partition.cells.iter();
-        cells.filter_map(|(id, cell)| Some((*id, Arc::clone(cell.group.as_ref()?)))).collect()
+        let groups = self.partition.shared_groups.iter();
+        groups
+            .filter_map(|(id, shared_group)| Some((*id, Arc::clone(shared_group.group.as_ref()?))))
+            .collect()
     }
 }
 
-/// Whether there are other groups, or one of them has other candidates.
+/// Whether the groups differ, or one of them has other candidates.
 fn candidates_differ(a: &BTreeMap<GroupId, Arc<Group>>, b: &BTreeMap<GroupId, Arc<Group>>) -> bool {
     let differ = |(a, b): (&Arc<Group>, &Arc<Group>)| {
         !Arc::ptr_eq(a, b) && (a.id != b.id || a.candidates != b.candidates)
@@ -284,58 +289,58 @@ fn candidates_differ(a: &BTreeMap<GroupId, Arc<Group>>, b: &BTreeMap<GroupId, Ar
 }
 
 impl Nodes {
-    fn of(settings: &Settings, facts: &Facts) -> Self {
-        let mut speakers = speakers(&facts.pods);
-        for node in facts.nodes.iter().filter(|node| node.lost) {
+    fn from_objects(settings: &ViewSettings, objects: &ClusterObjects) -> Self {
+        let mut speakers = speakers(&objects.pods);
+        for node in objects.nodes.iter().filter(|node| node.lost) {
             if let Some(speaker) = speakers.get_mut(&node.name) {
-                // Nobody reports its end.
+                // The end of its process is not reported when the node is lost.
                 speaker.running = false;
             }
         }
         let label_ignored =
-            settings.exclude_label == ExcludeLabel::Auto && candidates::all_excluded(facts, &speakers);
+            settings.exclude_label == ExcludeLabel::Auto && candidates::all_excluded(objects, &speakers);
         let honour = settings.exclude_label != ExcludeLabel::Ignore && !label_ignored;
-        let mine = facts.nodes.iter().find(|node| node.name == settings.me);
+        let mine = objects.nodes.iter().find(|node| node.name == settings.me);
         Self {
-            macs: macs(settings, facts, &speakers),
+            macs: macs(settings, objects, &speakers),
             label_ignored,
-            eligible: candidates::eligible(settings, facts, &speakers, honour),
-            unready: candidates::unready(settings, facts, &speakers, honour),
+            eligible: candidates::eligible(settings, objects, &speakers, honour),
+            unready: candidates::unready(settings, objects, &speakers, honour),
             own_labels: mine.map(|node| node.labels.clone()),
             speakers,
         }
     }
 }
 
-/// Which node with a speaker has which hardware address.
+/// The node with a speaker that has a hardware address.
 fn macs(
-    settings: &Settings,
-    facts: &Facts,
+    settings: &ViewSettings,
+    objects: &ClusterObjects,
     speakers: &BTreeMap<NodeName, Speaker>,
 ) -> BTreeMap<[u8; 6], NodeId> {
-    let of = |node: &NodeName, links: &[LinkFacts]| {
-        let id = NodeId::of(node);
+    let of = |node: &NodeName, links: &[LinkInfo]| {
+        let id = NodeId::from_name(node);
         links.iter().map(|link| (link.mac, id)).collect::<Vec<_>>()
     };
-    let published = facts.links.iter().filter(|(node, _)| speakers.contains_key(*node));
-    let published = published.filter(|(node, _)| facts.own_links.is_none() || **node != settings.me);
+    let published = objects.links.iter().filter(|(node, _)| speakers.contains_key(*node));
+    let published = published.filter(|(node, _)| objects.own_links.is_none() || **node != settings.me);
     let mut macs: BTreeMap<[u8; 6], NodeId> = published.flat_map(|(node, links)| of(node, links)).collect();
-    if let Some(own) = facts.own_links.as_deref().filter(|_| speakers.contains_key(&settings.me)) {
+    if let Some(own) = objects.own_links.as_deref().filter(|_| speakers.contains_key(&settings.me)) {
         macs.extend(of(&settings.me, own));
     }
     macs
 }
 
-/// The speakers by node. Of two pods on one node, as during a rolling upgrade, the
-/// ready one counts, else the newer.
-fn speakers(pods: &[Arc<PodFacts>]) -> BTreeMap<NodeName, Speaker> {
+/// The speakers by node. Of two pods on one node, as during a rolling upgrade, the ready one counts, else the
+/// newer one.
+fn speakers(pods: &[Arc<SpeakerPodInfo>]) -> BTreeMap<NodeName, Speaker> {
     let mut speakers: BTreeMap<NodeName, Speaker> = BTreeMap::new();
     for pod in pods {
         let better = speakers
             .get(&pod.node)
             .is_none_or(|other| (pod.ready, pod.generation) > (other.ready, other.generation));
         if better {
-            let PodFacts { node: _, address, ready, running, generation } = **pod;
+            let SpeakerPodInfo { node: _, address, ready, running, generation } = **pod;
             speakers.insert(pod.node.clone(), Speaker { address, ready, running, generation });
         }
     }
@@ -353,48 +358,49 @@ pub(super) fn evaluated() -> u64 {
     EVALUATED.with(std::cell::Cell::get)
 }
 
-/// Makes groups.
-struct Builder<'a> {
+/// Builds groups.
+struct GroupBuilder<'a> {
     me: &'a NodeName,
     own_labels: Option<&'a BTreeMap<String, String>>,
     /// The links of this node that a set of advertisements covers.
     scopes: HashMap<SetId, Option<Scope>>,
-    advertised: &'a Advertised,
-    sets: &'a mut Sets,
-    classes: &'a mut Classes,
-    nominator: Nominator<'a>,
+    advertised: &'a AdvertisementIndex,
+    sets: &'a mut CandidateSets,
+    classes: &'a mut EquivalenceClasses,
+    selector: CandidateSelector<'a>,
 }
 
-impl Builder<'_> {
-    /// The group of `cell`, and why nobody may own it, beyond what its `idle` says.
+impl GroupBuilder<'_> {
+    /// Builds the group of `shared_group`, with details why no node may own it.
     fn group(
         &mut self,
         id: GroupId,
-        cell: &Cell,
+        shared_group: &SharedGroup,
         before: Option<&Arc<Group>>,
     ) -> (Arc<Group>, Option<Arc<str>>) {
         #[cfg(test)]
         EVALUATED.with(|count| count.set(count.get() + 1));
-        let first = cell.parts.first().and_then(|part| part.service.addresses.first());
+        let first = shared_group.members.first().and_then(|member| member.service.addresses.first());
         let hashed = first.copied().unwrap_or(id);
         let known = before.map(|group| &group.candidates);
-        let nominated = self.classes.nominate(cell, &mut self.nominator, self.sets);
-        let retainable = nominated.as_ref().is_err_and(|nobody| nobody.retainable);
-        let (candidates, idle, detail) = match nominated {
+        let selected = self.classes.select(shared_group, &mut self.selector, self.sets);
+        let retainable = selected.as_ref().is_err_and(|reason| reason.retainable);
+        let (candidates, not_announced, detail) = match selected {
             Ok(set) => (self.sets.ranked(&set, hashed, known), None, None),
-            Err(Nobody { idle, detail, retainable: _ }) => {
+            Err(NoCandidates { not_announced, detail, retainable: _ }) => {
                 let none = known.filter(|candidates| candidates.is_empty());
-                (none.cloned().unwrap_or_default(), Some(idle), detail)
+                (none.cloned().unwrap_or_default(), Some(not_announced), detail)
             }
         };
-        let addresses = self.addresses(cell, &candidates, before);
-        let last = cell.parts.iter().filter_map(|part| part.last.as_ref());
+        let addresses = self.addresses(shared_group, &candidates, before);
+        let last = shared_group.members.iter().filter_map(|member| member.last.as_ref());
         let last = last.max_by_key(|(node, epoch)| (*epoch, node)).cloned();
-        let services = || cell.parts.iter().map(|part| &part.service.key);
-        // Equal sets of candidates are held once, so there is no need to compare those that are not the same.
+        let services = || shared_group.members.iter().map(|member| &member.service.key);
+        // Equal sets of candidates are stored once, so different ones need not be compared.
         let same = |before: &&Arc<Group>| {
             before.candidates.set() == candidates.set()
-                && (before.hashed, before.idle, before.retainable) == (hashed, idle, retainable)
+                && (before.hashed, before.not_announced, before.retainable)
+                    == (hashed, not_announced, retainable)
                 && before.last == last
                 && before.addresses == addresses
                 && before.candidates == candidates
@@ -402,24 +408,29 @@ impl Builder<'_> {
         };
         let group = before.filter(same).cloned().unwrap_or_else(|| {
             let services = services().cloned().collect();
-            Arc::new(Group { id, hashed, addresses, services, candidates, idle, retainable, last })
+            Arc::new(Group { id, hashed, addresses, services, candidates, not_announced, retainable, last })
         });
         (group, detail)
     }
 
-    /// The addresses of a group, each with the links that this node would announce it on. Where it is no candidate, these are
-    /// as before: until its successor has claimed the group, an owner answers, and what takes the group away may be about
-    /// links.
-    fn addresses(&mut self, cell: &Cell, candidates: &Candidates, before: Option<&Arc<Group>>) -> Addresses {
+    /// The addresses of a group, each with the links on which this node would announce it. If it is not a
+    /// candidate, these are as before: an owner answers until its successor has claimed the group, and the
+    /// reason for the handover may be a change of links.
+    fn addresses(
+        &mut self,
+        shared_group: &SharedGroup,
+        candidates: &Candidates,
+        before: Option<&Arc<Group>>,
+    ) -> Addresses {
         let before = before.map(|group| &group.addresses);
         let mut addresses = Vec::new();
-        for part in &cell.parts {
-            let covered = part.verdict.ok().and_then(|set| {
+        for member in &shared_group.members {
+            let covered = member.advertisements.ok().and_then(|set| {
                 let of = || candidates::scope_on(self.advertised.set(set), self.own_labels?);
                 self.scopes.entry(set).or_insert_with(of).clone()
             });
             let scope = covered.unwrap_or(Scope::Named(BTreeSet::new()));
-            addresses.extend(part.service.addresses.iter().map(|ip| (*ip, scope.clone())));
+            addresses.extend(member.service.addresses.iter().map(|ip| (*ip, scope.clone())));
         }
         if let Some(known) = before.filter(|_| !candidates.contains(self.me)) {
             for (address, scope) in &mut addresses {
@@ -432,10 +443,10 @@ impl Builder<'_> {
     }
 }
 
-/// Who announced each of these Services last, by its `ServiceL2Status`; of several the highest epoch counts.
+/// The last node that announced each of these Services, by its `ServiceL2Status`; the highest epoch counts.
 fn last_owners<'a>(
     services: &HashSet<&ServiceKey>,
-    statuses: &'a [Arc<StatusFacts>],
+    statuses: &'a [Arc<AnnouncementInfo>],
 ) -> HashMap<&'a ServiceKey, (&'a NodeName, u64)> {
     let mut last: HashMap<&ServiceKey, (&NodeName, u64)> = HashMap::new();
     for status in statuses.iter().filter(|status| services.contains(&status.service)) {

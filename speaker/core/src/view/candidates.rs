@@ -1,4 +1,4 @@
-//! Which nodes may announce, and which of them a Service's advertisements, endpoints and addresses leave.
+//! Which nodes may announce, and which of them suit a Service's advertisements, endpoints and addresses.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
@@ -6,53 +6,55 @@ use std::sync::Arc;
 
 use rules::L2Advertisement;
 
-use super::{NodeName, ServiceKey, Settings, Speaker};
+use super::{NodeName, ServiceKey, Speaker, ViewSettings};
 use crate::beacon::NodeId;
-use crate::facts::{Facts, NodeFacts, ServiceFacts, SliceFacts};
-use crate::link::{LinkFacts, Scope};
+use crate::link::{LinkInfo, Scope};
+use crate::objects::{ClusterObjects, EndpointSliceInfo, NodeInfo, ServiceInfo};
 
-/// A node that passes every condition that does not depend on a Service.
+/// A node that meets all conditions that do not depend on a Service.
 #[derive(Debug)]
 pub(super) struct Eligible {
-    pub(super) facts: Arc<NodeFacts>,
+    pub(super) info: Arc<NodeInfo>,
     pub(super) id: NodeId,
-    /// Its links, as it has published them; none if it has not.
-    published: Option<Vec<LinkFacts>>,
-    /// Of this node, if it is known: its links as it knows them itself.
-    own: Option<Vec<LinkFacts>>,
+    /// Its links as it has published them; none if it has not.
+    published: Option<Vec<LinkInfo>>,
+    /// For this node, if they are known: its links as it knows them itself.
+    own: Option<Vec<LinkInfo>>,
 }
 
 impl Eligible {
-    fn new(settings: &Settings, facts: &Facts, node: &Arc<NodeFacts>) -> Self {
-        let published = facts.links.get(&node.name).cloned();
-        let own = facts.own_links.clone().filter(|_| node.name == settings.me);
-        Self { id: NodeId::of(&node.name), facts: Arc::clone(node), published, own }
+    fn new(settings: &ViewSettings, objects: &ClusterObjects, node: &Arc<NodeInfo>) -> Self {
+        let published = objects.links.get(&node.name).cloned();
+        let own = objects.own_links.clone().filter(|_| node.name == settings.me);
+        Self { id: NodeId::from_name(&node.name), info: Arc::clone(node), published, own }
     }
 
-    fn links(&self) -> Option<&[LinkFacts]> {
+    fn links(&self) -> Option<&[LinkInfo]> {
         self.own.as_deref().or(self.published.as_deref())
     }
 
-    /// Whether it has one of the links that `scope` names, and it is up.
+    /// Whether a link in `scope` is up.
     pub(super) fn has_link_of(&self, scope: &Scope) -> bool {
         self.links().is_none_or(|links| links.iter().any(|link| scope.covers(&link.name)))
     }
 
-    /// Whether for each of `addresses` such a link can announce it.
-    pub(super) fn speaks_for(&self, scope: &Scope, addresses: &[IpAddr]) -> bool {
+    /// Whether, for each of `addresses`, such a link can announce it.
+    pub(super) fn supports_family(&self, scope: &Scope, addresses: &[IpAddr]) -> bool {
         self.links().is_none_or(|links| {
-            let one = |ip: &IpAddr| links.iter().any(|link| scope.covers(&link.name) && link.speaks_for(*ip));
+            let one =
+                |ip: &IpAddr| links.iter().any(|link| scope.covers(&link.name) && link.supports_family(*ip));
             addresses.iter().all(one)
         })
     }
 
-    /// Whether for each of `addresses` such a link has a subnet that contains it; none if that is not known. What this
-    /// node alone knows already counts against it, not for it: otherwise each node that starts would take itself for
-    /// the only one on the subnet.
+    /// Whether, for each of `addresses`, such a link has a subnet that contains it; none if that is unknown.
+    /// What only this node knows yet can rule it out, but not qualify it: otherwise each node that starts
+    /// would consider itself the only one on the subnet.
     pub(super) fn reaches(&self, scope: &Scope, addresses: &[IpAddr]) -> Option<bool> {
-        let reach = |links: &[LinkFacts]| {
-            let fits =
-                |link: &LinkFacts, ip| scope.covers(&link.name) && link.speaks_for(ip) && link.reaches(ip);
+        let reach = |links: &[LinkInfo]| {
+            let fits = |link: &LinkInfo, ip| {
+                scope.covers(&link.name) && link.supports_family(ip) && link.reaches(ip)
+            };
             addresses.iter().all(|ip| links.iter().any(|link| fits(link, *ip)))
         };
         match self.own.as_deref().map(reach) {
@@ -62,55 +64,55 @@ impl Eligible {
     }
 }
 
-/// Whether every node that could announce carries the exclude label, as in a cluster of one. A node counts as soon as
-/// its speaker is ready or has published its links, so one that joins without the label changes nothing before that,
-/// and one that restarts goes on counting.
-pub(super) fn all_excluded(facts: &Facts, speakers: &BTreeMap<NodeName, Speaker>) -> bool {
-    let counts = |node: &&Arc<NodeFacts>| {
+/// Whether every node that could announce has the exclude label, as in a cluster of one. A node counts as
+/// soon as its speaker is ready or has published its links, so one that joins without the label changes
+/// nothing before that, and one that restarts keeps counting.
+pub(super) fn all_excluded(objects: &ClusterObjects, speakers: &BTreeMap<NodeName, Speaker>) -> bool {
+    let counts = |node: &&Arc<NodeInfo>| {
         let speaker = speakers.get(&node.name);
-        speaker.is_some_and(|speaker| speaker.ready || facts.links.contains_key(&node.name))
+        speaker.is_some_and(|speaker| speaker.ready || objects.links.contains_key(&node.name))
     };
-    let mut counted = facts.nodes.iter().filter(counts).peekable();
+    let mut counted = objects.nodes.iter().filter(counts).peekable();
     if counted.peek().is_some() {
         counted.all(|node| node.is_excluded())
     } else {
-        !facts.nodes.is_empty() && facts.nodes.iter().all(|node| node.is_excluded())
+        !objects.nodes.is_empty() && objects.nodes.iter().all(|node| node.is_excluded())
     }
 }
 
-/// The nodes that pass every condition that does not depend on a Service, in order of their names: a ready speaker, a
-/// usable node, not excluded by label if the label is to be honoured.
+/// The nodes that meet all conditions that do not depend on a Service, sorted by name: a ready speaker, a
+/// usable node, not excluded by the label if it is honoured.
 pub(super) fn eligible(
-    settings: &Settings,
-    facts: &Facts,
+    settings: &ViewSettings,
+    objects: &ClusterObjects,
     speakers: &BTreeMap<NodeName, Speaker>,
     honour_label: bool,
 ) -> Vec<Eligible> {
-    let mut eligible: Vec<Eligible> = facts
+    let mut eligible: Vec<Eligible> = objects
         .nodes
         .iter()
         .filter(|node| speakers.get(&node.name).is_some_and(|speaker| speaker.ready))
         .filter(|node| node.usable && !(honour_label && node.is_excluded()))
-        .map(|node| Eligible::new(settings, facts, node))
+        .map(|node| Eligible::new(settings, objects, node))
         .collect();
-    eligible.sort_by(|a, b| a.facts.name.cmp(&b.facts.name));
+    eligible.sort_by(|a, b| a.info.name.cmp(&b.info.name));
     eligible
 }
 
 /// This node, if only its own state or that of its speaker's pod keeps it from being eligible.
 pub(super) fn unready(
-    settings: &Settings,
-    facts: &Facts,
+    settings: &ViewSettings,
+    objects: &ClusterObjects,
     speakers: &BTreeMap<NodeName, Speaker>,
     honour_label: bool,
 ) -> Option<Eligible> {
-    let mine = facts.nodes.iter().find(|node| node.name == settings.me)?;
+    let mine = objects.nodes.iter().find(|node| node.name == settings.me)?;
     let ready = mine.usable && speakers.get(&mine.name).is_some_and(|speaker| speaker.ready);
     let excluded = honour_label && mine.is_excluded();
-    (!ready && !excluded).then(|| Eligible::new(settings, facts, mine))
+    (!ready && !excluded).then(|| Eligible::new(settings, objects, mine))
 }
 
-/// The links that `advertisements` cover on a node: none if none of them covers it.
+/// The links that `advertisements` cover on a node; none if no advertisement covers the node.
 pub(super) fn scope_on(
     advertisements: &[Arc<L2Advertisement>],
     labels: &BTreeMap<String, String>,
@@ -127,25 +129,25 @@ fn scope_of(advertisement: &L2Advertisement) -> Scope {
     }
 }
 
-/// The sum of the weights by which `advertisements` prefer a node.
+/// The sum of the weights with which `advertisements` prefer a node.
 pub(super) fn preference(advertisements: &[Arc<L2Advertisement>], labels: &BTreeMap<String, String>) -> i64 {
     use crds::SelectorExt as _;
     let preferred = advertisements.iter().flat_map(|advertisement| &advertisement.preferred);
     preferred.filter(|p| p.selector.matches(labels)).map(|p| i64::from(p.weight)).sum()
 }
 
-/// Where the endpoints of these Services are that can serve: for each Service that has any, their nodes, sorted. Where they
-/// are matters only for some Services; for the others there are none.
+/// The sorted nodes of the endpoints that can serve, for each Service that has any. The nodes are only
+/// collected for Services with a local traffic policy.
 pub(super) fn serving<'a>(
-    services: &HashMap<&'a ServiceKey, &Arc<ServiceFacts>>,
-    slices: &'a [Arc<SliceFacts>],
+    services: &HashMap<&'a ServiceKey, &Arc<ServiceInfo>>,
+    slices: &'a [Arc<EndpointSliceInfo>],
 ) -> HashMap<&'a ServiceKey, Vec<NodeName>> {
     let mut serving: HashMap<&ServiceKey, Vec<NodeName>> = HashMap::with_capacity(services.len());
     for slice in slices {
-        let SliceFacts { service, nodes } = &**slice;
-        let Some(facts) = services.get(service) else { continue };
+        let EndpointSliceInfo { service, nodes } = &**slice;
+        let Some(info) = services.get(service) else { continue };
         let known = serving.entry(service).or_default();
-        if facts.local {
+        if info.local {
             known.extend(nodes.iter().cloned());
         }
     }
@@ -156,7 +158,7 @@ pub(super) fn serving<'a>(
     serving
 }
 
-/// The subnets of all nodes' links. Two addresses that are in the same ones are on the subnet of the same nodes.
+/// The subnets of all nodes' links. Two addresses with the same subnets are on the subnet of the same nodes.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Subnets {
     known: HashSet<(IpAddr, u8)>,
@@ -164,8 +166,8 @@ pub(super) struct Subnets {
 }
 
 impl Subnets {
-    pub(super) fn of(facts: &Facts) -> Self {
-        let links = facts.links.values().flatten().chain(facts.own_links.iter().flatten());
+    pub(super) fn from_objects(objects: &ClusterObjects) -> Self {
+        let links = objects.links.values().flatten().chain(objects.own_links.iter().flatten());
         let known: HashSet<(IpAddr, u8)> = links
             .flat_map(|link| &link.subnets)
             .map(|(ip, length)| (crate::link::network(*ip, *length), *length))

@@ -1,80 +1,82 @@
-//! Which Services have addresses in common. That is kept from one view to the next, and only those that have changed, and
-//! those that they share addresses with, are put together anew.
+//! Partitions Services by shared addresses, incrementally: only those that have changed, and those that share
+//! addresses with them, are regrouped.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::advertised::SetId;
-use super::nominate::ClassId;
-use super::{Group, GroupId, Idle, NodeName, ServiceKey};
-use crate::facts::ServiceFacts;
+use super::selection::ClassId;
+use super::{Group, GroupId, NodeName, NotAnnounced, ServiceKey};
+use crate::objects::ServiceInfo;
 
-/// A Service, and what is decided about it alone.
+/// A Service with the results that depend only on it.
 #[derive(Debug)]
-pub(super) struct Part {
-    pub(super) service: Arc<ServiceFacts>,
-    /// The advertisements that announce it.
-    pub(super) verdict: Result<SetId, Idle>,
-    /// If it has endpoints that can serve: where, sorted, as far as its traffic policy makes that matter.
+pub(super) struct GroupMember {
+    pub(super) service: Arc<ServiceInfo>,
+    /// The advertisements that apply to it.
+    pub(super) advertisements: Result<SetId, NotAnnounced>,
+    /// The sorted nodes of its endpoints that can serve, if it has any; empty unless its traffic policy is
+    /// local.
     pub(super) serving: Option<Arc<[NodeName]>>,
-    /// Who announced it last, and in which epoch.
+    /// The last node that announced it, and its epoch.
     pub(super) last: Option<(NodeName, u64)>,
 }
 
-/// Services that have addresses in common, directly or by way of others, in order of their names.
+/// Services that share addresses, directly or transitively, sorted by name.
 #[derive(Debug)]
-pub(super) struct Cell {
-    pub(super) parts: Box<[Part]>,
+pub(super) struct SharedGroup {
+    pub(super) members: Box<[GroupMember]>,
     pub(super) class: ClassId,
-    /// The group that was made of it last.
+    /// The group that was last built from it.
     pub(super) group: Option<Arc<Group>>,
-    /// Why nobody may own that group, beyond [`Idle::message`].
+    /// Details why no node may own that group, in addition to [`NotAnnounced::message`].
     pub(super) detail: Option<Arc<str>>,
 }
 
-/// All cells, by their lowest address.
+/// All shared groups, by their lowest address.
 #[derive(Debug, Default)]
 pub(super) struct Partition {
-    pub(super) cells: BTreeMap<GroupId, Cell>,
+    pub(super) shared_groups: BTreeMap<GroupId, SharedGroup>,
     home: HashMap<IpAddr, GroupId>,
 }
 
 impl Partition {
-    /// Takes the cells apart that have one of `addresses`, drops the Services that `is_gone` says and puts the others
-    /// together with `parts`. Returns the new cells.
+    /// Removes the shared groups with one of `addresses`, drops the Services for which `is_gone` is true, and
+    /// regroups the others together with `members`. Returns the ids of the new shared groups.
     pub(super) fn replace(
         &mut self,
         addresses: impl Iterator<Item = IpAddr>,
         is_gone: impl Fn(&ServiceKey) -> bool,
-        mut parts: Vec<Part>,
+        mut members: Vec<GroupMember>,
     ) -> Vec<GroupId> {
         let affected: BTreeSet<GroupId> = addresses.filter_map(|ip| self.home.get(&ip).copied()).collect();
-        for cell in affected.iter().filter_map(|id| self.cells.remove(id)) {
-            for part in cell.parts {
-                for address in &part.service.addresses {
+        for shared_group in affected.iter().filter_map(|id| self.shared_groups.remove(id)) {
+            for member in shared_group.members {
+                for address in &member.service.addresses {
                     self.home.remove(address);
                 }
-                if !is_gone(&part.service.key) {
-                    parts.push(part);
+                if !is_gone(&member.service.key) {
+                    members.push(member);
                 }
             }
         }
         let mut new = Vec::new();
-        for mut members in tied_together(parts) {
+        for mut members in group_by_shared_address(members) {
             members.sort_unstable_by(|a, b| a.service.key.cmp(&b.service.key));
-            let addresses = || members.iter().flat_map(|part| part.service.addresses.iter().copied());
+            let addresses = || members.iter().flat_map(|member| member.service.addresses.iter().copied());
             let Some(id) = addresses().min() else { continue };
             self.home.extend(addresses().map(|address| (address, id)));
-            let parts = members.into_boxed_slice();
-            self.cells.insert(id, Cell { parts, class: ClassId::default(), group: None, detail: None });
+            let members = members.into_boxed_slice();
+            self.shared_groups
+                .insert(id, SharedGroup { members, class: ClassId::default(), group: None, detail: None });
             new.push(id);
         }
         new
     }
 }
 
-fn tied_together(parts: Vec<Part>) -> Vec<Vec<Part>> {
+fn group_by_shared_address(members: Vec<GroupMember>) -> Vec<Vec<GroupMember>> {
     fn find(leader: &mut [usize], mut index: usize) -> usize {
         while leader[index] != index {
             leader[index] = leader[leader[index]];
@@ -82,27 +84,24 @@ fn tied_together(parts: Vec<Part>) -> Vec<Vec<Part>> {
         }
         index
     }
-    let mut leader: Vec<usize> = (0..parts.len()).collect();
+    let mut leader: Vec<usize> = (0..members.len()).collect();
     let mut first_with: HashMap<IpAddr, usize> = HashMap::new();
-    for (index, part) in parts.iter().enumerate() {
-        for address in &part.service.addresses {
+    for (index, member) in members.iter().enumerate() {
+        for address in &member.service.addresses {
             let other = *first_with.entry(*address).or_insert(index);
             let (a, b) = (find(&mut leader, index), find(&mut leader, other));
             leader[a.max(b)] = a.min(b);
         }
     }
-    let mut sets: BTreeMap<usize, Vec<Part>> = BTreeMap::new();
-    for (index, part) in parts.into_iter().enumerate() {
-        sets.entry(find(&mut leader, index)).or_default().push(part);
+    let mut sets: BTreeMap<usize, Vec<GroupMember>> = BTreeMap::new();
+    for (index, member) in members.into_iter().enumerate() {
+        sets.entry(find(&mut leader, index)).or_default().push(member);
     }
     sets.into_values().collect()
 }
 
-/// What is in one of two lists and not in the other, by pointers; usually they have nearly everything in common.
-pub(super) fn different<'a, T>(
-    before: &'a [Arc<T>],
-    now: &'a [Arc<T>],
-) -> (Vec<&'a Arc<T>>, Vec<&'a Arc<T>>) {
+/// The elements that are in only one of two lists, compared by pointer; usually the lists are nearly equal.
+pub(super) fn diff<'a, T>(before: &'a [Arc<T>], now: &'a [Arc<T>]) -> (Vec<&'a Arc<T>>, Vec<&'a Arc<T>>) {
     let start = before.iter().zip(now).take_while(|(a, b)| Arc::ptr_eq(a, b)).count();
     let (before, now) = (&before[start..], &now[start..]);
     let end = before.iter().rev().zip(now.iter().rev()).take_while(|(a, b)| Arc::ptr_eq(a, b)).count();
@@ -120,7 +119,7 @@ pub(super) fn different<'a, T>(
 }
 
 /// Whether both are lists of the same objects.
-pub(super) fn same<T>(a: &[Arc<T>], b: &[Arc<T>]) -> bool {
+pub(super) fn same_objects<T>(a: &[Arc<T>], b: &[Arc<T>]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| Arc::ptr_eq(a, b))
 }
 
@@ -129,13 +128,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_two_lists_do_not_have_in_common_is_found_wherever_it_is() {
+    fn the_differences_of_two_lists_are_found_at_any_position() {
         let all: Vec<Arc<u32>> = (0..100).map(Arc::new).collect();
         let list = |numbers: &[usize]| -> Vec<Arc<u32>> {
             numbers.iter().map(|number| Arc::clone(&all[*number])).collect()
         };
         let values = |list: Vec<&Arc<u32>>| list.into_iter().map(|value| **value).collect::<Vec<_>>();
-        for (before, now, gone, come) in [
+        for (before, now, removed, added) in [
             (&[1, 2, 3][..], &[1, 2, 3][..], &[][..], &[][..]),
             (&[], &[1, 2], &[], &[1, 2]),
             (&[1, 2], &[], &[1, 2], &[]),
@@ -144,8 +143,8 @@ mod tests {
             (&[1, 2, 3], &[3, 2, 1], &[], &[]),
         ] {
             let (before, now) = (list(before), list(now));
-            let (a, b) = different(&before, &now);
-            assert_eq!((values(a), values(b)), (gone.to_vec(), come.to_vec()));
+            let (a, b) = diff(&before, &now);
+            assert_eq!((values(a), values(b)), (removed.to_vec(), added.to_vec()));
         }
     }
 }

@@ -10,38 +10,39 @@ use super::Candidate;
 use crate::beacon::NodeId;
 use crate::placement::Rendezvous;
 
-/// The placement chooses among so many of a group's best candidates.
+/// The placement chooses among this number of a group's best candidates.
 pub(crate) const CHOICES: usize = 16;
-/// So many of the best are kept in order. When nodes go, the next ones are known until fewer than [`CHOICES`] are left.
+/// How many of the best are kept sorted. When nodes go, the next ones are known until fewer than [`CHOICES`]
+/// are left.
 const KEPT: usize = 24;
 
-/// The candidates of one group. Nearly all groups have the same ones, each in an order of its own, so the set is shared
-/// and only the best are held in order: the others are ranked when somebody asks for them.
+/// The candidates of one group. Nearly all groups have the same ones, each in a different order, so the set
+/// is shared and only the best are kept sorted: the others are ranked on demand.
 #[derive(Clone, Debug, Default)]
 pub struct Candidates {
     rendezvous: Rendezvous,
-    set: Arc<Set>,
-    /// The first in order.
+    set: Arc<CandidateSet>,
+    /// The best candidates, in order.
     best: Box<[Ranked]>,
 }
 
-/// Candidates in order of their names.
+/// Candidates sorted by name.
 #[derive(Debug, Default)]
-pub(super) struct Set {
+pub(super) struct CandidateSet {
     nodes: Box<[Candidate]>,
-    /// Where in `nodes` each is, in order of the ids.
+    /// The index in `nodes` of each, sorted by id.
     by_id: Box<[(NodeId, u16)]>,
 }
 
-/// A place in [`Set::nodes`], and the first bits of the node's hash.
+/// An index in [`CandidateSet::nodes`], and the first bits of the node's hash.
 #[derive(Clone, Copy, Debug)]
 struct Ranked {
     hash: u64,
     place: u16,
 }
 
-impl Set {
-    /// Kubernetes supports 5 000 nodes; those beyond 65 536 have no place.
+impl CandidateSet {
+    /// Kubernetes supports 5 000 nodes; those beyond 65 536 are ignored.
     fn new(mut nodes: Vec<Candidate>) -> Self {
         nodes.sort_by(|a, b| a.node.cmp(&b.node));
         nodes.truncate(usize::from(u16::MAX) + 1);
@@ -61,12 +62,13 @@ impl Set {
 }
 
 impl Candidates {
-    /// In order for an address: by their tiers, then by [`placement::rendezvous`](crate::placement::rendezvous).
+    /// Ranks candidates for an address: by tier, then by
+    /// [`placement::rendezvous`](crate::placement::rendezvous).
     pub fn ranked(address: IpAddr, nodes: Vec<Candidate>) -> Self {
-        Self::rank(Rendezvous::of(address), Arc::new(Set::new(nodes)))
+        Self::rank(Rendezvous::new(address), Arc::new(CandidateSet::new(nodes)))
     }
 
-    fn rank(rendezvous: Rendezvous, set: Arc<Set>) -> Self {
+    fn rank(rendezvous: Rendezvous, set: Arc<CandidateSet>) -> Self {
         let mut candidates = Self { rendezvous, set, best: Box::default() };
         candidates.best = candidates.first_in_order(KEPT).into();
         candidates
@@ -95,17 +97,17 @@ impl Candidates {
         if order.is_eq() && a.place != b.place { whole(a).cmp(&whole(b)) } else { order }
     }
 
-    /// Best first.
+    /// All candidates, best first.
     pub fn iter(&self) -> Iter<'_> {
         Iter { candidates: self, next: 0, all: None }
     }
 
-    /// The best.
+    /// The best candidate.
     pub fn first(&self) -> Option<&Candidate> {
         self.iter().next()
     }
 
-    /// How many there are.
+    /// The number of candidates.
     pub fn len(&self) -> usize {
         self.set.nodes.len()
     }
@@ -115,12 +117,12 @@ impl Candidates {
         self.set.nodes.is_empty()
     }
 
-    /// Whether `node` is one.
+    /// Whether `node` is a candidate.
     pub fn contains(&self, node: &str) -> bool {
         self.set.place(node).is_some()
     }
 
-    /// The id of `node`, if it is one. Cheaper than to compute it from the name.
+    /// The id of `node`, if it is a candidate. Cheaper than computing it from the name.
     pub fn id_of(&self, node: &str) -> Option<NodeId> {
         self.set.get(self.set.place(node)?).map(|candidate| candidate.id)
     }
@@ -131,8 +133,8 @@ impl Candidates {
         self.set.get(self.set.by_id.get(at)?.1)
     }
 
-    /// Of those with these ids the one with the least `key`; of several, the first in order. It costs as much as there
-    /// are ids, however many candidates there are.
+    /// The candidate with the least `key` among these ids; of several, the first in order. The cost depends
+    /// on the number of ids, not of candidates.
     pub fn first_by<K: Ord>(
         &self,
         ids: impl IntoIterator<Item = NodeId>,
@@ -154,12 +156,12 @@ impl Candidates {
         }
     }
 
-    /// Which set of candidates it is; equal for those who share one.
+    /// Identifies the set of candidates; equal for groups that share one.
     pub(crate) fn set(&self) -> *const () {
         Arc::as_ptr(&self.set).cast()
     }
 
-    /// The ids of all of them, in no order that means anything.
+    /// The ids of all candidates, in no particular order.
     pub(crate) fn ids(&self) -> impl Iterator<Item = NodeId> {
         self.set.by_id.iter().map(|(id, _)| *id)
     }
@@ -175,7 +177,7 @@ impl PartialEq for Candidates {
 
 impl Eq for Candidates {}
 
-/// Candidates, best first. Those that are not kept in order are ranked when the first of them is asked for.
+/// Candidates, best first. Those that are not kept sorted are ranked when the first of them is requested.
 #[derive(Clone, Debug)]
 pub struct Iter<'a> {
     candidates: &'a Candidates,
@@ -210,16 +212,17 @@ impl<'a> Iterator for Iter<'a> {
     }
 }
 
-/// The sets of candidates that groups have, each once.
+/// The distinct sets of candidates of all groups.
 #[derive(Debug, Default)]
-pub(super) struct Sets {
+pub(super) struct CandidateSets {
     known: HashSet<ByNodes>,
-    /// From one set to another, by their addresses in memory, as far as that was asked for since [`Self::tidy`].
+    /// Transitions from one set to another, by their addresses in memory, since the last
+    /// [`Self::remove_unused`].
     transitions: HashMap<[usize; 2], Arc<Transition>>,
 }
 
 #[derive(Debug)]
-struct ByNodes(Arc<Set>);
+struct ByNodes(Arc<CandidateSet>);
 
 impl PartialEq for ByNodes {
     fn eq(&self, other: &Self) -> bool {
@@ -235,17 +238,17 @@ impl Hash for ByNodes {
     }
 }
 
-/// What became of each candidate of one set in another.
+/// What became of the candidates of one set in another.
 #[derive(Debug)]
 struct Transition {
-    /// Where those are now that are there in the same tier, by their former places.
+    /// The new index of those that are in both in the same tier, by their former index.
     stayed: Vec<Option<u16>>,
-    /// Those that are new, or in another tier.
+    /// The index of those that are new, or in another tier.
     added: Vec<u16>,
 }
 
 impl Transition {
-    fn between(old: &Set, new: &Set) -> Self {
+    fn between(old: &CandidateSet, new: &CandidateSet) -> Self {
         let same = |candidate: &Candidate| {
             let place = new.place(&candidate.node)?;
             (new.get(place)? == candidate).then_some(place)
@@ -257,9 +260,9 @@ impl Transition {
     }
 }
 
-impl Sets {
-    /// Those that these groups have.
-    pub(super) fn of<'a>(groups: impl Iterator<Item = &'a Candidates>) -> Self {
+impl CandidateSets {
+    /// The sets of these groups.
+    pub(super) fn from_candidates<'a>(groups: impl Iterator<Item = &'a Candidates>) -> Self {
         let mut seen = HashSet::new();
         let first = |candidates: &&Candidates| seen.insert(candidates.set());
         let known = groups.filter(first).map(|candidates| ByNodes(Arc::clone(&candidates.set))).collect();
@@ -267,8 +270,8 @@ impl Sets {
     }
 
     /// The set of `nodes`.
-    pub(super) fn of_nodes(&mut self, nodes: Vec<Candidate>) -> Arc<Set> {
-        let set = ByNodes(Arc::new(Set::new(nodes)));
+    pub(super) fn of_nodes(&mut self, nodes: Vec<Candidate>) -> Arc<CandidateSet> {
+        let set = ByNodes(Arc::new(CandidateSet::new(nodes)));
         if let Some(known) = self.known.get(&set) {
             return Arc::clone(&known.0);
         }
@@ -277,23 +280,23 @@ impl Sets {
         new
     }
 
-    /// Forgets the sets that nobody else holds. Others must not be dropped between this and the next use.
-    pub(super) fn tidy(&mut self) {
+    /// Drops the sets that are not used elsewhere. Others must not be dropped between this and the next use.
+    pub(super) fn remove_unused(&mut self) {
         self.transitions.clear();
         self.known.retain(|set| Arc::strong_count(&set.0) > 1);
     }
 
-    /// The candidates of a set in order for an address, with as little work as possible where `before` are candidates for
-    /// the same address: to hash each address with each node is what costs most in a large cluster.
+    /// The candidates of a set ranked for an address. Reuses `before` if those are candidates for the same
+    /// address: hashing each address with each node is the largest cost in a large cluster.
     pub(super) fn ranked(
         &mut self,
-        set: &Arc<Set>,
+        set: &Arc<CandidateSet>,
         address: IpAddr,
         before: Option<&Candidates>,
     ) -> Candidates {
         let set = Arc::clone(set);
-        let Some(before) = before.filter(|before| before.rendezvous.is_of(address)) else {
-            return Candidates::rank(Rendezvous::of(address), set);
+        let Some(before) = before.filter(|before| before.rendezvous.is_for(address)) else {
+            return Candidates::rank(Rendezvous::new(address), set);
         };
         if Arc::ptr_eq(&before.set, &set) {
             return before.clone();
@@ -301,13 +304,13 @@ impl Sets {
         let key = [&before.set, &set].map(|set| Arc::as_ptr(set).addr());
         let transition = self.transitions.entry(key);
         let transition = transition.or_insert_with(|| Arc::new(Transition::between(&before.set, &set)));
-        follow(before, set, transition)
+        rerank(before, set, transition)
     }
 }
 
-/// The best of `before` that are still there, and those of the new ones that come before the last of these, are the best
+/// The best of `before` that are still there, and those new ones that precede the last of these, are the best
 /// of all.
-fn follow(before: &Candidates, set: Arc<Set>, transition: &Transition) -> Candidates {
+fn rerank(before: &Candidates, set: Arc<CandidateSet>, transition: &Transition) -> Candidates {
     let complete = before.best.len() == before.set.nodes.len();
     let rendezvous = before.rendezvous.clone();
     if transition.added.len() > set.nodes.len() / 2 && !complete {

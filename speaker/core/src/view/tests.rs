@@ -7,15 +7,17 @@ use rules::Configuration;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::facts::{Facts, NodeFacts, PodFacts, ServiceFacts, SliceFacts, StatusFacts};
-use crate::link::{Families, LinkFacts, Scope};
+use crate::link::{Families, LinkInfo, Scope};
+use crate::objects::{
+    AnnouncementInfo, ClusterObjects, EndpointSliceInfo, NodeInfo, ServiceInfo, SpeakerPodInfo,
+};
 
 /// A cluster, described as `kubectl` would print it.
 #[derive(Clone)]
 struct Cluster {
     objects: Objects,
     configured: rules::Objects,
-    settings: Settings,
+    settings: ViewSettings,
     class: Option<String>,
 }
 
@@ -26,13 +28,13 @@ struct Objects {
     nodes: Vec<Node>,
     pods: Vec<Pod>,
     statuses: Vec<ServiceL2Status>,
-    links: BTreeMap<NodeName, Vec<LinkFacts>>,
-    own_links: Option<Vec<LinkFacts>>,
+    links: BTreeMap<NodeName, Vec<LinkInfo>>,
+    own_links: Option<Vec<LinkInfo>>,
     other_addresses: BTreeMap<NodeName, BTreeMap<IpAddr, String>>,
 }
 
-/// What is kept of `objects`.
-fn kept<K: Clone, F>(objects: &[K], of: impl Fn(K) -> Option<F>) -> Vec<Arc<F>> {
+/// The summaries of `objects`.
+fn summaries<K: Clone, F>(objects: &[K], of: impl Fn(K) -> Option<F>) -> Vec<Arc<F>> {
     objects.iter().cloned().filter_map(of).map(Arc::new).collect()
 }
 
@@ -43,8 +45,11 @@ fn ip(text: &str) -> IpAddr {
 impl Cluster {
     /// Nodes `a`, `b` and `c` with ready speakers, one pool, one advertisement of everything.
     fn new() -> Self {
-        let settings =
-            Settings { me: "a".into(), placement: Placement::Balanced, exclude_label: ExcludeLabel::Auto };
+        let settings = ViewSettings {
+            me: "a".into(),
+            placement: Placement::Balanced,
+            exclude_label: ExcludeLabel::Auto,
+        };
         let mut cluster = Self {
             objects: Objects::default(),
             configured: rules::Objects::default(),
@@ -139,15 +144,17 @@ impl Cluster {
         self.objects.other_addresses.insert(node.into(), [(ip(address), interface.to_owned())].into());
     }
 
-    fn facts(&self) -> Facts {
+    fn summaries(&self) -> ClusterObjects {
         let Objects { services, slices, nodes, pods, statuses, links, own_links, other_addresses } =
             &self.objects;
-        Facts {
-            services: kept(services, |service| ServiceFacts::of(service, self.class.as_deref())),
-            slices: kept(slices, SliceFacts::of),
-            nodes: kept(nodes, NodeFacts::of),
-            pods: kept(pods, |pod| PodFacts::of(&pod)),
-            statuses: kept(statuses, |status| StatusFacts::of(status, "a")),
+        ClusterObjects {
+            services: summaries(services, |service| {
+                ServiceInfo::from_service(service, self.class.as_deref())
+            }),
+            slices: summaries(slices, EndpointSliceInfo::from_slice),
+            nodes: summaries(nodes, NodeInfo::from_node),
+            pods: summaries(pods, |pod| SpeakerPodInfo::from_pod(&pod)),
+            statuses: summaries(statuses, |status| AnnouncementInfo::from_status(status, "a")),
             states_listed: true,
             links: links.clone(),
             own_links: own_links.clone(),
@@ -161,7 +168,7 @@ impl Cluster {
 
     fn view_after(&self, previous: Option<&View>) -> View {
         let (configuration, _) = Configuration::from_objects(&self.configured);
-        View::build(&self.settings, &self.facts(), &configuration, previous)
+        View::build(&self.settings, &self.summaries(), &configuration, previous)
     }
 
     /// The candidates of the only group, sorted by name.
@@ -169,17 +176,17 @@ impl Cluster {
         names(&self.view())
     }
 
-    fn idle(&self) -> Option<Idle> {
-        self.view().groups.values().next().unwrap().idle
+    fn not_announced(&self) -> Option<NotAnnounced> {
+        self.view().groups.values().next().unwrap().not_announced
     }
 }
 
-fn link(node: &str, name: &str, subnets: &[&str], families: Option<Families>) -> LinkFacts {
+fn link(node: &str, name: &str, subnets: &[&str], families: Option<Families>) -> LinkInfo {
     let subnet = |text: &&str| {
         let (address, length) = text.split_once('/').unwrap();
         (ip(address), length.parse().unwrap())
     };
-    LinkFacts {
+    LinkInfo {
         name: name.into(),
         mac: [2, 0, 0, 0, 0, node.as_bytes()[0]],
         subnets: subnets.iter().map(subnet).collect(),
@@ -222,7 +229,7 @@ fn every_node_with_a_ready_speaker_is_a_candidate() {
 }
 
 #[test]
-fn a_node_without_network_or_not_ready_is_none() {
+fn a_node_that_is_not_ready_or_has_no_network_is_no_candidate() {
     for (type_, status, candidate) in [
         ("NetworkUnavailable", "True", false),
         ("NetworkUnavailable", "False", true),
@@ -237,7 +244,7 @@ fn a_node_without_network_or_not_ready_is_none() {
 }
 
 #[test]
-fn the_exclude_label_counts_unless_every_node_has_it() {
+fn the_exclude_label_is_honoured_unless_every_node_has_it() {
     let excluded = json!({"metadata": {"labels": {crds::names::LABEL_EXCLUDE_NODE: ""}}});
     let mut cluster = with_service();
     cluster.node("a", &excluded);
@@ -245,14 +252,14 @@ fn the_exclude_label_counts_unless_every_node_has_it() {
     cluster.node("b", &excluded);
     cluster.node("c", &excluded);
     assert_eq!(cluster.candidates(), ["a", "b", "c"]);
-    assert!(cluster.view().label_ignored, "users are told");
+    assert!(cluster.view().label_ignored, "it is reported");
     cluster.settings.exclude_label = ExcludeLabel::Honour;
-    assert_eq!(cluster.idle(), Some(Idle::NoCandidate));
+    assert_eq!(cluster.not_announced(), Some(NotAnnounced::NoCandidate));
     assert!(!cluster.view().label_ignored);
     cluster.settings.exclude_label = ExcludeLabel::Ignore;
     cluster.node("c", &json!({}));
     assert_eq!(cluster.candidates(), ["a", "b", "c"]);
-    assert!(!cluster.view().label_ignored, "that was asked for");
+    assert!(!cluster.view().label_ignored, "as configured");
 }
 
 #[test]
@@ -275,14 +282,18 @@ fn a_node_that_joins_without_the_exclude_label_changes_nothing_before_its_speake
     cluster.pod("d", false);
     assert!(cluster.view().label_ignored, "its speaker has not published anything");
     cluster.links("d", "eth0", "10.0.0.4/24");
-    assert_eq!(cluster.idle(), Some(Idle::NoCandidate), "who excluded all other nodes wants none of them");
+    assert_eq!(
+        cluster.not_announced(),
+        Some(NotAnnounced::NoCandidate),
+        "the other nodes were excluded on purpose"
+    );
 }
 
 #[test]
 fn without_a_serving_endpoint_nobody_announces() {
     let mut cluster = with_service();
     cluster.slice("web", &[]);
-    assert_eq!(cluster.idle(), Some(Idle::NoEndpoints));
+    assert_eq!(cluster.not_announced(), Some(NotAnnounced::NoEndpoints));
     for (conditions, serves) in [
         (json!({"ready": false}), false),
         (json!({"ready": true}), true),
@@ -290,7 +301,7 @@ fn without_a_serving_endpoint_nobody_announces() {
         (json!({"ready": false, "serving": true, "terminating": true}), true),
     ] {
         cluster.slice("web", &[json!({"addresses": [], "nodeName": "b", "conditions": conditions})]);
-        assert_eq!(cluster.idle().is_none(), serves, "{conditions}");
+        assert_eq!(cluster.not_announced().is_none(), serves, "{conditions}");
     }
 }
 
@@ -306,7 +317,7 @@ fn with_a_local_traffic_policy_only_nodes_with_an_endpoint_are_candidates() {
 fn advertisements_choose_nodes_links_and_services() {
     let mut cluster = with_service();
     cluster.configured.l2_advertisements.clear();
-    assert_eq!(cluster.idle(), Some(Idle::NotAdvertised));
+    assert_eq!(cluster.not_announced(), Some(NotAnnounced::NotAdvertised));
     let on = |node: &str, interface: &str| json!({"nodeSelectors": [{"matchLabels": {"name": node}}], "interfaces": [interface]});
     cluster.advertisement("a", &on("a", "eth0"));
     cluster.advertisement("b", &on("b", "eth1"));
@@ -317,9 +328,9 @@ fn advertisements_choose_nodes_links_and_services() {
 
     cluster.configured.l2_advertisements.clear();
     cluster.advertisement("other", &json!({"serviceSelectors": [{"matchLabels": {"app": "other"}}]}));
-    assert_eq!(cluster.idle(), Some(Idle::NotAdvertised));
+    assert_eq!(cluster.not_announced(), Some(NotAnnounced::NotAdvertised));
     cluster.advertisement("pool", &json!({"ipAddressPools": ["elsewhere"]}));
-    assert_eq!(cluster.idle(), Some(Idle::NotAdvertised));
+    assert_eq!(cluster.not_announced(), Some(NotAnnounced::NotAdvertised));
 }
 
 #[test]
@@ -338,14 +349,14 @@ fn a_dual_stack_service_and_services_on_one_address_are_one_group() {
 }
 
 #[test]
-fn services_on_one_address_need_a_node_that_suits_all_that_have_endpoints() {
+fn services_on_one_address_need_a_common_node_for_all_that_have_endpoints() {
     let local = json!({"spec": {"externalTrafficPolicy": "Local"}});
     let mut cluster = Cluster::new();
     cluster.service("one", &["10.0.0.5"], &["a", "b"], &local);
     cluster.service("two", &["10.0.0.5"], &["b", "c"], &local);
     assert_eq!(cluster.candidates(), ["b"]);
     cluster.service("two", &["10.0.0.5"], &["c"], &local);
-    assert_eq!(cluster.idle(), Some(Idle::NoCommonCandidate));
+    assert_eq!(cluster.not_announced(), Some(NotAnnounced::NoCommonCandidate));
     cluster.service("two", &["10.0.0.5"], &[], &local);
     assert_eq!(cluster.candidates(), ["a", "b"]);
 }
@@ -357,11 +368,11 @@ fn a_shared_address_is_not_announced_while_an_advertisement_selects_services() {
     cluster.service("web", &["10.0.0.5"], &["a"], &shared);
     assert_eq!(cluster.candidates(), ["a", "b", "c"]);
     cluster.advertisement("some", &json!({"serviceSelectors": [{"matchExpressions": []}]}));
-    assert_eq!(cluster.idle(), Some(Idle::SharedWithServiceSelector));
+    assert_eq!(cluster.not_announced(), Some(NotAnnounced::SharedWithServiceSelector));
 }
 
 #[test]
-fn other_types_other_classes_and_services_without_an_address_are_passed_over() {
+fn services_of_other_types_or_classes_or_without_an_address_are_ignored() {
     for more in [
         json!({"spec": {"type": "NodePort"}}),
         json!({"spec": {"loadBalancerClass": "other"}}),
@@ -400,7 +411,7 @@ fn a_node_without_the_advertised_interface_is_no_candidate() {
     cluster.advertisement("eth1", &json!({"interfaces": ["eth1"]}));
     cluster.links("a", "eth0", "10.0.0.1/24");
     cluster.links("b", "eth1", "10.0.0.2/24");
-    assert_eq!(cluster.candidates(), ["b", "c"], "c has not told of its links");
+    assert_eq!(cluster.candidates(), ["b", "c"], "c has not published its links");
 }
 
 #[test]
@@ -443,7 +454,7 @@ fn the_last_owner_is_the_one_with_the_highest_epoch() {
 }
 
 #[test]
-fn a_view_is_the_same_in_whatever_order_the_objects_come() {
+fn a_view_does_not_depend_on_the_order_of_the_objects() {
     let mut cluster = Cluster::new();
     cluster.service("one", &["10.0.0.5"], &["a"], &json!({}));
     cluster.service("two", &["10.0.0.5"], &["a"], &json!({}));
@@ -459,7 +470,7 @@ fn a_view_is_the_same_in_whatever_order_the_objects_come() {
 }
 
 #[test]
-fn speakers_are_known_by_address_readiness_and_generation() {
+fn a_speaker_has_the_address_readiness_and_generation_of_its_pod() {
     let cluster = with_service();
     let speaker = &cluster.view().speakers[&NodeName::from("a")];
     assert_eq!((speaker.address, speaker.ready, speaker.generation), (Some(ip("192.168.0.1")), true, 3));
@@ -469,7 +480,7 @@ fn speakers_are_known_by_address_readiness_and_generation() {
 fn of_two_speaker_pods_on_a_node_the_ready_one_counts_else_the_newer() {
     let with = |more: &[(bool, u64)]| {
         let pod = |(ready, generation): &(bool, u64)| {
-            Arc::new(PodFacts {
+            Arc::new(SpeakerPodInfo {
                 node: "a".into(),
                 address: None,
                 ready: *ready,
@@ -477,10 +488,10 @@ fn of_two_speaker_pods_on_a_node_the_ready_one_counts_else_the_newer() {
                 generation: *generation,
             })
         };
-        let mut facts = with_service().facts();
-        facts.pods = more.iter().map(pod).collect();
+        let mut objects = with_service().summaries();
+        objects.pods = more.iter().map(pod).collect();
         let (configuration, _) = Configuration::from_objects(&rules::Objects::default());
-        let view = View::build(&with_service().settings, &facts, &configuration, None);
+        let view = View::build(&with_service().settings, &objects, &configuration, None);
         let speaker = &view.speakers[&NodeName::from("a")];
         (speaker.ready, speaker.generation)
     };
@@ -491,6 +502,6 @@ fn of_two_speaker_pods_on_a_node_the_ready_one_counts_else_the_newer() {
 
 mod changes;
 mod cost;
-mod held;
 mod invalid_edits;
+mod node_addresses;
 mod reachable;

@@ -2,8 +2,8 @@
 
 use super::*;
 
-fn what(addresses: &[&str]) -> Wanted {
-    Wanted {
+fn what(addresses: &[&str]) -> DesiredStatus {
+    DesiredStatus {
         interfaces: Box::default(),
         epoch: 1,
         addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
@@ -11,14 +11,14 @@ fn what(addresses: &[&str]) -> Wanted {
 }
 
 #[test]
-fn requirement_8_events_refer_to_the_service_by_its_uid_as_kubectl_describe_selects_them() {
+fn requirement_8_events_refer_to_the_service_by_its_uid_for_kubectl_describe() {
     assert_eq!(reference(&service("web"), "3d0e").uid.as_deref(), Some("3d0e"));
     assert_eq!(reference(&service("web"), "").uid, None, "not known while the API server is away");
 }
 
 #[test]
 fn requirement_8_a_service_whose_addresses_are_all_withheld_is_not_reported_as_announced() {
-    use announce::view::Holder;
+    use announce::view::NodeAddress;
 
     use crate::fixtures::{address, group, view};
 
@@ -27,17 +27,17 @@ fn requirement_8_a_service_whose_addresses_are_all_withheld_is_not_reported_as_a
     view.groups.insert(address, Arc::new(announce::view::Group { services, ..group(&["a"]) }));
     let owned = Arc::new([(address, 3)].into());
     let mut published = Published { view: Arc::new(view.clone()), owned, ..Published::default() };
-    assert_eq!(wanted(&published).len(), 1);
-    view.held.insert(address, Holder { node: "node2".into(), interface: None, mac: None });
+    assert_eq!(desired(&published).len(), 1);
+    view.node_addresses.insert(address, NodeAddress { node: "node2".into(), interface: None, mac: None });
     published.view = Arc::new(view);
-    assert!(wanted(&published).is_empty());
+    assert!(desired(&published).is_empty());
 }
 
 #[test]
 fn requirement_8_a_service_whose_only_candidate_is_not_ready_is_announced_as_long_as_its_speaker_runs() {
     let status = |node: &str| {
         let (name, service) = (node.into(), service(node));
-        Arc::new(StatusFacts { name, service, node: node.into(), epoch: 1, interfaces: None })
+        Arc::new(AnnouncementInfo { name, service, node: node.into(), epoch: 1, interfaces: None })
     };
     let mut view = announce::view::View::default();
     for (node, running) in [("node1", true), ("node2", false)] {
@@ -53,28 +53,28 @@ fn service(name: &str) -> ServiceKey {
     ServiceKey { namespace: "default".into(), name: name.into() }
 }
 
-/// Names of the objects that are to go.
+/// Names of the objects to be deleted.
 fn stale(objects: &[(&str, &str, &str)], announced: &[&str], stay: &[&str]) -> Vec<String> {
     let object = |(name, name_of_service, node): &(&str, &str, &str)| {
         let (name, service) = ((*name).into(), service(name_of_service));
-        Arc::new(StatusFacts { name, service, node: (*node).into(), epoch: 1, interfaces: None })
+        Arc::new(AnnouncementInfo { name, service, node: (*node).into(), epoch: 1, interfaces: None })
     };
     let objects: Vec<_> = objects.iter().map(object).collect();
     let announced = announced.iter().map(|name| (Arc::new(service(name)), what(&[]))).collect();
-    let stays = |status: &StatusFacts| stay.contains(&&*status.service.name);
-    let is_orphan = |status: &StatusFacts| *status.node == *"gone";
-    let (_, stale) = sort(&objects, &"node1".into(), &announced, stays, is_orphan);
+    let stays = |status: &AnnouncementInfo| stay.contains(&&*status.service.name);
+    let is_orphan = |status: &AnnouncementInfo| *status.node == *"gone";
+    let (_, stale) = classify(&objects, &"node1".into(), &announced, stays, is_orphan);
     stale.into_iter().map(|object| object.name.to_string()).collect()
 }
 
 #[test]
-fn what_other_nodes_left_of_a_service_goes_once_this_one_announces_it() {
+fn objects_of_other_nodes_are_deleted_once_this_node_announces_the_service() {
     let objects = [("a", "web", "node1"), ("b", "web", "node2"), ("c", "db", "node2")];
     assert_eq!(stale(&objects, &["web"], &[]), ["b"]);
 }
 
 #[test]
-fn one_object_of_this_node_is_kept_for_a_service_and_that_with_its_own_name() {
+fn of_several_objects_of_this_node_the_one_with_its_own_name_is_kept() {
     let ours = name(&service("web"), "node1");
     for objects in [
         [("l2-abcde", "web", "node1"), (&ours, "web", "node1")],
@@ -85,13 +85,13 @@ fn one_object_of_this_node_is_kept_for_a_service_and_that_with_its_own_name() {
 }
 
 #[test]
-fn what_a_node_left_that_is_gone_too_goes_with_the_service() {
+fn objects_of_a_removed_node_are_deleted_with_the_service() {
     let objects = [("a", "web", "gone"), ("b", "web", "node2")];
     assert_eq!(stale(&objects, &[], &[]), ["a"]);
 }
 
 #[test]
-fn the_object_of_a_service_that_is_about_to_be_announced_elsewhere_stays_until_then() {
+fn the_object_of_a_service_is_kept_until_it_is_announced_elsewhere() {
     let objects = [("a", "web", "node1"), ("b", "db", "node1")];
     assert_eq!(stale(&objects, &[], &["web"]), ["b"]);
 }

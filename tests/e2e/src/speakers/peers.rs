@@ -58,7 +58,7 @@ impl Peers {
         let speaker = SocketAddr::new(rig.nodes[0].guest.host.v4.into(), BEACON_PORT);
         let received = Arc::<AtomicU64>::default();
         for (n, socket) in (0..).zip(sockets) {
-            runtime.spawn(simulate(NodeId::of(&name(n)), socket, speaker, Arc::clone(&received)));
+            runtime.spawn(simulate(NodeId::from_name(&name(n)), socket, speaker, Arc::clone(&received)));
         }
         Self { received, _guest: guest, _runtime: runtime }
     }
@@ -80,7 +80,7 @@ async fn simulate(sender: NodeId, socket: UdpSocket, speaker: SocketAddr, receiv
     let (mut echo, mut sequence) = (0, 0);
     loop {
         let body = tokio::select! {
-            _ = every.tick() => if echo == 0 { hello() } else { Body::Alive { claims: 0 } },
+            _ = every.tick() => if echo == 0 { hello() } else { Body::Alive { digest: 0 } },
             arrived = socket.recv_from(&mut bytes) => {
                 let Ok((len, _)) = arrived else { continue };
                 let Ok(message) = Message::open(&bytes[..len], &keys) else { continue };
@@ -88,7 +88,7 @@ async fn simulate(sender: NodeId, socket: UdpSocket, speaker: SocketAddr, receiv
                 echo = message.session;
                 match message.body {
                     Body::Hello { .. } => hello(),
-                    Body::Request => Body::Claims { claims: 0, part: 0, parts: 1, stakes: Vec::new() },
+                    Body::Request => Body::Claims { digest: 0, part: 0, parts: 1, claims: Vec::new() },
                     _ => continue,
                 }
             }

@@ -1,5 +1,4 @@
-//! What the tests have in common: nodes, groups with one address each, views of them, and the settings of a
-//! speaker.
+//! Common fixtures: nodes, groups with one address each, views of them, and the settings of a speaker.
 
 use super::super::*;
 use super::world::{INTERVAL, address, mac, name};
@@ -7,20 +6,20 @@ use crate::link::Scope;
 use crate::placement::Placement;
 use crate::view::{Candidate, Candidates, Group, Speaker, Tier};
 
-/// Who owned a group last, and in which epoch.
+/// The last owner of a group, and its epoch.
 pub(super) type Last = Option<(usize, u64)>;
 
 pub(super) fn id(node: usize) -> NodeId {
-    NodeId::of(&name(node))
+    NodeId::from_name(&name(node))
 }
 
-/// So many groups.
+/// This number of groups.
 pub(super) fn many(count: u32, last: Last) -> Vec<(GroupId, Last)> {
     (0..count).map(|n| (IpAddr::V4((0x0a01_0000 + n).into()), last)).collect()
 }
 
-pub(super) fn settings(node: usize, detection: Detection, session: u64) -> Settings {
-    Settings { me: name(node), interval: INTERVAL, misses: 3, detection, session }
+pub(super) fn settings(node: usize, detection: Detection, session: u64) -> OwnershipSettings {
+    OwnershipSettings { me: name(node), interval: INTERVAL, detect_multiplier: 3, detection, session }
 }
 
 /// Candidates of one tier.
@@ -36,7 +35,7 @@ pub(super) fn single(id: GroupId, candidates: Vec<Candidate>, last: Last) -> Gro
         addresses: [(id, Scope::All)].into(),
         services: Box::default(),
         candidates: Candidates::ranked(id, candidates),
-        idle: None,
+        not_announced: None,
         retainable: false,
         last: last.map(|(node, epoch)| (name(node), epoch)),
     }
@@ -46,7 +45,7 @@ pub(super) fn speaker(node: usize, ready: bool, generation: u64) -> (NodeName, S
     (name(node), Speaker { address: Some(address(node)), ready, running: true, generation })
 }
 
-/// A view with `nodes`, of which those that are `ready` are candidates for all `groups`.
+/// A view with `nodes`, of which those in `ready` are candidates for all `groups`.
 pub(super) fn view(
     nodes: &[usize],
     ready: &[usize],

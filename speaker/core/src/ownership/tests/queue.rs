@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Events in the order of their times; those of one time in the order in which they were scheduled.
+/// Events ordered by time; those at the same time in the order in which they were scheduled.
 pub(super) struct EventQueue<E> {
     events: BTreeMap<(Duration, u64), E>,
     scheduled: u64,

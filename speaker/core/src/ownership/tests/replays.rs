@@ -1,17 +1,17 @@
-//! Somebody records every datagram and repeats whichever it likes, whenever it likes. Nothing comes of it.
+//! An attacker records every datagram and replays any of them at any time, without effect.
 //!
-//! `LBSTACK_SIMULATION_SEED=n` replays one story; `LBSTACK_SIMULATION_COUNT=n` runs that many.
+//! `LBSTACK_SIMULATION_SEED=n` replays one simulation; `LBSTACK_SIMULATION_COUNT=n` runs that many.
 
 use super::super::*;
 use super::random::{fault, number};
-use super::world::{Chance, World, group};
+use super::world::{Random, World, group};
 use crate::beacon::Body;
 
-/// How many stories the suite runs.
+/// The number of simulations in the regular tests.
 const COUNT: u64 = 2_000;
 
 #[test]
-fn whatever_is_recorded_and_repeated_every_group_has_exactly_one_owner_at_rest() {
+fn every_group_has_exactly_one_owner_at_rest_whatever_is_replayed() {
     if let Some(seed) = number("LBSTACK_SIMULATION_SEED") {
         return story(seed);
     }
@@ -21,63 +21,63 @@ fn whatever_is_recorded_and_repeated_every_group_has_exactly_one_owner_at_rest()
     }
 }
 
-/// Lets time pass while records are repeated.
-fn pass(world: &mut World, chance: &mut Chance, time: Duration) {
+/// Lets time pass while records are replayed.
+fn pass(world: &mut World, random: &mut Random, time: Duration) {
     let end = world.now + time;
     while world.now < end {
-        for _ in 0..chance.below(4) {
+        for _ in 0..random.below(4) {
             world.repeat_any();
         }
-        world.pass(Duration::from_millis(1 + chance.below(40)));
+        world.pass(Duration::from_millis(1 + random.below(40)));
     }
 }
 
 fn story(seed: u64) {
-    let mut chance = Chance(seed);
-    let nodes = 2 + usize::try_from(chance.below(3)).unwrap();
-    let mut world = World::new(seed ^ 0x5a5a, nodes, 1 + u8::try_from(chance.below(2)).unwrap());
+    let mut random = Random(seed);
+    let nodes = 2 + usize::try_from(random.below(3)).unwrap();
+    let mut world = World::new(seed ^ 0x5a5a, nodes, 1 + u8::try_from(random.below(2)).unwrap());
     world.record();
-    world.loss = [0, 0, 50][usize::try_from(chance.below(3)).unwrap()];
+    world.loss = [0, 0, 50][usize::try_from(random.below(3)).unwrap()];
     for node in 0..nodes {
         world.start(node);
-        pass(&mut world, &mut chance, Duration::from_millis(500));
+        pass(&mut world, &mut random, Duration::from_millis(500));
     }
-    for _ in 0..=chance.below(4) {
-        fault(&mut world, &mut chance, false);
-        pass(&mut world, &mut chance, Duration::from_millis(500));
+    for _ in 0..=random.below(4) {
+        fault(&mut world, &mut random, false);
+        pass(&mut world, &mut random, Duration::from_millis(500));
         // Now and then for so long that peers are forgotten.
-        if chance.one_in(3) {
-            pass(&mut world, &mut chance, Duration::from_secs(12));
+        if random.one_in(3) {
+            pass(&mut world, &mut random, Duration::from_secs(12));
         }
     }
     world.cut(&[], false);
     world.deaf.clear();
-    world.wire_cut.clear();
+    world.link_cut.clear();
     world.loss = 0;
     for node in 0..nodes {
         world.exclude(node, false);
         if !world.is_up(node) || world.is_stopping(node) {
-            pass(&mut world, &mut chance, Duration::from_secs(4));
+            pass(&mut world, &mut random, Duration::from_secs(4));
             world.start(node);
         }
     }
-    pass(&mut world, &mut chance, Duration::from_secs(14));
+    pass(&mut world, &mut random, Duration::from_secs(14));
     let history = world.history.len();
-    pass(&mut world, &mut chance, Duration::from_secs(3));
+    pass(&mut world, &mut random, Duration::from_secs(3));
     for id in world.groups() {
         let owners = world.owners(id);
         assert_eq!(owners.len(), 1, "{id} is owned by {owners:?}\n{}", world.describe());
     }
     assert_eq!(world.history.len(), history, "something moves\n{}", world.describe());
-    let silent = world.counts().suspicions;
-    pass(&mut world, &mut chance, Duration::from_secs(2));
-    // Without a group they have nothing to say to each other.
-    let silent_since = world.counts().suspicions - silent;
-    assert!(silent_since == 0 || world.groups().is_empty(), "{silent_since}\n{}", world.describe());
+    let before = world.counts().suspicions;
+    pass(&mut world, &mut random, Duration::from_secs(2));
+    // Without a group they do not exchange beacons.
+    let new_suspicions = world.counts().suspicions - before;
+    assert!(new_suspicions == 0 || world.groups().is_empty(), "{new_suspicions}\n{}", world.describe());
 }
 
 #[test]
-fn requirement_5_one_recorded_datagram_makes_no_two_owners_and_locks_nobody_out() {
+fn requirement_5_one_replayed_datagram_causes_no_second_owner_and_no_lockout() {
     for seed in 0..20 {
         let mut world = World::settled(seed, 2, 1);
         let (owner, id) = (world.owner(group(1)), group(1));

@@ -50,7 +50,7 @@ fn a_single_node_owns_everything() {
 }
 
 #[test]
-fn a_dead_owner_is_followed_within_half_a_second_and_only_its_groups_move() {
+fn a_failed_owner_is_taken_over_within_half_a_second_and_only_its_groups_move() {
     for seed in 0..50 {
         let mut world = World::settled(seed, 4, 8);
         let before = owners(&world);
@@ -70,7 +70,7 @@ fn a_dead_owner_is_followed_within_half_a_second_and_only_its_groups_move() {
 }
 
 #[test]
-fn the_second_watcher_follows_when_owner_and_first_watcher_die_together() {
+fn the_second_watcher_takes_over_when_owner_and_first_watcher_fail_together() {
     for seed in 0..20 {
         let mut world = World::settled(seed, 4, 1);
         let first = world.owner(group(1));
@@ -87,7 +87,7 @@ fn the_second_watcher_follows_when_owner_and_first_watcher_die_together() {
 }
 
 #[test]
-fn a_node_that_joins_or_comes_back_takes_nothing_away() {
+fn a_node_that_joins_or_comes_back_takes_no_group_from_its_owner() {
     let mut world = World::new(3, 4, 8);
     for node in 0..3 {
         world.start(node);
@@ -139,11 +139,11 @@ fn an_excluded_owner_hands_over_without_a_gap_and_gets_nothing_back() {
 }
 
 #[test]
-fn a_successor_that_refuses_because_its_view_is_late_is_asked_again_without_a_gap() {
+fn a_successor_that_declines_because_its_view_is_late_is_asked_again_without_a_gap() {
     for seed in 0..20 {
         let mut world = World::settled(seed, 2, 2);
         world.exclude(1, true);
-        // Not so long that they stop talking.
+        // Not so long that they stop exchanging beacons.
         world.pass(Duration::from_millis(500));
         world.late.insert(1, Duration::from_millis(1_500));
         let begun = world.now;
@@ -158,7 +158,7 @@ fn a_successor_that_refuses_because_its_view_is_late_is_asked_again_without_a_ga
 }
 
 #[test]
-fn who_refused_a_group_that_the_hash_moves_there_is_offered_it_again() {
+fn a_successor_that_declined_a_group_which_the_hash_places_there_is_offered_it_again() {
     for seed in 0..20 {
         let mut world = World::placing(seed, 3, 8, Placement::Hash);
         for node in 0..3 {
@@ -180,7 +180,7 @@ fn who_refused_a_group_that_the_hash_moves_there_is_offered_it_again() {
 }
 
 #[test]
-fn who_refuses_to_the_end_keeps_an_owner_that_has_to_go_for_three_seconds_at_most() {
+fn a_successor_that_keeps_declining_delays_a_handover_for_three_seconds_at_most() {
     let mut world = World::settled(1, 3, 1);
     for node in 1..3 {
         world.exclude(node, true);
@@ -192,14 +192,14 @@ fn who_refuses_to_the_end_keeps_an_owner_that_has_to_go_for_three_seconds_at_mos
     }
     world.pass(Duration::from_secs(1));
     world.shut_down(0);
-    world.pass(OFFERS - Duration::from_millis(100));
+    world.pass(HANDOVER_TIMEOUT - Duration::from_millis(100));
     assert_eq!(world.owner(group(1)), 0);
     world.pass(Duration::from_millis(200));
     assert!(!world.is_up(0));
 }
 
 #[test]
-fn during_a_rolling_upgrade_the_last_to_go_hands_to_who_is_upgraded() {
+fn during_a_rolling_upgrade_groups_are_handed_over_to_upgraded_nodes() {
     let mut world = World::settled(5, 3, 6);
     for node in 0..3 {
         let begun = world.now;
@@ -213,7 +213,8 @@ fn during_a_rolling_upgrade_the_last_to_go_hands_to_who_is_upgraded() {
     }
     let moves =
         world.history.iter().filter(|(at, _, _, yes)| *yes && *at > Duration::from_secs(1_006)).count();
-    // Each group moves once when its first owner goes, and those that went to another old node once more.
+    // Each group moves once when its first owner is replaced, and those that moved to another old node once
+    // more.
     assert!(moves <= 6 + 2, "{moves}");
 }
 
@@ -239,7 +240,7 @@ fn during_a_rolling_upgrade_no_group_goes_off_its_subnet_because_that_node_is_up
 }
 
 #[test]
-fn a_stopped_owner_says_nothing_when_it_wakes_to_find_another() {
+fn a_stalled_owner_announces_nothing_if_another_has_taken_over() {
     for seed in 0..50 {
         let mut world = World::settled(seed, 3, 3);
         let stalled = world.owner(group(1));
@@ -256,13 +257,13 @@ fn a_stopped_owner_says_nothing_when_it_wakes_to_find_another() {
 }
 
 #[test]
-fn who_hears_an_owner_keeps_others_from_taking_over() {
+fn a_node_that_hears_the_owner_keeps_others_from_taking_over() {
     let mut world = World::settled(7, 4, 1);
     let owner = world.owner(group(1));
-    // One watcher does not hear the owner; the wire between them is cut too.
+    // One watcher does not hear the owner; the link between them is cut as well.
     let watcher = (0..4).find(|node| *node != owner).unwrap();
     world.deaf.insert((owner, watcher));
-    world.wire_cut.insert((watcher, owner));
+    world.link_cut.insert((watcher, owner));
     world.pass(Duration::from_secs(10));
     assert_eq!(world.owner(group(1)), owner);
     let history = world.history.len();
@@ -273,7 +274,7 @@ fn who_hears_an_owner_keeps_others_from_taking_over() {
 }
 
 #[test]
-fn an_owner_that_answers_on_the_wire_is_not_followed_though_its_beacons_are_lost() {
+fn an_owner_that_answers_on_the_link_is_not_taken_over_though_its_beacons_are_lost() {
     for seed in 0..20 {
         let mut world = World::settled(seed, 3, 3);
         let owner = world.owner(group(1));
@@ -284,8 +285,8 @@ fn an_owner_that_answers_on_the_wire_is_not_followed_though_its_beacons_are_lost
         world.pass(Duration::from_secs(10));
         assert_eq!(world.owner(group(1)), owner, "seed {seed}");
         assert_eq!(world.longest_overlap(group(1), begun), Duration::ZERO, "seed {seed}");
-        let told = (0..3).filter(|node| *node != owner).flat_map(|node| world.speaker(node).blocked());
-        assert!(told.into_iter().next().is_some(), "seed {seed}: nobody tells");
+        let blocked = (0..3).filter(|node| *node != owner).flat_map(|node| world.speaker(node).blocked());
+        assert!(blocked.into_iter().next().is_some(), "seed {seed}: nothing is reported");
     }
 }
 
@@ -311,7 +312,7 @@ fn blocked_beacons_from_the_start_give_a_warning_and_one_owner_each() {
 }
 
 #[test]
-fn speakers_that_start_together_take_each_other_for_no_strangers() {
+fn speakers_that_start_together_do_not_take_each_other_for_foreign_hosts() {
     for seed in 0..200 {
         let mut world = World::new(seed, 4, 4);
         world.show_after(Duration::from_secs(20));
@@ -329,15 +330,15 @@ fn speakers_that_start_together_take_each_other_for_no_strangers() {
 }
 
 #[test]
-fn a_handover_has_one_successor_and_the_leaving_owner_no_last_word() {
+fn a_handover_has_one_successor_and_the_leaving_owner_sends_no_last_announcement() {
     for seed in 0..50 {
         let mut world = World::settled(seed, 3, 3);
         let (before, count) = (world.now, world.groups().len());
-        let gone = (0..count).filter(|number| world.owner(world.groups()[*number]) == 0).count();
+        let moved = (0..count).filter(|number| world.owner(world.groups()[*number]) == 0).count();
         world.shut_down(0);
         world.pass(Duration::from_secs(3));
         let taken = world.history.iter().filter(|(at, _, _, yes)| *yes && *at > before).count();
-        assert_eq!(taken, gone, "seed {seed}: a group moves once");
+        assert_eq!(taken, moved, "seed {seed}: a group moves once");
         assert!(world.reminders.iter().all(|(_, node, _)| *node != 0), "seed {seed}: the last word");
     }
 }
@@ -360,7 +361,7 @@ fn after_a_partition_the_higher_claim_stays_within_one_interval() {
 }
 
 #[test]
-fn after_a_partition_who_stays_announces_anew_and_only_then() {
+fn after_a_partition_the_remaining_owner_announces_again_and_only_then() {
     for seed in 0..50 {
         let mut world = World::settled(seed, 4, 4);
         world.cut(&[0, 1], true);
@@ -416,7 +417,7 @@ fn hash_placement_follows_the_hash_and_moves_without_a_gap() {
 }
 
 #[test]
-fn a_group_that_goes_is_withdrawn_and_one_that_comes_is_claimed() {
+fn a_removed_group_is_withdrawn_and_an_added_one_is_claimed() {
     let mut world = World::settled(11, 3, 1);
     world.add_group(group(1), false);
     world.pass(Duration::from_secs(1));
@@ -427,7 +428,7 @@ fn a_group_that_goes_is_withdrawn_and_one_that_comes_is_claimed() {
 }
 
 #[test]
-fn a_restarted_owner_leaves_the_group_where_it_went() {
+fn a_restarted_owner_leaves_its_former_group_to_the_new_owner() {
     for seed in 0..20 {
         let mut world = World::settled(seed, 3, 3);
         let owner = world.owner(group(1));

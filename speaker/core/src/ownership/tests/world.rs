@@ -1,10 +1,10 @@
-//! A virtual cluster: speakers, the network between them, the wire, an API whose views lag.
+//! A virtual cluster: speakers, the network and the link between them, an API whose views lag.
 
 mod api;
-mod chance;
-mod look;
+mod link;
+mod observer;
+mod random;
 mod recorder;
-mod wire;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -13,9 +13,9 @@ use super::fixture::settings;
 use super::queue::EventQueue;
 use crate::beacon::Message;
 use crate::placement::Placement;
-use crate::responder::{Plan, Sighting};
+use crate::responder::{Observation, ProbePlan};
 use api::{Api, Change};
-pub(super) use chance::Chance;
+pub(super) use random::Random;
 
 pub(super) const INTERVAL: Duration = Duration::from_millis(100);
 
@@ -35,26 +35,26 @@ pub(super) fn group(number: u8) -> GroupId {
     IpAddr::V4([10, 0, 0, number].into())
 }
 
-enum Happening {
+enum SimEvent {
     Wake(usize),
     Deliver { to: usize, from: usize, message: Message },
     Api { to: usize, change: Change },
-    Shown { node: usize, life: u32 },
-    Seen { to: usize, sighting: Sighting },
-    Probed { node: usize, life: u32, address: IpAddr, round: u32, plan: Plan },
+    Shown { node: usize, incarnation: u32 },
+    Seen { to: usize, observation: Observation },
+    Probed { node: usize, incarnation: u32, address: IpAddr, round: u32, plan: ProbePlan },
     Resume(usize),
 }
 
 #[derive(Default)]
 struct Node {
     speaker: Option<Ownership>,
-    /// Counts starts, so that what an earlier life began does not reach a later one.
-    life: u32,
+    /// Counts starts, so that events of an earlier incarnation do not reach a later one.
+    incarnation: u32,
     api: Api,
     announced: BTreeSet<GroupId>,
     probing: BTreeSet<IpAddr>,
     stalled: bool,
-    waiting: VecDeque<Happening>,
+    waiting: VecDeque<SimEvent>,
     wake: Option<Duration>,
     stopping: bool,
 }
@@ -62,39 +62,40 @@ struct Node {
 pub(super) struct World {
     start: Instant,
     pub(super) now: Duration,
-    pub(super) chance: Chance,
+    pub(super) random: Random,
     nodes: Vec<Node>,
     api: Api,
     placement: Placement,
-    queue: EventQueue<Happening>,
+    queue: EventQueue<SimEvent>,
     /// Directed pairs between which beacons are lost.
     pub(super) deaf: BTreeSet<(usize, usize)>,
     /// Directed pairs between which frames are lost.
-    pub(super) wire_cut: BTreeSet<(usize, usize)>,
-    /// Beacons lost, of 1000.
+    pub(super) link_cut: BTreeSet<(usize, usize)>,
+    /// Beacons lost, per thousand.
     pub(super) loss: u64,
-    /// Beacons that come twice, of 1000.
+    /// Beacons duplicated, per thousand.
     pub(super) duplication: u64,
-    /// Addresses that somebody has who is no speaker.
-    pub(super) strangers: BTreeSet<IpAddr>,
-    /// Nodes that have the address of a group themselves.
+    /// Addresses that foreign hosts use.
+    pub(super) foreign_hosts: BTreeSet<IpAddr>,
+    /// The node that has the address of a group.
     held: BTreeMap<IpAddr, usize>,
     /// Nodes whose kernels answer for every address.
     pub(super) kernels: BTreeSet<usize>,
     /// The longest time that a change in the API takes to reach a node.
     pub(super) lag: Duration,
-    /// How long after its start a node's interfaces stand in the API; zero if they have been there all the time.
+    /// How long after its start the interfaces of a node appear in the API; zero if they are in it from the
+    /// beginning.
     shows_after: Duration,
-    /// Who announced what, and when that changed.
+    /// Which node began or ended to announce a group, and when.
     pub(super) history: Vec<(Duration, usize, GroupId, bool)>,
-    /// Who announced what anew, and when.
+    /// Which node announced a group again, and when.
     pub(super) reminders: Vec<(Duration, usize, GroupId)>,
     log: Vec<String>,
-    /// Nodes that changes in the API reach so much later than others.
+    /// Additional delays of API changes for nodes.
     pub(super) late: BTreeMap<usize, Duration>,
-    /// What was recorded, if anybody does.
+    /// The recorded messages, if recording is on.
     records: Option<Vec<recorder::Record>>,
-    /// Probes that were begun.
+    /// The number of probes started.
     pub(super) probes_begun: usize,
     /// When the last change of each kind reaches each node.
     arrivals: BTreeMap<(usize, u8), Duration>,
@@ -109,16 +110,16 @@ impl World {
         let mut world = Self {
             start: Instant::now(),
             now: Duration::from_secs(1_000),
-            chance: Chance(seed),
+            random: Random(seed),
             nodes: (0..nodes).map(|_| Node::default()).collect(),
             api: Api::default(),
             placement,
             queue: EventQueue::new(),
             deaf: BTreeSet::new(),
-            wire_cut: BTreeSet::new(),
+            link_cut: BTreeSet::new(),
             loss: 0,
             duplication: 0,
-            strangers: BTreeSet::new(),
+            foreign_hosts: BTreeSet::new(),
             held: BTreeMap::new(),
             kernels: BTreeSet::new(),
             lag: Duration::from_millis(20),
@@ -151,18 +152,18 @@ impl World {
         world
     }
 
-    /// The pods of these nodes are there, and not ready yet.
+    /// The pods of these nodes exist, and are not ready yet.
     pub(super) fn expect(&mut self, nodes: std::ops::Range<usize>) {
         self.api.starting.extend(nodes);
     }
 
-    /// The interfaces of nodes stand in the API only so long after their first start.
+    /// The interfaces of nodes appear in the API only this long after their first start.
     pub(super) fn show_after(&mut self, time: Duration) {
         self.api.shown.clear();
         self.shows_after = time;
     }
 
-    /// A node that is started later has no link on the groups' subnet.
+    /// A node that is started later has no link on the subnet of the groups.
     pub(super) fn set_remote(&mut self, node: usize) {
         self.api.remote.insert(node);
     }
@@ -175,16 +176,16 @@ impl World {
         self.start + self.now
     }
 
-    fn schedule(&mut self, after: Duration, what: Happening) {
+    fn schedule(&mut self, after: Duration, what: SimEvent) {
         self.queue.schedule(self.now + after, what);
     }
 
-    /// Changes the API; every node hears of it in its own time.
+    /// Changes the API; every node learns of it at a different time.
     fn change(&mut self, change: Change) {
         self.note(format!("API {change:?}"));
         self.api.apply(&change);
         let lag = u64::try_from(self.lag.as_millis()).unwrap();
-        // Changes of one kind of object come in their order, those of different kinds do not.
+        // Changes of one kind of object arrive in order, those of different kinds do not.
         let kind = match &change {
             Change::Ready(..) => 0,
             Change::Excluded(..) => 1,
@@ -196,11 +197,11 @@ impl World {
         };
         for to in 0..self.nodes.len() {
             let late = self.late.get(&to).copied().unwrap_or_default();
-            let at = self.now + late + Duration::from_millis(self.chance.below(lag + 1));
+            let at = self.now + late + Duration::from_millis(self.random.below(lag + 1));
             let earlier = self.arrivals.entry((to, kind)).or_default();
             *earlier = at.max(*earlier);
             let after = *earlier - self.now;
-            self.schedule(after, Happening::Api { to, change: change.clone() });
+            self.schedule(after, SimEvent::Api { to, change: change.clone() });
         }
     }
 
@@ -210,18 +211,18 @@ impl World {
 
     pub(super) fn start_generation(&mut self, node: usize, generation: u64) {
         self.note(format!("start node{node}"));
-        let session = self.chance.next() | 1;
+        let session = self.random.next() | 1;
         let unplugged = self.nodes[node].api.unplugged;
         let api = Api { unplugged, ..self.api.clone() };
         let state = &mut self.nodes[node];
-        *state = Node { life: state.life + 1, api, ..Node::default() };
+        *state = Node { incarnation: state.incarnation + 1, api, ..Node::default() };
         state.speaker = Some(Ownership::new(settings(node, Detection::Enforce, session)));
         self.feed(node, Input::Macs([mac(node)].into()));
         if !self.shows_after.is_zero() {
-            let life = self.nodes[node].life;
-            self.schedule(self.shows_after, Happening::Shown { node, life });
+            let incarnation = self.nodes[node].incarnation;
+            self.schedule(self.shows_after, SimEvent::Shown { node, incarnation });
         }
-        // A pod becomes ready only once its process is.
+        // A pod becomes ready only after its process.
         self.change(Change::Ready(node, Some(generation)));
         let mut own = self.api.clone();
         own.ready.insert(node, generation);
@@ -230,13 +231,13 @@ impl World {
         self.feed_view(node);
     }
 
-    /// Power off: it says nothing any more. The API learns of it late.
+    /// Power off: the node sends nothing any more, and the API learns of it late.
     pub(super) fn kill(&mut self, node: usize) {
         self.note(format!("kill node{node}"));
         let state = &mut self.nodes[node];
         let announced = std::mem::take(&mut state.announced);
         let api = Api { unplugged: state.api.unplugged, ..Api::default() };
-        *state = Node { life: state.life + 1, api, ..Node::default() };
+        *state = Node { incarnation: state.incarnation + 1, api, ..Node::default() };
         for group in announced {
             self.history.push((self.now, node, group, false));
         }
@@ -270,27 +271,27 @@ impl World {
         if self.nodes[node].speaker.is_some() && !self.nodes[node].stalled {
             self.note(format!("stall node{node} for {time:?}"));
             self.nodes[node].stalled = true;
-            self.schedule(time, Happening::Resume(node));
+            self.schedule(time, SimEvent::Resume(node));
         }
     }
 
-    /// Cuts both the beacons and the wire between two sets of nodes.
+    /// Cuts both the beacons and the link between two sets of nodes.
     pub(super) fn cut(&mut self, side: &[usize], yes: bool) {
         self.note(format!("cut {side:?} {yes}"));
         for a in 0..self.nodes.len() {
             for b in (0..self.nodes.len()).filter(|b| side.contains(&a) != side.contains(b)) {
                 if yes {
                     self.deaf.insert((a, b));
-                    self.wire_cut.insert((a, b));
+                    self.link_cut.insert((a, b));
                 } else {
                     self.deaf.remove(&(a, b));
-                    self.wire_cut.remove(&(a, b));
+                    self.link_cut.remove(&(a, b));
                 }
             }
         }
     }
 
-    /// Pulls the cable of a node, or plugs it in again. The node sees that at once, the others do not.
+    /// Unplugs the cable of a node, or plugs it in again. The node sees that at once, the others do not.
     pub(super) fn plug(&mut self, node: usize, yes: bool) {
         self.cut(&[node], !yes);
         self.nodes[node].api.unplugged = (!yes).then_some(node);
@@ -299,7 +300,7 @@ impl World {
         }
     }
 
-    /// A node gets the address of a group on a link of its own, and says so there; or no node has it any more.
+    /// A node gets the address of a group on one of its links, and announces it; or no node has it any more.
     pub(super) fn hold(&mut self, id: GroupId, node: Option<usize>) {
         match node {
             Some(node) => {
@@ -331,56 +332,56 @@ impl World {
         let end = self.now + time;
         while let Some((at, what)) = self.queue.next_until(end) {
             self.now = at;
-            self.happen(what);
+            self.process(what);
         }
         self.now = end;
     }
 
-    fn happen(&mut self, what: Happening) {
+    fn process(&mut self, what: SimEvent) {
         let node = match &what {
-            Happening::Wake(node)
-            | Happening::Resume(node)
-            | Happening::Shown { node, .. }
-            | Happening::Probed { node, .. } => *node,
-            Happening::Deliver { to, .. } | Happening::Api { to, .. } | Happening::Seen { to, .. } => *to,
+            SimEvent::Wake(node)
+            | SimEvent::Resume(node)
+            | SimEvent::Shown { node, .. }
+            | SimEvent::Probed { node, .. } => *node,
+            SimEvent::Deliver { to, .. } | SimEvent::Api { to, .. } | SimEvent::Seen { to, .. } => *to,
         };
-        if self.nodes[node].stalled && !matches!(what, Happening::Resume(_)) {
-            // What comes to a stopped process waits in its sockets.
-            if !matches!(what, Happening::Wake(_)) {
+        if self.nodes[node].stalled && !matches!(what, SimEvent::Resume(_)) {
+            // What is sent to a stopped process waits in its sockets.
+            if !matches!(what, SimEvent::Wake(_)) {
                 self.nodes[node].waiting.push_back(what);
             }
             return;
         }
         match what {
-            Happening::Wake(node) => {
+            SimEvent::Wake(node) => {
                 if self.nodes[node].wake == Some(self.now) {
                     self.nodes[node].wake = None;
                     self.feed(node, Input::Deadline);
                 }
             }
-            Happening::Resume(node) => {
+            SimEvent::Resume(node) => {
                 self.nodes[node].stalled = false;
-                // As the driver: time first, then what was received.
+                // As the driver: deadlines first, then received inputs.
                 self.feed(node, Input::Deadline);
                 for waiting in std::mem::take(&mut self.nodes[node].waiting) {
-                    self.happen(waiting);
+                    self.process(waiting);
                 }
             }
-            Happening::Deliver { to, from, message } => {
+            SimEvent::Deliver { to, from, message } => {
                 self.feed(to, Input::Message(address(from), message));
             }
-            Happening::Api { to, change } => {
+            SimEvent::Api { to, change } => {
                 self.nodes[to].api.apply(&change);
                 self.feed_view(to);
             }
-            Happening::Shown { node, life } => {
-                if self.nodes[node].life == life {
+            SimEvent::Shown { node, incarnation } => {
+                if self.nodes[node].incarnation == incarnation {
                     self.change(Change::Shown(node));
                 }
             }
-            Happening::Seen { to, sighting } => self.see(to, sighting),
-            Happening::Probed { node, life, address, round, plan } => {
-                self.probe(node, life, address, round, plan);
+            SimEvent::Seen { to, observation } => self.see(to, observation),
+            SimEvent::Probed { node, incarnation, address, round, plan } => {
+                self.probe(node, incarnation, address, round, plan);
             }
         }
     }
@@ -403,7 +404,7 @@ impl World {
         if wake != self.nodes[node].wake {
             self.nodes[node].wake = wake;
             if let Some(at) = wake {
-                self.schedule(at - self.now, Happening::Wake(node));
+                self.schedule(at - self.now, SimEvent::Wake(node));
             }
         }
         if self.nodes[node].stopping
@@ -423,8 +424,8 @@ impl World {
             Output::Probe(address, _, plan) => {
                 self.probes_begun += 1;
                 self.nodes[node].probing.insert(address);
-                let life = self.nodes[node].life;
-                self.schedule(plan.wait / 2, Happening::Probed { node, life, address, round: 0, plan });
+                let incarnation = self.nodes[node].incarnation;
+                self.schedule(plan.wait / 2, SimEvent::Probed { node, incarnation, address, round: 0, plan });
             }
             Output::CancelProbe(address) => drop(self.nodes[node].probing.remove(&address)),
             Output::Announce(id) | Output::Update(id) => {
@@ -441,7 +442,7 @@ impl World {
                     let epoch = self.speaker(node).owned().get(&id).copied();
                     let epoch = epoch.unwrap_or_else(|| {
                         panic!(
-                            "node{node} announces {id} and withdraws it in one breath\n{}",
+                            "node{node} announces {id} and withdraws it at the same time\n{}",
                             self.describe()
                         )
                     });
@@ -453,7 +454,7 @@ impl World {
                     self.history.push((self.now, node, id, false));
                 }
             }
-            Output::Remind(id) => {
+            Output::Reannounce(id) => {
                 self.reminders.push((self.now, node, id));
                 self.say(node, id, false);
             }
@@ -466,13 +467,13 @@ impl World {
         if let Some(records) = &mut self.records {
             records.push((to, from, message.clone()));
         }
-        if self.deaf.contains(&(from, to)) || self.chance.below(1_000) < self.loss {
+        if self.deaf.contains(&(from, to)) || self.random.below(1_000) < self.loss {
             return;
         }
-        let copies = if self.chance.below(1_000) < self.duplication { 2 } else { 1 };
+        let copies = if self.random.below(1_000) < self.duplication { 2 } else { 1 };
         for _ in 0..copies {
-            let delay = Duration::from_micros(100 + self.chance.below(5_000));
-            self.schedule(delay, Happening::Deliver { to, from, message: message.clone() });
+            let delay = Duration::from_micros(100 + self.random.below(5_000));
+            self.schedule(delay, SimEvent::Deliver { to, from, message: message.clone() });
         }
     }
 

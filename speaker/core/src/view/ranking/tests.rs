@@ -16,7 +16,7 @@ fn plain(numbers: impl IntoIterator<Item = usize>) -> Vec<Candidate> {
     numbers.into_iter().map(|number| in_tier(number, false)).collect()
 }
 
-/// The order as the definition says.
+/// The order by the definition.
 fn expected(mut nodes: Vec<Candidate>) -> Vec<NodeName> {
     nodes.sort_by_key(|candidate| (candidate.tier, rendezvous(ADDRESS, &candidate.node)));
     nodes.into_iter().map(|candidate| candidate.node).collect()
@@ -27,7 +27,7 @@ fn names(candidates: &Candidates) -> Vec<NodeName> {
 }
 
 fn follow_to(before: &Candidates, nodes: Vec<Candidate>) -> Candidates {
-    let mut sets = Sets::of([before].into_iter());
+    let mut sets = CandidateSets::from_candidates([before].into_iter());
     let set = sets.of_nodes(nodes);
     sets.ranked(&set, ADDRESS, Some(before))
 }
@@ -41,12 +41,12 @@ fn all_candidates_are_in_order_though_only_the_best_are_kept() {
         (candidates.len(), candidates.contains("node-7"), candidates.contains("x")),
         (200, true, false)
     );
-    assert_eq!(candidates.get(NodeId::of("node-7")).unwrap().node, node(7));
+    assert_eq!(candidates.get(NodeId::from_name("node-7")).unwrap().node, node(7));
 }
 
 #[test]
-fn candidates_that_come_and_go_and_change_their_tier_leave_the_order_exact() {
-    // A fixed sequence of pseudo-random numbers: each step takes some nodes away, adds some, and moves some.
+fn the_order_stays_exact_when_candidates_are_added_removed_or_change_their_tier() {
+    // A fixed pseudo-random sequence: each step removes some nodes, adds some, and changes the tier of some.
     let mut state = 7_usize;
     let mut random = |below: usize| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -81,25 +81,25 @@ fn candidates_that_come_and_go_and_change_their_tier_leave_the_order_exact() {
 }
 
 #[test]
-fn a_node_that_goes_costs_a_group_no_hash_and_one_that_comes_costs_one() {
+fn a_removed_node_costs_a_group_no_hash_and_an_added_one_costs_one() {
     let before = Candidates::ranked(ADDRESS, plain(0..100));
-    let gone = names(&before)[3].clone();
+    let removed = names(&before)[3].clone();
     let count = || crate::placement::hashed();
     let start = count();
-    let without = follow_to(&before, plain(0..100).into_iter().filter(|c| c.node != gone).collect());
+    let without = follow_to(&before, plain(0..100).into_iter().filter(|c| c.node != removed).collect());
     assert_eq!((count() - start, without.best.len()), (0, KEPT - 1));
     follow_to(&before, plain(0..101));
     assert_eq!(count() - start, 1);
 }
 
 #[test]
-fn the_same_candidates_are_held_once_and_those_of_another_address_are_not_taken_for_them() {
+fn equal_candidates_are_stored_once_and_those_of_another_address_are_distinct() {
     let alone = Candidates::ranked(ADDRESS, plain(0..3));
     let elsewhere: IpAddr = "10.0.0.2".parse().unwrap();
-    let mut sets = Sets::of([&alone].into_iter());
+    let mut sets = CandidateSets::from_candidates([&alone].into_iter());
     let set = sets.of_nodes(plain((0..3).rev()));
-    let kept = sets.ranked(&set, ADDRESS, Some(&alone));
-    assert!(Arc::ptr_eq(&kept.set, &alone.set) && kept == alone);
+    let reused = sets.ranked(&set, ADDRESS, Some(&alone));
+    assert!(Arc::ptr_eq(&reused.set, &alone.set) && reused == alone);
     let other = sets.ranked(&set, elsewhere, Some(&alone));
     assert!(Arc::ptr_eq(&other.set, &alone.set));
     assert_eq!(other, Candidates::ranked(elsewhere, plain(0..3)));
@@ -109,9 +109,10 @@ fn the_same_candidates_are_held_once_and_those_of_another_address_are_not_taken_
 }
 
 #[test]
-fn of_some_candidates_the_one_with_the_least_key_is_found_and_of_equals_the_first_in_order() {
+fn the_candidate_with_the_least_key_is_found_and_of_equal_ones_the_first_in_order() {
     let candidates = Candidates::ranked(ADDRESS, plain(0..100));
-    let ids = || (40..60).map(|number| NodeId::of(&node(number))).chain([NodeId::of("no candidate")]);
+    let ids =
+        || (40..60).map(|number| NodeId::from_name(&node(number))).chain([NodeId::from_name("no candidate")]);
     assert_eq!(candidates.first_by(ids(), |_| ()).unwrap().node, expected(plain(40..60))[0]);
     let wanted = node(50);
     assert_eq!(candidates.first_by(ids(), |c| c.node != wanted).unwrap().node, wanted);

@@ -1,4 +1,4 @@
-//! A view of which only the changes are worked out is the one that a full rebuild comes to.
+//! An incrementally built view is equal to the result of a full rebuild.
 
 use super::cost::{endpoints, key, large, node, node_name, pod, setup};
 use super::*;
@@ -22,7 +22,7 @@ const NODES: u32 = 6;
 const SERVICES: u32 = 12;
 
 /// Few addresses, so that Services share them.
-fn random_service(chance: &mut Chance, n: u32) -> Arc<ServiceFacts> {
+fn random_service(chance: &mut Chance, n: u32) -> Arc<ServiceInfo> {
     let mut addresses: Vec<IpAddr> = Vec::new();
     for _ in 0..=chance.below(2) {
         let last = u8::try_from(chance.below(14)).unwrap();
@@ -33,7 +33,7 @@ fn random_service(chance: &mut Chance, n: u32) -> Arc<ServiceFacts> {
     if chance.once_in(8) {
         addresses.clear();
     }
-    Arc::new(ServiceFacts {
+    Arc::new(ServiceInfo {
         uid: Box::default(),
         key: Arc::new(key(n)),
         addresses: addresses.into(),
@@ -44,31 +44,31 @@ fn random_service(chance: &mut Chance, n: u32) -> Arc<ServiceFacts> {
     })
 }
 
-fn random_links(chance: &mut Chance, n: u32) -> Vec<LinkFacts> {
+fn random_links(chance: &mut Chance, n: u32) -> Vec<LinkInfo> {
     let subnet = if chance.once_in(2) { "10.0.0.0/28" } else { "10.1.0.0/16" };
     let families = Families { ipv4: !chance.once_in(5), ipv6: !chance.once_in(5) };
     let interface = if chance.once_in(4) { "eth1" } else { "eth0" };
     vec![link(&format!("{n}"), interface, &[subnet, "fd00::/64"], Some(families))]
 }
 
-fn change(chance: &mut Chance, facts: &mut Facts) {
+fn change(chance: &mut Chance, objects: &mut ClusterObjects) {
     let (n, of) = (chance.below(NODES), chance.below(SERVICES));
     match chance.below(9) {
         0 | 1 => {
-            facts.services.retain(|service| *service.key != key(of));
+            objects.services.retain(|service| *service.key != key(of));
             if !chance.once_in(4) {
-                facts.services.push(random_service(chance, of));
+                objects.services.push(random_service(chance, of));
             }
         }
         2..=4 => {
-            facts.slices.retain(|slice| slice.service != key(of) || chance.once_in(3));
+            objects.slices.retain(|slice| slice.service != key(of) || chance.once_in(3));
             if !chance.once_in(4) {
-                facts.slices.push(endpoints(of, [n, chance.below(NODES)]));
+                objects.slices.push(endpoints(of, [n, chance.below(NODES)]));
             }
         }
         5 => {
-            facts.statuses.retain(|status| status.service != key(of) || chance.once_in(2));
-            facts.statuses.push(Arc::new(StatusFacts {
+            objects.statuses.retain(|status| status.service != key(of) || chance.once_in(2));
+            objects.statuses.push(Arc::new(AnnouncementInfo {
                 name: format!("status-{of}-{n}").into(),
                 service: key(of),
                 node: node_name(n),
@@ -77,17 +77,17 @@ fn change(chance: &mut Chance, facts: &mut Facts) {
             }));
         }
         6 => {
-            facts.pods.retain(|pod| pod.node != node_name(n));
-            facts.pods.push(pod(n, !chance.once_in(3)));
+            objects.pods.retain(|pod| pod.node != node_name(n));
+            objects.pods.push(pod(n, !chance.once_in(3)));
         }
         7 => {
-            facts.nodes.retain(|node| node.name != node_name(n));
+            objects.nodes.retain(|node| node.name != node_name(n));
             if !chance.once_in(6) {
-                facts.nodes.push(node(n, ["x", "y"][chance.below(2) as usize]));
+                objects.nodes.push(node(n, ["x", "y"][chance.below(2) as usize]));
             }
         }
         _ => {
-            facts.links.insert(node_name(n), random_links(chance, n));
+            objects.links.insert(node_name(n), random_links(chance, n));
         }
     }
 }
@@ -108,28 +108,28 @@ fn configurations() -> Vec<Configuration> {
 }
 
 #[test]
-fn a_view_made_of_changes_alone_is_that_of_a_full_rebuild_whatever_has_changed() {
+fn an_incrementally_built_view_is_equal_to_a_full_rebuild() {
     let configurations = configurations();
     for seed in 0..40 {
         let mut chance = Chance(seed);
         let placement = if seed % 2 == 0 { Placement::Balanced } else { Placement::Hash };
-        let settings = Settings { me: node_name(0), placement, exclude_label: ExcludeLabel::Auto };
-        let mut facts = Facts {
+        let settings = ViewSettings { me: node_name(0), placement, exclude_label: ExcludeLabel::Auto };
+        let mut objects = ClusterObjects {
             nodes: (0..NODES).map(|n| node(n, "x")).collect(),
             pods: (0..NODES).map(|n| pod(n, true)).collect(),
-            ..Facts::default()
+            ..ClusterObjects::default()
         };
-        let (mut maker, mut view) = (Maker::new(settings.clone(), None), Arc::new(View::default()));
+        let (mut builder, mut view) = (ViewBuilder::new(settings.clone(), None), Arc::new(View::default()));
         let mut configuration = &configurations[0];
         for step in 0..120 {
             for _ in 0..=chance.below(3) {
-                change(&mut chance, &mut facts);
+                change(&mut chance, &mut objects);
             }
             if chance.once_in(20) {
                 configuration = &configurations[chance.below(3) as usize];
             }
-            let full = View::build(&settings, &facts, configuration, Some(&view));
-            let made = maker.make(facts.clone(), configuration);
+            let full = View::build(&settings, &objects, configuration, Some(&view));
+            let made = builder.build(objects.clone(), configuration);
             assert!(*made == full, "seed {seed}, step {step}:\n{made:#?}\n{full:#?}");
             assert_eq!(Arc::ptr_eq(&made, &view), full == *view, "what says the same is the same object");
             view = made;
@@ -140,37 +140,37 @@ fn a_view_made_of_changes_alone_is_that_of_a_full_rebuild_whatever_has_changed()
 #[test]
 fn requirement_7_a_change_of_one_service_evaluates_its_group_alone() {
     let (configuration, settings) = setup();
-    let mut facts = large();
-    let mut maker = Maker::new(settings, None);
-    maker.make(facts.clone(), &configuration);
-    let mut evaluated_after = |facts: &Facts| {
+    let mut objects = large();
+    let mut builder = ViewBuilder::new(settings, None);
+    builder.build(objects.clone(), &configuration);
+    let mut evaluated_after = |objects: &ClusterObjects| {
         let before = evaluated();
-        maker.make(facts.clone(), &configuration);
+        builder.build(objects.clone(), &configuration);
         evaluated() - before
     };
-    assert_eq!(evaluated_after(&facts), 0, "nothing has changed");
-    facts.slices[50] = endpoints(50, [1, 2, 3]);
-    assert_eq!(evaluated_after(&facts), 1, "other endpoints");
-    facts.services[70] = Arc::new(ServiceFacts { local: true, ..ServiceFacts::clone(&facts.services[70]) });
-    assert_eq!(evaluated_after(&facts), 1, "another traffic policy");
-    let last = facts.services.pop().unwrap();
-    assert_eq!(evaluated_after(&facts), 0, "a Service goes");
-    facts.services.push(last);
-    assert_eq!(evaluated_after(&facts), 1, "a Service comes");
+    assert_eq!(evaluated_after(&objects), 0, "nothing has changed");
+    objects.slices[50] = endpoints(50, [1, 2, 3]);
+    assert_eq!(evaluated_after(&objects), 1, "other endpoints");
+    objects.services[70] = Arc::new(ServiceInfo { local: true, ..ServiceInfo::clone(&objects.services[70]) });
+    assert_eq!(evaluated_after(&objects), 1, "another traffic policy");
+    let last = objects.services.pop().unwrap();
+    assert_eq!(evaluated_after(&objects), 0, "a Service is deleted");
+    objects.services.push(last);
+    assert_eq!(evaluated_after(&objects), 1, "a Service comes");
     let other = ServiceKey::new("other", "cluster-ip");
-    facts.slices.push(Arc::new(SliceFacts { service: other, nodes: [node_name(1)].into() }));
-    assert_eq!(evaluated_after(&facts), 0, "endpoints of a Service without an address");
+    objects.slices.push(Arc::new(EndpointSliceInfo { service: other, nodes: [node_name(1)].into() }));
+    assert_eq!(evaluated_after(&objects), 0, "endpoints of a Service without an address");
 }
 
 #[test]
-fn what_is_kept_of_endpoints_that_move_without_end_is_bounded() {
+fn the_cache_for_continuously_moving_endpoints_is_bounded() {
     let (configuration, settings) = setup();
-    let mut facts = large();
-    let mut maker = Maker::new(settings, None);
+    let mut objects = large();
+    let mut builder = ViewBuilder::new(settings, None);
     let mut chance = Chance(1);
     for _ in 0..12_000 {
-        facts.slices[50] = endpoints(50, [chance.below(200), chance.below(200), chance.below(200)]);
-        maker.make(facts.clone(), &configuration);
+        objects.slices[50] = endpoints(50, [chance.below(200), chance.below(200), chance.below(200)]);
+        builder.build(objects.clone(), &configuration);
     }
-    assert!(maker.kept_classes() <= 1_000 + 4 * facts.services.len(), "{}", maker.kept_classes());
+    assert!(builder.cached_classes() <= 1_000 + 4 * objects.services.len(), "{}", builder.cached_classes());
 }

@@ -13,7 +13,7 @@ fn unknown_operator() -> Value {
     serde_json::from_str(NEAR).unwrap()
 }
 
-/// A cluster whose Service `web` has 10.0.0.5 from pool `lan`, as the controller has noted, and is announced.
+/// A cluster whose Service `web` is announced with 10.0.0.5 from pool `lan`, as its annotation says.
 fn serving() -> Cluster {
     let mut cluster = Cluster::new();
     cluster.service("web", &["10.0.0.5"], &["b"], &from_pool("lan"));
@@ -24,7 +24,7 @@ fn from_pool(pool: &str) -> Value {
     json!({"metadata": {"annotations": {"metallb.io/ip-allocated-from-pool": pool}}})
 }
 
-/// What the API server does: another generation of the same object, or a new object.
+/// What the API server does on a write: another generation of the same object, or a new object.
 fn succeed(new: &mut ObjectMeta, old: Option<ObjectMeta>) {
     static CREATED: AtomicUsize = AtomicUsize::new(0);
     new.generation = Some(1);
@@ -65,10 +65,10 @@ impl Cluster {
         self.objects.statuses.push(serde_json::from_value(object).unwrap());
     }
 
-    /// What a speaker makes of the objects that remembers `memory`.
+    /// The candidates in the view of a speaker with the last valid versions in `memory`.
     fn view_with(&self, memory: &mut LastValid) -> View {
         let (configuration, _) = memory.configure(&self.configured);
-        View::build(&self.settings, &self.facts(), &configuration, None)
+        View::build(&self.settings, &self.summaries(), &configuration, None)
     }
 
     fn candidates_of(&self, memory: &mut LastValid, address: &str) -> Vec<String> {
@@ -78,7 +78,7 @@ impl Cluster {
         names.into_iter().collect()
     }
 
-    /// The same for a speaker that was there before, and for one that has just been started with nothing.
+    /// The same for a running speaker, and for one that has just been started without a snapshot.
     fn running_and_restarted(&self, memory: &mut LastValid) -> [Vec<String>; 2] {
         let restarted = self.candidates_of(&mut LastValid::default(), "10.0.0.5");
         [self.candidates_of(memory, "10.0.0.5"), restarted]
@@ -90,7 +90,7 @@ fn all() -> Vec<String> {
 }
 
 #[test]
-fn an_advertisement_with_an_error_goes_on_in_running_and_restarted_speakers() {
+fn an_advertisement_with_an_error_stays_in_effect_in_running_and_restarted_speakers() {
     for bad in [
         json!({"ipAddressPools": ["lan", "lan"]}),
         json!({"ipAddressPools": ["lan"], "nodeSelectors": unknown_operator()}),
@@ -113,7 +113,7 @@ fn an_advertisement_with_an_error_goes_on_in_running_and_restarted_speakers() {
 }
 
 #[test]
-fn the_last_valid_nodes_and_interfaces_stay_in_force_and_survive_a_snapshot() {
+fn the_last_valid_nodes_and_interfaces_stay_in_effect_and_survive_a_snapshot() {
     let mut cluster = serving();
     let good = json!({"nodeSelectors": [{"matchLabels": {"name": "b"}}], "interfaces": ["eth0"]});
     cluster.set_advertisement("all", &good);
@@ -128,7 +128,7 @@ fn the_last_valid_nodes_and_interfaces_stay_in_force_and_survive_a_snapshot() {
 }
 
 #[test]
-fn constraints_that_cannot_be_read_are_ignored_only_where_no_valid_advertisement_covers_the_service() {
+fn constraints_that_cannot_be_parsed_are_ignored_only_if_no_valid_advertisement_covers_the_service() {
     let mut cluster = serving();
     cluster.set_advertisement("all", &json!({"nodeSelectors": unknown_operator()}));
     assert_eq!(cluster.candidates(), all());
@@ -150,11 +150,11 @@ fn a_deleted_advertisement_is_not_an_invalid_one() {
     cluster.configured.l2_advertisements.clear();
     cluster.was_announced("web");
     assert_eq!(cluster.running_and_restarted(&mut memory), [Vec::<String>::new(), Vec::new()]);
-    assert_eq!(cluster.idle(), Some(Idle::NotAdvertised));
+    assert_eq!(cluster.not_announced(), Some(NotAnnounced::NotAdvertised));
 }
 
 #[test]
-fn a_pool_with_an_error_goes_on_in_running_and_restarted_speakers() {
+fn a_pool_with_an_error_stays_in_effect_in_running_and_restarted_speakers() {
     for advertisement in [json!({}), json!({"ipAddressPools": ["lan"]})] {
         for bad in ["10.0.0.0/240", "10.0.0.0-", "10.0.0.9-10.0.0.1", "10.0.0.5", "nonsense", ""] {
             let mut cluster = serving();
@@ -177,7 +177,7 @@ fn the_labels_of_a_pool_with_an_error_still_select_it() {
     cluster.set_advertisement("all", &selecting("x"));
     assert_eq!(cluster.candidates(), all());
     cluster.set_advertisement("all", &selecting("y"));
-    assert_eq!(cluster.idle(), Some(Idle::NotAdvertised));
+    assert_eq!(cluster.not_announced(), Some(NotAnnounced::NotAdvertised));
 }
 
 #[test]
@@ -225,11 +225,11 @@ fn an_address_whose_pool_is_deleted_stays_announced_in_running_and_restarted_spe
     }
     let mut foreign = with_service();
     foreign.configured.pools.clear();
-    assert_eq!(foreign.idle(), Some(Idle::NoPool), "an address that nothing says is ours");
+    assert_eq!(foreign.not_announced(), Some(NotAnnounced::NoPool), "an address that nothing says is ours");
 }
 
 #[test]
-fn a_pool_that_another_one_grows_over_goes_on_with_its_own_advertisement() {
+fn a_pool_that_another_one_overlaps_keeps_its_own_advertisement() {
     let mut cluster = serving();
     cluster.set_advertisement("all", &json!({"ipAddressPools": ["lan"]}));
     let mut memory = LastValid::default();
@@ -242,13 +242,13 @@ fn a_pool_that_another_one_grows_over_goes_on_with_its_own_advertisement() {
 }
 
 #[test]
-fn an_address_that_moved_to_another_pool_follows_that_one_and_a_valid_edit_that_ends_it_counts() {
+fn an_address_that_moved_to_another_pool_follows_that_pool_and_valid_edits_apply() {
     let mut cluster = serving();
     cluster.set_pool("lan", "10.9.0.0/24");
-    assert_eq!(cluster.candidates(), all(), "its pool no longer has it, and nobody else");
+    assert_eq!(cluster.candidates(), all(), "its pool no longer contains it, and no other does");
     cluster.pool("new", "10.0.0.0/24");
     cluster.set_advertisement("all", &json!({"ipAddressPools": ["lan"]}));
-    assert_eq!(cluster.idle(), Some(Idle::NotAdvertised));
+    assert_eq!(cluster.not_announced(), Some(NotAnnounced::NotAdvertised));
     cluster.set_advertisement("all", &json!({"ipAddressPools": ["new"]}));
     assert_eq!(cluster.candidates(), all());
 }
@@ -267,7 +267,7 @@ impl Random {
     }
 }
 
-/// A speaker: what it remembers, what its snapshot remembers, and the objects that it sees.
+/// A speaker: its last valid versions, those in its snapshot, and the objects that it sees.
 struct Speaker {
     memory: LastValid,
     snapshot: String,
@@ -278,8 +278,8 @@ struct Speaker {
 const SERVICES: [(&str, &str, &str); 3] =
     [("one", "10.0.0.5", "lan"), ("two", "10.0.0.6", "lan"), ("three", "10.1.0.5", "wan")];
 
-/// An edit of a random object: whether it is a valid one (or a deletion), after which other rules apply. One that names a
-/// pool which does not exist counts from when that does.
+/// An edit of a random object. Returns whether it is valid (or a deletion), after which other rules apply. An
+/// edit that names a pool which does not exist takes effect when the pool does.
 fn edit(random: &mut Random, cluster: &mut Cluster) -> bool {
     let valid = [
         json!({}),
@@ -319,10 +319,10 @@ fn edit(random: &mut Random, cluster: &mut Cluster) -> bool {
     false
 }
 
-/// Edits, valid and invalid, restarts of any speaker with and without its snapshot, and times without an API server: what is
-/// announced stays announced unless a valid edit or the deletion of an advertisement ends it.
+/// Valid and invalid edits, restarts of any speaker with and without its snapshot, and times without an API
+/// server: what is announced stays announced unless a valid edit or the deletion of an advertisement ends it.
 #[test]
-fn requirement_1_no_history_of_invalid_edits_and_restarts_takes_down_what_works() {
+fn requirement_1_no_sequence_of_invalid_edits_and_restarts_ends_an_announcement() {
     for seed in 0..40 {
         let mut random = Random(seed);
         let mut cluster = Cluster::new();
@@ -347,7 +347,7 @@ fn requirement_1_no_history_of_invalid_edits_and_restarts_takes_down_what_works(
         for speaker in &mut speakers {
             assert_eq!(announced(speaker), [true; 3]);
         }
-        // What a speaker would announce that is always connected and never restarted.
+        // What a speaker announces that is always connected and never restarted.
         let mut ideal = speaker(&cluster);
         for step in 0..60 {
             let before = announced(&mut ideal);

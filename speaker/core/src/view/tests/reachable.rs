@@ -1,4 +1,4 @@
-//! The announcing node is reachable.
+//! The announcing node can be reached.
 
 use super::*;
 
@@ -7,7 +7,7 @@ const ONLY_IPV4: Option<Families> = Some(Families { ipv4: true, ipv6: false });
 const NEITHER: Option<Families> = Some(Families { ipv4: false, ipv6: false });
 const PLACEMENTS: [Placement; 2] = [Placement::Balanced, Placement::Hash];
 
-/// One Service with these addresses; each node has an `eth0` on the same subnet that can announce both families.
+/// One Service with these addresses; each node has an `eth0` on the same subnet that supports both families.
 fn with_addresses(addresses: &[&str], placement: Placement) -> Cluster {
     let mut cluster = Cluster::new();
     cluster.settings.placement = placement;
@@ -27,10 +27,10 @@ fn order(view: &View) -> Vec<String> {
     view.groups.values().next().unwrap().candidates.iter().map(|c| c.node.to_string()).collect()
 }
 
-fn why(cluster: &Cluster) -> (Option<Idle>, String) {
+fn why(cluster: &Cluster) -> (Option<NotAnnounced>, String) {
     let view = cluster.view();
     let group = view.groups.values().next().unwrap();
-    (group.idle, view.why_idle(group).unwrap_or_default())
+    (group.not_announced, view.why_not_announced(group).unwrap_or_default())
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn an_ipv6_address_off_every_subnet_goes_to_a_node_that_can_announce_it() {
 }
 
 #[test]
-fn a_link_speaks_the_families_that_its_broadcast_and_link_local_address_allow() {
+fn a_link_supports_the_families_of_its_broadcast_and_link_local_address() {
     let link = |broadcast, link_local: Option<&str>| crate::link::Link {
         index: 2,
         name: "eth0".into(),
@@ -74,19 +74,19 @@ fn a_link_speaks_the_families_that_its_broadcast_and_link_local_address_allow() 
         subnets: BTreeSet::new(),
         carrier_ups: 0,
     };
-    assert_eq!(LinkFacts::from(&link(true, None)).families, ONLY_IPV4);
-    assert_eq!(LinkFacts::from(&link(true, Some("fe80::1"))).families, BOTH);
-    assert_eq!(LinkFacts::from(&link(false, None)).families, NEITHER);
+    assert_eq!(LinkInfo::from(&link(true, None)).families, ONLY_IPV4);
+    assert_eq!(LinkInfo::from(&link(true, Some("fe80::1"))).families, BOTH);
+    assert_eq!(LinkInfo::from(&link(false, None)).families, NEITHER);
 }
 
 #[test]
-fn that_no_node_speaks_the_family_is_the_reason_that_is_reported() {
+fn a_family_that_no_node_supports_is_reported_as_the_reason() {
     let mut cluster = with_addresses(&["10.0.0.5", "fd00::5"], Placement::Balanced);
     for node in ["a", "b", "c"] {
         set_eth0(&mut cluster, node, &["10.0.0.1/24"], ONLY_IPV4);
     }
-    let (idle, message) = why(&cluster);
-    assert_eq!(idle, Some(Idle::NoIpv6));
+    let (not_announced, message) = why(&cluster);
+    assert_eq!(not_announced, Some(NotAnnounced::NoIpv6));
     assert!(message.contains("IPv6") && message.contains("a, b, c"), "{message}");
 }
 
@@ -101,29 +101,29 @@ fn an_interface_without_any_address_announces_ipv4_and_one_that_is_down_nothing(
     assert_eq!(cluster.candidates(), ["c"]);
     // A link that is down is not published.
     cluster.objects.links.insert("c".into(), vec![eth0("c")]);
-    let (idle, message) = why(&cluster);
-    assert_eq!(idle, Some(Idle::NoInterface));
+    let (not_announced, message) = why(&cluster);
+    assert_eq!(not_announced, Some(NotAnnounced::NoInterface));
     assert!(message.contains("eth1 is missing or down on a, b, c"), "{message}");
     for node in ["a", "b", "c"] {
         cluster.objects.links.insert(node.into(), Vec::new());
     }
     cluster.configured.l2_advertisements.clear();
     cluster.advertisement("all", &json!({}));
-    assert_eq!(why(&cluster).0, Some(Idle::NoInterface), "no link at all");
+    assert_eq!(why(&cluster).0, Some(NotAnnounced::NoInterface), "no link at all");
 }
 
 #[test]
-fn the_reason_names_the_first_condition_that_leaves_nobody() {
+fn the_reason_is_the_first_condition_that_leaves_no_node() {
     let mut cluster = with_addresses(&["10.0.0.5"], Placement::Balanced);
     cluster.configured.l2_advertisements.clear();
     cluster.advertisement("rack", &json!({"nodeSelectors": [{"matchLabels": {"rack": "9"}}]}));
-    assert_eq!(why(&cluster).0, Some(Idle::NoMatchingNode));
+    assert_eq!(why(&cluster).0, Some(NotAnnounced::NoMatchingNode));
     cluster.service("web", &["10.0.0.5"], &["x"], &json!({"spec": {"externalTrafficPolicy": "Local"}}));
-    let (idle, message) = why(&cluster);
-    assert_eq!(idle, Some(Idle::NoLocalEndpoint));
+    let (not_announced, message) = why(&cluster);
+    assert_eq!(not_announced, Some(NotAnnounced::NoLocalEndpoint));
     assert!(message.contains("its endpoints are on x"), "{message}");
     cluster.objects.pods.clear();
-    assert_eq!(why(&cluster).0, Some(Idle::NoCandidate));
+    assert_eq!(why(&cluster).0, Some(NotAnnounced::NoCandidate));
 }
 
 #[test]
@@ -169,12 +169,12 @@ fn a_node_that_never_publishes_its_links_does_not_switch_the_subnet_preference_o
         let view = cluster.view();
         let tiers: Vec<bool> =
             view.groups[&ip("10.0.0.5")].candidates.iter().map(|c| c.tier.remote).collect();
-        assert_eq!(tiers, [false; 3], "nobody is known to be on the subnet");
+        assert_eq!(tiers, [false; 3], "no node is known to be on the subnet");
     }
 }
 
 #[test]
-fn what_ends_the_reachability_of_this_node_counts_at_once() {
+fn the_end_of_the_reachability_of_this_node_takes_effect_at_once() {
     for placement in PLACEMENTS {
         let mut cluster = with_addresses(&["10.0.0.5"], placement);
         let own = |subnets: &[&str], families| Some(vec![link("a", "eth0", subnets, families)]);
@@ -182,7 +182,7 @@ fn what_ends_the_reachability_of_this_node_counts_at_once() {
         assert_eq!(cluster.candidates(), ["a", "b", "c"]);
         cluster.objects.own_links = own(&[], BOTH);
         let view = cluster.view();
-        assert_eq!(order(&view)[2], "a", "its address is gone, as it knows before all others");
+        assert_eq!(order(&view)[2], "a", "it is the first to know that its address is gone");
         cluster.objects.own_links = own(&["10.0.0.1/24"], NEITHER);
         assert_eq!(cluster.candidates(), ["b", "c"], "no packet socket");
         cluster.objects.own_links = Some(Vec::new());
@@ -191,7 +191,7 @@ fn what_ends_the_reachability_of_this_node_counts_at_once() {
 }
 
 #[test]
-fn nodes_that_start_together_do_not_each_take_themselves_for_the_only_one_on_the_subnet() {
+fn nodes_that_start_together_do_not_each_consider_themselves_the_only_one_on_the_subnet() {
     let mut cluster = with_addresses(&["10.0.0.5"], Placement::Balanced);
     cluster.objects.links.clear();
     let placed: BTreeSet<NodeName> = ["a", "b", "c"]
@@ -223,7 +223,7 @@ fn an_owner_that_has_to_hand_over_keeps_its_links_until_then() {
     assert_eq!((names(&after), scope(&after)), (vec!["b".to_owned()], Scope::All));
 }
 
-/// Of the only group: who may own it, and whether this node may go on if it does already.
+/// The number of candidates of the only group, and whether this node may keep it if it owns it.
 fn who(cluster: &Cluster) -> (usize, bool) {
     let view = cluster.view();
     let group = view.groups.values().next().unwrap();
@@ -231,7 +231,7 @@ fn who(cluster: &Cluster) -> (usize, bool) {
 }
 
 #[test]
-fn requirement_4_an_owner_that_is_not_ready_may_go_on_where_no_other_node_can_announce() {
+fn requirement_4_an_owner_that_is_not_ready_may_keep_a_group_that_no_other_node_can_announce() {
     let unavailable = json!({"status": {"conditions": [{"type": "NetworkUnavailable", "status": "True"}]}});
     for policy in ["Cluster", "Local"] {
         let mut cluster = Cluster::new();
@@ -250,7 +250,7 @@ fn requirement_4_an_owner_that_is_not_ready_may_go_on_where_no_other_node_can_an
 }
 
 #[test]
-fn requirement_8_a_speaker_that_is_not_ready_may_run_and_one_on_a_lost_node_is_taken_for_ended() {
+fn requirement_8_a_speaker_that_is_not_ready_may_be_running_and_one_on_a_lost_node_is_not() {
     let mut cluster = Cluster::new();
     cluster.pod("a", false);
     let runs = |cluster: &Cluster| cluster.view().speakers["a"].running;
@@ -265,7 +265,7 @@ fn requirement_8_a_speaker_that_is_not_ready_may_run_and_one_on_a_lost_node_is_t
 }
 
 #[test]
-fn an_owner_that_is_not_to_announce_may_not_go_on_because_it_is_not_ready() {
+fn an_owner_that_may_not_announce_does_not_keep_a_group_because_it_is_not_ready() {
     let label = |value: &str| json!({"metadata": {"labels": {"node.kubernetes.io/exclude-from-external-load-balancers": value}}});
     let mut cluster = Cluster::new();
     cluster.service("web", &["10.0.0.5"], &["b"], &json!({"spec": {"externalTrafficPolicy": "Local"}}));
@@ -273,7 +273,7 @@ fn an_owner_that_is_not_to_announce_may_not_go_on_because_it_is_not_ready() {
     cluster.pod("b", false);
     assert_eq!(who(&cluster), (0, false), "it has no endpoint");
     cluster.service("web", &["10.0.0.5"], &[], &json!({}));
-    assert_eq!(who(&cluster), (0, false), "nobody has");
+    assert_eq!(who(&cluster), (0, false), "no node has");
     cluster.service("web", &["10.0.0.5"], &["a"], &json!({}));
     cluster.pod("c", false);
     assert_eq!(who(&cluster), (0, true));

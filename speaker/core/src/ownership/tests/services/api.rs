@@ -1,38 +1,40 @@
-//! What the API holds, and the views that nodes make of it.
+//! The content of the API, and the views that nodes build from it.
 
 use super::super::super::*;
 use super::super::world::{mac, name};
 use crate::EthernetAddress;
-use crate::facts::{Facts, NodeFacts, PodFacts, ServiceFacts, SliceFacts, StatusFacts};
-use crate::link::{Link, LinkFacts};
+use crate::link::{Link, LinkInfo};
+use crate::objects::{
+    AnnouncementInfo, ClusterObjects, EndpointSliceInfo, NodeInfo, ServiceInfo, SpeakerPodInfo,
+};
 use crate::view::ServiceKey;
 use rules::{Configuration, LastValid};
 
 #[derive(Clone, Debug)]
 pub(super) enum Change {
-    /// The addresses of a Service, or none if it is gone.
+    /// The addresses of a Service, or none if it is deleted.
     Service(u8, Option<Vec<IpAddr>>),
-    /// The pod of a speaker: ready or not, or gone.
+    /// The pod of a speaker: ready or not, or deleted.
     Pod(usize, Option<bool>),
-    /// Who announces a Service, and in which epoch.
+    /// The node that announces a Service, and its epoch.
     Status(u8, usize, Option<u64>),
     /// The exclude label of a node.
     Excluded(usize, bool),
-    /// Whether a node is Ready and its network is there.
+    /// Whether a node is ready and has a network.
     Usable(usize, bool),
-    /// Whether a node's links speak IPv6.
+    /// Whether a node's links support IPv6.
     Ipv6(usize, bool),
     /// Whether a link of a node is up.
     Link(usize, &'static str, bool),
     /// Whether a node's links are on the subnet of the pool.
     OnSubnet(usize, bool),
-    /// The address of the pool that a node has itself, if it does.
+    /// The address of the pool that a node has, if any.
     Holds(usize, Option<IpAddr>),
-    /// The address that the API lists of a speaker, by how often its node has moved.
+    /// The address of a speaker in the API, by how often its node has moved.
     Listed(usize, u8),
-    /// Which interface the advertisement names, if it does.
+    /// The interface that the advertisement selects, if any.
     Interface(Option<&'static str>),
-    /// Which node the advertisement selects, if it does.
+    /// The node that the advertisement selects, if any.
     Selected(Option<usize>),
     /// Whether an object has an error.
     Invalid(Object, bool),
@@ -46,7 +48,7 @@ pub(super) enum Object {
 }
 
 impl Change {
-    /// Changes of one kind of object come in their order, those of different kinds do not.
+    /// Changes of one kind of object arrive in order, those of different kinds do not.
     pub(super) fn kind(&self) -> u8 {
         match self {
             Self::Service(..) => 0,
@@ -84,7 +86,7 @@ pub(super) struct Api {
     selected: Option<usize>,
 }
 
-/// What is special about the links of a node.
+/// Properties of the links of a node.
 #[derive(Clone, Default)]
 struct NodeLinks {
     down: BTreeSet<&'static str>,
@@ -93,7 +95,7 @@ struct NodeLinks {
     holds: Option<IpAddr>,
 }
 
-/// The address of a node that has moved so often.
+/// The address of a node that has moved this often.
 pub(super) fn host(node: usize, moved: u8) -> IpAddr {
     IpAddr::V4([192, 168, moved, u8::try_from(node + 1).unwrap()].into())
 }
@@ -160,12 +162,12 @@ impl Api {
         .collect()
     }
 
-    /// Whether a node has the address itself.
+    /// Whether a node has the address.
     pub(super) fn holds(&self, node: usize, address: IpAddr) -> bool {
         self.links.get(&node).is_some_and(|links| links.holds == Some(address))
     }
 
-    /// What is in force, as a process with this memory has it.
+    /// The effective configuration of a process with these last valid versions.
     pub(super) fn configuration(&self, memory: &mut LastValid) -> Configuration {
         let is_invalid = |object| self.invalid.contains(&object);
         let metadata = |object| {
@@ -203,11 +205,11 @@ impl Api {
         memory.configure(&objects).0
     }
 
-    /// What is known on a node with these links.
-    pub(super) fn facts(&self, nodes: usize, own_links: &[Link]) -> Facts {
+    /// The summaries on a node with these links.
+    pub(super) fn objects(&self, nodes: usize, own_links: &[Link]) -> ClusterObjects {
         let key = |n: &u8| ServiceKey::new("default", format!("s{n}"));
         let service = |(n, addresses): (&u8, &Vec<IpAddr>)| {
-            Arc::new(ServiceFacts {
+            Arc::new(ServiceInfo {
                 key: Arc::new(key(n)),
                 addresses: addresses.clone().into(),
                 labels: Box::default(),
@@ -223,7 +225,7 @@ impl Api {
                 labels.insert(crds::names::LABEL_EXCLUDE_NODE.to_owned(), String::new());
             }
             let usable = !self.unusable.contains(&n);
-            Arc::new(NodeFacts {
+            Arc::new(NodeInfo {
                 name: name(n),
                 labels,
                 usable,
@@ -235,10 +237,10 @@ impl Api {
         let pod = |(n, ready): (&usize, &bool)| {
             let moved = self.listed.get(n).copied().unwrap_or_default();
             let address = Some(host(*n, moved));
-            Arc::new(PodFacts { node: name(*n), address, ready: *ready, running: true, generation: 1 })
+            Arc::new(SpeakerPodInfo { node: name(*n), address, ready: *ready, running: true, generation: 1 })
         };
         let status = |((s, n), epoch): (&(u8, usize), &u64)| {
-            Arc::new(StatusFacts {
+            Arc::new(AnnouncementInfo {
                 name: format!("l2-{s}-{n}").into(),
                 service: key(s),
                 node: name(*n),
@@ -246,9 +248,9 @@ impl Api {
                 interfaces: None,
             })
         };
-        let slice = |n| Arc::new(SliceFacts { service: key(n), nodes: [name(0)].into() });
-        let links = |n| self.links(n).iter().map(LinkFacts::from).collect();
-        Facts {
+        let slice = |n| Arc::new(EndpointSliceInfo { service: key(n), nodes: [name(0)].into() });
+        let links = |n| self.links(n).iter().map(LinkInfo::from).collect();
+        ClusterObjects {
             states_listed: true,
             services: self
                 .services
@@ -261,7 +263,7 @@ impl Api {
             pods: self.pods.iter().map(pod).collect(),
             statuses: self.statuses.iter().map(status).collect(),
             links: (0..nodes).map(|n| (name(n), links(n))).collect(),
-            own_links: Some(own_links.iter().map(LinkFacts::from).collect()),
+            own_links: Some(own_links.iter().map(LinkInfo::from).collect()),
             other_addresses: BTreeMap::new(),
         }
     }

@@ -1,18 +1,19 @@
-//! Speakers that own Services with several addresses; their views are built from facts, and each learns of changes in
-//! its own time. An address counts as announced by a node only if the node answers for it on its link.
+//! Speakers that own Services with several addresses; their views are built from object summaries, and each
+//! learns of changes at a different time. An address counts as announced by a node only if the node answers
+//! for it on its link.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::super::super::*;
 use super::super::fixture::settings;
 use super::super::queue::EventQueue;
-use super::super::world::{Chance, mac, name};
+use super::super::world::{Random, mac, name};
 use super::api::{Api, Change, host};
-use super::onlooker::Seen;
+use super::observer::Seen;
 use crate::beacon::Message;
 use crate::link::{Link, Scope};
 use crate::placement::Placement;
-use crate::responder::{Plan, Sighting};
+use crate::responder::{Observation, ProbePlan};
 use crate::view::{self, ExcludeLabel};
 use rules::LastValid;
 
@@ -20,32 +21,32 @@ pub(super) enum What {
     Wake(usize, u32),
     Deliver(usize, IpAddr, Message),
     Api(usize, Change),
-    Seen(usize, Sighting),
+    Seen(usize, Observation),
     Probe {
         node: usize,
-        life: u32,
+        incarnation: u32,
         address: IpAddr,
         round: u32,
-        plan: Plan,
+        plan: ProbePlan,
         token: u64,
     },
     Say {
         node: usize,
-        life: u32,
+        incarnation: u32,
         address: IpAddr,
         token: u64,
     },
     Resume(usize),
     /// The links of a node have changed.
     Links(usize),
-    /// Somebody sends a forged frame every millisecond until then.
+    /// A host sends a forged frame every millisecond until that time.
     Forge(usize, Duration),
     Write(usize, u32),
 }
 
 #[derive(Default)]
 pub(super) struct Node {
-    pub(super) life: u32,
+    pub(super) incarnation: u32,
     pub(super) speaker: Option<Ownership>,
     pub(super) api: Api,
     pub(super) view: Option<Arc<View>>,
@@ -64,25 +65,25 @@ pub(super) struct Node {
 pub(super) struct Model {
     start: Instant,
     pub(super) now: Duration,
-    pub(super) chance: Chance,
+    pub(super) random: Random,
     pub(super) nodes: Vec<Node>,
     pub(super) api: Api,
     placement: Placement,
     queue: EventQueue<What>,
-    /// The last probe or announcement that was begun.
+    /// The number of the last probe or announcement.
     token: u64,
     /// Directed pairs between which nothing arrives.
     pub(super) cut: BTreeSet<(usize, usize)>,
-    /// How often each node has got another address.
+    /// How often the address of each node has changed.
     moved: Vec<u8>,
-    /// Beacons lost, of 1000.
+    /// Beacons lost, per thousand.
     pub(super) loss: u64,
     /// The longest time in milliseconds that a change takes to reach a node.
     pub(super) lag: u64,
     arrivals: BTreeMap<(usize, u8), Duration>,
     pub(super) log: Vec<String>,
     pub(super) seen: BTreeMap<IpAddr, Seen>,
-    /// How often an address was announced by a node that had not announced it.
+    /// How often an address was withdrawn or updated by a node that had not announced it.
     pub(super) moves: usize,
 }
 
@@ -91,7 +92,7 @@ impl Model {
         Self {
             start: Instant::now(),
             now: Duration::from_secs(1_000),
-            chance: Chance(seed),
+            random: Random(seed),
             nodes: (0..nodes).map(|_| Node::default()).collect(),
             api: Api::default(),
             placement,
@@ -127,7 +128,7 @@ impl Model {
             self.after(Duration::ZERO, What::Links(node));
         }
         for to in 0..self.nodes.len() {
-            let at = self.now + Duration::from_millis(self.chance.below(self.lag + 1));
+            let at = self.now + Duration::from_millis(self.random.below(self.lag + 1));
             let earlier = self.arrivals.entry((to, change.kind())).or_default();
             *earlier = at.max(*earlier);
             let delay = *earlier - self.now;
@@ -135,13 +136,13 @@ impl Model {
         }
     }
 
-    /// A node gets another address; that of before reaches nobody any more.
+    /// The address of a node changes; the old one is not reachable any more.
     pub(super) fn relocate(&mut self, node: usize) {
         self.moved[node] += 1;
         self.note(format!("node{node} has the address {} from now on", self.address(node)));
     }
 
-    /// The API lists the address that a node has.
+    /// The API shows the current address of a node.
     pub(super) fn list_address(&mut self, node: usize) {
         self.change(Change::Listed(node, self.moved[node]));
     }
@@ -152,25 +153,25 @@ impl Model {
 
     pub(super) fn start(&mut self, node: usize) {
         self.note(format!("start node{node}"));
-        let session = self.chance.next() | 1;
+        let session = self.random.next() | 1;
         self.change(Change::Pod(node, Some(true)));
         let mut api = self.api.clone();
         api.pods.insert(node, true);
-        let life = self.nodes[node].life + 1;
+        let incarnation = self.nodes[node].incarnation + 1;
         let mut speaker = Ownership::new(settings(node, Detection::Enforce, session));
-        // Some decide about one group at a time.
+        // Some evaluate one group at a time.
         if node % 2 == 1 {
-            speaker.slice = 1;
+            speaker.batch = 1;
         }
-        self.nodes[node] = Node { life, api, speaker: Some(speaker), ..Node::default() };
+        self.nodes[node] = Node { incarnation, api, speaker: Some(speaker), ..Node::default() };
         self.feed(node, Input::Macs([mac(node)].into()));
         self.feed_view(node);
     }
 
     pub(super) fn kill(&mut self, node: usize) {
         self.note(format!("kill node{node}"));
-        let life = self.nodes[node].life + 1;
-        self.nodes[node] = Node { life, ..Node::default() };
+        let incarnation = self.nodes[node].incarnation + 1;
+        self.nodes[node] = Node { incarnation, ..Node::default() };
     }
 
     pub(super) fn shut_down(&mut self, node: usize) {
@@ -182,18 +183,18 @@ impl Model {
 
     fn feed_view(&mut self, node: usize) {
         let exclude_label = ExcludeLabel::Honour;
-        let settings = view::Settings { me: name(node), placement: self.placement, exclude_label };
+        let settings = view::ViewSettings { me: name(node), placement: self.placement, exclude_label };
         let (nodes, own_links) = (self.nodes.len(), self.api.links(node));
         let Node { api, memory, .. } = &mut self.nodes[node];
-        let (facts, configuration) = (api.facts(nodes, &own_links), api.configuration(memory));
+        let (objects, configuration) = (api.objects(nodes, &own_links), api.configuration(memory));
         let previous = self.nodes[node].view.clone();
-        let view = Arc::new(View::build(&settings, &facts, &configuration, previous.as_deref()));
+        let view = Arc::new(View::build(&settings, &objects, &configuration, previous.as_deref()));
         if previous.as_ref() == Some(&view) {
             return;
         }
         self.nodes[node].view = Some(Arc::clone(&view));
         self.feed(node, Input::View(view));
-        // As the driver: groups that stay may have got other addresses or links.
+        // As the driver: groups that stay may have other addresses or links.
         let stay: Vec<GroupId> = self.nodes[node].announced.keys().copied().collect();
         self.align(node, &stay);
     }
@@ -212,8 +213,8 @@ impl Model {
             let current = current.filter(|(_, address, _)| speaker.is_announced(*address));
             *announced = current
                 .map(|(admitted, address, scope)| {
-                    let kept = announced.get(&address).filter(|_| !admitted);
-                    (address, kept.unwrap_or(scope).clone())
+                    let existing = announced.get(&address).filter(|_| !admitted);
+                    (address, existing.unwrap_or(scope).clone())
                 })
                 .collect();
         }
@@ -228,7 +229,7 @@ impl Model {
         let announced = state.announced.values().flatten().filter(|_| state.speaker.is_some());
         let links = self.api.links(node);
         let answered = |(address, scope): (&IpAddr, &Scope)| {
-            let fits = |link: &Link| scope.covers(&link.name) && link.speaks_for(*address);
+            let fits = |link: &Link| scope.covers(&link.name) && link.supports_family(*address);
             links.iter().any(fits).then_some(*address)
         };
         announced.filter_map(answered).collect()
@@ -241,9 +242,9 @@ impl Model {
         self.token += 1;
         let token = self.token;
         self.nodes[node].saying.insert(address, token);
-        let life = self.nodes[node].life;
+        let incarnation = self.nodes[node].incarnation;
         for after in [0, 50, 200, 1_100, 2_200, 5_000, 10_000, 15_000, 20_000] {
-            self.after(Duration::from_millis(after), What::Say { node, life, address, token });
+            self.after(Duration::from_millis(after), What::Say { node, incarnation, address, token });
         }
     }
 
@@ -259,8 +260,8 @@ impl Model {
         if wake != self.nodes[node].wake {
             self.nodes[node].wake = wake;
             if let Some(at) = wake {
-                let life = self.nodes[node].life;
-                self.after(at - self.now, What::Wake(node, life));
+                let incarnation = self.nodes[node].incarnation;
+                self.after(at - self.now, What::Wake(node, incarnation));
             }
         }
         let speaker = self.nodes[node].speaker.as_ref();
@@ -274,18 +275,18 @@ impl Model {
         match output {
             Output::Send { address: to, message, .. } => {
                 let Some(to) = (0..self.nodes.len()).find(|n| self.address(*n) == to) else { return };
-                if self.cut.contains(&(node, to)) || self.chance.below(1_000) < self.loss {
+                if self.cut.contains(&(node, to)) || self.random.below(1_000) < self.loss {
                     return;
                 }
-                let delay = Duration::from_micros(100 + self.chance.below(3_000));
+                let delay = Duration::from_micros(100 + self.random.below(3_000));
                 self.after(delay, What::Deliver(to, self.address(node), message));
             }
             Output::Probe(address, _, plan) => {
-                self.note(format!("node{node} asks about {address}"));
+                self.note(format!("node{node} probes {address}"));
                 self.token += 1;
-                let (token, life) = (self.token, self.nodes[node].life);
+                let (token, incarnation) = (self.token, self.nodes[node].incarnation);
                 self.nodes[node].probing.insert(address, token);
-                self.after(plan.wait / 2, What::Probe { node, life, address, round: 0, plan, token });
+                self.after(plan.wait / 2, What::Probe { node, incarnation, address, round: 0, plan, token });
             }
             Output::CancelProbe(address) => drop(self.nodes[node].probing.remove(&address)),
             Output::Announce(id) => {
@@ -302,7 +303,7 @@ impl Model {
                 self.nodes[node].announced.remove(&id);
                 self.schedule_write(node);
             }
-            Output::Remind(id) => {
+            Output::Reannounce(id) => {
                 let announced = self.nodes[node].announced.get(&id);
                 for address in announced.into_iter().flat_map(BTreeMap::keys).copied().collect::<Vec<_>>() {
                     self.begin_to_say(node, address);
@@ -315,13 +316,13 @@ impl Model {
     fn schedule_write(&mut self, node: usize) {
         if !self.nodes[node].writes {
             self.nodes[node].writes = true;
-            let life = self.nodes[node].life;
-            let delay = Duration::from_millis(10 + self.chance.below(50));
-            self.after(delay, What::Write(node, life));
+            let incarnation = self.nodes[node].incarnation;
+            let delay = Duration::from_millis(10 + self.random.below(50));
+            self.after(delay, What::Write(node, incarnation));
         }
     }
 
-    /// Writes who announces what to the API.
+    /// Writes the announcing nodes to the API.
     fn write(&mut self, node: usize) {
         self.nodes[node].writes = false;
         let state = &self.nodes[node];
@@ -354,13 +355,13 @@ impl Model {
         while let Some((at, what)) = self.queue.next_until(end) {
             self.observe(at);
             self.now = at;
-            self.happen(what);
+            self.process(what);
         }
         self.observe(end);
         self.now = end;
     }
 
-    fn happen(&mut self, what: What) {
+    fn process(&mut self, what: What) {
         let node = match &what {
             What::Wake(node, _) | What::Resume(node) | What::Write(node, _) => *node,
             What::Links(node) | What::Forge(node, _) => *node,
@@ -374,8 +375,8 @@ impl Model {
             return;
         }
         match what {
-            What::Wake(node, life) => {
-                if self.nodes[node].life == life && self.nodes[node].wake == Some(self.now) {
+            What::Wake(node, incarnation) => {
+                if self.nodes[node].incarnation == incarnation && self.nodes[node].wake == Some(self.now) {
                     self.nodes[node].wake = None;
                     self.feed(node, Input::Deadline);
                 }
@@ -384,7 +385,7 @@ impl Model {
                 self.nodes[node].stalled = false;
                 self.feed(node, Input::Deadline);
                 for what in std::mem::take(&mut self.nodes[node].waiting) {
-                    self.happen(what);
+                    self.process(what);
                 }
             }
             What::Deliver(to, from, message) => self.feed(to, Input::Message(from, message)),
@@ -402,21 +403,24 @@ impl Model {
                     self.schedule_write(to);
                 }
             }
-            What::Write(node, life) => {
-                if self.nodes[node].life == life {
+            What::Write(node, incarnation) => {
+                if self.nodes[node].incarnation == incarnation {
                     self.write(node);
                 }
             }
-            What::Say { node, life, address, token } => {
+            What::Say { node, incarnation, address, token } => {
                 let current = self.nodes[node].saying.get(&address) == Some(&token);
-                if self.nodes[node].life == life && current && self.answered_by(node).contains(&address) {
+                if self.nodes[node].incarnation == incarnation
+                    && current
+                    && self.answered_by(node).contains(&address)
+                {
                     self.say(node, address, false);
                 }
             }
-            What::Seen(to, sighting) => self.see(to, sighting),
-            What::Probe { node, life, address, round, plan, token } => {
+            What::Seen(to, observation) => self.see(to, observation),
+            What::Probe { node, incarnation, address, round, plan, token } => {
                 let current = self.nodes[node].probing.get(&address) == Some(&token);
-                if self.nodes[node].life == life && current {
+                if self.nodes[node].incarnation == incarnation && current {
                     self.probe(node, address, round, plan, token);
                 }
             }

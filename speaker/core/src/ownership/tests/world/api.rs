@@ -1,29 +1,29 @@
-//! The API: what it holds, and what a speaker makes of it.
+//! The API: its content, and the view of a speaker.
 
 use super::super::super::*;
 use super::super::fixture::{single, speaker};
 use super::{mac, name};
 use crate::placement::Placement;
-use crate::view::{Candidate, Group, Holder, Tier};
+use crate::view::{Candidate, Group, NodeAddress, Tier};
 
-/// What the API holds; each part reaches each node at its own time.
+/// The content of the API; each part reaches each node at a different time.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Api {
     pub(super) ready: BTreeMap<usize, u64>,
-    /// Pods that are there and not ready yet.
+    /// Pods that exist and are not ready yet.
     pub(super) starting: BTreeSet<usize>,
     pub(super) excluded: BTreeSet<usize>,
     /// Nodes whose interfaces are known.
     pub(super) shown: BTreeSet<usize>,
     /// Nodes without a link on the groups' subnet.
     pub(super) remote: BTreeSet<usize>,
-    /// The node that sees this has no carrier.
+    /// The node with this view has no carrier.
     pub(super) unplugged: Option<usize>,
     pub(super) groups: BTreeSet<GroupId>,
     pub(super) last: BTreeMap<GroupId, (usize, u64)>,
     /// The node that advertisements prefer.
     pub(super) preferred: Option<usize>,
-    /// Nodes that have addresses themselves.
+    /// Addresses that nodes have.
     pub(super) held: BTreeMap<GroupId, usize>,
 }
 
@@ -38,8 +38,8 @@ pub(super) enum Change {
     Held(GroupId, Option<usize>),
 }
 
-fn holder(node: usize) -> Holder {
-    Holder { node: name(node), interface: Some("eth0".into()), mac: Some(mac(node)) }
+fn holder(node: usize) -> NodeAddress {
+    NodeAddress { node: name(node), interface: Some("eth0".into()), mac: Some(mac(node)) }
 }
 
 impl Api {
@@ -91,13 +91,13 @@ impl Api {
                 .shown
                 .iter()
                 .filter(|node| self.ready.contains_key(*node) || self.starting.contains(*node))
-                .map(|node| (mac(*node), NodeId::of(&name(*node))))
+                .map(|node| (mac(*node), NodeId::from_name(&name(*node))))
                 .collect(),
             speakers: self.ready.iter().map(|(node, g)| speaker(*node, true, *g)).chain(starting).collect(),
             groups,
             placed,
             placement,
-            held: self.held.iter().map(|(address, node)| (*address, holder(*node))).collect(),
+            node_addresses: self.held.iter().map(|(address, node)| (*address, holder(*node))).collect(),
             ..View::default()
         }
     }

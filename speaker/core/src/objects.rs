@@ -1,7 +1,7 @@
-//! What is kept of the objects of the API: as much as a [`View`](crate::view::View) is made of.
+//! Summaries of API objects: as much of them as a [`View`](crate::view::View) is built from.
 //!
-//! A speaker runs on every node and watches every Service, so what it keeps of each decides what it needs in a large
-//! cluster. These types are also what a snapshot holds.
+//! A speaker runs on every node and watches every Service, so the size of these summaries determines its
+//! memory in a large cluster. The snapshot contains them as well.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -15,38 +15,39 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
-use crate::link::LinkFacts;
+use crate::link::LinkInfo;
 use crate::view::NodeName;
 
-/// Everything that is known.
+/// All summaries.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Facts {
-    /// The Services that are ours and have an address.
-    pub services: Vec<Arc<ServiceFacts>>,
-    /// Where endpoints serve.
-    pub slices: Vec<Arc<SliceFacts>>,
+pub struct ClusterObjects {
+    /// The Services of our load balancer class that have an address.
+    pub services: Vec<Arc<ServiceInfo>>,
+    /// The endpoints that can serve.
+    pub slices: Vec<Arc<EndpointSliceInfo>>,
     /// All nodes.
-    pub nodes: Vec<Arc<NodeFacts>>,
-    /// The pods of the speaker that are on a node.
-    pub pods: Vec<Arc<PodFacts>>,
-    /// Who announced what.
-    pub statuses: Vec<Arc<StatusFacts>>,
-    /// Whether what speakers report of their nodes has been listed: the links and other addresses.
+    pub nodes: Vec<Arc<NodeInfo>>,
+    /// The speaker pods that are on a node.
+    pub pods: Vec<Arc<SpeakerPodInfo>>,
+    /// The nodes that announce Services, or did.
+    pub statuses: Vec<Arc<AnnouncementInfo>>,
+    /// Whether the states of the speakers have been listed: the links and other addresses of nodes.
     #[serde(default)]
     pub states_listed: bool,
     /// The links of each node, as it has published them.
-    pub links: BTreeMap<NodeName, Vec<LinkFacts>>,
+    pub links: BTreeMap<NodeName, Vec<LinkInfo>>,
     /// The links of this node, as it knows them itself; none: as published.
     #[serde(skip)]
-    pub own_links: Option<Vec<LinkFacts>>,
-    /// The addresses that each node reports on links that it does not announce on, with the interfaces' names.
+    pub own_links: Option<Vec<LinkInfo>>,
+    /// The addresses that each node reports on links that it does not announce on, with the names of the
+    /// interfaces.
     #[serde(default)]
     pub other_addresses: BTreeMap<NodeName, BTreeMap<IpAddr, String>>,
 }
 
-/// A Service that is ours and has an address.
+/// A Service of our load balancer class that has an address.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ServiceFacts {
+pub struct ServiceInfo {
     /// Its name.
     pub key: Arc<ServiceKey>,
     /// Its UID, by which events refer to it.
@@ -56,46 +57,46 @@ pub struct ServiceFacts {
     pub addresses: Box<[IpAddr]>,
     /// Its labels, by key.
     pub labels: Box<[(Box<str>, Box<str>)]>,
-    /// Whether only nodes with an endpoint of it may take its traffic.
+    /// Whether only nodes with an endpoint of it may receive its traffic.
     pub local: bool,
     /// Whether it may share its addresses.
     pub shared: bool,
-    /// The pool that its addresses come from, as the controller has noted.
+    /// The pool of its addresses, from the controller's annotation.
     #[serde(default)]
     pub pool: Option<Box<str>>,
 }
 
-/// The endpoints of a Service that can serve: those of one slice.
+/// The endpoints of one EndpointSlice that can serve.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SliceFacts {
+pub struct EndpointSliceInfo {
     /// The Service.
     pub service: ServiceKey,
-    /// The nodes that they are on, sorted. Endpoints need not be on a node.
+    /// Their nodes, sorted. Endpoints need not be on a node.
     pub nodes: Box<[NodeName]>,
 }
 
 /// A node of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NodeFacts {
+pub struct NodeInfo {
     /// Its name.
     pub name: NodeName,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
-    /// It is ready and has a network, as far as anybody has said.
+    /// It is ready and has a network, unless its conditions say otherwise.
     pub usable: bool,
     /// Its kubelet reports nothing any more.
     #[serde(default)]
     pub lost: bool,
     /// It is cordoned.
     pub cordoned: bool,
-    /// Its addresses, as its status says (`InternalIP`, `ExternalIP`).
+    /// Its addresses in its status (`InternalIP`, `ExternalIP`).
     #[serde(default)]
     pub addresses: Box<[IpAddr]>,
 }
 
 /// A pod of the speaker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PodFacts {
+pub struct SpeakerPodInfo {
     /// The node that it runs on.
     pub node: NodeName,
     /// Its address, which is the node's.
@@ -105,30 +106,30 @@ pub struct PodFacts {
     /// Its process runs, as far as the kubelet has reported.
     #[serde(default)]
     pub running: bool,
-    /// Generation of the template that it was made from.
+    /// Generation of the pod template that it was created from.
     pub generation: u64,
 }
 
-/// A `ServiceL2Status`: who announces a Service, or did.
+/// The content of a `ServiceL2Status`: the node that announces a Service, or did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StatusFacts {
+pub struct AnnouncementInfo {
     /// Name of the object.
     pub name: Box<str>,
     /// The Service.
     pub service: ServiceKey,
     /// The node that announces it.
     pub node: NodeName,
-    /// The epoch of its claim; 0 where that is not known.
+    /// The epoch of its claim; 0 if it is unknown.
     pub epoch: u64,
-    /// Of this node's own: the interfaces that its status names; none if the status is not written yet, or is about
-    /// something else.
+    /// If it is about this node: the interfaces in its status; none if the status is not written yet, or is
+    /// about something else.
     pub interfaces: Option<Vec<String>>,
 }
 
-impl ServiceFacts {
-    /// None if the Service is not load-balanced, of another class than `class` (none: of one at all), or without an
-    /// address.
-    pub fn of(service: Service, class: Option<&str>) -> Option<Self> {
+impl ServiceInfo {
+    /// None if the Service is not of type LoadBalancer, is of another class than `class` (none: has a class),
+    /// or has no address.
+    pub fn from_service(service: Service, class: Option<&str>) -> Option<Self> {
         let key = Arc::new(ServiceKey::of(&service));
         let uid = service.metadata.uid.as_deref().unwrap_or_default().into();
         let spec = service.spec?;
@@ -155,9 +156,9 @@ impl ServiceFacts {
     }
 }
 
-impl SliceFacts {
-    /// None if no endpoint of the slice can serve, or it belongs to no Service.
-    pub fn of(slice: EndpointSlice) -> Option<Self> {
+impl EndpointSliceInfo {
+    /// None if no endpoint of the slice can serve, or the slice belongs to no Service.
+    pub fn from_slice(slice: EndpointSlice) -> Option<Self> {
         let mut labels = slice.metadata.labels?;
         let service =
             ServiceKey::new(slice.metadata.namespace?, labels.remove("kubernetes.io/service-name")?);
@@ -170,7 +171,7 @@ impl SliceFacts {
     }
 }
 
-/// As MetalLB: ready or not said, or serving while it terminates (`reference/metallb.md` §5.1).
+/// As in MetalLB: ready or unknown, or serving while terminating (`reference/metallb.md` §5.1).
 fn can_serve(endpoint: &Endpoint) -> bool {
     endpoint
         .conditions
@@ -178,9 +179,9 @@ fn can_serve(endpoint: &Endpoint) -> bool {
         .is_none_or(|conditions| conditions.ready.unwrap_or(true) || conditions.serving == Some(true))
 }
 
-impl NodeFacts {
-    /// None only of a node without a name.
-    pub fn of(node: Node) -> Option<Self> {
+impl NodeInfo {
+    /// None only for a node without a name.
+    pub fn from_node(node: Node) -> Option<Self> {
         let status = node.status.unwrap_or_default();
         let addresses = status.addresses.iter().flatten();
         let addresses = addresses.filter(|address| matches!(&*address.type_, "InternalIP" | "ExternalIP"));
@@ -198,15 +199,15 @@ impl NodeFacts {
         })
     }
 
-    /// Whether `node.kubernetes.io/exclude-from-external-load-balancers` is on it.
+    /// Whether it has the label `node.kubernetes.io/exclude-from-external-load-balancers`.
     pub fn is_excluded(&self) -> bool {
         self.labels.contains_key(LABEL_EXCLUDE_NODE)
     }
 }
 
-impl PodFacts {
-    /// None if it is on no node yet.
-    pub fn of(pod: &Pod) -> Option<Self> {
+impl SpeakerPodInfo {
+    /// None if it is not on a node yet.
+    pub fn from_pod(pod: &Pod) -> Option<Self> {
         let status = pod.status.as_ref();
         let conditions = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
         let ready = conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
@@ -223,9 +224,9 @@ impl PodFacts {
     }
 }
 
-impl StatusFacts {
-    /// None if its labels do not say what it is about. `me` is this node.
-    pub fn of(object: ServiceL2Status, me: &str) -> Option<Self> {
+impl AnnouncementInfo {
+    /// None if its labels do not name the Service. `me` is this node.
+    pub fn from_status(object: ServiceL2Status, me: &str) -> Option<Self> {
         let label = |name| label(&object.metadata, name);
         let service = ServiceKey::new(label(LABEL_SERVICE_NAMESPACE)?, label(LABEL_SERVICE_NAME)?);
         // A label cannot hold a name of more than 63 characters.

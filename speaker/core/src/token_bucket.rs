@@ -1,29 +1,29 @@
-//! A token bucket, kept as the time at which it would be full again.
+//! A token bucket, stored as the time at which it would be full again.
 
 use std::time::{Duration, Instant};
 
-/// At most so many per second on average, with a burst.
+/// Limits a rate on average, with a burst.
 #[derive(Clone, Debug)]
-pub(crate) struct Bucket {
+pub(crate) struct TokenBucket {
     interval: Duration,
     burst: Duration,
     full_at: Option<Instant>,
 }
 
-impl Bucket {
-    /// `burst` tokens, one more each `interval`.
+impl TokenBucket {
+    /// `burst` tokens, and one more per `interval`.
     pub(crate) fn new(interval: Duration, burst: u32) -> Self {
         Self { interval, burst: interval.saturating_mul(burst.saturating_sub(1)), full_at: None }
     }
 
-    /// Takes a token, or says when there will be one.
+    /// Takes a token, or returns when one will be available.
     pub(crate) fn take(&mut self, now: Instant) -> Result<(), Instant> {
         self.check(now)?;
         self.full_at = self.full_at(now).checked_add(self.interval);
         Ok(())
     }
 
-    /// Whether there is a token, else when there will be one.
+    /// Whether a token is available, else when one will be.
     pub(crate) fn check(&self, now: Instant) -> Result<(), Instant> {
         let full_at = self.full_at(now);
         if full_at.saturating_duration_since(now) > self.burst {
@@ -44,7 +44,7 @@ mod tests {
     #[test]
     fn a_burst_passes_and_then_one_per_interval() {
         let start = Instant::now();
-        let mut bucket = Bucket::new(Duration::from_millis(5), 3);
+        let mut bucket = TokenBucket::new(Duration::from_millis(5), 3);
         for _ in 0..3 {
             bucket.take(start).unwrap();
         }

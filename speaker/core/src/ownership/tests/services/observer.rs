@@ -1,9 +1,9 @@
-//! What an onlooker sees: who answers for what, and for how long that was wrong.
+//! Observes which nodes answer for an address, and for how long that was wrong.
 
 use super::super::super::*;
 use super::model::Model;
 
-/// What an onlooker has seen of one address.
+/// The observations of one address.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Seen {
     pub(super) ever: bool,
@@ -14,7 +14,7 @@ pub(super) struct Seen {
 }
 
 impl Model {
-    /// Notes for how long addresses are announced by two nodes, or by none after they were announced once.
+    /// Records how long addresses are announced by two nodes, or by none after they were first announced.
     pub(super) fn observe(&mut self, until: Duration) {
         let time = until - self.now;
         if time.is_zero() {
@@ -37,7 +37,7 @@ impl Model {
         }
     }
 
-    /// Forgets what was seen, but for what is announced now.
+    /// Discards all observations, except what is announced now.
     pub(super) fn watch_anew(&mut self) {
         self.seen.clear();
         self.pass(Duration::from_millis(1));
@@ -49,7 +49,7 @@ impl Model {
         (0..self.nodes.len()).filter(|node| self.answered_by(*node).contains(&address)).collect()
     }
 
-    /// For the message of a failed story.
+    /// For the message of a failed simulation.
     pub(super) fn describe(&self) -> String {
         use std::fmt::Write as _;
         let mut text = self.log.join("\n");
@@ -58,7 +58,7 @@ impl Model {
                 let _ = writeln!(text, "\nnode{number} is down");
                 continue;
             };
-            let (owned, added) = (speaker.owned(), speaker.added());
+            let (owned, added) = (speaker.owned(), speaker.unverified());
             let _ = writeln!(
                 text,
                 "\nnode{number} owns {owned:?} announces {:?} added {added:?}",

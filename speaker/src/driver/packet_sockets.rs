@@ -1,4 +1,5 @@
-//! The sockets of the driver: per link one for ARP, one for NDP, and one that holds multicast groups.
+//! The packet sockets of the driver: per link one for ARP, one for NDP, and sockets that hold multicast
+//! memberships.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv6Addr;
@@ -16,91 +17,92 @@ use crate::log_limit::limited;
 use crate::metrics::Metrics;
 use crate::packet::{PacketSocket, Protocol};
 
-/// As much of a received frame as is read: neighbour discovery with all the options that anybody sends.
+/// Maximum length of a received frame: neighbour discovery with all common options.
 pub(crate) const LONGEST: usize = 256;
 /// How many frames are read at once.
-const AT_ONCE: usize = 256;
-/// A socket that cannot be opened is tried again after this time: links come before their addresses do.
+const BATCH: usize = 256;
+/// Interval of retries for a socket that cannot be opened: links appear before their addresses.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Links on which no packet socket could be opened for a protocol, though the link speaks it.
-pub(crate) type Closed = BTreeSet<(LinkIndex, Protocol)>;
+/// Protocols that a link supports, but for which no packet socket could be opened.
+pub(crate) type UnavailableProtocols = BTreeSet<(LinkIndex, Protocol)>;
 
-pub(crate) struct Ports {
-    ports: BTreeMap<LinkIndex, Port>,
+pub(crate) struct PacketSockets {
+    sockets: BTreeMap<LinkIndex, LinkSockets>,
     frames: mpsc::Sender<Received>,
     metrics: Metrics,
 }
 
-struct Port {
+struct LinkSockets {
     link: Link,
-    sockets: BTreeMap<Protocol, Open>,
-    groups: Groups,
+    sockets: BTreeMap<Protocol, OpenSocket>,
+    groups: MulticastMemberships,
     retry: Option<Instant>,
 }
 
-struct Open {
+struct OpenSocket {
     socket: Rc<PacketSocket>,
     receiver: AbortHandle,
 }
 
-impl Drop for Open {
+impl Drop for OpenSocket {
     fn drop(&mut self) {
         self.receiver.abort();
     }
 }
 
-impl Ports {
+impl PacketSockets {
     pub(crate) fn new(frames: mpsc::Sender<Received>, metrics: Metrics) -> Self {
-        Self { ports: BTreeMap::new(), frames, metrics }
+        Self { sockets: BTreeMap::new(), frames, metrics }
     }
 
-    /// Opens sockets on links that are new and closes those of links that are gone.
+    /// Opens sockets on new links and closes those of removed links.
     pub(crate) fn set(&mut self, now: Instant, links: &[Link]) {
-        self.ports.retain(|index, _| links.iter().any(|link| link.index == *index));
+        self.sockets.retain(|index, _| links.iter().any(|link| link.index == *index));
         for link in links {
-            let port = self.ports.entry(link.index).or_insert_with(|| Port {
+            let link_sockets = self.sockets.entry(link.index).or_insert_with(|| LinkSockets {
                 link: link.clone(),
                 sockets: BTreeMap::new(),
-                groups: Groups::default(),
+                groups: MulticastMemberships::default(),
                 retry: None,
             });
-            port.link = link.clone();
-            port.open(now, &self.frames, &self.metrics);
+            link_sockets.link = link.clone();
+            link_sockets.open(now, &self.frames, &self.metrics);
         }
     }
 
-    /// Tries again what could not be opened, and opens anew what has failed.
+    /// Retries sockets that could not be opened, and reopens those that have failed.
     pub(crate) fn retry(&mut self, now: Instant) {
-        let due = |port: &&mut Port| {
-            let failed = port.sockets.values().any(|open| open.receiver.is_finished());
-            port.retry.map_or(failed, |at| at <= now)
+        let due = |link_sockets: &&mut LinkSockets| {
+            let failed = link_sockets.sockets.values().any(|open| open.receiver.is_finished());
+            link_sockets.retry.map_or(failed, |at| at <= now)
         };
-        for port in self.ports.values_mut().filter(due) {
-            port.open(now, &self.frames, &self.metrics);
+        for link_sockets in self.sockets.values_mut().filter(due) {
+            link_sockets.open(now, &self.frames, &self.metrics);
         }
     }
 
-    /// What cannot be announced for want of a packet socket.
-    pub(crate) fn closed(&self) -> Closed {
-        let closed = |(index, port): (&LinkIndex, &Port)| {
-            let missing = port.wanted().filter(|protocol| !port.sockets.contains_key(protocol));
+    /// The protocols without a packet socket.
+    pub(crate) fn unavailable(&self) -> UnavailableProtocols {
+        let closed = |(index, link_sockets): (&LinkIndex, &LinkSockets)| {
+            let missing =
+                link_sockets.wanted().filter(|protocol| !link_sockets.sockets.contains_key(protocol));
             missing.map(|protocol| (*index, protocol)).collect::<Vec<_>>()
         };
-        self.ports.iter().flat_map(closed).collect()
+        self.sockets.iter().flat_map(closed).collect()
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.ports.values().filter_map(|port| port.retry).min()
+        self.sockets.values().filter_map(|link_sockets| link_sockets.retry).min()
     }
 
-    /// Frames that have come and that nobody has read yet, not too many.
-    pub(crate) fn unread(&self) -> Vec<Received> {
+    /// Frames that are waiting in the sockets, up to a limit.
+    pub(crate) fn receive_waiting(&self) -> Vec<Received> {
         let mut frames = Vec::new();
-        for (link, port) in &self.ports {
-            for open in port.sockets.values() {
+        for (link, link_sockets) in &self.sockets {
+            for open in link_sockets.sockets.values() {
                 let mut bytes = [0; LONGEST];
-                while frames.len() < AT_ONCE
+                while frames.len() < BATCH
                     && let Some(len) = open.socket.receive_now(&mut bytes)
                 {
                     frames.push(Received { at: Instant::now(), link: *link, len, bytes });
@@ -110,12 +112,12 @@ impl Ports {
         frames
     }
 
-    /// Whether the link has taken the frame.
+    /// Whether the frame was sent.
     pub(crate) fn send(&self, link: LinkIndex, frame: &Frame) -> bool {
         let bytes = frame.as_bytes();
         let protocol = if bytes.get(12..14) == Some(&[0x08, 0x06]) { Protocol::Arp } else { Protocol::Ndp };
-        let open = self.ports.get(&link).and_then(|port| port.sockets.get(&protocol));
-        // A full send queue and a link that is just going down are alike: it is sent again.
+        let open = self.sockets.get(&link).and_then(|link_sockets| link_sockets.sockets.get(&protocol));
+        // A full send queue and a link that is going down are treated alike: the frame is sent again later.
         let sent = open.is_some_and(|open| open.socket.send(bytes).is_ok());
         if !sent {
             self.metrics.send_errors.inc();
@@ -125,27 +127,28 @@ impl Ports {
 
     /// How many frames the kernel has dropped on the sockets that are open.
     pub(crate) fn kernel_drops(&self) -> u64 {
-        let sockets = self.ports.values().flat_map(|port| port.sockets.values());
+        let sockets = self.sockets.values().flat_map(|link_sockets| link_sockets.sockets.values());
         sockets.map(|open| open.socket.kernel_drops()).sum()
     }
 
     pub(crate) fn join(&mut self, link: LinkIndex, group: Ipv6Addr) {
-        if let Some(port) = self.ports.get_mut(&link)
-            && let Err(error) = port.groups.join(link, group)
+        if let Some(link_sockets) = self.sockets.get_mut(&link)
+            && let Err(error) = link_sockets.groups.join(link, group)
         {
-            limited!(5, warn, interface = port.link.name, %group, %error, "cannot join a multicast group");
+            let interface = &link_sockets.link.name;
+            limited!(5, warn, interface, %group, %error, "cannot join a multicast group");
         }
     }
 
     pub(crate) fn leave(&mut self, link: LinkIndex, group: Ipv6Addr) {
-        if let Some(port) = self.ports.get_mut(&link) {
-            port.groups.leave(link, group);
+        if let Some(link_sockets) = self.sockets.get_mut(&link) {
+            link_sockets.groups.leave(link, group);
         }
     }
 }
 
-impl Port {
-    /// The protocols that the link speaks.
+impl LinkSockets {
+    /// The protocols that the link supports.
     fn wanted(&self) -> impl Iterator<Item = Protocol> + use<> {
         let Link { broadcast, link_local, .. } = self.link;
         let arp = broadcast.then_some(Protocol::Arp);
@@ -166,11 +169,11 @@ impl Port {
                     let socket = Rc::new(socket);
                     let task = receive(self.link.index, Rc::clone(&socket), frames.clone(), metrics.clone());
                     let receiver = tokio::task::spawn_local(task).abort_handle();
-                    self.sockets.insert(protocol, Open { socket, receiver });
+                    self.sockets.insert(protocol, OpenSocket { socket, receiver });
                 }
                 Err(error) => {
                     let interface = &self.link.name;
-                    limited!(5, warn, interface, ?protocol, %error, "cannot open a packet socket, trying again");
+                    limited!(5, warn, interface, ?protocol, %error, "cannot open a packet socket, retrying");
                     self.retry = now.checked_add(RETRY);
                 }
             }
@@ -178,7 +181,8 @@ impl Port {
     }
 }
 
-/// Reads frames until the socket fails; a link that goes down fails its sockets once, and they live on.
+/// Receives frames until the socket fails; when a link goes down, its sockets return one error and stay
+/// usable.
 async fn receive(
     link: LinkIndex,
     socket: Rc<PacketSocket>,
@@ -202,20 +206,20 @@ async fn receive(
     }
 }
 
-/// Multicast groups held by sockets: the kernel opens the link's filter and reports by MLD, which snooping
-/// switches need (checklist D1). A socket holds only so many groups, as `net.core.optmem_max` says; then there
-/// is another one.
+/// Multicast memberships: the kernel opens the link's filter and sends MLD reports, which snooping switches
+/// need (checklist D1). The memberships of a socket are limited by `net.core.optmem_max`; then another socket
+/// is opened.
 #[derive(Default)]
-struct Groups {
+struct MulticastMemberships {
     sockets: Vec<(Socket, BTreeSet<Ipv6Addr>)>,
 }
 
-impl Groups {
+impl MulticastMemberships {
     fn join(&mut self, link: LinkIndex, group: Ipv6Addr) -> std::io::Result<()> {
-        if let Some((socket, held)) = self.sockets.last_mut()
+        if let Some((socket, groups)) = self.sockets.last_mut()
             && socket.join_multicast_v6(&group, link).is_ok()
         {
-            held.insert(group);
+            groups.insert(group);
             return Ok(());
         }
         let socket = Socket::new(Domain::IPV6, Type::DGRAM, None)?;
@@ -225,11 +229,11 @@ impl Groups {
     }
 
     fn leave(&mut self, link: LinkIndex, group: Ipv6Addr) {
-        for (socket, held) in self.sockets.iter_mut().filter(|(_, held)| held.contains(&group)) {
-            // Fails only where the link is gone, and the membership with it.
+        for (socket, groups) in self.sockets.iter_mut().filter(|(_, groups)| groups.contains(&group)) {
+            // Fails only if the link is gone, and the membership with it.
             let _ = socket.leave_multicast_v6(&group, link);
-            held.remove(&group);
+            groups.remove(&group);
         }
-        self.sockets.retain(|(_, held)| !held.is_empty());
+        self.sockets.retain(|(_, groups)| !groups.is_empty());
     }
 }

@@ -1,44 +1,44 @@
-//! One speaker, node 0, with a view made by hand, and whatever it is given.
+//! One speaker, node 0, with a scripted view, peers and probes.
 
 use super::super::super::*;
 use super::super::fixture::settings;
 use super::super::world::{INTERVAL, address, mac, name};
 use crate::beacon::{Body, Flags, Message};
-use crate::responder::Sighting;
+use crate::responder::Observation;
 use smoltcp::wire::EthernetAddress;
 
 /// A node whose id is higher than that of node 0.
 pub(super) fn higher() -> usize {
-    (1..50).find(|node| NodeId::of(&name(*node)) > NodeId::of(&name(0))).unwrap()
+    (1..50).find(|node| NodeId::from_name(&name(*node)) > NodeId::from_name(&name(0))).unwrap()
 }
 
-pub(super) fn frame_of(node: usize, address: IpAddr) -> Sighting {
+pub(super) fn frame_of(node: usize, address: IpAddr) -> Observation {
     let [mac, ours] = [mac(node), mac(0)].map(EthernetAddress);
-    Sighting { address, mac, ours, link: 1, probing: false }
+    Observation { address, mac, ours, link: 1, probing: false }
 }
 
-pub(super) struct Desk {
+pub(super) struct PeerHarness {
     pub(super) speaker: Ownership,
     pub(super) now: Instant,
-    /// What its peers say of themselves.
+    /// The flags of its peers.
     pub(super) flags: Flags,
     sequence: u64,
-    /// The token that it has sent last to an address.
+    /// The last token that it has sent to each address.
     tokens: BTreeMap<IpAddr, u64>,
 }
 
-impl Desk {
+impl PeerHarness {
     pub(super) fn new(view: View) -> Self {
-        let mut desk = Self {
+        let mut harness = Self {
             speaker: Ownership::new(settings(0, Detection::Enforce, 77)),
             now: Instant::now(),
             flags: Flags { wanted: true, ..Flags::default() },
             sequence: 0,
             tokens: BTreeMap::new(),
         };
-        desk.feed(Input::Macs([mac(0)].into()));
-        desk.feed(Input::View(Arc::new(view)));
-        desk
+        harness.feed(Input::Macs([mac(0)].into()));
+        harness.feed(Input::View(Arc::new(view)));
+        harness
     }
 
     pub(super) fn feed(&mut self, input: Input) -> Vec<Output> {
@@ -67,11 +67,11 @@ impl Desk {
         outputs
     }
 
-    pub(super) fn hear(&mut self, node: usize, body: Body) -> Vec<Output> {
+    pub(super) fn receive_from(&mut self, node: usize, body: Body) -> Vec<Output> {
         self.sequence += 1;
         let echo = self.tokens.get(&address(node)).copied().unwrap_or(0);
         let message = Message {
-            sender: NodeId::of(&name(node)),
+            sender: NodeId::from_name(&name(node)),
             session: 5,
             echo,
             sequence: self.sequence,
@@ -81,24 +81,24 @@ impl Desk {
         self.feed(Input::Message(address(node), message))
     }
 
-    /// Lets nodes tell every interval that they live and have these claims.
+    /// Lets nodes send, in each interval, that they are alive and have claims with these digests.
     pub(super) fn live(&mut self, nodes: &[(usize, u64)], time: Duration) -> Vec<Output> {
         let end = self.now + time;
         let mut outputs = Vec::new();
         while self.now < end {
             for (node, claims) in nodes {
-                outputs.extend(self.hear(*node, Body::Alive { claims: *claims }));
+                outputs.extend(self.receive_from(*node, Body::Alive { digest: *claims }));
             }
             outputs.extend(self.pass(INTERVAL));
         }
         outputs
     }
 
-    /// Owns all groups of the view.
+    /// Makes the speaker own all groups of the view.
     pub(super) fn own_all(&mut self) {
         let ids: Vec<GroupId> = self.speaker.view.groups.keys().copied().collect();
         for id in ids {
-            self.speaker.apply(self.now, id, Event::Invited { epoch: 1 });
+            self.speaker.apply(self.now, id, Event::HandedOver { epoch: 1 });
         }
         self.feed(Input::Deadline);
     }

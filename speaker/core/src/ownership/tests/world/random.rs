@@ -1,9 +1,9 @@
-//! Chance that can be had again: all of a story follows from its seed.
+//! Reproducible random numbers: everything in a simulation follows from its seed.
 
 /// SplitMix64.
-pub(in super::super) struct Chance(pub(in super::super) u64);
+pub(in super::super) struct Random(pub(in super::super) u64);
 
-impl Chance {
+impl Random {
     pub(in super::super) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;

@@ -1,4 +1,4 @@
-//! What an onlooker sees: who announces what, and for how long that was wrong.
+//! Observes which nodes announce a group, and for how long that was wrong.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use super::super::super::*;
 use super::{World, name};
 
 impl World {
-    /// Who announces a group.
+    /// The nodes that announce a group.
     pub(in super::super) fn owners(&self, id: GroupId) -> Vec<usize> {
         (0..self.nodes.len()).filter(|node| self.nodes[*node].announced.contains(&id)).collect()
     }
@@ -17,7 +17,7 @@ impl World {
         owners[0]
     }
 
-    /// For the message of a failed story: what happened, and where everybody stands.
+    /// For the message of a failed simulation: the log, and the state of each node.
     pub(in super::super) fn describe(&self) -> String {
         use std::fmt::Write as _;
         let mut text = String::new();
@@ -25,7 +25,7 @@ impl World {
             let _ = writeln!(text, "{line}");
         }
         for (number, node) in self.nodes.iter().enumerate() {
-            let _ = write!(text, "node{number} {}", NodeId::of(&name(number)).0 % 1_000);
+            let _ = write!(text, "node{number} {}", NodeId::from_name(&name(number)).0 % 1_000);
             let Some(speaker) = &node.speaker else {
                 let _ = writeln!(text, " is down");
                 continue;
@@ -47,7 +47,7 @@ impl World {
                     "  peer {} {liveness:?} {:?} talk {}",
                     id.0 % 1_000,
                     peer.flags,
-                    speaker.talk.contains(id)
+                    speaker.beacon_peers.contains(id)
                 );
             }
         }
@@ -80,7 +80,7 @@ impl World {
         longest.max(begun.map_or(Duration::ZERO, |from| self.now - since.max(from)))
     }
 
-    /// The longest time for which nobody announced `id` after it was announced first.
+    /// The longest time for which no node announced `id` after it was first announced.
     pub(in super::super) fn longest_gap(&self, id: GroupId, since: Duration) -> Duration {
         let (mut held, mut empty_from, mut longest) = (BTreeSet::new(), None, Duration::ZERO);
         for (at, node, group, yes) in &self.history {

@@ -1,4 +1,4 @@
-//! One speaker, node 0, whose peers say whatever a test makes them say.
+//! One speaker, node 0, with scripted peers.
 
 use super::super::*;
 use super::fixture::{self, Last, id, settings};
@@ -6,34 +6,34 @@ use super::world::{INTERVAL, address, mac};
 use crate::beacon::{Body, Flags, Message};
 use crate::placement::Placement;
 
-/// A view with `nodes`, of which those that are `ready` are candidates for all `groups`.
+/// A view with `nodes`, of which those in `ready` are candidates for all `groups`.
 pub(super) fn view(nodes: &[usize], ready: &[usize], groups: &[(GroupId, Last)]) -> Arc<View> {
     Arc::new(fixture::view(nodes, ready, groups, Placement::Balanced))
 }
 
-pub(super) struct Desk {
+pub(super) struct ScriptedPeers {
     pub(super) speaker: Ownership,
     pub(super) now: Instant,
-    /// What it has sent: to whom, for which keys, and what.
+    /// The messages that it has sent: the destination, the accepted keys, and the message.
     pub(super) sent: Vec<(IpAddr, Vec<KeyId>, Message)>,
-    /// The token that it has sent last to an address.
+    /// The last token that it has sent to each address.
     tokens: BTreeMap<IpAddr, u64>,
-    /// The session in which each node has spoken last, and with which number.
+    /// The last session of each node, and the number of its last message.
     sessions: BTreeMap<usize, (u64, u64)>,
 }
 
-impl Desk {
+impl ScriptedPeers {
     pub(super) fn new(view: Arc<View>) -> Self {
-        let mut desk = Self {
+        let mut peers = Self {
             speaker: Ownership::new(settings(0, Detection::Enforce, 77)),
             now: Instant::now(),
             sent: Vec::new(),
             tokens: BTreeMap::new(),
             sessions: BTreeMap::new(),
         };
-        desk.feed(Input::Macs([mac(0)].into()));
-        desk.feed(Input::View(view));
-        desk
+        peers.feed(Input::Macs([mac(0)].into()));
+        peers.feed(Input::View(view));
+        peers
     }
 
     pub(super) fn feed(&mut self, input: Input) -> Vec<Output> {
@@ -48,7 +48,7 @@ impl Desk {
         outputs
     }
 
-    /// Lets time pass; nobody answers on the wire.
+    /// Lets time pass; no host answers probes.
     pub(super) fn pass(&mut self, time: Duration) {
         let end = self.now + time;
         while let Some(at) = self.speaker.next_deadline().filter(|at| *at <= end) {
@@ -58,19 +58,20 @@ impl Desk {
         self.now = end;
     }
 
-    /// Feeds an input and answers what is asked on the wire: nobody else has anything.
+    /// Feeds an input and answers probes: no other host uses an address.
     pub(super) fn feed_on(&mut self, input: Input) {
         let mut inputs = VecDeque::from([input]);
         while let Some(input) = inputs.pop_front() {
             for output in self.feed(input) {
                 if let Output::Probe(address, ..) = output {
-                    inputs.push_back(Input::Unanswered(address));
+                    inputs.push_back(Input::ProbeClear(address));
                 }
             }
         }
     }
 
-    /// A message as a node would send it: with the token that it has heard last, 0 in the first of a session.
+    /// A message as a node would send it: with the last token that it received, 0 in the first message of a
+    /// session.
     pub(super) fn message(&mut self, node: usize, session: u64, body: Body) -> Message {
         let (before, number) = self.sessions.get(&node).copied().unwrap_or_default();
         let sequence = if before == session { number + 1 } else { 1 };
@@ -81,8 +82,8 @@ impl Desk {
         Message { sender: id(node), session, echo, sequence, flags, body }
     }
 
-    /// A node says something. In a new session it greets first.
-    pub(super) fn hear(&mut self, node: usize, session: u64, body: Body) -> Message {
+    /// A node sends a message; in a new session it sends a hello first.
+    pub(super) fn receive_from(&mut self, node: usize, session: u64, body: Body) -> Message {
         if self.sessions.get(&node).is_none_or(|(before, _)| *before != session) {
             let greeting = self.message(node, session, hello(node));
             self.feed_on(Input::Message(address(node), greeting));
@@ -92,17 +93,17 @@ impl Desk {
         message
     }
 
-    /// A node says for a while that it lives and has these claims.
-    pub(super) fn lives(&mut self, node: usize, session: u64, claims: &[Stake], time: Duration) {
+    /// For a while, a node sends that it is alive and has these claims.
+    pub(super) fn lives(&mut self, node: usize, session: u64, claims: &[Claim], time: Duration) {
         let end = self.now + time;
         while self.now < end {
-            let claims = crate::beacon::print(claims.iter().copied());
-            self.hear(node, session, Body::Alive { claims });
+            let digest = crate::beacon::digest(claims.iter().copied());
+            self.receive_from(node, session, Body::Alive { digest });
             self.pass(INTERVAL);
         }
     }
 
-    /// How many of the messages that were sent are like this.
+    /// How many of the messages that were sent have such a body.
     pub(super) fn count(&self, like: impl Fn(&Body) -> bool) -> usize {
         self.sent.iter().filter(|(_, _, message)| like(&message.body)).count()
     }

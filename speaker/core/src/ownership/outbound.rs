@@ -1,7 +1,7 @@
-//! Whom this speaker talks with, and what it sends.
+//! Which peers receive beacons, and what is sent to them.
 //!
-//! Beacons go to the speakers that share a group with this one: its owner, its watchers, and those whose turn
-//! it would be. So traffic grows with groups per node and not with the square of the nodes.
+//! Beacons go to the speakers that share a group with this one: its owner, its watchers, and the next
+//! candidates. So the traffic grows with the groups per node and not with the square of the nodes.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -9,75 +9,76 @@ use std::time::{Duration, Instant};
 
 use super::peers::Peer;
 use super::{Blocked, Output, Ownership, WATCHERS};
-use crate::beacon::{Body, ENTRIES, Flags, Message, NodeId, Stake};
+use crate::beacon::{Body, Claim, ENTRIES, Flags, Message, NodeId};
 use crate::view::Group;
 
-/// A greeting is repeated after this time: it may have been lost, and tells what nothing else does.
-const GREETED: Duration = Duration::from_secs(1);
-/// Who said that it wants to hear from us is talked with for this long.
-const WANTED: Duration = Duration::from_secs(2);
-/// A ready speaker that has not been heard for this long is cut off.
-const NEVER_HEARD: Duration = Duration::from_secs(5);
-/// A speaker that is neither in the view nor heard is forgotten after this time.
-const FORGET: Duration = Duration::from_secs(10);
+/// A hello is repeated at this interval: it may have been lost, and carries what no other message does.
+const HELLO_INTERVAL: Duration = Duration::from_secs(1);
+/// A peer that set the flag `wanted` receives beacons for this long.
+const WANTED_TIMEOUT: Duration = Duration::from_secs(2);
+/// A ready speaker that has not been heard for this long is reported as blocked.
+const NEVER_HEARD_TIMEOUT: Duration = Duration::from_secs(5);
+/// A peer that shares no group with this node is forgotten after it was not heard for this time.
+const FORGET_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What is to be sent to one peer.
+/// Messages to be sent to one peer.
 #[derive(Debug, Default)]
-pub(super) struct Outgoing {
+pub(super) struct Outbox {
     pub(super) hello: bool,
     pub(super) alive: bool,
     pub(super) request: bool,
     pub(super) claims: bool,
-    pub(super) updates: Vec<(Stake, bool)>,
-    pub(super) intents: Vec<Stake>,
-    pub(super) nacks: Vec<Stake>,
-    pub(super) leaves: Vec<Stake>,
+    pub(super) updates: Vec<(Claim, bool)>,
+    pub(super) intents: Vec<Claim>,
+    pub(super) nacks: Vec<Claim>,
+    pub(super) leaves: Vec<Claim>,
 }
 
 impl Ownership {
-    /// Chooses anew whom to talk with.
-    pub(super) fn choose_talk(&mut self, now: Instant) {
-        self.talk_changed = false;
-        let mut talk: BTreeSet<NodeId> = BTreeSet::new();
-        // Of thousands of groups nearly all have the same few.
-        let mut core = Vec::new();
+    /// Recomputes which peers receive beacons.
+    pub(super) fn select_beacon_peers(&mut self, now: Instant) {
+        self.beacon_peers_changed = false;
+        let mut selected: BTreeSet<NodeId> = BTreeSet::new();
+        // Of thousands of groups nearly all have the same few nodes.
+        let mut nodes = Vec::new();
         for group in self.view.groups.values() {
-            core.clear();
-            core.extend(self.core(group));
-            if core.contains(&self.me) {
-                talk.extend(&core);
+            nodes.clear();
+            nodes.extend(self.interested_nodes(group));
+            if nodes.contains(&self.me) {
+                selected.extend(&nodes);
             }
         }
         if !self.settled {
             let ready = self.view.speakers.iter().filter(|(_, speaker)| speaker.ready);
-            talk.extend(ready.map(|(name, _)| NodeId::of(name)));
+            selected.extend(ready.map(|(name, _)| NodeId::from_name(name)));
         }
-        talk.remove(&self.me);
+        selected.remove(&self.me);
         for id in self.directory.names.keys().copied() {
-            if talk.contains(&id) {
+            if selected.contains(&id) {
                 let tokens = &mut self.tokens;
                 let peer = self.peers.entry(id).or_insert_with(|| Peer::new(now, tokens));
-                if peer.greeted.is_none() {
+                if peer.hello_sent.is_none() {
                     self.outgoing.entry(id).or_default().hello = true;
                 }
             }
         }
-        if !talk.is_empty() {
+        if !selected.is_empty() {
             self.next_beacon.get_or_insert(now);
         }
-        self.talk = talk;
+        self.beacon_peers = selected;
     }
 
-    /// Forgets peers that this node has nothing in common with, or that are neither in the view nor heard.
-    fn forget_idle(&mut self, now: Instant) {
-        let patience = self.patience().max(WANTED);
+    /// Forgets peers that share no group with this node, or that are neither in the view nor heard.
+    fn forget_unused_peers(&mut self, now: Instant) {
+        let detection_time = self.detection_time().max(WANTED_TIMEOUT);
         let forgotten: Vec<NodeId> = self
             .peers
             .iter()
             .filter(|(id, peer)| {
                 let idle = now.saturating_duration_since(peer.heard.unwrap_or(peer.since));
                 let in_view = self.directory.names.contains_key(id);
-                !(in_view && self.talk.contains(id)) && idle > if in_view { FORGET } else { patience }
+                !(in_view && self.beacon_peers.contains(id))
+                    && idle > if in_view { FORGET_TIMEOUT } else { detection_time }
             })
             .map(|(id, _)| *id)
             .collect();
@@ -86,10 +87,10 @@ impl Ownership {
         }
     }
 
-    /// Who has to know about a group: its owners, and the first of those whose turn it would be. Some more than once.
-    fn core<'a>(&'a self, group: &'a Group) -> impl Iterator<Item = NodeId> + 'a {
+    /// The nodes that need to know about a group: its owners and the next candidates. May contain duplicates.
+    fn interested_nodes<'a>(&'a self, group: &'a Group) -> impl Iterator<Item = NodeId> + 'a {
         let owners = self.claims_of(group.id).map(|(node, _)| node);
-        let mine = self.mine.contains_key(&group.id).then_some(self.me);
+        let mine = self.owned.contains_key(&group.id).then_some(self.me);
         let last = group.last.as_ref().map(|(node, _)| node);
         let named = last.into_iter().chain(self.view.placed.get(&group.id));
         let named = named.filter_map(|name| group.candidates.id_of(name));
@@ -110,51 +111,52 @@ impl Ownership {
     }
 
     /// Sends beacons when they are due.
-    pub(super) fn beacon(&mut self, now: Instant) {
+    pub(super) fn send_due_beacons(&mut self, now: Instant) {
         let Some(at) = self.next_beacon.filter(|at| *at <= now) else { return };
-        // From the time that was promised, so that the rhythm holds; not from long ago.
+        // Relative to the deadline, so that the rhythm is kept; unless that is long past.
         let after = at.checked_add(self.settings.interval).filter(|after| *after > now);
         self.next_beacon = after.or_else(|| now.checked_add(self.settings.interval));
-        if self.talk_changed {
-            self.choose_talk(now);
+        if self.beacon_peers_changed {
+            self.select_beacon_peers(now);
         }
-        self.forget_idle(now);
-        let recent = |peer: &Peer| peer.wants_us.is_some_and(|at| now.saturating_duration_since(at) < WANTED);
+        self.forget_unused_peers(now);
+        let recent =
+            |peer: &Peer| peer.wanted_at.is_some_and(|at| now.saturating_duration_since(at) < WANTED_TIMEOUT);
         let interval = self.settings.interval;
         for (id, peer) in &mut self.peers {
-            if peer.asks && peer.may_be_informed(now, interval) {
-                (peer.asks, peer.informed) = (false, Some(now));
+            if peer.claims_wanted && peer.may_send_claims(now, interval) {
+                (peer.claims_wanted, peer.claims_sent) = (false, Some(now));
                 self.outgoing.entry(*id).or_default().claims = true;
             }
-            if !self.talk.contains(id) && !recent(peer) {
+            if !self.beacon_peers.contains(id) && !recent(peer) {
                 continue;
             }
             let outgoing = self.outgoing.entry(*id).or_default();
             if peer.handshake.echo() == 0 {
                 outgoing.hello = true;
                 let ready = self.directory.names.get(id).and_then(|name| self.view.speakers.get(name));
-                let long = now.saturating_duration_since(peer.since) > NEVER_HEARD;
+                let long = now.saturating_duration_since(peer.since) > NEVER_HEARD_TIMEOUT;
                 if ready.is_some_and(|speaker| speaker.ready) && long {
                     self.blocked.entry(*id).or_insert(Blocked::NeverHeard);
                 }
             } else {
                 outgoing.alive = true;
-                let recently = |at: Instant| now.saturating_duration_since(at) < GREETED;
-                outgoing.hello |= !peer.greeted.is_some_and(recently);
+                let recently = |at: Instant| now.saturating_duration_since(at) < HELLO_INTERVAL;
+                outgoing.hello |= !peer.hello_sent.is_some_and(recently);
             }
         }
     }
 
-    /// Greets every peer: something that a hello tells has changed.
-    pub(super) fn greet_all(&mut self) {
+    /// Sends a hello to every peer: its content has changed.
+    pub(super) fn send_hellos(&mut self) {
         for id in self.peers.keys() {
             self.outgoing.entry(*id).or_default().hello = true;
         }
     }
 
-    /// Tells one peer who this node is, by a token and in answer to a session that it need not have proved to
-    /// be its own: what is sent all the time echoes only what has been.
-    pub(super) fn introduce(&mut self, id: NodeId, address: IpAddr, token: u64, echo: u64) {
+    /// Sends a hello with this token, in answer to a session that the peer has not proved to be its own yet;
+    /// regular messages echo only proven sessions.
+    pub(super) fn answer_with_hello(&mut self, id: NodeId, address: IpAddr, token: u64, echo: u64) {
         self.sequence = self.sequence.saturating_add(1);
         let message = Message {
             sender: self.me,
@@ -164,7 +166,7 @@ impl Ownership {
             flags: self.flags(id, self.is_fenced()),
             body: self.hello(),
         };
-        // It may have been started again since it told its keys, and have others.
+        // It may have been restarted since it sent its keys, and have others.
         self.outputs.push_back(Output::Send { address, keys: Vec::new(), message });
     }
 
@@ -174,20 +176,20 @@ impl Ownership {
     }
 
     fn flags(&self, to: NodeId, stalled: bool) -> Flags {
-        Flags { leaving: self.leaving, stalled, wanted: self.talk.contains(&to) }
+        Flags { leaving: self.leaving, stalled, wanted: self.beacon_peers.contains(&to) }
     }
 
-    /// Tells every peer that shares a group about a change of what this node owns.
-    pub(super) fn tell_all(&mut self, stake: Stake, held: bool) {
-        self.talk_changed = true;
+    /// Sends a change of what this node owns to every peer that shares a group.
+    pub(super) fn broadcast_claim(&mut self, claim: Claim, owned: bool) {
+        self.beacon_peers_changed = true;
         for (id, peer) in &self.peers {
-            if self.talk.contains(id) || peer.wants_us.is_some() {
-                self.outgoing.entry(*id).or_default().updates.push((stake, held));
+            if self.beacon_peers.contains(id) || peer.wanted_at.is_some() {
+                self.outgoing.entry(*id).or_default().updates.push((claim, owned));
             }
         }
     }
 
-    /// Writes what is to be sent.
+    /// Creates the messages.
     pub(super) fn flush(&mut self, now: Instant) {
         if self.outgoing.is_empty() {
             return;
@@ -199,19 +201,19 @@ impl Ownership {
         }
     }
 
-    fn flush_to(&mut self, now: Instant, id: NodeId, flags: Flags, outgoing: Outgoing) {
+    fn flush_to(&mut self, now: Instant, id: NodeId, flags: Flags, outgoing: Outbox) {
         let hello = outgoing.hello;
         let bodies = self.bodies(outgoing);
         let heard = self.alive.contains(id);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         if hello {
-            peer.greeted = Some(now);
+            peer.hello_sent = Some(now);
         }
         let (session, echo, source) = (peer.handshake.token(), peer.handshake.echo(), peer.source);
         let known_keys = peer.keys.clone();
         for address in self.routes(id, source) {
             for body in bodies.iter().cloned() {
-                // Who is not heard may have been started again, and have other keys than it told.
+                // A peer that is not heard may have been restarted, and have other keys than it sent.
                 let is_greeting = matches!(body, Body::Hello { .. });
                 let keys = if !heard && is_greeting { Vec::new() } else { known_keys.clone() };
                 self.sequence = self.sequence.saturating_add(1);
@@ -222,33 +224,33 @@ impl Ownership {
         }
     }
 
-    fn bodies(&self, outgoing: Outgoing) -> Vec<Body> {
-        let Outgoing { hello, alive, request, claims, updates, intents, nacks, leaves } = outgoing;
+    fn bodies(&self, outgoing: Outbox) -> Vec<Body> {
+        let Outbox { hello, alive, request, claims, updates, intents, nacks, leaves } = outgoing;
         let mut bodies: Vec<Body> = Vec::new();
         if hello {
             bodies.push(self.hello());
         }
         bodies.extend(updates.chunks(ENTRIES).map(|part| Body::Update(part.to_vec())));
-        for (stakes, body) in
-            [(leaves, Body::Leave as fn(Vec<Stake>) -> Body), (nacks, Body::Nack), (intents, Body::Intent)]
+        for (claims, body) in
+            [(leaves, Body::Leave as fn(Vec<Claim>) -> Body), (nacks, Body::Nack), (intents, Body::Intent)]
         {
-            bodies.extend(stakes.chunks(ENTRIES).map(|part| body(part.to_vec())));
+            bodies.extend(claims.chunks(ENTRIES).map(|part| body(part.to_vec())));
         }
         if claims {
-            let all: Vec<Stake> =
-                self.mine.iter().map(|(group, epoch)| Stake { group: *group, epoch: *epoch }).collect();
+            let all: Vec<Claim> =
+                self.owned.iter().map(|(group, epoch)| Claim { group: *group, epoch: *epoch }).collect();
             let parts = all.len().div_ceil(ENTRIES).max(1);
             let parts = u16::try_from(parts).unwrap_or(u16::MAX);
             for part in 0..parts {
-                let stakes = all.iter().skip(usize::from(part) * ENTRIES).take(ENTRIES).copied().collect();
-                bodies.push(Body::Claims { claims: self.print, part, parts, stakes });
+                let claims = all.iter().skip(usize::from(part) * ENTRIES).take(ENTRIES).copied().collect();
+                bodies.push(Body::Claims { digest: self.digest, part, parts, claims });
             }
         }
         if request {
             bodies.push(Body::Request);
         }
         if alive {
-            bodies.push(Body::Alive { claims: self.print });
+            bodies.push(Body::Alive { digest: self.digest });
         }
         bodies
     }
