@@ -319,18 +319,18 @@ mod tests {
     fn peers_that_are_heard_and_not_heard_are_counted_and_named() {
         let published = Published {
             heard: Arc::new(["node2".into()].into()),
-            blocked: vec![("node3".into(), "it answers on the wire".into())],
+            blocked: vec![("node3".into(), "it answers on the link".into())],
             ..Published::default()
         };
         let status = first(&published);
         assert_eq!((&*status.peers, &*status.heard), ("1/2", &["node2".to_owned()][..]));
         assert_eq!(
             (&*status.not_heard[0].node, &*status.not_heard[0].reason),
-            ("node3", "it answers on the wire")
+            ("node3", "it answers on the link")
         );
         let blocked = status.conditions.iter().find(|c| c.type_ == CONDITION_BEACONS_BLOCKED).unwrap();
         assert_eq!(blocked.status, "True");
-        assert!(blocked.message.contains("node3 (it answers on the wire)"));
+        assert!(blocked.message.contains("node3 (it answers on the link)"));
         assert!(blocked.message.contains("UDP port 7000"));
     }
 
