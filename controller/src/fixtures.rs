@@ -1,12 +1,18 @@
 //! Objects for tests.
 
 use k8s_openapi::api::core::v1::{Namespace, Service};
+use kube::{Client, Config};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+/// A client of an API server that cannot be reached.
+pub(crate) fn unreachable_client() -> Client {
+    Client::try_from(Config::new("http://127.0.0.1:9".parse().unwrap())).unwrap()
+}
+
 /// A configuration object of this kind and name, with `more` merged into it.
 pub(crate) fn object<K: DeserializeOwned>(kind: &str, name: &str, more: &Value) -> K {
-    let base = json!({"apiVersion": crate::allocator_task::api_version(kind), "kind": kind,
+    let base = json!({"apiVersion": crate::api::api_version(kind), "kind": kind,
         "metadata": {"name": name, "namespace": "metallb-system", "generation": 1}});
     merged(base, more)
 }

@@ -5,7 +5,7 @@ use kube::Client;
 use kube::api::{Api, ApiResource, DynamicObject, ListParams};
 use runtime::client::with_timeout;
 
-use crate::COMPONENT;
+use crate::api::COMPONENT;
 
 /// The last field manager other than ours that wrote the status of the object; `None` if that is not known.
 pub(crate) async fn other_writer(

@@ -24,8 +24,8 @@ use runtime::client;
 use runtime::decode::{Lenient, lenient};
 
 use self::overlay::ClusterObjects;
+use crate::conflict::{Conflict, NodeAddresses};
 use crate::service;
-use crate::watches::{Conflict, NodeAddresses};
 
 /// Arguments of `lbstack plan`.
 #[derive(clap::Args, Clone, Debug)]

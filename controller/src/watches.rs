@@ -4,14 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crds::annotations::LINKS;
-use crds::names::LABEL_NODE_NAME;
 use crds::{
-    AddressConflict, AddressConflictSpec, BFDProfile, BGPAdvertisement, BGPPeer, Community,
-    ConfigurationState, IPAddressPool, L2Advertisement, PoolPolicy, SpeakerState,
+    AddressConflict, BFDProfile, BGPAdvertisement, BGPPeer, Community, ConfigurationState, IPAddressPool,
+    L2Advertisement, PoolPolicy,
 };
 use ipam::Occupant;
-use k8s_openapi::api::core::v1::{Namespace, Node, Service};
+use k8s_openapi::api::core::v1::{Namespace, ObjectReference, Service};
 use kube::api::Api;
 use kube::core::NamespaceResourceScope;
 use kube::runtime::reflector::Store;
@@ -23,97 +21,13 @@ use runtime::client::CallError;
 use runtime::reflect::{reflect, wait_synced};
 use runtime::tasks::Tasks;
 use runtime::watch_status::WatchStatus;
-use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
+use crate::api::object_reference;
+use crate::conflict::{Conflict, NodeAddresses, held_address, interface_addresses, link_addresses};
 use crate::list::{PAGE, catch_up};
 use crate::statuses::STATE_NAME;
 use crate::work_queue::WorkQueue;
-
-/// A machine that uses an address.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Conflict {
-    pub(crate) occupant: Occupant,
-    /// The message about the machine.
-    pub(crate) message: String,
-}
-
-impl Conflict {
-    /// The conflict that a speaker reports.
-    pub(crate) fn from_spec(spec: &AddressConflictSpec) -> Self {
-        let AddressConflictSpec { address, mac, node, interface, announced, .. } = spec;
-        if spec.held_by_node {
-            let on = if interface.is_empty() { String::new() } else { format!(" (on {interface}, {mac})") };
-            let message =
-                format!("{address} is an address of node {node}{on}, and no other node announces it");
-            return Self { occupant: Occupant::Node(node.clone()), message };
-        }
-        let what = if *announced { "is announced nevertheless" } else { "is not announced until that ends" };
-        let message = format!(
-            "{address} is used by the machine with {mac}, seen by node {node} on {interface}, and {what}"
-        );
-        Self { occupant: Occupant::ForeignHost, message }
-    }
-}
-
-/// The addresses of a node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct NodeAddresses {
-    pub(crate) node: String,
-    pub(crate) addresses: Vec<IpAddr>,
-}
-
-impl NodeAddresses {
-    /// The addresses in the status of `node`; `None` if it has none.
-    pub(crate) fn from_node(node: Node) -> Option<Self> {
-        let listed = node.status?.addresses?;
-        let addresses: Vec<IpAddr> = listed
-            .into_iter()
-            .filter(|address| matches!(address.type_.as_str(), "InternalIP" | "ExternalIP"))
-            .filter_map(|address| address.address.parse::<IpAddr>().ok())
-            .map(|ip| ip.to_canonical())
-            .collect();
-        Some(Self { node: node.metadata.name?, addresses }).filter(|node| !node.addresses.is_empty())
-    }
-}
-
-/// The address of a pool or Service that a speaker reports as an address of a node.
-fn held_address(spec: &AddressConflictSpec) -> Option<NodeAddresses> {
-    let address = spec.address.parse().ok().filter(|_| spec.held_by_node)?;
-    Some(NodeAddresses { node: spec.node.clone(), addresses: vec![address] })
-}
-
-/// A link of a node, as the speaker of an earlier release reports it.
-#[derive(Deserialize)]
-struct LinkEntry {
-    #[serde(default)]
-    subnets: Vec<String>,
-}
-
-/// The addresses on the interfaces of the node that `state` is about.
-pub(crate) fn interface_addresses(state: SpeakerState) -> Option<NodeAddresses> {
-    let status = state.status?;
-    let subnets = status.interfaces.iter().flat_map(|interface| &interface.subnets);
-    Some(NodeAddresses { addresses: own_addresses(subnets), node: status.node })
-}
-
-/// The same, as the speaker of an earlier release reports it.
-fn link_addresses(state: &ConfigurationState) -> Option<NodeAddresses> {
-    let node = state.labels().get(LABEL_NODE_NAME)?.clone();
-    let links: Vec<LinkEntry> = serde_json::from_str(state.annotations().get(LINKS)?).ok()?;
-    Some(NodeAddresses { node, addresses: own_addresses(links.iter().flat_map(|link| &link.subnets)) })
-}
-
-/// The addresses of `subnets` that are a node's own. One with the longest prefix is not: load balancers and kube-proxy's IPVS
-/// put the addresses of Services on interfaces like that.
-fn own_addresses<'a>(subnets: impl Iterator<Item = &'a String>) -> Vec<IpAddr> {
-    let own = |subnet: &String| {
-        let (ip, length) = subnet.split_once('/')?;
-        let (ip, length): (IpAddr, u8) = (ip.parse().ok()?, length.parse().ok()?);
-        (length < if ip.is_ipv4() { 32 } else { 128 }).then_some(ip.to_canonical())
-    };
-    subnets.filter_map(own).collect()
-}
 
 /// The stores of all objects that the controller reads, and the queue of their changes.
 #[derive(Clone)]
@@ -294,6 +208,11 @@ impl Watches {
         }
     }
 
+    /// A reference to an object with a status of ours, in the namespace of the configuration.
+    pub(crate) fn status_object(&self, kind: &str, name: &str) -> ObjectReference {
+        object_reference(kind, Some(&self.namespace), name, self.uid(kind, name))
+    }
+
     /// The addresses of the nodes, from the statuses of the nodes, else from the reports of their speakers.
     fn node_addresses(&self) -> BTreeMap<IpAddr, String> {
         let conflicts = self.conflicts.state();
@@ -370,7 +289,7 @@ pub(crate) mod test_stores {
         }
 
         /// With what these `SpeakerState`s report.
-        pub(crate) fn with_speaker_states(self, states: Vec<SpeakerState>) -> Self {
+        pub(crate) fn with_speaker_states(self, states: Vec<crds::SpeakerState>) -> Self {
             let interfaces = states.into_iter().filter_map(interface_addresses).collect();
             Self { interfaces: Cache::fixed(interfaces), ..self }
         }

@@ -37,6 +37,7 @@ use k8s_openapi::jiff::Timestamp;
 use rules::{Configuration, Family};
 
 use crate::address_claims::{AddressClaims, ServiceRef};
+use crate::occupant::Occupant;
 use crate::pool_state::PoolState;
 use crate::refusal::Refusal;
 use crate::request::{Request, Sharing};
@@ -118,15 +119,6 @@ pub struct ExistingService {
     pub pool: Option<String>,
     /// Since when it waits for an address, if it does.
     pub waiting_since: Option<Timestamp>,
-}
-
-/// The machine that uses an address, so that no Service may get it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Occupant {
-    /// A host on the network that does not belong to the cluster.
-    ForeignHost,
-    /// The node of this name, as its own address.
-    Node(String),
 }
 
 /// The addresses that a Service is to have.

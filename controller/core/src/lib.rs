@@ -7,15 +7,18 @@
 mod address_claims;
 mod allocator;
 mod free_list;
+mod occupant;
 mod plan;
 mod pool_state;
 mod refusal;
 mod request;
 mod shared_addresses;
+mod text;
 mod wait_queue;
 
 pub use address_claims::SharingConflict;
-pub use allocator::{Allocator, Assignment, ExistingService, GRACE, Occupant, PoolUsage};
+pub use allocator::{Allocator, Assignment, ExistingService, GRACE, PoolUsage};
+pub use occupant::Occupant;
 pub use plan::{Cluster, Effect, EffectKind, plan};
 pub use refusal::{LostReason, PoolReason, Refusal};
 pub use request::{

@@ -12,7 +12,8 @@ use crds::ServiceKey;
 use k8s_openapi::jiff::Timestamp;
 use rules::Configuration;
 
-use crate::allocator::{Allocator, ExistingService, GRACE, Occupant};
+use crate::allocator::{Allocator, ExistingService, GRACE};
+use crate::occupant::Occupant;
 
 /// A cluster: its configuration and its Services.
 #[derive(Clone, Debug)]

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use rules::{Family, Pool};
 
 use crate::address_claims::AddressClaims;
-use crate::allocator::Occupant;
 use crate::free_list::FreeList;
+use crate::occupant::Occupant;
 use crate::request::{Sharing, SharingKey};
 use crate::shared_addresses::{JoinQuery, SharedAddresses};
 

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Service, ServiceSpec};
 use k8s_openapi::jiff::Timestamp;
 use rules::Family;
 
-use crate::refusal::Quoted;
+use crate::text::Quoted;
 
 /// The request of a Service for addresses.
 #[derive(Clone, Debug, PartialEq)]

@@ -8,47 +8,21 @@ use std::time::Duration;
 
 use crds::IPAddressPool;
 use ipam::Occupant;
-use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
-use rules::{Configuration, Finding, LastValid, Objects, Severity};
-
-use super::effective_policies::EffectivePolicies;
-use super::{CatchUp, LIST_RETRY_INTERVAL, Term};
-use crate::service;
-use crate::watches::{Conflict, Watches};
+use rules::{Objects, Severity};
 use tokio::time::Instant;
+
+use super::emit::emit;
+use super::term::{CatchUp, LIST_RETRY_INTERVAL, Term};
+use crate::api::object_reference;
+use crate::conflict::Conflict;
+use crate::service;
+use crate::watches::Watches;
 
 /// How long an edit of a pool waits for the objects that restrict it while the API server answers: a kind
 /// that can no longer be listed must not block every later configuration.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// Earlier versions of the configuration: the last valid version of each object, and recently deleted
-/// policies. Outlives a term, and is updated by standby replicas too.
-#[derive(Debug, Default)]
-pub(crate) struct ConfigurationHistory {
-    policies: EffectivePolicies,
-    last_valid: LastValid,
-}
-
-impl ConfigurationHistory {
-    /// Validates `objects`. An object with an error is replaced by its last valid version.
-    pub(super) fn build(&mut self, objects: &Objects, now: Timestamp) -> (Configuration, Vec<Finding>) {
-        let pool_policies = self.policies.update(&objects.pool_policies, now);
-        let (configuration, mut findings) =
-            self.last_valid.configure(&Objects { pool_policies, ..objects.clone() });
-        // A finding on a deleted object cannot be reported on it.
-        findings.retain(|finding| {
-            finding.object.kind != "PoolPolicy" || !self.policies.is_deleted(&finding.object.name)
-        });
-        (configuration, findings)
-    }
-
-    /// When the next deleted policy is no longer in force.
-    pub(super) fn next_deadline(&self) -> Option<Timestamp> {
-        self.policies.next_deadline()
-    }
-}
 
 impl Term<'_> {
     /// Validates and applies the configuration. If a pool is new or edited, waits until the stores have
@@ -56,7 +30,7 @@ impl Term<'_> {
     /// policy reserves must not be assigned before the policy is known. The same holds for quotas, labels of
     /// namespaces and conflicts.
     pub(super) fn reconfigure(&mut self) {
-        let objects = self.task.watches.objects();
+        let objects = self.context.watches.objects();
         let known: BTreeMap<String, &IPAddressPool> =
             self.objects.pools.iter().map(|pool| (pool.name_any(), &**pool)).collect();
         let unchanged = |pool: &Arc<IPAddressPool>| {
@@ -78,13 +52,13 @@ impl Term<'_> {
     /// Reconfigures if the set of pools that cannot be decoded has changed. (A store has no event for such a
     /// pool.)
     pub(super) fn reconfigure_undecodable(&mut self) {
-        if self.task.watches.undecodable_pools() != self.undecodable_pools {
+        if self.context.watches.undecodable_pools() != self.undecodable_pools {
             self.reconfigure();
         }
     }
 
     fn catch_up(&self) -> CatchUp {
-        let (watches, client): (Watches, _) = (self.task.watches.clone(), self.task.client.clone());
+        let (watches, client): (Watches, _) = (self.context.watches.clone(), self.context.client.clone());
         Box::pin(async move {
             let mut deadline = Instant::now() + CATCH_UP_TIMEOUT;
             loop {
@@ -116,28 +90,28 @@ impl Term<'_> {
 
     /// Validates the present objects and applies the configuration.
     pub(super) fn configure(&mut self) {
-        self.configure_with(self.task.watches.objects());
+        self.configure_with(self.context.watches.objects());
     }
 
     fn configure_with(&mut self, objects: Objects) {
         let now = Timestamp::now();
         self.objects = objects;
-        let (mut configuration, findings) = self.task.history().build(&self.objects, now);
-        self.undecodable_pools = self.task.watches.undecodable_pools();
+        let (mut configuration, findings) = self.context.history().build(&self.objects, now);
+        self.undecodable_pools = self.context.watches.undecodable_pools();
         configuration.reject_undecodable(&self.undecodable_pools);
         for finding in findings.iter().filter(|finding| !self.findings.contains(finding)) {
             tracing::warn!(object = %finding.object, %finding, "configuration");
             let rules::ObjectRef { kind, namespace, name } = &finding.object;
-            let uid = self.task.watches.uid(kind, name);
-            let object = reference(kind, namespace.as_deref(), name, uid);
+            let uid = self.context.watches.uid(kind, name);
+            let object = object_reference(kind, namespace.as_deref(), name, uid);
             let reason = match finding.severity {
                 Severity::Error => "ConfigurationError",
                 Severity::Warning => "ConfigurationWarning",
             };
-            self.task.events.warning(&object, "Validate", reason, finding.to_string());
+            self.context.events.warning(&object, "Validate", reason, finding.to_string());
         }
         self.findings = findings;
-        let before = std::mem::replace(&mut self.conflicts, self.task.watches.conflicts());
+        let before = std::mem::replace(&mut self.conflicts, self.context.watches.conflicts());
         let occupants = self.conflicts.iter().map(|(ip, conflict)| (*ip, conflict.occupant.clone()));
         self.allocator.configure(Arc::new(configuration), occupants.collect(), now);
         let namespaces = self.objects.namespaces.iter().map(|namespace| namespace.name_any());
@@ -164,8 +138,8 @@ impl Term<'_> {
         let Some(pool) = self.allocator.configuration().pool_of(ip).filter(|_| before != after) else {
             return;
         };
-        let pool = status_object("IPAddressPool", &pool.name, &self.task.watches);
-        Self::emit(&self.task.events, &pool, vec![service::conflict_event(after.as_deref())]);
+        let pool = self.context.watches.status_object("IPAddressPool", &pool.name);
+        emit(&self.context.events, &pool, vec![service::conflict_event(after.as_deref())]);
     }
 
     /// Reason and message of the condition of a Service with `addresses` that machines use.
@@ -196,29 +170,4 @@ impl Term<'_> {
 /// Whether two versions of a pool have the same spec.
 fn same_spec(a: &IPAddressPool, b: &IPAddressPool) -> bool {
     a.name_any() == b.name_any() && a.spec == b.spec
-}
-
-/// A reference to an object, with the UID, by which `kubectl describe` finds events.
-fn reference(kind: &str, namespace: Option<&str>, name: &str, uid: Option<String>) -> ObjectReference {
-    ObjectReference {
-        api_version: Some(api_version(kind).into()),
-        kind: Some(kind.into()),
-        namespace: namespace.map(str::to_owned),
-        name: Some(name.into()),
-        uid,
-        ..ObjectReference::default()
-    }
-}
-
-pub(crate) fn api_version(kind: &str) -> &'static str {
-    match kind {
-        "BGPPeer" => "metallb.io/v1beta2",
-        "PoolPolicy" | "AddressConflict" => "lbstack.dev/v1alpha1",
-        _ => "metallb.io/v1beta1",
-    }
-}
-
-/// A reference to an object with a status of ours.
-pub(super) fn status_object(kind: &str, name: &str, watches: &Watches) -> ObjectReference {
-    reference(kind, Some(&watches.namespace), name, watches.uid(kind, name))
 }

@@ -1,112 +1,29 @@
 //! Processes Services: passes them to the allocator, and queues the writes that they need.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::time::Duration;
 
 use crds::ServiceKey;
 use ipam::{ExistingService, Refusal, Request};
 use k8s_openapi::api::core::v1::Service;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use kube::Resource as _;
-use kube::runtime::reflector::ObjectRef;
-use runtime::client::CallError;
-use runtime::decode::{Lenient, Undecoded};
-use serde_json::Value;
 use tokio::time::Instant;
 
+use super::emit::emit;
+use super::service_list::ServiceList;
+use super::term::Term;
 use super::writes::Completion;
-use super::{MISSING_POOL_EVENT_DELAY, Term};
 use crate::contention::Decision;
-use crate::list;
 use crate::other_writer;
 use crate::service::{
     self, NewEvent, ServiceWrite, StatusInputs, has_leftovers, is_ours, plan_write, version,
 };
 use crate::work_queue::Pending;
 
-/// The part of a list of all Services that restoring needs, which is much less than the objects.
-#[derive(Default)]
-pub(super) struct ServiceList {
-    /// All Services.
-    keys: HashSet<ServiceKey>,
-    /// Services of ours, with their versions.
-    existing: Vec<(ExistingService, u64)>,
-    /// Other Services, with the addresses in their status: of another class, or being deleted.
-    others: Vec<(ServiceKey, Vec<IpAddr>, u64)>,
-    /// Services that the store does not have, or only in an older version.
-    newer: Vec<Service>,
-    /// The version of the list.
-    version: u64,
-}
-
-impl ServiceList {
-    /// Lists all Services from the API server, page by page.
-    pub(super) async fn from_api(task: &super::AllocatorTask) -> Result<Self, CallError> {
-        let mut listed = Self::default();
-        let store = &task.watches.services;
-        let version = list::for_each(&task.client, None, |Lenient(service): Lenient<Service>| {
-            // Each object is progress, however many there are.
-            task.heartbeat.beat();
-            let service = match service {
-                Ok(service) => service,
-                Err(undecoded) => return listed.add_undecodable(&undecoded),
-            };
-            let behind = |stored: Arc<Service>| version(&stored) < version(&service);
-            let known = store.get(&ObjectRef::from_obj(&service));
-            let newer = known.is_none_or(behind);
-            listed.add(&service, &task.class);
-            if newer {
-                listed.newer.push(service);
-            }
-        });
-        listed.version = version.await?;
-        Ok(listed)
-    }
-
-    fn add(&mut self, service: &Service, class: &str) {
-        let key = ServiceKey::of(service);
-        let (version, stored) = (version(service), service::stored_addresses(service));
-        self.keys.insert(key.clone());
-        if is_ours(service, class) {
-            let existing = ExistingService {
-                service: key,
-                request: Request::from_service(service),
-                current: stored,
-                pool: service::annotated_pool(service).map(str::to_owned),
-                waiting_since: service::waiting_since(service),
-            };
-            self.existing.push((existing, version));
-        } else if !stored.is_empty() || has_leftovers(service) {
-            self.others.push((key, stored, version));
-        }
-    }
-
-    /// The addresses in its status are assigned to no other Service.
-    fn add_undecodable(&mut self, service: &Undecoded) {
-        let entries = service.status.pointer("/loadBalancer/ingress").and_then(Value::as_array);
-        let address = |entry: &Value| entry.get("ip")?.as_str()?.parse().ok();
-        let stored: Vec<IpAddr> = entries.into_iter().flatten().filter_map(address).collect();
-        let ObjectMeta { namespace, name, .. } = service.metadata.clone();
-        let key = ServiceKey::new(namespace.unwrap_or_default(), name.unwrap_or_default());
-        self.keys.insert(key.clone());
-        if !stored.is_empty() {
-            self.others.push((key, stored, 0));
-        }
-    }
-
-    /// A list of these Services.
-    #[cfg(test)]
-    pub(super) fn of(services: Vec<Service>, version: u64, class: &str) -> Self {
-        let mut listed = Self { version, ..Self::default() };
-        for service in services {
-            listed.add(&service, class);
-            listed.newer.push(service);
-        }
-        listed
-    }
-}
+/// Delay of the event that there is no pool for a Service: both are often created by one `kubectl apply`.
+const MISSING_POOL_EVENT_DELAY: Duration = Duration::from_secs(2);
 
 impl Term<'_> {
     /// Restores the addresses of the existing Services.
@@ -140,7 +57,7 @@ impl Term<'_> {
             self.enqueue_write(&key);
         }
         // A Service in the store that is newer than the list was created since; an older one was deleted.
-        for service in self.task.watches.services.state() {
+        for service in self.context.watches.services.state() {
             let key = ServiceKey::of(&service);
             if !all.contains(&key) && version(&service) > of_list {
                 self.sync_service(&key);
@@ -160,7 +77,7 @@ impl Term<'_> {
             keys.insert(key);
         }
         if pending.all_services {
-            keys.extend(self.task.watches.services.state().iter().map(|service| ServiceKey::of(service)));
+            keys.extend(self.context.watches.services.state().iter().map(|service| ServiceKey::of(service)));
             // A replaced store reports no deletions. A Service that it lacks need not be deleted, since this
             // term may have written or listed a newer version. The API is asked for each.
             for key in self.services.missing(self.allocator.services()) {
@@ -183,7 +100,7 @@ impl Term<'_> {
             return;
         };
         let stored = self.writes.possibly_stored(key, version(&service), service::stored_addresses(&service));
-        if is_ours(&service, &self.task.class) {
+        if is_ours(&service, &self.context.class) {
             self.allocator.assign(key, Request::from_service(&service), &stored, now);
         } else {
             self.allocator.release(key, &stored, now);
@@ -194,7 +111,7 @@ impl Term<'_> {
     /// Queues the write that the Service needs, if any.
     pub(super) fn enqueue_write(&mut self, key: &ServiceKey) {
         let Some(service) = self.services.get(key) else { return };
-        let assignment = if is_ours(&service, &self.task.class) {
+        let assignment = if is_ours(&service, &self.context.class) {
             match self.allocator.assignment(key) {
                 Some(assignment) => Some(assignment),
                 None => return,
@@ -317,7 +234,7 @@ impl Term<'_> {
         if events.len() < all {
             self.delayed_events.insert((Instant::now() + MISSING_POOL_EVENT_DELAY, key.clone()));
         }
-        Self::emit(&self.task.events, &service.object_ref(&()), events);
+        emit(&self.context.events, &service.object_ref(&()), events);
     }
 
     /// Sends the delayed events that are due and still true.
@@ -326,7 +243,7 @@ impl Term<'_> {
             let Some((_, key)) = self.delayed_events.pop_first() else { return };
             let Some(service) = self.services.get(&key) else { continue };
             let event = self.current_warning(&key, &service).filter(|event| event.delayed);
-            Self::emit(&self.task.events, &service.object_ref(&()), event.into_iter().collect());
+            emit(&self.context.events, &service.object_ref(&()), event.into_iter().collect());
         }
     }
 
@@ -339,7 +256,7 @@ impl Term<'_> {
     fn report_other_writer(&mut self, key: &ServiceKey, manager: Option<&str>) {
         let Some(service) = self.services.get(key) else { return };
         let message = other_writer::contested_message(manager, true);
-        Self::emit(&self.task.events, &service.object_ref(&()), vec![service::contested_event(&message)]);
+        emit(&self.context.events, &service.object_ref(&()), vec![service::contested_event(&message)]);
         self.contested.insert(key.clone(), message);
         self.enqueue_write(key);
     }
@@ -351,7 +268,7 @@ impl Term<'_> {
             let contested = self.contested.get(key).map(|message| service::contested_event(message));
             let Some(service) = self.services.get(key) else { continue };
             if let Some(event) = contested.or_else(|| self.current_warning(key, &service)) {
-                Self::emit(&self.task.events, &service.object_ref(&()), vec![event]);
+                emit(&self.context.events, &service.object_ref(&()), vec![event]);
             }
         }
     }

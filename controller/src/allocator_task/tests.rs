@@ -1,16 +1,29 @@
 //! What a term does with the content of the stores. The writes that it queues are not sent here.
 
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use crds::{IPAddressPool, ServiceKey};
 use k8s_openapi::api::core::v1::Service;
-use kube::Config;
 use kube::runtime::watcher::Event;
 use runtime::admin::Readiness;
+use runtime::events::Events;
+use runtime::heartbeat::Heartbeat;
+use runtime::lease::Leadership;
 use runtime::tasks::Tasks;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
-use super::*;
-use crate::COMPONENT;
-use crate::fixtures;
+use super::context::Context;
+use super::service_list::ServiceList;
+use super::task::AllocatorTask;
+use super::term::Term;
+use super::writes::InFlight;
+use crate::api::COMPONENT;
+use crate::fixtures::{self, unreachable_client};
+use crate::metrics::Metrics;
 use crate::watches::test_stores::{Writers, watches};
 
 mod events;
@@ -18,17 +31,12 @@ mod fake_api;
 mod guarantees;
 mod isolation;
 
-/// A client of an API server that cannot be reached.
-pub(super) fn unreachable_client() -> Client {
-    Client::try_from(Config::new("http://127.0.0.1:9".parse().unwrap())).unwrap()
-}
-
-/// A task with stores that contain the namespace `shop`.
-fn new_task() -> (AllocatorTask, Writers) {
+/// A context with stores that contain the namespace `shop`.
+fn new_context() -> (Context, Writers) {
     let client = unreachable_client();
     let (watches, mut writers) = watches("metallb-system");
     writers.namespaces.apply_watcher_event(&Event::Apply(namespace("shop")));
-    let task = AllocatorTask {
+    let context = Context {
         events: Events::start(&mut Tasks::new(), client.clone(), COMPONENT, None, CancellationToken::new()),
         client,
         class: String::new(),
@@ -41,7 +49,7 @@ fn new_task() -> (AllocatorTask, Writers) {
         heartbeat: Heartbeat::new("addresses", Duration::from_secs(15)),
         history: Mutex::default(),
     };
-    (task, writers)
+    (context, writers)
 }
 
 fn object<K: DeserializeOwned>(kind: &str, name: &str, spec: &Value) -> K {
@@ -54,11 +62,11 @@ fn pool(addresses: &str) -> IPAddressPool {
 
 #[tokio::test]
 async fn events_about_configuration_have_its_uid_by_which_kubectl_describe_selects_them() {
-    let (task, mut writers) = new_task();
+    let (context, mut writers) = new_context();
     let mut pool = pool("10.0.0.0/24");
     pool.metadata.uid = Some("3d0e".into());
     writers.pools.apply_watcher_event(&Event::Apply(pool));
-    let uid = |kind| status_object(kind, "lan", &task.watches).uid;
+    let uid = |kind| context.watches.status_object(kind, "lan").uid;
     assert_eq!(uid("IPAddressPool").as_deref(), Some("3d0e"));
     assert_eq!(uid("L2Advertisement"), None, "another kind");
 }
@@ -83,9 +91,9 @@ fn assigned(term: &Term<'_>, namespace: &str, name: &str) -> Option<Vec<String>>
 
 #[tokio::test]
 async fn an_address_of_a_service_of_another_class_is_not_assigned() {
-    let (task, mut writers) = new_task();
+    let (context, mut writers) = new_context();
     writers.pools.apply_watcher_event(&Event::Apply(pool("10.0.0.1-10.0.0.3")));
-    let mut term = Term::new(&task, &InFlight::default());
+    let mut term = Term::new(&context, &InFlight::default());
     term.configure();
     let all = vec![service("shop", "new", None, &[]), service("shop", "other", Some("x/y"), &["10.0.0.1"])];
     term.restore(ServiceList::of(all, 1, ""));
@@ -100,9 +108,9 @@ async fn an_address_of_a_service_of_another_class_is_not_assigned() {
 
 #[tokio::test]
 async fn a_service_is_not_decided_until_the_store_has_its_namespace() {
-    let (task, mut writers) = new_task();
+    let (context, mut writers) = new_context();
     writers.pools.apply_watcher_event(&Event::Apply(pool("10.0.0.1/32")));
-    let mut term = Term::new(&task, &InFlight::default());
+    let mut term = Term::new(&context, &InFlight::default());
     term.configure();
     term.restore(ServiceList::of(vec![service("early", "web", None, &[])], 1, ""));
     assert_eq!(assigned(&term, "early", "web"), None);
@@ -113,12 +121,12 @@ async fn a_service_is_not_decided_until_the_store_has_its_namespace() {
 
 #[tokio::test]
 async fn a_reserved_address_is_not_assigned_while_its_policy_is_replaced() {
-    let (task, mut writers) = new_task();
+    let (context, mut writers) = new_context();
     let reserves = json!({"pool": "lan", "reserved": [{"addresses": "10.0.0.1"}]});
     let policy: crds::PoolPolicy = object("PoolPolicy", "kept", &reserves);
     writers.pools.apply_watcher_event(&Event::Apply(pool("10.0.0.1/32")));
     writers.pool_policies.apply_watcher_event(&Event::Apply(policy.clone()));
-    let mut term = Term::new(&task, &InFlight::default());
+    let mut term = Term::new(&context, &InFlight::default());
     term.configure();
     term.restore(ServiceList::of(vec![service("shop", "web", None, &[])], 1, ""));
     writers.pool_policies.apply_watcher_event(&Event::Delete(policy));
@@ -129,8 +137,8 @@ async fn a_reserved_address_is_not_assigned_while_its_policy_is_replaced() {
 
 #[tokio::test]
 async fn a_pool_gets_no_status_before_it_is_validated() {
-    let (task, mut writers) = new_task();
-    let mut term = Term::new(&task, &InFlight::default());
+    let (context, mut writers) = new_context();
+    let mut term = Term::new(&context, &InFlight::default());
     term.configure();
     // It is invalid, but was not validated yet.
     writers.pools.apply_watcher_event(&Event::Apply(pool("10.0.0")));

@@ -9,13 +9,13 @@ use std::time::Duration;
 use crds::ServiceKey;
 use k8s_openapi::api::core::v1::Service;
 use kube::Client;
-use kube::api::{Api, ApiResource, ListParams, Patch, PatchParams};
+use kube::api::{Api, ApiResource, ListParams, Patch};
 use runtime::client::{CallError, with_timeout};
 use runtime::lease::Leadership;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::COMPONENT;
+use crate::api::merge_parameters;
 use crate::metrics::Metrics;
 use crate::other_writer::other_writer;
 use crate::service::{self, ServiceWrite, version};
@@ -237,8 +237,7 @@ impl Writes {
             self.tasks.spawn(async move {
                 // Checked immediately before the write, since the process may have been suspended.
                 let result = if leadership.is_leading() {
-                    let parameters =
-                        PatchParams { field_manager: Some(COMPONENT.into()), ..PatchParams::default() };
+                    let parameters = merge_parameters();
                     let patch = Patch::Merge(&write.patch);
                     // The patch has the version that it was made for, so it fails after a write of a
                     // successor.
@@ -433,7 +432,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::allocator_task::tests::unreachable_client;
+    use crate::fixtures::unreachable_client;
     use crate::service::StatusInputs;
 
     /// A write that clears a Service which is no longer a load balancer.

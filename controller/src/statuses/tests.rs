@@ -1,9 +1,18 @@
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crds::{ConfigurationState, IPAddressPool, L2Advertisement};
+use ipam::Occupant;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
+use rules::{Configuration, Objects};
+use serde_json::{Value, json};
 
-use super::*;
+use super::build::{STATE_NAME, StatusSources, StatusWrite};
+use super::writer;
+use crate::conflict::Conflict;
 use crate::fixtures;
+use crate::pool_stats::PoolStats;
 
 fn now() -> Time {
     Time(Timestamp::from_second(1_000_000).unwrap())

@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::StatusWrite;
-use crate::COMPONENT;
+use super::build::StatusWrite;
+use crate::api::{COMPONENT, merge_parameters};
 use crate::contention::{Contention, Decision};
 use crate::list::version;
 use crate::other_writer::{contested_message, other_writer};
@@ -229,8 +229,7 @@ async fn write_status(client: &Client, write: &StatusWrite) -> Result<u64, CallE
         with_timeout(api.patch(&write.name, &PatchParams::apply(COMPONENT).force(), &Patch::Apply(object)))
             .await?;
     }
-    let parameters = PatchParams { field_manager: Some(COMPONENT.into()), ..PatchParams::default() };
-    let written =
-        with_timeout(api.patch_status(&write.name, &parameters, &Patch::Merge(&write.patch))).await?;
+    let patch = Patch::Merge(&write.patch);
+    let written = with_timeout(api.patch_status(&write.name, &merge_parameters(), &patch)).await?;
     Ok(version(&written.metadata))
 }

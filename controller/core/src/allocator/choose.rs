@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use rules::{Configuration, Family, Pool};
 
+use super::Allocator;
 use super::retention::{admission_refusal, missing_families};
-use super::{Allocator, Occupant};
 use crate::address_claims::{ServiceRef, SharingConflict};
+use crate::occupant::Occupant;
 use crate::refusal::{PoolReason, Refusal};
 use crate::request::{Families, Request, Wanted};
 

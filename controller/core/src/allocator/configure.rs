@@ -7,8 +7,9 @@ use std::sync::Arc;
 use k8s_openapi::jiff::Timestamp;
 use rules::{Configuration, Pool};
 
-use super::{Allocator, Occupant};
+use super::Allocator;
 use crate::address_claims::{AddressClaims, ServiceRef};
+use crate::occupant::Occupant;
 use crate::pool_state::PoolState;
 use crate::refusal::Refusal;
 use crate::wait_queue::QueueKey;

@@ -1,23 +1,25 @@
 //! Guarantees to users, tested with a fake API server.
 
+use k8s_openapi::jiff::Timestamp;
 use runtime::reflect::Change;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::fake_api::{Answer, Server, serve_many_services};
 use super::*;
 use crate::service::CONTESTED;
+use crate::statuses::STATE_NAME;
 
-/// A task with `server`, whose changes of Services reach the store as by a watch.
-pub(super) fn task_with_server(
+/// A context with `server`, whose changes of Services reach the store as by a watch.
+pub(super) fn context_with_server(
     server: &Server,
     mut changes: UnboundedReceiver<Value>,
-) -> (AllocatorTask, Writers) {
-    let (task, mut writers) = new_task();
+) -> (Context, Writers) {
+    let (context, mut writers) = new_context();
     let client = server.client();
     // Leaked, since tasks are aborted when their set is dropped.
     let tasks = Box::leak(Box::new(Tasks::new()));
     let events = Events::start(tasks, client.clone(), COMPONENT, None, CancellationToken::new());
-    let work_queue = task.watches.work_queue.clone();
+    let work_queue = context.watches.work_queue.clone();
     let mut of_services = std::mem::replace(&mut writers.services, kube::runtime::reflector::store().1);
     tokio::spawn(async move {
         while let Some(service) = changes.recv().await {
@@ -26,18 +28,18 @@ pub(super) fn task_with_server(
             work_queue.add_service(&Change::Applied(&service));
         }
     });
-    (AllocatorTask { client, events, ..task }, writers)
+    (Context { client, events, ..context }, writers)
 }
 
 const DAY: Duration = Duration::from_secs(24 * 3_600);
 
 /// Runs a term over a pool with addresses and the one Service `web` for a day of virtual time.
 async fn run_a_day(server: &Server, changes: UnboundedReceiver<Value>, web: Service, pools: &[&str]) {
-    let (task, mut writers) = task_with_server(server, changes);
+    let (context, mut writers) = context_with_server(server, changes);
     for addresses in pools {
         writers.pools.apply_watcher_event(&Event::Apply(pool(addresses)));
     }
-    let mut term = Term::new(&task, &InFlight::default());
+    let mut term = Term::new(&context, &InFlight::default());
     term.configure();
     term.restore(ServiceList::of(vec![web], 1, ""));
     let _ = tokio::time::timeout(DAY, term.run()).await;
@@ -116,8 +118,8 @@ async fn a_writer_that_repeatedly_replaces_the_whole_status_causes_back_off() {
 pub(super) async fn with_a_foreign_entry(time: Duration) -> Server {
     let web = service("shop", "web", None, &["172.30.0.150"]);
     let (server, changes) = Server::new(std::slice::from_ref(&web));
-    let (task, _writers) = task_with_server(&server, changes);
-    let mut term = Term::new(&task, &InFlight::default());
+    let (context, _writers) = context_with_server(&server, changes);
+    let mut term = Term::new(&context, &InFlight::default());
     term.configure();
     term.services.insert_newer(web);
     term.sync_service(&ServiceKey::new("shop", "web"));
@@ -138,9 +140,9 @@ async fn an_entry_of_another_load_balancer_is_not_removed_while_nothing_is_assig
 async fn an_assigned_address_replaces_an_entry_of_another_load_balancer() {
     let web = service("shop", "web", None, &["172.30.0.150"]);
     let (server, changes) = Server::new(std::slice::from_ref(&web));
-    let (task, mut writers) = task_with_server(&server, changes);
+    let (context, mut writers) = context_with_server(&server, changes);
     writers.pools.apply_watcher_event(&Event::Apply(pool("10.0.0.1-10.0.0.3")));
-    let mut term = Term::new(&task, &InFlight::default());
+    let mut term = Term::new(&context, &InFlight::default());
     term.configure();
     term.services.insert_newer(web);
     term.sync_service(&ServiceKey::new("shop", "web"));
@@ -166,8 +168,8 @@ async fn an_event_is_sent_for_a_write_that_was_carried_out_although_the_answer_w
 async fn nothing_is_assigned_from_a_new_pool_before_the_earlier_policies_are_known() {
     let web = service("shop", "web", None, &[]);
     let (server, changes) = Server::new(std::slice::from_ref(&web));
-    let (task, mut writers) = task_with_server(&server, changes);
-    let mut term = Term::new(&task, &InFlight::default());
+    let (context, mut writers) = context_with_server(&server, changes);
+    let mut term = Term::new(&context, &InFlight::default());
     term.configure();
     term.restore(ServiceList::of(vec![web], 1, ""));
     let reserves = json!({"pool": "lan", "reserved": [{"addresses": "10.0.0.1"}]});
@@ -179,11 +181,11 @@ async fn nothing_is_assigned_from_a_new_pool_before_the_earlier_policies_are_kno
     server.set_list("ipaddresspools", vec![lan.clone()]);
     server.set_list("namespaces", vec![json!(namespace("shop"))]);
     writers.pools.apply_watcher_event(&Event::Apply(serde_json::from_value(lan).unwrap()));
-    task.watches.work_queue.add_configuration();
+    context.watches.work_queue.add_configuration();
     let _ = tokio::time::timeout(Duration::from_secs(30), term.run()).await;
     assert_eq!(assigned(&term, "shop", "web"), Some(vec![]), "the policy is not known yet");
     writers.pool_policies.apply_watcher_event(&Event::Apply(serde_json::from_value(policy).unwrap()));
-    task.watches.work_queue.add_configuration();
+    context.watches.work_queue.add_configuration();
     let _ = tokio::time::timeout(Duration::from_secs(30), term.run()).await;
     assert_eq!(assigned(&term, "shop", "web"), Some(vec!["10.0.0.2".into()]));
 }
@@ -203,7 +205,7 @@ fn invalid_policy_specs() -> Vec<Value> {
 #[tokio::test]
 async fn an_invalid_edit_of_a_policy_ends_no_reservation_and_no_quota() {
     for invalid in invalid_policy_specs() {
-        let (task, mut writers) = new_task();
+        let (context, mut writers) = new_context();
         let policy = |spec: Value| {
             let policy: crds::PoolPolicy = object("PoolPolicy", "p", &spec);
             Event::Apply(policy)
@@ -213,9 +215,9 @@ async fn an_invalid_edit_of_a_policy_ends_no_reservation_and_no_quota() {
             json!({"pool": "lan", "reserved": [{"addresses": "10.0.0.1"}], "quotas": [{"maxAddresses": 1}]});
         writers.pool_policies.apply_watcher_event(&policy(valid));
         // A standby replica has seen the valid version too.
-        task.history().build(&task.watches.objects(), Timestamp::now());
+        context.history().build(&context.watches.objects(), Timestamp::now());
         writers.pool_policies.apply_watcher_event(&policy(invalid.clone()));
-        let mut term = Term::new(&task, &InFlight::default());
+        let mut term = Term::new(&context, &InFlight::default());
         term.configure();
         term.restore(ServiceList::of(
             vec![service("shop", "a", None, &[]), service("shop", "b", None, &[])],
@@ -230,7 +232,7 @@ async fn an_invalid_edit_of_a_policy_ends_no_reservation_and_no_quota() {
         let ready = &status("p")["conditions"][0];
         assert_eq!((&ready["type"], &ready["status"]), (&json!("Ready"), &json!("False")), "{invalid}");
         assert!(ready["message"].as_str().unwrap().contains("last valid version"), "{ready}");
-        let state = status(statuses::STATE_NAME);
+        let state = status(STATE_NAME);
         assert_eq!(state["result"], "Invalid", "the status of the stack includes it");
         assert!(state["errorSummary"].as_str().unwrap().starts_with("PoolPolicy p: spec."), "{state}");
     }
@@ -238,15 +240,15 @@ async fn an_invalid_edit_of_a_policy_ends_no_reservation_and_no_quota() {
 
 #[tokio::test]
 async fn a_nodes_own_address_is_not_assigned_and_reports_name_the_node() {
-    let (task, mut writers) = new_task();
+    let (context, mut writers) = new_context();
     let nodes = [("node1", "10.0.0.1"), ("node2", "10.0.0.2")];
-    let task = AllocatorTask { watches: task.watches.clone().with_nodes(&nodes), ..task };
+    let context = Context { watches: context.watches.clone().with_nodes(&nodes), ..context };
     writers.pools.apply_watcher_event(&Event::Apply(pool("10.0.0.1-10.0.0.5")));
     // On an interface of a node, as its speaker reports; the second is an address of a Service there.
     let state = json!({"metadata": {"name": "node4"}, "status": {"node": "node4", "interfaces": [
         {"name": "eth1", "mac": "02:00:00:00:00:01", "subnets": ["10.0.0.5/24", "10.0.0.4/32"]}]}});
     let states = vec![serde_json::from_value(state).unwrap()];
-    let task = AllocatorTask { watches: task.watches.clone().with_speaker_states(states), ..task };
+    let context = Context { watches: context.watches.clone().with_speaker_states(states), ..context };
     // The same in the annotation of an earlier release.
     let links =
         json!([{"name": "eth1", "mac": "02:00:00:00:00:01", "subnets": ["10.0.0.3/24", "10.0.0.4/32"]}]);
@@ -256,7 +258,7 @@ async fn a_nodes_own_address_is_not_assigned_and_reports_name_the_node() {
         "annotations": {"lbstack.dev/links": links.to_string()}}}))
         .unwrap();
     writers.states.apply_watcher_event(&Event::Apply(state));
-    let mut term = Term::new(&task, &InFlight::default());
+    let mut term = Term::new(&context, &InFlight::default());
     term.configure();
     let mut asks = service("shop", "asks", None, &[]);
     asks.metadata.annotations = Some([("metallb.io/loadBalancerIPs".into(), "10.0.0.2".into())].into());
@@ -276,13 +278,13 @@ async fn a_nodes_own_address_is_not_assigned_and_reports_name_the_node() {
 
 #[tokio::test]
 async fn an_address_that_a_speaker_reports_as_held_by_a_node_is_treated_as_that_nodes_own() {
-    let (task, mut writers) = new_task();
+    let (context, mut writers) = new_context();
     writers.pools.apply_watcher_event(&Event::Apply(pool("10.0.0.1-10.0.0.2")));
     let spec = json!({"address": "10.0.0.1", "mac": "02:00:00:00:00:01", "node": "node1", "interface": "eth1",
         "heldByNode": true, "announced": false});
     let held = object("AddressConflict", "10-0-0-1", &spec);
     writers.conflicts.apply_watcher_event(&Event::Apply(held));
-    let mut term = Term::new(&task, &InFlight::default());
+    let mut term = Term::new(&context, &InFlight::default());
     term.configure();
     let holds = service("shop", "holds", None, &["10.0.0.1"]);
     term.restore(ServiceList::of(vec![service("shop", "any", None, &[]), holds], 1, ""));
@@ -299,8 +301,8 @@ async fn an_address_that_a_speaker_reports_as_held_by_a_node_is_treated_as_that_
 async fn a_standby_replica_is_ready_and_causes_no_alert() {
     let mut registry = prometheus_client::registry::Registry::default();
     let metrics = Metrics::register(&mut registry);
-    let (task, mut writers) = new_task();
-    let task = AllocatorTask { metrics, leadership: Leadership::fixed(false), ..task };
+    let (context, mut writers) = new_context();
+    let context = Context { metrics, leadership: Leadership::fixed(false), ..context };
     // The kinds that assignment does not depend on have no list yet.
     macro_rules! listed {
         ($($kind:ident),*) => {$(
@@ -310,8 +312,12 @@ async fn a_standby_replica_is_ready_and_causes_no_alert() {
     }
     listed!(services, pools, pool_policies, namespaces, conflicts);
     let readiness = Readiness::new();
-    let task = AllocatorTask { ready: readiness.gate("restore"), ..task };
-    let _ = tokio::time::timeout(Duration::from_secs(120), task.run(CancellationToken::new())).await;
+    let context = Context { ready: readiness.gate("restore"), ..context };
+    let _ = tokio::time::timeout(
+        Duration::from_secs(120),
+        AllocatorTask::new(context).run(CancellationToken::new()),
+    )
+    .await;
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
     assert!(text.lines().any(|line| line == "metallb_k8s_client_config_loaded_bool 1"), "{text}");
@@ -346,11 +352,11 @@ async fn a_pending_write_is_completed_before_the_lease_is_released() {
     let web = service("shop", "web", None, &[]);
     let (server, _changes) = Server::new(std::slice::from_ref(&web));
     server.delay_writes(Duration::from_millis(900));
-    let (task, mut writers) = new_task();
+    let (context, mut writers) = new_context();
     fill_stores(&server, &mut writers, &web);
-    let task = AllocatorTask { client: server.client(), ..task };
+    let context = Context { client: server.client(), ..context };
     let shutdown = CancellationToken::new();
-    let run = tokio::spawn(task.run(shutdown.clone()));
+    let run = tokio::spawn(AllocatorTask::new(context).run(shutdown.clone()));
     while server.begun() == 0 {
         tokio::task::yield_now().await;
         tokio::time::advance(Duration::from_millis(1)).await;
@@ -365,14 +371,14 @@ async fn the_heartbeat_of_a_leader_stops_if_it_cannot_list_but_not_if_it_is_idle
     for fails in [true, false] {
         let web = service("shop", "web", None, &[]);
         let (server, _changes) = Server::new(std::slice::from_ref(&web));
-        let (task, mut writers) = new_task();
+        let (context, mut writers) = new_context();
         fill_stores(&server, &mut writers, &web);
         server.fail_lists(fails);
-        let heartbeat = task.heartbeat.clone();
-        let task = AllocatorTask { client: server.client(), ..task };
-        let run = task.run(CancellationToken::new());
+        let heartbeat = context.heartbeat.clone();
+        let context = Context { client: server.client(), ..context };
+        let run = AllocatorTask::new(context).run(CancellationToken::new());
         let _ = tokio::time::timeout(Duration::from_secs(60), run).await;
-        assert_eq!(heartbeat.is_alive(Instant::now()), !fails, "fails: {fails}");
+        assert_eq!(heartbeat.is_alive(tokio::time::Instant::now()), !fails, "fails: {fails}");
     }
 }
 
@@ -405,13 +411,13 @@ fn ten_thousand_services_with_large_managed_fields_are_restored_in_64_megabytes(
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let (task, _writers) = new_task();
+        let (context, _writers) = new_context();
         let client = serve_many_services(10_000, 50_000);
-        let task = AllocatorTask { client, ..task };
+        let context = Context { client, ..context };
         let before = kilobytes("VmRSS:");
-        let listed = ServiceList::from_api(&task).await.unwrap();
+        let listed = ServiceList::from_api(&context).await.unwrap();
         let peak = kilobytes("VmHWM:") - before;
-        let mut term = Term::new(&task, &InFlight::default());
+        let mut term = Term::new(&context, &InFlight::default());
         term.restore(listed);
         assert_eq!(term.allocator.services().count(), 10_000);
         assert!(peak < 64 * 1024, "{} MiB", peak / 1024);

@@ -4,10 +4,11 @@ use crds::annotations::IP_ALLOCATED_FROM_POOL;
 use kube::ResourceExt as _;
 
 use super::fake_api::{Answer, Server};
-use super::guarantees::{fill_stores, task_with_server};
+use super::guarantees::{context_with_server, fill_stores};
 use super::*;
+use crate::watches::Watches;
 
-/// Runs a task with watches of `server`, which has a pool and a namespace, for a minute of virtual time.
+/// Runs a context with watches of `server`, which has a pool and a namespace, for a minute of virtual time.
 async fn run_a_minute(server: &Server) -> Readiness {
     let mut lan = json!(pool("10.0.0.1-10.0.0.3"));
     lan["metadata"]["resourceVersion"] = json!("6");
@@ -21,8 +22,8 @@ async fn run_a_minute_with(server: &Server, pools: Vec<Value>) -> Readiness {
     let (client, shutdown, mut tasks) = (server.client(), CancellationToken::new(), Tasks::new());
     let watches = Watches::start(&mut tasks, &client, "metallb-system", &shutdown);
     let readiness = Readiness::new();
-    let task = AllocatorTask { client, watches, ready: readiness.gate("restore"), ..new_task().0 };
-    let _ = tokio::time::timeout(Duration::from_secs(60), task.run(shutdown)).await;
+    let context = Context { client, watches, ready: readiness.gate("restore"), ..new_context().0 };
+    let _ = tokio::time::timeout(Duration::from_secs(60), AllocatorTask::new(context).run(shutdown)).await;
     readiness
 }
 
@@ -67,15 +68,16 @@ async fn an_object_that_cannot_be_decoded_is_reported_by_name_in_the_configurati
 async fn objects_that_cannot_be_decoded_are_skipped_and_their_addresses_not_assigned() {
     let web = service("shop", "web", None, &[]);
     let (server, changes) = Server::new(std::slice::from_ref(&web));
-    let (task, mut writers) = task_with_server(&server, changes);
+    let (context, mut writers) = context_with_server(&server, changes);
     fill_stores(&server, &mut writers, &web);
     let metadata = json!({"name": "odd", "namespace": "metallb-system", "resourceVersion": "9"});
     let odd = json!({"metadata": metadata, "spec": 7});
     server.set_list("poolpolicies", vec![odd]);
     server.add_service(json!({"metadata": {"name": "odd", "namespace": "shop", "resourceVersion": "9"},
         "spec": "none", "status": {"loadBalancer": {"ingress": [{"ip": "10.0.0.1"}]}}}));
-    let listed = task.try_relist().await.unwrap();
-    let mut term = Term::new(&task, &InFlight::default());
+    context.watches.catch_up(&context.client).await.unwrap();
+    let listed = ServiceList::from_api(&context).await.unwrap();
+    let mut term = Term::new(&context, &InFlight::default());
     term.configure();
     term.restore(listed);
     assert_eq!(assigned(&term, "shop", "web"), Some(vec!["10.0.0.2".into()]));
@@ -109,9 +111,9 @@ async fn failing_status_writes_do_not_delay_other_services() {
         object["status"] = json!({});
         Answer::Error(500)
     });
-    let (task, mut writers) = task_with_server(&server, changes);
+    let (context, mut writers) = context_with_server(&server, changes);
     writers.pools.apply_watcher_event(&Event::Apply(pool("10.0.0.0/24")));
-    let mut term = Term::new(&task, &InFlight::default());
+    let mut term = Term::new(&context, &InFlight::default());
     term.configure();
     term.restore(ServiceList::of(all, 1, ""));
     let _ = tokio::time::timeout(Duration::from_secs(60), term.run()).await;

@@ -11,7 +11,8 @@ use rules::Configuration;
 use super::objects::objects_of;
 use crate::allocator::claims::union;
 use crate::allocator::tests::at;
-use crate::allocator::{Allocator, ExistingService, Occupant};
+use crate::allocator::{Allocator, ExistingService};
+use crate::occupant::Occupant;
 use crate::request::{Request, Sharing};
 
 /// A Service object as the API stores it.
