@@ -11,8 +11,8 @@ use crds::names::LABEL_IMPORTED_FROM;
 use crds::{LegacyAddressPool, ObjectMeta, Resource};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use rules::legacy::{Converted, LineFinding, convert, convert_address_pools};
-use rules::{Configuration, Objects, Severity};
+use rules::legacy::{Converted, convert, convert_address_pools};
+use rules::{Configuration, Finding, Objects, Severity};
 
 use crate::validate::Fault;
 use crate::{Key, Object, ValidatedStack, meta};
@@ -134,13 +134,13 @@ impl Imported {
             });
             return;
         };
-        match convert(text, namespace) {
+        match convert(text, name, namespace) {
             Ok((converted, findings)) => {
                 self.from_config_map = converted;
                 if findings.iter().any(|finding| finding.severity == Severity::Error) {
                     self.spoil(CONFIG_MAP);
                 }
-                self.faults.extend(findings.into_iter().map(|finding| of_line(name, finding)));
+                self.faults.extend(findings.into_iter().map(of_source));
             }
             Err(unreadable) if unreadable.empty && !imported_before => {}
             Err(unreadable) => {
@@ -186,12 +186,7 @@ impl Imported {
         if findings.iter().any(|finding| finding.severity == Severity::Error) {
             self.spoil(ADDRESS_POOL);
         }
-        self.faults.extend(findings.into_iter().map(|finding| Fault {
-            field: format!("{} {}", finding.object, finding.field),
-            value: finding.value,
-            problem: finding.problem,
-            remedy: finding.hint,
-        }));
+        self.faults.extend(findings.into_iter().map(of_source));
         for (name, why) in &sources.undecoded {
             self.spoil(ADDRESS_POOL);
             self.faults.push(Fault {
@@ -257,10 +252,11 @@ fn in_order<'a>(all: impl Iterator<Item = &'a Object>) -> Objects {
 
 const STAYS: &str = "until then what was imported last stays in force";
 
-fn of_line(name: &str, finding: LineFinding) -> Fault {
+/// A finding on a source.
+fn of_source(finding: Finding) -> Fault {
     Fault {
-        field: format!("ConfigMap {name} line {} {}", finding.line, finding.field),
-        value: String::new(),
+        field: format!("{} {}", finding.object, finding.field),
+        value: finding.value,
         problem: finding.problem,
         remedy: finding.hint,
     }

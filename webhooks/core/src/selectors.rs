@@ -1,11 +1,38 @@
-//! Validation of lists of label selectors and of names, which most kinds have.
+//! Validation of lists of label selectors and of names, which most kinds have, and parsing of selectors.
 
-use crds::{Selector, parse_selector};
+use crds::Selector;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use kube::core::ParseExpressionError;
 
 use crate::finding::Reporter;
 
 const REMOVE_DUPLICATE: &str = "remove the duplicate";
+
+/// An invalid label selector.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SelectorError {
+    #[error("key {key:?}: operator {operator:?} {problem}")]
+    Expression { key: String, operator: String, problem: &'static str },
+    #[error(transparent)]
+    Other(#[from] ParseExpressionError),
+}
+
+/// Parses and checks `selector`: `In` and `NotIn` need values, `Exists` and `DoesNotExist` must have none
+/// (`LabelSelectorRequirement` of the API reference).
+pub(crate) fn parse_selector(selector: &LabelSelector) -> Result<Selector, SelectorError> {
+    for requirement in selector.match_expressions.iter().flatten() {
+        let values = requirement.values.as_ref().map_or(0, Vec::len);
+        let problem = match requirement.operator.as_str() {
+            "In" | "NotIn" if values == 0 => "needs at least one value",
+            "Exists" | "DoesNotExist" if values > 0 => "takes no values",
+            "In" | "NotIn" | "Exists" | "DoesNotExist" => continue,
+            _ => "is not a valid operator; use In, NotIn, Exists or DoesNotExist",
+        };
+        let (key, operator) = (requirement.key.clone(), requirement.operator.clone());
+        return Err(SelectorError::Expression { key, operator, problem });
+    }
+    Ok(Selector::try_from(selector.clone())?)
+}
 
 /// Parses a list of selectors of which any one is enough. Bad syntax is an error; a duplicate has only one
 /// possible interpretation and is a warning, although MetalLB rejects it.
@@ -44,7 +71,7 @@ pub(crate) fn single(report: &mut Reporter<'_>, path: &str, selector: &LabelSele
     match parse_selector(selector) {
         Ok(parsed) => Some(parsed),
         Err(error) => {
-            report.error(path, "", error.problem, "correct the label selector");
+            report.error(path, "", error.to_string(), "correct the label selector");
             None
         }
     }
@@ -88,4 +115,36 @@ pub(crate) fn names(report: &mut Reporter<'_>, field: &str, list: Option<&Vec<St
 
 fn duplicates(list: &[String]) -> impl Iterator<Item = &String> {
     list.iter().enumerate().filter(|(at, item)| list[..*at].contains(item)).map(|(_, item)| item)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelectorRequirement;
+
+    fn expression(operator: &str, values: &[&str]) -> LabelSelector {
+        LabelSelector {
+            match_expressions: Some(vec![LabelSelectorRequirement {
+                key: "zone".into(),
+                operator: operator.into(),
+                values: Some(values.iter().map(|v| (*v).to_owned()).collect()),
+            }]),
+            match_labels: None,
+        }
+    }
+
+    #[test]
+    fn operators_are_checked_with_their_values() {
+        for (operator, values, good) in [
+            ("In", vec!["a"], true),
+            ("In", vec![], false),
+            ("NotIn", vec![], false),
+            ("Exists", vec![], true),
+            ("Exists", vec!["a"], false),
+            ("DoesNotExist", vec![], true),
+            ("Near", vec!["a"], false),
+        ] {
+            assert_eq!(parse_selector(&expression(operator, &values)).is_ok(), good, "{operator} {values:?}");
+        }
+    }
 }
