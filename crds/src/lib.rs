@@ -29,7 +29,6 @@ mod legacy_address_pool;
 pub mod names;
 mod optional_spec;
 mod pool_policy;
-mod selector;
 mod service_bgp_status;
 mod service_key;
 mod service_l2_status;
@@ -52,7 +51,6 @@ pub use kube::core::{ObjectMeta, Resource, ResourceExt, Selector, SelectorExt};
 pub use l2_advertisement::{L2Advertisement, L2AdvertisementSpec, PreferredNodeSelector};
 pub use legacy_address_pool::{LegacyAddressPool, LegacyAddressPoolSpec, LegacyBgpAdvertisement};
 pub use pool_policy::{NamespaceQuota, PoolPolicy, PoolPolicySpec, PoolPolicyStatus, Reservation};
-pub use selector::{SelectorError, parse_selector};
 pub use service_bgp_status::{ServiceBGPStatus, ServiceBGPStatusSpec, ServiceBGPStatusStatus};
 pub use service_key::ServiceKey;
 pub use service_l2_status::{

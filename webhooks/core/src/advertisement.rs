@@ -155,7 +155,7 @@ pub(crate) fn validate(
         pools: selected(&selection, pools),
         selection,
         node_selectors,
-        interfaces: names(report, "spec.interfaces", spec.interfaces.as_ref()),
+        interfaces: interfaces(report, spec.interfaces.as_ref()),
         service_selectors,
         preferred,
     };
@@ -164,6 +164,33 @@ pub(crate) fn validate(
     } else {
         Ok(readable)
     }
+}
+
+/// The interfaces that an advertisement names. A name that no interface can have is a warning; if all are like that, an
+/// error, since nothing would be announced.
+fn interfaces(report: &mut Reporter<'_>, list: Option<&Vec<String>>) -> Vec<String> {
+    let names = names(report, "spec.interfaces", list);
+    let possible = names.iter().any(|name| is_interface_name(name));
+    for (index, name) in list.into_iter().flatten().enumerate() {
+        if is_interface_name(name.trim()) {
+            continue;
+        }
+        let field = format!("spec.interfaces[{index}]");
+        let problem = "no interface can have this name: at most 15 bytes, without '/', ':' and white space";
+        let hint = "correct the name, or remove it";
+        if possible {
+            report.warning(&field, name, problem, hint);
+        } else {
+            report.error(&field, name, problem, hint);
+        }
+    }
+    names
+}
+
+/// Whether Linux allows an interface of this name (`dev_valid_name` of the kernel).
+fn is_interface_name(name: &str) -> bool {
+    let allowed = |c: char| !matches!(c, '/' | ':') && !c.is_whitespace();
+    !name.is_empty() && name.len() <= 15 && name != "." && name != ".." && name.chars().all(allowed)
 }
 
 /// The pools that an advertisement lists or selects; all pools if it does neither.

@@ -17,7 +17,7 @@ use std::collections::BTreeSet;
 
 use crds::{BFDProfile, BGPAdvertisement, BGPPeer, Community, IPAddressPool, L2Advertisement};
 
-use crate::finding::{ObjectRef, Severity};
+use crate::finding::ObjectRef;
 
 pub use address_pool::convert_address_pools;
 pub use config_map::convert;
@@ -66,27 +66,6 @@ fn advertisement_name(pool: &str, n: usize, pools: &BTreeSet<String>) -> String 
         name.push_str("-bgp");
     }
     name
-}
-
-/// A problem of one line of the old format.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LineFinding {
-    /// The line, from 1; 0 if unknown.
-    pub line: u64,
-    /// Whether the objects of the entry are invalid.
-    pub severity: Severity,
-    /// Path of the field, such as `address-pools[0].protocol`.
-    pub field: String,
-    /// What is wrong.
-    pub problem: String,
-    /// How to fix it.
-    pub hint: String,
-}
-
-impl std::fmt::Display for LineFinding {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "line {}: {}: {}; {}", self.line, self.field, self.problem, self.hint)
-    }
 }
 
 /// The text is not valid YAML or empty, so nothing is converted, and the objects of the last import stay.

@@ -43,7 +43,12 @@ fn reservations(object: &PoolPolicy, report: &mut Reporter<'_>) -> Vec<IpRange> 
         let text = &reservation.addresses;
         match parse_reservation(text) {
             Err(error) => {
-                report.error(format!("spec.reserved[{index}].addresses"), text, error.problem, error.hint);
+                report.error(
+                    format!("spec.reserved[{index}].addresses"),
+                    text,
+                    error.to_string(),
+                    error.hint(),
+                );
             }
             Ok(range) => reserved.extend(range),
         }

@@ -240,7 +240,7 @@ fn ranges(addresses: &[String], report: &mut Reporter<'_>) -> Vec<IpRange> {
             continue;
         }
         match parse_addresses(text.trim()) {
-            Err(error) => report.error(field, text, error.problem, error.hint),
+            Err(error) => report.error(field, text, error.to_string(), error.hint()),
             Ok(None) => report.warning(
                 field,
                 text,

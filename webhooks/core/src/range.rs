@@ -188,16 +188,73 @@ impl fmt::Debug for IpRange {
 
 /// An address string that is neither a prefix nor a range.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{problem}")]
-pub struct AddressError {
-    /// What is wrong with it.
-    pub problem: String,
-    /// How to fix it.
-    pub hint: String,
+pub enum AddressError {
+    /// Neither a slash nor a dash, nor an address.
+    #[error("neither a prefix nor a range")]
+    Syntax,
+    /// An address of its own.
+    #[error("an address without a prefix length")]
+    NoPrefixLength(IpAddr),
+    /// The address of a prefix cannot be parsed.
+    #[error("{address:?} is not a valid IP address")]
+    PrefixAddress {
+        /// The text before the slash.
+        address: String,
+        /// The whole text without surrounding white space, if white space is all that is wrong.
+        trimmed: Option<String>,
+    },
+    /// The length of a prefix is not a number, or too large.
+    #[error("the prefix length {length:?} is not a number from 0 to {width}")]
+    PrefixLength {
+        /// The text after the slash.
+        length: String,
+        /// The number of bits of an address of the family.
+        width: u32,
+    },
+    /// The first or last address of a range cannot be parsed.
+    #[error("the {which} address of the range, {address:?}, is not a valid IP address")]
+    RangeEnd {
+        /// `first` or `last`.
+        which: &'static str,
+        /// The text of the address.
+        address: String,
+    },
+    /// The last address of a range is lower than the first.
+    #[error("the range starts at {first}, after its end {last}")]
+    ReversedRange {
+        /// The address before the dash.
+        first: IpAddr,
+        /// The address after it.
+        last: IpAddr,
+    },
 }
 
-fn error(problem: impl Into<String>, hint: impl Into<String>) -> AddressError {
-    AddressError { problem: problem.into(), hint: hint.into() }
+impl AddressError {
+    /// How to fix it.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::Syntax => {
+                "write a prefix (192.168.10.0/24) or a range (192.168.10.20-192.168.10.40)".to_owned()
+            }
+            Self::NoPrefixLength(ip) => format!("write {ip}/{} for this one address", width(*ip)),
+            Self::PrefixAddress { trimmed: None, .. } => {
+                "write a prefix as ADDRESS/LENGTH, for example 192.168.10.0/24".to_owned()
+            }
+            Self::PrefixAddress { trimmed: Some(text), .. } => format!("write it without spaces: {text}"),
+            Self::PrefixLength { width, .. } => {
+                format!("write a length from 0 to {width} after the slash")
+            }
+            Self::RangeEnd { .. } => {
+                "write the range as FIRST-LAST, for example 192.168.10.20-192.168.10.40".to_owned()
+            }
+            Self::ReversedRange { first, last } => format!("write the lower address first: {last}-{first}"),
+        }
+    }
+}
+
+/// The number of bits of an address as it is written.
+fn width(ip: IpAddr) -> u32 {
+    if ip.is_ipv4() { 32 } else { 128 }
 }
 
 /// The addresses of `text`; none for a range from one family to the other, which MetalLB accepts as empty.
@@ -210,21 +267,14 @@ pub fn parse_addresses(text: &str) -> Result<Option<IpRange>, AddressError> {
 
 /// Spaces around the dash are ignored, those around a prefix are not.
 fn parse_range(first: &str, last: &str) -> Result<Option<IpRange>, AddressError> {
-    let address = |text: &str, which: &str| {
-        text.trim().parse::<IpAddr>().map_err(|_| {
-            error(
-                format!("the {which} address of the range, {:?}, is not a valid IP address", text.trim()),
-                "write the range as FIRST-LAST, for example 192.168.10.20-192.168.10.40",
-            )
-        })
+    let address = |text: &str, which| {
+        let text = text.trim();
+        text.parse::<IpAddr>().map_err(|_| AddressError::RangeEnd { which, address: text.to_owned() })
     };
     let (first, last) = (address(first, "first")?, address(last, "last")?);
     // Across the families they are compared as 128-bit numbers, IPv4 being ::ffff:0:0/96.
     if mapped(first) > mapped(last) {
-        return Err(error(
-            format!("the range starts at {first}, after its end {last}"),
-            format!("write the lower address first: {last}-{first}"),
-        ));
+        return Err(AddressError::ReversedRange { first, last });
     }
     Ok(IpRange::new(first, last))
 }
@@ -239,37 +289,19 @@ fn mapped(ip: IpAddr) -> u128 {
 /// Host bits are ignored; a prefix of IPv4-mapped addresses is one of IPv4.
 fn parse_prefix(text: &str) -> Result<IpRange, AddressError> {
     let Some((address, length)) = text.split_once('/') else {
-        let trimmed = text.trim();
-        return Err(match trimmed.parse::<IpAddr>() {
-            Ok(ip) => error(
-                "an address without a prefix length",
-                format!("write {ip}/{} for this one address", if ip.is_ipv4() { 32 } else { 128 }),
-            ),
-            Err(_) => error(
-                "neither a prefix nor a range",
-                "write a prefix (192.168.10.0/24) or a range (192.168.10.20-192.168.10.40)",
-            ),
-        });
+        return Err(text.trim().parse().map_or(AddressError::Syntax, AddressError::NoPrefixLength));
     };
     let ip: IpAddr = address.parse().map_err(|_| {
-        let hint = if address.trim() == address && length.trim() == length {
-            "write a prefix as ADDRESS/LENGTH, for example 192.168.10.0/24".to_owned()
-        } else {
-            format!("write it without spaces: {}", text.trim())
-        };
-        error(format!("{address:?} is not a valid IP address"), hint)
+        let has_spaces = address.trim() != address || length.trim() != length;
+        let trimmed = has_spaces.then(|| text.trim().to_owned());
+        AddressError::PrefixAddress { address: address.to_owned(), trimmed }
     })?;
-    let width = if ip.is_ipv4() { 32 } else { 128 };
+    let width = width(ip);
     let length: u32 = (!length.is_empty() && length.bytes().all(|b| b.is_ascii_digit()))
         .then(|| length.parse().ok())
         .flatten()
         .filter(|length| *length <= width)
-        .ok_or_else(|| {
-            error(
-                format!("the prefix length {length:?} is not a number from 0 to {width}"),
-                format!("write a length from 0 to {width} after the slash"),
-            )
-        })?;
+        .ok_or_else(|| AddressError::PrefixLength { length: length.to_owned(), width })?;
     let host_bits = width - length;
     let host_mask = if host_bits == 128 { u128::MAX } else { (1_u128 << host_bits) - 1 };
     let network = match ip {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use crds::{
     BFDProfileSpec, BGPAdvertisementSpec, BGPPeerSpec, CommunitySpec, IPAddressPoolSpec, L2AdvertisementSpec,
-    PoolPolicySpec, Resource, SelectorExt as _, parse_selector,
+    PoolPolicySpec, Resource, SelectorExt as _,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
@@ -18,6 +18,7 @@ use crate::objects::Objects;
 use crate::policy::parse_reservation;
 use crate::pool::readable_ranges;
 use crate::range::parse_addresses;
+use crate::selectors::parse_selector;
 
 /// A reference of an object to others.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,8 +28,10 @@ pub(crate) struct Reference {
     field: String,
     value: String,
     resolves: bool,
-    /// Problem and hint of the finding if it does not resolve.
-    if_unresolved: (String, &'static str),
+    /// What is wrong if it does not resolve.
+    problem: String,
+    /// How to fix that.
+    hint: &'static str,
     /// Whether it refers by name. A selector that matches nothing at the moment is not worth a warning.
     by_name: bool,
 }
@@ -43,8 +46,7 @@ pub(crate) trait HasReferences {
 pub(crate) fn warn_unresolved(spec: &impl HasReferences, objects: &Objects, report: &mut Reporter<'_>) {
     for reference in spec.references(objects) {
         if !reference.resolves && reference.by_name {
-            let (problem, hint) = reference.if_unresolved;
-            report.warning(reference.field, reference.value, problem, hint);
+            report.warning(reference.field, reference.value, reference.problem, reference.hint);
         }
     }
 }
@@ -68,7 +70,7 @@ pub(crate) fn broken_by_edit<S: HasReferences>(
         let replaced = |old: &&Reference| old.to == new.to && old.resolves && !after.contains(old);
         !new.resolves && !before.contains(new) && (retained || before.iter().any(|old| replaced(&old)))
     };
-    let error = |Reference { field, value, if_unresolved: (problem, hint), .. }: Reference| Finding {
+    let error = |Reference { field, value, problem, hint, .. }: Reference| Finding {
         object: object.clone(),
         severity: Severity::Error,
         field,
@@ -82,8 +84,15 @@ pub(crate) fn broken_by_edit<S: HasReferences>(
 
 /// A reference by name.
 fn named(to: &'static str, field: &str, name: &str, resolves: bool) -> Reference {
-    let if_unresolved = (format!("there is no {to} with this name"), "create it, or correct the name");
-    Reference { to, field: field.to_owned(), value: name.to_owned(), resolves, if_unresolved, by_name: true }
+    Reference {
+        to,
+        field: field.to_owned(),
+        value: name.to_owned(),
+        resolves,
+        problem: format!("there is no {to} with this name"),
+        hint: "create it, or correct the name",
+        by_name: true,
+    }
 }
 
 /// References by name. Surrounding white space is ignored; it is reported elsewhere.
@@ -113,7 +122,8 @@ fn selected<'a, K: Resource + 'a>(
         resolves: objects
             .iter()
             .any(|object| selector.matches(object.meta().labels.as_ref().unwrap_or(&none))),
-        if_unresolved: (format!("selects no {to}"), "correct the selector, or the labels"),
+        problem: format!("selects no {to}"),
+        hint: "correct the selector, or the labels",
         by_name: false,
     };
     parsed.map(reference).collect()
@@ -179,10 +189,8 @@ impl HasReferences for BGPAdvertisementSpec {
             if literal || !community.contains(':') {
                 let resolves = literal || is_alias(community, objects);
                 references.push(Reference {
-                    if_unresolved: (
-                        "no Community object defines this alias".to_owned(),
-                        "create one that does, or use the value of the community",
-                    ),
+                    problem: "no Community object defines this alias".to_owned(),
+                    hint: "create one that does, or use the value of the community",
                     ..named("Community", "spec.communities", community, resolves)
                 });
             }
@@ -229,10 +237,8 @@ impl HasReferences for PoolPolicySpec {
                 let Ok(range) = parse_reservation(&reservation.addresses) else { continue };
                 let within = range.is_some_and(|range| ranges.iter().any(|of_pool| of_pool.overlaps(&range)));
                 references.push(Reference {
-                    if_unresolved: (
-                        format!("pool {} contains none of these addresses", self.pool),
-                        "correct the addresses, or remove the reservation",
-                    ),
+                    problem: format!("pool {} contains none of these addresses", self.pool),
+                    hint: "correct the addresses, or remove the reservation",
                     ..named(
                         "address",
                         &format!("spec.reserved[{index}].addresses"),

@@ -13,8 +13,8 @@ use crds::names::LABEL_IMPORTED_FROM;
 use crds::{LegacyAddressPool, ObjectMeta, Resource};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use rules::legacy::{Converted, LineFinding, convert, convert_address_pools};
-use rules::{Configuration, Objects, Severity};
+use rules::legacy::{Converted, convert, convert_address_pools};
+use rules::{Configuration, Finding, Objects, Severity};
 
 use crate::finding::SpecFinding;
 use crate::meta::StackMeta;
@@ -162,12 +162,12 @@ impl Imported {
             });
             return Converted::default();
         };
-        match convert(text, namespace) {
+        match convert(text, name, namespace) {
             Ok((converted, findings)) => {
                 if findings.iter().any(|finding| finding.severity == Severity::Error) {
                     self.mark_degraded(CONFIG_MAP);
                 }
-                self.findings.extend(findings.into_iter().map(|finding| from_line_finding(name, finding)));
+                self.findings.extend(findings.into_iter().map(source_finding));
                 converted
             }
             Err(unreadable) if unreadable.empty && !imported_before => Converted::default(),
@@ -221,12 +221,7 @@ impl Imported {
         if findings.iter().any(|finding| finding.severity == Severity::Error) {
             self.mark_degraded(ADDRESS_POOL);
         }
-        self.findings.extend(findings.into_iter().map(|finding| SpecFinding {
-            field: format!("{} {}", finding.object, finding.field),
-            value: finding.value,
-            problem: finding.problem,
-            hint: finding.hint,
-        }));
+        self.findings.extend(findings.into_iter().map(source_finding));
         for (name, why) in &sources.undecoded {
             self.mark_degraded(ADDRESS_POOL);
             self.findings.push(SpecFinding {
@@ -293,10 +288,11 @@ fn ordered_by_age<'a>(all: impl Iterator<Item = &'a Object>) -> Objects {
 
 const KEPT: &str = "until then the last imported configuration stays in force";
 
-fn from_line_finding(name: &str, finding: LineFinding) -> SpecFinding {
+/// A finding on a source of imported objects.
+fn source_finding(finding: Finding) -> SpecFinding {
     SpecFinding {
-        field: format!("ConfigMap {name} line {} {}", finding.line, finding.field),
-        value: String::new(),
+        field: format!("{} {}", finding.object, finding.field),
+        value: finding.value,
         problem: finding.problem,
         hint: finding.hint,
     }

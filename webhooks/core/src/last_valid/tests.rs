@@ -82,6 +82,28 @@ fn after_any_number_of_invalid_edits_an_advertisement_keeps_its_last_valid_versi
 }
 
 #[test]
+fn what_no_label_and_no_interface_can_be_called_is_an_error_and_keeps_the_last_valid_version() {
+    let mut last_valid = LastValid::default();
+    let (valid, _) = last_valid.configure(&advertisement(&json!({"interfaces": ["eth0"]})));
+    let labels = |key: &str, value: &str| json!([{"matchLabels": {key: value}}]);
+    for spec in [
+        json!({"serviceSelectors": labels("bad key!", "x")}),
+        json!({"nodeSelectors": labels("kubernetes.io/hostname", "bad value!")}),
+        json!({"ipAddressPoolSelectors": labels("zone", "-")}),
+        json!({"interfaces": ["a/b"]}),
+        json!({"interfaces": ["waytoolonginterfacename", ""]}),
+    ] {
+        let (configuration, findings) = last_valid.configure(&advertisement(&spec));
+        assert_eq!(configuration.l2_advertisements, valid.l2_advertisements, "{spec}");
+        assert!(findings.iter().any(|finding| finding.severity == Severity::Error), "{spec}");
+    }
+    let (configuration, findings) =
+        last_valid.configure(&advertisement(&json!({"interfaces": ["eth1", "a/b"]})));
+    assert_eq!(configuration.l2_advertisements[0].interfaces, ["eth1", "a/b"], "one of them is possible");
+    assert!(findings.iter().all(|finding| finding.severity == Severity::Warning) && findings.len() == 1);
+}
+
+#[test]
 fn a_new_object_with_the_name_of_a_deleted_one_does_not_inherit_its_last_valid_version() {
     let good = pools(&[("lan", 0, &["10.0.0.0/24"])]);
     let bad = pools(&[("lan", 0, &["10.0"])]);

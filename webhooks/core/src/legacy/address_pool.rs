@@ -61,8 +61,8 @@ fn convert(
         report.error("spec.addresses", "", "the pool has no addresses", "list at least one prefix or range");
     }
     for (index, text) in spec.addresses.iter().enumerate() {
-        if let Err(fault) = parse_addresses(text) {
-            report.error(format!("spec.addresses[{index}]"), text, fault.problem, fault.hint);
+        if let Err(error) = parse_addresses(text) {
+            report.error(format!("spec.addresses[{index}]"), text, error.to_string(), error.hint());
         }
     }
     let pools = Some(vec![name.clone()]);

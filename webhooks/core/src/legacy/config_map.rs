@@ -11,25 +11,34 @@ use crds::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 
 use super::names::sanitize_name;
-use super::yaml::{Entry, Reader, parse};
-use super::{Converted, LineFinding, ParseError, advertisement_name};
+use super::yaml::{Entry, LineReporter, Reader, parse};
+use super::{Converted, ParseError, advertisement_name};
 use crate::bgp::CommunityValue;
 use crate::duration;
-use crate::finding::ObjectRef;
+use crate::finding::{Finding, ObjectRef};
 use crate::range::parse_addresses;
 
 /// The default hold time of a peer, in seconds.
 const DEFAULT_HOLD_TIME: i64 = 90;
 
-/// Converts `text`, the value of the key `config`.
+/// Converts `text`, a value in the ConfigMap with this name, to objects in `namespace`. The findings are in the
+/// order of the lines, and their fields start with `line N`.
 ///
 /// # Errors
 ///
 /// The text is not valid YAML, or is empty.
-pub fn convert(text: &str, namespace: &str) -> Result<(Converted, Vec<LineFinding>), ParseError> {
-    let mut findings = Vec::new();
+pub fn convert(
+    text: &str,
+    config_map: &str,
+    namespace: &str,
+) -> Result<(Converted, Vec<Finding>), ParseError> {
+    let mut report = LineReporter::new(ObjectRef {
+        kind: "ConfigMap",
+        namespace: Some(namespace.to_owned()),
+        name: config_map.to_owned(),
+    });
     let mut converted = Converted::default();
-    let mut top = Reader::new(String::new(), parse(text)?, &mut findings);
+    let mut top = Reader::new(String::new(), parse(text)?, &mut report);
     if let Some(line) = top.blank_line() {
         return Err(ParseError { empty: true, line, problem: "the text is empty".to_owned() });
     }
@@ -43,8 +52,7 @@ pub fn convert(text: &str, namespace: &str) -> Result<(Converted, Vec<LineFindin
     converted.invalid =
         invalid.map(|object| ObjectRef { namespace: Some(namespace.to_owned()), ..object }).collect();
     converted.set_namespace(namespace);
-    findings.sort_by_key(|finding| finding.line);
-    Ok((converted, findings))
+    Ok((converted, report.into_findings()))
 }
 
 fn bfd_profiles(top: &mut Reader<'_>, converted: &mut Converted) {
@@ -215,9 +223,8 @@ fn pool(reader: &mut Reader<'_>) -> Option<(IPAddressPool, Announcement)> {
         reader.error_here(format!("pool {name:?} has no addresses"), "list at least one prefix or range");
     }
     for (index, (text, line)) in addresses.iter().enumerate() {
-        if let Err(fault) = parse_addresses(text) {
-            let problem = format!("{text:?}: {}", fault.problem);
-            reader.error(*line, &format!("addresses[{index}]"), problem, fault.hint);
+        if let Err(error) = parse_addresses(text) {
+            reader.error(*line, &format!("addresses[{index}]"), format!("{text:?}: {error}"), error.hint());
         }
     }
     let spec = IPAddressPoolSpec {

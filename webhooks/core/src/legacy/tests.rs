@@ -4,17 +4,18 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::configuration::Configuration;
+use crate::finding::Severity;
 use crate::objects::Objects;
 
 fn convert_valid(text: &str) -> Converted {
-    let (converted, findings) = convert(text, "metallb-system").unwrap();
+    let (converted, findings) = convert(text, "config", "metallb-system").unwrap();
     assert_eq!(findings, []);
     converted
 }
 
-fn findings_of(text: &str) -> Vec<(u64, String)> {
-    let (_, findings) = convert(text, "metallb-system").unwrap();
-    findings.into_iter().map(|finding| (finding.line, finding.field)).collect()
+fn fields_of_findings(text: &str) -> Vec<String> {
+    let (_, findings) = convert(text, "config", "metallb-system").unwrap();
+    findings.into_iter().map(|finding| finding.field).collect()
 }
 
 fn specs<K: serde::Serialize>(objects: &[K]) -> Vec<(String, Value)> {
@@ -186,46 +187,42 @@ address-pools:
 #[test]
 fn what_cannot_be_converted_is_reported_with_its_line() {
     assert_eq!(
-        findings_of("address-pools:\n- name: a\n  protocol: arp\n  cidr:\n  - 10.0.0.0/24\n"),
-        [
-            (2, "address-pools[0]".to_owned()),
-            (3, "address-pools[0].protocol".to_owned()),
-            (4, "address-pools[0].cidr".to_owned()),
-        ]
+        fields_of_findings("address-pools:\n- name: a\n  protocol: arp\n  cidr:\n  - 10.0.0.0/24\n"),
+        ["line 2 address-pools[0]", "line 3 address-pools[0].protocol", "line 4 address-pools[0].cidr",]
     );
-    assert_eq!(findings_of("pools: []\n"), [(1, "pools".to_owned())]);
+    assert_eq!(fields_of_findings("pools: []\n"), ["line 1 pools"]);
     assert_eq!(
-        findings_of(
+        fields_of_findings(
             "address-pools:\n- name: a\n  protocol: layer2\n  addresses:\n  - 10.0.0.0/24\n  - 10.0.1.5\n"
         ),
-        [(6, "address-pools[0].addresses[1]".to_owned()),]
+        ["line 6 address-pools[0].addresses[1]",]
     );
     assert_eq!(
-        findings_of("peers:\n- my-asn: 0\n  peer-asn: 1\n  peer-address: 10.0.0.1\n"),
-        [(2, "peers[0].my-asn".to_owned()), (2, "peers[0]".to_owned()),]
+        fields_of_findings("peers:\n- my-asn: 0\n  peer-asn: 1\n  peer-address: 10.0.0.1\n"),
+        ["line 2 peers[0].my-asn", "line 2 peers[0]",]
     );
-    assert_eq!(findings_of("bgp-communities:\n  x: 1:70000\n"), [(2, "bgp-communities.x".to_owned())]);
+    assert_eq!(fields_of_findings("bgp-communities:\n  x: 1:70000\n"), ["line 2 bgp-communities.x"]);
     assert_eq!(
-        findings_of("bfd-profiles:\n- name: f\n  echo-interval: fast\n"),
-        [(3, "bfd-profiles[0].echo-interval".to_owned())]
+        fields_of_findings("bfd-profiles:\n- name: f\n  echo-interval: fast\n"),
+        ["line 3 bfd-profiles[0].echo-interval"]
     );
-    assert_eq!(findings_of("address-pools: all\n"), [(1, "address-pools".to_owned())]);
+    assert_eq!(fields_of_findings("address-pools: all\n"), ["line 1 address-pools"]);
     assert_eq!(
-        findings_of("address-pools:\n- all\n"),
-        [(2, "address-pools[0]".to_owned()), (2, "address-pools[0]".to_owned()),]
+        fields_of_findings("address-pools:\n- all\n"),
+        ["line 2 address-pools[0]", "line 2 address-pools[0]",]
     );
 }
 
 #[test]
 fn a_pool_with_an_invalid_address_is_converted_so_that_no_service_loses_its_address() {
     let text = "address-pools:\n- name: a\n  protocol: layer2\n  addresses: [10.0.0.0/24, 10.1]\n";
-    let (converted, _) = convert(text, "n").unwrap();
+    let (converted, _) = convert(text, "config", "n").unwrap();
     assert_eq!(converted.pools[0].spec.addresses, ["10.0.0.0/24", "10.1"]);
 }
 
 #[test]
 fn text_that_is_not_valid_yaml_is_an_error_with_its_line() {
-    let error = convert("address-pools:\n- name: a\n  addresses: [\n", "n").unwrap_err();
+    let error = convert("address-pools:\n- name: a\n  addresses: [\n", "config", "n").unwrap_err();
     assert!(error.line >= 3, "{error}");
     assert!(!error.empty);
 }
@@ -235,10 +232,10 @@ fn an_empty_text_does_not_mean_an_empty_configuration() {
     for text in
         ["", "  \n", "# nothing yet\n", "---\n", "address-pools:\n", "{}", "address-pools:\npeers: ~\n"]
     {
-        assert!(convert(text, "n").unwrap_err().empty, "{text:?}");
+        assert!(convert(text, "config", "n").unwrap_err().empty, "{text:?}");
     }
     for text in ["address-pools: []\n", "address-pools:\npeers: []\n"] {
-        assert_eq!(convert(text, "n").unwrap(), (Converted::default(), vec![]), "{text:?}");
+        assert_eq!(convert(text, "config", "n").unwrap(), (Converted::default(), vec![]), "{text:?}");
     }
 }
 
@@ -248,7 +245,7 @@ fn only_the_objects_of_an_entry_with_an_error_are_marked_as_invalid() {
         format!("- name: {name}\n  protocol: layer2\n  addresses: [10.0.0.0/24]\n{more}")
     };
     let invalid = |text: &str| -> Vec<String> {
-        convert(text, "n").unwrap().0.invalid.iter().map(ToString::to_string).collect()
+        convert(text, "config", "n").unwrap().0.invalid.iter().map(ToString::to_string).collect()
     };
     let text = format!("address-pools:\n{}{}", pool("good", ""), pool("bad", "  auto-asign: false\n"));
     assert_eq!(invalid(&text), ["IPAddressPool bad", "L2Advertisement bad"]);
@@ -328,7 +325,7 @@ fn deeply_nested_text_is_rejected_before_it_exhausts_the_stack() {
             format!("{}x", "- ".repeat(depth)),
             (0..depth.min(600)).map(|level| format!("{}a:\n", " ".repeat(level))).collect(),
         ] {
-            let read = || convert(&text, "n").map(|_| ()).unwrap_err();
+            let read = || convert(&text, "config", "n").map(|_| ()).unwrap_err();
             // The size of the stack of a worker thread.
             let error = std::thread::scope(|scope| {
                 std::thread::Builder::new().stack_size(2 << 20).spawn_scoped(scope, read).unwrap().join()
@@ -355,10 +352,13 @@ fn the_hint_for_an_address_pool_is_a_command_that_makes_the_user_the_manager_of_
 #[test]
 fn names_that_are_not_valid_are_converted_and_reported() {
     let text = "address-pools:\n- name: My_Pool\n  protocol: layer2\n  addresses: [10.0.0.0/24]\n- name: my-pool\n  protocol: layer2\n  addresses: [10.0.1.0/24]\n";
-    let (converted, findings) = convert(text, "n").unwrap();
+    let (converted, findings) = convert(text, "config", "n").unwrap();
     assert_eq!(specs(&converted.pools).len(), 1);
-    let found: Vec<_> = findings.iter().map(|finding| (finding.line, finding.severity)).collect();
-    assert_eq!(found, [(2, Severity::Warning), (5, Severity::Error)]);
+    let found: Vec<_> = findings.iter().map(|finding| (finding.field.as_str(), finding.severity)).collect();
+    assert_eq!(
+        found,
+        [("line 2 address-pools[0].name", Severity::Warning), ("line 5 address-pools", Severity::Error)]
+    );
 }
 
 #[test]
@@ -398,8 +398,8 @@ fn an_address_pool_is_converted_to_a_pool_and_its_advertisements() {
 proptest::proptest! {
     #[test]
     fn no_text_makes_the_conversion_panic(text in "(?s).{0,200}", shape in "[-a-z:\\[\\]{}\"'&*!|>#%@ \n]{0,200}") {
-        let _ = convert(&text, "n");
-        let _ = convert(&shape, "n");
-        let _ = convert(&format!("address-pools:\n- name: {shape}"), "n");
+        let _ = convert(&text, "config", "n");
+        let _ = convert(&shape, "config", "n");
+        let _ = convert(&format!("address-pools:\n- name: {shape}"), "config", "n");
     }
 }

@@ -5,8 +5,8 @@ use std::fmt;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
-use super::{LineFinding, ParseError};
-use crate::finding::Severity;
+use super::ParseError;
+use crate::finding::{Finding, ObjectRef, Severity};
 
 /// A value with its line.
 #[derive(Clone, Debug)]
@@ -213,18 +213,49 @@ pub(super) struct Entry<T> {
     pub(super) invalid: bool,
 }
 
+/// Collects findings on the text in a ConfigMap, with their lines.
+pub(super) struct LineReporter {
+    object: ObjectRef,
+    findings: Vec<(u64, Finding)>,
+}
+
+impl LineReporter {
+    pub(super) fn new(object: ObjectRef) -> Self {
+        Self { object, findings: Vec::new() }
+    }
+
+    fn add(&mut self, line: u64, severity: Severity, path: &str, problem: String, hint: String) {
+        let finding = Finding {
+            object: self.object.clone(),
+            severity,
+            field: format!("line {line} {path}"),
+            value: String::new(),
+            problem,
+            hint,
+            related: None,
+        };
+        self.findings.push((line, finding));
+    }
+
+    /// The findings in the order of the lines.
+    pub(super) fn into_findings(mut self) -> Vec<Finding> {
+        self.findings.sort_by_key(|(line, _)| *line);
+        self.findings.into_iter().map(|(_, finding)| finding).collect()
+    }
+}
+
 /// Reads a map field by field. [`finish`](Self::finish) reports the fields that were not read.
 pub(super) struct Reader<'a> {
     path: String,
     line: u64,
     fields: Vec<(String, u64, Node)>,
-    findings: &'a mut Vec<LineFinding>,
+    report: &'a mut LineReporter,
 }
 
 impl<'a> Reader<'a> {
     /// A reader of `node`. Anything but a map is reported and treated as an empty one.
-    pub(super) fn new(path: String, node: Node, findings: &'a mut Vec<LineFinding>) -> Self {
-        let mut reader = Self { path, line: node.line, fields: Vec::new(), findings };
+    pub(super) fn new(path: String, node: Node, report: &'a mut LineReporter) -> Self {
+        let mut reader = Self { path, line: node.line, fields: Vec::new(), report };
         match node.value {
             Value::Map(fields) => reader.fields = fields,
             Value::Null => {}
@@ -240,8 +271,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn error_here(&mut self, problem: impl Into<String>, hint: impl Into<String>) {
-        let (line, field) = (self.line, self.path.clone());
-        self.findings.push(finding(line, Severity::Error, field, problem, hint));
+        self.report.add(self.line, Severity::Error, &self.path, problem.into(), hint.into());
     }
 
     pub(super) fn error(
@@ -251,8 +281,7 @@ impl<'a> Reader<'a> {
         problem: impl Into<String>,
         hint: impl Into<String>,
     ) {
-        let field = self.field(key);
-        self.findings.push(finding(line, Severity::Error, field, problem, hint));
+        self.report.add(line, Severity::Error, &self.field(key), problem.into(), hint.into());
     }
 
     pub(super) fn warning(
@@ -262,8 +291,7 @@ impl<'a> Reader<'a> {
         problem: impl Into<String>,
         hint: impl Into<String>,
     ) {
-        let field = self.field(key);
-        self.findings.push(finding(line, Severity::Warning, field, problem, hint));
+        self.report.add(line, Severity::Warning, &self.field(key), problem.into(), hint.into());
     }
 
     pub(super) fn line(&self) -> u64 {
@@ -272,13 +300,13 @@ impl<'a> Reader<'a> {
 
     /// The number of errors so far.
     pub(super) fn errors(&self) -> usize {
-        self.findings.iter().filter(|finding| finding.severity == Severity::Error).count()
+        self.report.findings.iter().filter(|(_, finding)| finding.severity == Severity::Error).count()
     }
 
     /// The line of a map without values; none if it has any.
     pub(super) fn blank_line(&self) -> Option<u64> {
         let empty = self.fields.iter().all(|(.., node)| matches!(node.value, Value::Null));
-        (empty && self.findings.is_empty()).then_some(self.line)
+        (empty && self.report.findings.is_empty()).then_some(self.line)
     }
 
     /// Removes and returns the field; none if it is absent or null.
@@ -360,7 +388,7 @@ impl<'a> Reader<'a> {
         for (index, item) in items.into_iter().enumerate() {
             let path = self.field(&format!("{key}[{index}]"));
             let before = self.errors();
-            let mut reader = Reader::new(path, item, self.findings);
+            let mut reader = Reader::new(path, item, self.report);
             let value = read(&mut reader);
             reader.finish();
             let invalid = self.errors() > before;
@@ -402,14 +430,4 @@ impl<'a> Reader<'a> {
             self.error(line, &key, "unknown field, which has no effect", hint);
         }
     }
-}
-
-pub(super) fn finding(
-    line: u64,
-    severity: Severity,
-    field: String,
-    problem: impl Into<String>,
-    hint: impl Into<String>,
-) -> LineFinding {
-    LineFinding { line, severity, field, problem: problem.into(), hint: hint.into() }
 }

@@ -55,10 +55,10 @@ fn everything_else_is_rejected_with_a_hint() {
         "lan",
     ] {
         let error = parse_addresses(text).expect_err(text);
-        assert!(!error.problem.is_empty() && !error.hint.is_empty(), "{text:?}");
+        assert!(!error.to_string().is_empty() && !error.hint().is_empty(), "{text:?}");
     }
-    assert_eq!(parse_addresses("10.0.0.5").unwrap_err().hint, "write 10.0.0.5/32 for this one address");
-    assert_eq!(parse_addresses(" 10.0.0.0/24").unwrap_err().hint, "write it without spaces: 10.0.0.0/24");
+    assert_eq!(parse_addresses("10.0.0.5").unwrap_err().hint(), "write 10.0.0.5/32 for this one address");
+    assert_eq!(parse_addresses(" 10.0.0.0/24").unwrap_err().hint(), "write it without spaces: 10.0.0.0/24");
 }
 
 #[test]
