@@ -1,5 +1,6 @@
 //! The writer with a mock API that records writes.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
@@ -194,7 +195,7 @@ async fn requirement_6_the_state_of_a_speaker_is_written_at_most_once_in_five_se
         let owned = (0..=tenth).map(|n| (IpAddr::V4((0x0a00_0000 + n).into()), 1)).collect();
         let published = Published { settled: true, owned: Arc::new(owned), ..Published::default() };
         let node =
-            speaker_state::Node { links: &[], other_addresses: &others, last_announced: Default::default() };
+            speaker_state::Node { links: &[], other_addresses: &others, last_announced: BTreeMap::new() };
         let now = begun + Duration::from_millis(100) * tenth;
         if !states.write(now, &published, node, None).await.unwrap() {
             put_off += 1;
