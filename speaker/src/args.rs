@@ -4,9 +4,9 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use announce::ownership::{self, Detection};
-use announce::placement::Placement;
-use announce::view::ExcludeLabel;
+use announce::cluster::ExcludeLabel;
+use announce::layer2::ownership::{self, Detection};
+use announce::layer2::placement::Placement;
 use regex::RegexSet;
 
 /// `lbstack speaker`: announces addresses on layer 2.

@@ -8,25 +8,22 @@
 //!
 //! Announced addresses stay announced while the API server is unavailable: the driver uses the last view.
 
+mod api;
 mod args;
-mod driver;
 #[cfg(test)]
 mod fixtures;
-mod keys;
-mod links;
+mod layer2;
 mod log_limit;
+mod mac;
 mod metrics;
 mod pace;
-mod packet;
 mod priority;
-mod snapshot;
-mod status;
-mod watches;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use announce::view::{NodeName, ViewSettings};
+use announce::cluster::NodeName;
+use announce::layer2::view::ViewSettings;
 use anyhow::Context as _;
 use prometheus_client::registry::Registry;
 use runtime::admin::{self, Readiness};
@@ -36,11 +33,15 @@ use runtime::memory;
 use runtime::tasks::Tasks;
 use tokio::sync::{Notify, watch};
 
+use api::snapshot::{self, Snapshot};
+use api::status;
+use api::watches::{Caches, WatchConfig};
 pub use args::Args;
-use driver::{Driver, Published, UnavailableProtocols};
+use layer2::driver::{Driver, Published};
+use layer2::link_sockets::UnavailableProtocols;
+use layer2::view_task::{self, ViewOutputs};
+use layer2::{interfaces, keys};
 use metrics::Metrics;
-use snapshot::Snapshot;
-use watches::{Caches, ViewOutputs, WatchConfig};
 
 /// How long tasks have to stop after a shutdown was requested.
 const GRACE: Duration = Duration::from_secs(5);
@@ -73,7 +74,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     readiness.supervise(heartbeat.clone());
     tasks.spawn("admin", admin::serve(args.common.admin_address, registry, readiness, shutdown.clone()));
 
-    let (links, other_addresses) = links::start(&mut tasks, excluded, shutdown.clone()).await?;
+    let (links, other_addresses) = interfaces::start(&mut tasks, excluded, shutdown.clone()).await?;
     let changed = Arc::new(Notify::new());
     let watch_config = WatchConfig {
         namespace: args.namespace.clone(),
@@ -85,10 +86,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let before = snapshot.as_ref().map(Snapshot::inputs);
     let caches = Caches::start(&mut tasks, &client, watch_config, before, &changed, &shutdown);
     let (unavailable, sockets) = watch::channel(UnavailableProtocols::new());
-    let usable = links::usable(&mut tasks, links.clone(), sockets, shutdown.clone());
+    let usable = interfaces::usable(&mut tasks, links.clone(), sockets, shutdown.clone());
     let (views, mut view) = watch::channel(None);
     let (findings, current_findings) = watch::channel(Vec::new());
-    let view_builder = watches::run_view_builder(
+    let view_builder = view_task::run_view_builder(
         caches.clone(),
         settings,
         snapshot,

@@ -1,0 +1,337 @@
+//! The watches of the speaker, and their caches.
+
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use announce::cluster::NodeName;
+use announce::cluster::link::LinkInfo;
+use announce::cluster::objects::{
+    AnnouncementInfo, ClusterObjects, EndpointSliceInfo, NodeInfo, ServiceInfo, SpeakerPodInfo,
+};
+use crds::names::{APP, LABEL_APP, LABEL_COMPONENT, LABEL_COMPONENT_TYPE, SPEAKER};
+use crds::{
+    AddressConflict, ConfigurationState, IPAddressPool, L2Advertisement, ResourceExt as _, ServiceKey,
+};
+use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::runtime::watcher;
+use kube::{Api, Client, Resource};
+use rules::LastValid;
+use runtime::extract::{Mirror, extract};
+use runtime::reflect::Ended;
+use runtime::tasks::Tasks;
+use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::inputs::Inputs;
+use crate::api::state_annotations;
+use crate::layer2::interfaces::OtherAddresses;
+
+/// How long a starting speaker waits for the states of other speakers.
+const STATES_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What determines which objects are cached.
+pub(crate) struct WatchConfig {
+    /// Namespace of the stack.
+    pub(crate) namespace: String,
+    /// This node.
+    pub(crate) node: NodeName,
+    /// The pod of this process, if it is known.
+    pub(crate) pod: Option<String>,
+    /// The load balancer class of our Services; none means those without a class.
+    pub(crate) class: Option<String>,
+}
+
+/// The caches of the watches.
+#[derive(Clone)]
+pub(crate) struct Caches {
+    pub(crate) services: Mirror<ServiceInfo>,
+    slices: Mirror<EndpointSliceInfo>,
+    pub(crate) nodes: Mirror<NodeInfo>,
+    pub(crate) pods: Mirror<SpeakerPod>,
+    pools: Mirror<IPAddressPool>,
+    l2_advertisements: Mirror<L2Advertisement>,
+    pub(crate) statuses: Mirror<AnnouncementInfo>,
+    pub(crate) states: Mirror<SpeakerState>,
+    pub(crate) conflicts: Mirror<AddressConflict>,
+    last_valid: Arc<Mutex<LastValid>>,
+}
+
+/// A pod of the speaker.
+#[derive(PartialEq)]
+pub(crate) struct SpeakerPod {
+    info: Arc<SpeakerPodInfo>,
+    /// For our own pod: the DaemonSet that it belongs to.
+    pub(crate) daemon_set: Option<OwnerReference>,
+}
+
+/// The state that a speaker publishes.
+#[derive(PartialEq)]
+pub(crate) struct SpeakerState {
+    /// Name of the object.
+    pub(crate) name: String,
+    /// The node that it is about.
+    pub(crate) node: Option<String>,
+    /// The links of that node.
+    links: Option<(NodeName, Vec<LinkInfo>)>,
+    /// Its addresses on other links.
+    other_addresses: OtherAddresses,
+    /// The last announcing nodes of Services that no node announces now, as this speaker has stored them.
+    remembered: Vec<Arc<AnnouncementInfo>>,
+    /// The object, if it is about this node.
+    pub(crate) mine: Option<ConfigurationState>,
+}
+
+impl Caches {
+    /// Starts the watches; `before` is the state of an earlier process. `changed` is notified of all changes
+    /// that could affect the view.
+    pub(crate) fn start(
+        tasks: &mut Tasks,
+        client: &Client,
+        watch_config: WatchConfig,
+        before: Option<&Inputs>,
+        changed: &Arc<Notify>,
+        shutdown: &CancellationToken,
+    ) -> Self {
+        // From the API server's cache: thousands of speakers that start at once must not all read from etcd,
+        // and a watch follows anyway.
+        let all = || watcher::Config::default().any_semantic();
+        let speakers = format!("{LABEL_APP}={APP},{LABEL_COMPONENT}={SPEAKER}");
+        let balanced = all().fields("spec.type=LoadBalancer");
+        // Slices of headless Services cannot belong to a load-balanced one.
+        let of_services = all().labels("kubernetes.io/service-name,!service.kubernetes.io/headless");
+        let of_speakers = all().labels(&format!("{LABEL_COMPONENT_TYPE}={SPEAKER}"));
+        let WatchConfig { namespace, node, pod, class } = watch_config;
+        let me = node.clone();
+        // The view does not depend on these.
+        let of = |object: AddressConflict| Some(without_resource_version(object));
+        let api = Api::namespaced(client.clone(), &namespace);
+        let conflicts = extract(tasks, api, all(), shutdown.clone(), of, always, || {});
+        let mut start = Start { tasks, changed, shutdown };
+        let service = move |service: Service| ServiceInfo::from_service(service, class.as_deref());
+        let pool = |pool: IPAddressPool| Some(rules::without_usage(pool));
+        let advertisement = |object: L2Advertisement| Some(without_resource_version(object));
+        let pod = move |object| speaker_pod(object, pod.as_deref());
+        let status = move |status| AnnouncementInfo::from_status(status, &me);
+        let state = move |object| Some(speaker_state(object, &node));
+        let services: Mirror<ServiceInfo> = start.watch(Api::all(client.clone()), balanced, service, always);
+        let known = services.clone();
+        let ours = move |before: Option<&EndpointSliceInfo>, now: Option<&EndpointSliceInfo>| {
+            concerns(before, now, |service| known.contains(&service.to_string()))
+        };
+        let namespaced = || client.clone();
+        let caches = Self {
+            services,
+            slices: start.watch(Api::all(client.clone()), of_services, EndpointSliceInfo::from_slice, ours),
+            nodes: start.watch(Api::all(client.clone()), all(), NodeInfo::from_node, always),
+            pods: start.watch(
+                Api::namespaced(namespaced(), &namespace),
+                all().labels(&speakers),
+                pod,
+                changed_in(|pod: &SpeakerPod| Arc::clone(&pod.info)),
+            ),
+            pools: start.watch(Api::namespaced(namespaced(), &namespace), all(), pool, always),
+            l2_advertisements: start.watch(
+                Api::namespaced(namespaced(), &namespace),
+                all(),
+                advertisement,
+                always,
+            ),
+            statuses: start.watch(
+                Api::namespaced(namespaced(), &namespace),
+                all(),
+                status,
+                changed_in(|status: &AnnouncementInfo| {
+                    (status.service.clone(), status.node.clone(), status.epoch)
+                }),
+            ),
+            states: start.watch(
+                Api::namespaced(namespaced(), &namespace),
+                of_speakers,
+                state,
+                changed_in(view_inputs),
+            ),
+            conflicts,
+            last_valid: Arc::default(),
+        };
+        if let Some(before) = before {
+            caches.pools.recall(&before.pools);
+            caches.l2_advertisements.recall(&before.l2_advertisements);
+        }
+        caches
+    }
+
+    /// Waits until all caches are synchronised.
+    pub(crate) async fn ready(&self) -> Result<(), Ended> {
+        self.services.ready().await?;
+        self.slices.ready().await?;
+        self.nodes.ready().await?;
+        self.pods.ready().await?;
+        self.pools.ready().await?;
+        self.l2_advertisements.ready().await?;
+        self.statuses.ready().await?;
+        // They show which nodes are on the subnet of an address. Addresses are announced without them too.
+        match tokio::time::timeout(STATES_TIMEOUT, self.states.ready()).await {
+            Ok(Err(Ended)) => Err(Ended),
+            Ok(Ok(())) | Err(_) => Ok(()),
+        }
+    }
+
+    /// The object of this node.
+    pub(crate) fn state(&self) -> Option<ConfigurationState> {
+        self.states.all().iter().find_map(|state| state.mine.clone())
+    }
+
+    /// The last announcing nodes that speakers have stored for Services that no node announces now.
+    pub(crate) fn remembered(&self) -> Vec<Arc<AnnouncementInfo>> {
+        self.states.all().iter().flat_map(|state| state.remembered.iter().cloned()).collect()
+    }
+
+    /// The current content of the caches.
+    pub(crate) fn inputs(&self) -> Inputs {
+        // Read before the states, so that it is never ahead of them.
+        let states_listed = self.states.is_listed();
+        let states = self.states.all();
+        let mut statuses = self.statuses.all();
+        statuses.extend(self.remembered());
+        let other_addresses = states.iter().filter(|state| !state.other_addresses.is_empty());
+        let other_addresses = other_addresses
+            .filter_map(|state| Some((state.node.as_deref()?.into(), state.other_addresses.clone())))
+            .collect();
+        Inputs {
+            objects: ClusterObjects {
+                services: self.services.all(),
+                slices: self.slices.all(),
+                nodes: self.nodes.all(),
+                pods: self.pods.all().iter().map(|pod| Arc::clone(&pod.info)).collect(),
+                statuses,
+                states_listed,
+                other_addresses,
+                links: states.iter().filter_map(|state| state.links.clone()).collect(),
+                own_links: None,
+            },
+            pools: self.pools.all(),
+            l2_advertisements: self.l2_advertisements.all(),
+            last_valid: self.last_valid().clone(),
+        }
+    }
+
+    /// The last valid versions of configuration objects.
+    pub(crate) fn last_valid(&self) -> MutexGuard<'_, LastValid> {
+        self.last_valid.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Every change matters.
+fn always<F>(_: Option<&F>, _: Option<&F>) -> bool {
+    true
+}
+
+/// Only changes of what `part` returns matter.
+fn changed_in<F, P: PartialEq>(
+    part: impl Fn(&F) -> P + Send + 'static,
+) -> impl Fn(Option<&F>, Option<&F>) -> bool + Send + 'static {
+    move |before, now| before.map(&part) != now.map(&part)
+}
+
+/// Whether a change of a slice concerns one of `ours`: it may move from one Service to another.
+fn concerns(
+    before: Option<&EndpointSliceInfo>,
+    now: Option<&EndpointSliceInfo>,
+    ours: impl Fn(&ServiceKey) -> bool,
+) -> bool {
+    [before, now].into_iter().flatten().any(|slice| ours(&slice.service))
+}
+
+/// The part of a speaker's state that a view depends on.
+fn view_inputs(state: &SpeakerState) -> impl PartialEq + use<> {
+    let SpeakerState { name: _, node, links, other_addresses, remembered, mine: _ } = state;
+    (node.clone(), links.clone(), other_addresses.clone(), remembered.clone())
+}
+
+struct Start<'a> {
+    tasks: &'a mut Tasks,
+    changed: &'a Arc<Notify>,
+    shutdown: &'a CancellationToken,
+}
+
+impl Start<'_> {
+    /// Watches objects, and notifies of changes that matter.
+    fn watch<K, F>(
+        &mut self,
+        api: Api<K>,
+        config: watcher::Config,
+        of: impl Fn(K) -> Option<F> + Send + 'static,
+        matters: impl Fn(Option<&F>, Option<&F>) -> bool + Send + 'static,
+    ) -> Mirror<F>
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+        F: PartialEq + Send + Sync + 'static,
+    {
+        let changed = Arc::clone(self.changed);
+        let notify = move || changed.notify_one();
+        extract(self.tasks, api, config, self.shutdown.clone(), of, matters, notify)
+    }
+}
+
+/// Drops the resource version, which changes with each write.
+fn without_resource_version<K: Resource>(mut object: K) -> K {
+    object.meta_mut().resource_version = None;
+    object
+}
+
+fn speaker_pod(pod: Pod, mine: Option<&str>) -> Option<SpeakerPod> {
+    let info = Arc::new(SpeakerPodInfo::from_pod(&pod)?);
+    let is_mine = mine.is_some() && pod.metadata.name.as_deref() == mine;
+    let owners = pod.metadata.owner_references.filter(|_| is_mine).unwrap_or_default();
+    let daemon_set = owners.into_iter().find(|owner| owner.kind == "DaemonSet");
+    Some(SpeakerPod { info, daemon_set })
+}
+
+fn speaker_state(object: ConfigurationState, me: &NodeName) -> SpeakerState {
+    let node = state_annotations::node(&object).map(str::to_owned);
+    SpeakerState {
+        name: object.name_any(),
+        links: state_annotations::decode_links(&object),
+        other_addresses: state_annotations::other_addresses(&object),
+        remembered: state_annotations::last_announced_statuses(&object),
+        mine: (object.name_any() == state_annotations::name(me)).then(|| without_resource_version(object)),
+        node,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slice_that_moves_from_one_service_to_another_concerns_both() {
+        let slice = |name: &str| EndpointSliceInfo {
+            service: ServiceKey { namespace: "default".into(), name: name.into() },
+            nodes: Box::default(),
+        };
+        let (balanced, other) = (slice("web"), slice("cluster-ip"));
+        let concerns = |before, now| concerns(before, now, |service| service.name == "web");
+        assert!(concerns(Some(&other), Some(&balanced)), "it comes to a Service of ours");
+        assert!(concerns(Some(&balanced), Some(&other)), "it leaves one");
+        assert!(concerns(None, Some(&balanced)) && concerns(Some(&balanced), None));
+        assert!(!concerns(Some(&other), Some(&other)) && !concerns(None, Some(&other)));
+    }
+
+    #[test]
+    fn a_state_that_is_relabelled_to_another_node_changes_the_view() {
+        let of_node = |node: &str| SpeakerState {
+            name: "speaker-a".into(),
+            node: Some(node.into()),
+            links: None,
+            other_addresses: [("10.0.0.5".parse().unwrap(), "eth1".to_owned())].into(),
+            remembered: Vec::new(),
+            mine: None,
+        };
+        let matters = changed_in(view_inputs);
+        assert!(matters(Some(&of_node("a")), Some(&of_node("b"))));
+        assert!(!matters(Some(&of_node("a")), Some(&of_node("a"))));
+    }
+}
