@@ -12,12 +12,14 @@
 //! | [`policy`] | which event applies to a group next: takeover order, successors |
 //! | [`probing`] | probing the addresses of a group on the link, and how many groups at once |
 //! | [`view_changes`] | what a new view changes |
+//! | [`transitions`] | applying events to groups, and the actions that follow |
 //! | [`timers`] | deadlines, and what follows when this speaker did not run for a while |
 //! | [`peers`] | known speakers and their liveness |
 //! | [`freshness`] | sessions: replayed and stale messages are ignored |
 //! | [`quota`] | limits on what is sent in response to others |
 //! | [`inbound`] | handling of received messages |
 //! | [`state`] | the state of one group |
+//! | [`epoch`] | valid epochs |
 //! | [`outbound`] | which peers receive beacons, and the messages sent |
 //! | [`observations`] | what probes and other frames show about who uses an address |
 //! | [`conflict`] | foreign hosts, nodes and kernels that use an address of a group |
@@ -25,6 +27,7 @@
 //! No sockets, no clock, no randomness: the driver supplies the time and a seed, and executes [`Output`]s.
 
 mod conflict;
+mod epoch;
 mod freshness;
 mod inbound;
 mod interface;
@@ -37,6 +40,7 @@ mod probing;
 mod quota;
 mod state;
 mod timers;
+mod transitions;
 mod view_changes;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -46,7 +50,7 @@ use std::time::{Duration, Instant};
 
 use crate::cluster::NodeId;
 use crate::cluster::{GroupId, NodeName};
-use crate::layer2::beacon::{Claim, KeyId, digest_of};
+use crate::layer2::beacon::KeyId;
 use crate::layer2::view::View;
 pub use conflict::Conflict;
 use conflict::KernelAnswer;
@@ -54,7 +58,6 @@ use freshness::Tokens;
 pub use interface::{Blocked, Counts, Detection, Input, Output, OwnershipSettings};
 use outbound::Outbox;
 use peers::{AlivePeers, NodeDirectory, Peer};
-use phase::{Action, Event, Phase, ProbeCause};
 use quota::Quota;
 use state::{GroupState, Unverified};
 
@@ -85,12 +88,6 @@ const DECLINE_EXPIRY: Duration = Duration::from_millis(200);
 const MAX_CONCURRENT_PROBES: usize = 512;
 /// How many groups are evaluated before the driver handles new input.
 const BATCH: usize = 256;
-/// The highest valid epoch: more takeovers and handovers than a group can see. A higher one is treated as 0,
-/// and never claimed: see [`sanitized_epoch`] and [`next_epoch`].
-const MAX_EPOCH: u64 = 1 << 48;
-/// The same for an epoch in an annotation, which anybody with write access to the API may have changed. Far
-/// below [`MAX_EPOCH`], so that there is room to count on from it.
-const MAX_STORED_EPOCH: u64 = MAX_EPOCH >> 8;
 /// Number of watchers of a group: the first candidates, which take over when the owner is down.
 const WATCHERS: usize = 3;
 
@@ -405,116 +402,6 @@ impl Ownership {
             self.beacon_peers_changed = true;
         }
     }
-
-    /// Applies an event to a group and performs the resulting actions.
-    fn apply(&mut self, now: Instant, id: GroupId, event: Event) {
-        let state = self.groups.entry(id).or_default();
-        let before = state.phase;
-        let (after, actions) = before.on(event);
-        state.phase = after;
-        if before == after && actions.is_empty() {
-            return;
-        }
-        let until = state.until.take();
-        (state.next_offer, state.alive_owner, state.probe_failed) = (None, None, false);
-        match after {
-            Phase::Backoff => {
-                state.until = now.checked_add(state.next_backoff(event, self.settings.interval));
-                if let Phase::Probing { cause: ProbeCause::Takeover(owner), .. } = before {
-                    state.alive_owner = self.directory.names.get(&owner).cloned();
-                }
-            }
-            Phase::HandingOver { .. } => {
-                // However many successors are tried in turn.
-                let leaving = matches!(before, Phase::HandingOver { .. });
-                state.until = until.filter(|_| leaving);
-                (state.next_offer, state.offer_count) = (Some(now), 0);
-            }
-            Phase::Active { epoch } => {
-                state.highest_epoch = state.highest_epoch.max(epoch);
-                (state.vacant_since, state.yielded_since) = (None, None);
-                (state.deferrals, state.bystander_answers, state.backoffs) = (0, 0, 0);
-                if before.claimed().is_none() {
-                    state.declined.clear();
-                }
-            }
-            Phase::Idle => state.declined.clear(),
-            Phase::Probing { .. } => {}
-        }
-        if after.is_fenced() {
-            self.fenced.insert(id);
-        } else if before.is_fenced() {
-            self.fenced.remove(&id);
-            self.fenced_queue.remove(&id);
-        }
-        self.count(before, event);
-        for action in actions {
-            match action {
-                Action::Probe => self.start_probe(now, id),
-                Action::CancelProbe => self.cancel_probes(id),
-                Action::Announce => self.activate(id),
-                Action::Withdraw => self.deactivate(id),
-            }
-        }
-        self.dirty.insert(id);
-    }
-
-    fn count(&mut self, before: Phase, event: Event) {
-        match (before, event) {
-            (Phase::Probing { cause: ProbeCause::Vacancy, .. }, Event::ProbeClear) => self.counts.claims += 1,
-            (Phase::Probing { cause: ProbeCause::Takeover(_), .. }, Event::ProbeClear) => {
-                self.counts.takeovers += 1;
-            }
-            (_, Event::HandedOver { .. }) => self.counts.handovers += 1,
-            (Phase::Active { .. }, Event::Superseded) => self.counts.superseded += 1,
-            (Phase::Probing { .. }, Event::Nacked) => self.counts.nacks += 1,
-            _ => {}
-        }
-    }
-
-    /// This node owns the group from now on.
-    fn activate(&mut self, id: GroupId) {
-        let Some(epoch) = self.groups.get(&id).and_then(|state| state.phase.claimed()) else { return };
-        self.end_probing(id);
-        let claim = Claim { group: id, epoch };
-        if let Some(before) = self.owned.insert(id, epoch) {
-            self.digest ^= digest_of(Claim { group: id, epoch: before });
-        }
-        self.digest ^= digest_of(claim);
-        self.ownership_revision += 1;
-        self.outputs.push_back(Output::Announce(id));
-        self.broadcast_claim(claim, true);
-    }
-
-    fn deactivate(&mut self, id: GroupId) {
-        let Some(epoch) = self.owned.remove(&id) else { return };
-        // The next owner probes for itself.
-        if let Some(group) = self.view.groups.get(&id).cloned() {
-            group.addresses.keys().for_each(|address| self.forget_probe_state(address));
-        }
-        let claim = Claim { group: id, epoch };
-        self.digest ^= digest_of(claim);
-        self.ownership_revision += 1;
-        self.pending_withdrawals += 1;
-        self.outputs.push_back(Output::Withdraw(id));
-        self.broadcast_claim(claim, false);
-    }
-}
-
-/// The epoch in a message, or 0 if it is higher than any sequence of takeovers can reach: nobody could make a
-/// better claim than one that adopted it.
-fn sanitized_epoch(epoch: u64) -> u64 {
-    if epoch > MAX_EPOCH { 0 } else { epoch }
-}
-
-/// The epoch of a claim that supersedes one with `epoch`.
-fn next_epoch(epoch: u64) -> u64 {
-    epoch.saturating_add(1).min(MAX_EPOCH)
-}
-
-/// The same for an epoch that is stored in the API.
-fn sanitized_stored_epoch(epoch: u64) -> u64 {
-    if epoch > MAX_STORED_EPOCH { 0 } else { epoch }
 }
 
 #[cfg(test)]

@@ -4,12 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Instant;
 
+use super::epoch::{next_epoch, sanitized_epoch};
 use super::freshness::Freshness;
 use super::peers::{Answer, Liveness, Parts, Peer};
 use super::phase::{Event, Phase, ProbeCause};
-use super::{
-    BACKOFF, Blocked, DECLINE_EXPIRY, Output, Ownership, REANNOUNCE_INTERVAL, next_epoch, sanitized_epoch,
-};
+use super::{BACKOFF, Blocked, DECLINE_EXPIRY, Output, Ownership, REANNOUNCE_INTERVAL};
 use crate::cluster::GroupId;
 use crate::cluster::NodeId;
 use crate::layer2::beacon::{Body, Claim, ENTRIES, KeyId, Message};

@@ -3,12 +3,10 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
+use super::epoch::sanitized_stored_epoch;
 use super::peers::{Liveness, Peer};
 use super::phase::{Event, Phase, ProbeCause};
-use super::{
-    BACKOFF, Blocked, Conflict, Detection, MAX_CONCURRENT_PROBES, Output, Ownership, Unverified,
-    sanitized_stored_epoch,
-};
+use super::{BACKOFF, Blocked, Conflict, Detection, MAX_CONCURRENT_PROBES, Output, Ownership, Unverified};
 use crate::cluster::GroupId;
 use crate::cluster::NodeId;
 use crate::layer2::beacon::Claim;

@@ -83,6 +83,9 @@ pub(super) enum Action {
     Withdraw,
 }
 
+/// The next phase, and what the transition requires.
+pub(super) type Transition = (Phase, &'static [Action]);
+
 impl Phase {
     /// The epoch of this node's claim, if it has one.
     pub(super) fn claimed(self) -> Option<u64> {
@@ -98,91 +101,106 @@ impl Phase {
     }
 
     /// The transition table: the only place where phases change.
-    pub(super) fn on(self, event: Event) -> (Self, &'static [Action]) {
-        use Action::{Announce, CancelProbe, Probe, Withdraw};
-        use Event as E;
-        match (self, event) {
-            (Self::Idle, E::Vacant { epoch }) => {
-                (Self::Probing { epoch, cause: ProbeCause::Vacancy }, &[Probe])
-            }
-            (Self::Idle, E::OwnerDown { epoch, owner }) => {
-                (Self::Probing { epoch, cause: ProbeCause::Takeover(owner) }, &[Probe])
-            }
-            (Self::Idle | Self::Backoff, E::HandedOver { epoch }) => (Self::Active { epoch }, &[Announce]),
-            (Self::Backoff, E::Timeout | E::Removed | E::Stalled) => (Self::Idle, &[]),
-            (
-                Self::Idle,
-                E::ProbeClear
-                | E::ProbeAnswered
-                | E::Nacked
-                | E::Superseded
-                | E::Ineligible { .. }
-                | E::Eligible
-                | E::Stalled
-                | E::Removed
-                | E::ProbeFailed
-                | E::Timeout,
-            )
-            | (
-                Self::Backoff,
-                E::Vacant { .. }
-                | E::OwnerDown { .. }
-                | E::ProbeClear
-                | E::ProbeAnswered
-                | E::Nacked
-                | E::Superseded
-                | E::Ineligible { .. }
-                | E::Eligible
-                | E::ProbeFailed,
-            ) => (self, &[]),
+    pub(super) fn on(self, event: Event) -> Transition {
+        match self {
+            Self::Idle => Self::on_idle(event),
+            Self::Probing { epoch, .. } => self.on_probing(epoch, event),
+            Self::Backoff => Self::on_backoff(event),
+            Self::Active { epoch } => Self::on_active(epoch, event),
+            Self::HandingOver { epoch, .. } => self.on_handing_over(epoch, event),
+        }
+    }
 
-            (Self::Probing { epoch, .. }, E::ProbeClear) => (Self::Active { epoch }, &[Announce]),
-            (Self::Probing { .. }, E::HandedOver { epoch }) => (Self::Active { epoch }, &[Announce]),
-            (Self::Probing { .. }, E::ProbeAnswered | E::Nacked | E::Superseded | E::ProbeFailed) => {
-                (Self::Backoff, &[CancelProbe])
+    fn on_idle(event: Event) -> Transition {
+        match event {
+            Event::Vacant { epoch } => {
+                (Self::Probing { epoch, cause: ProbeCause::Vacancy }, &[Action::Probe])
+            }
+            Event::OwnerDown { epoch, owner } => {
+                (Self::Probing { epoch, cause: ProbeCause::Takeover(owner) }, &[Action::Probe])
+            }
+            Event::HandedOver { epoch } => (Self::Active { epoch }, &[Action::Announce]),
+            Event::ProbeClear
+            | Event::ProbeAnswered
+            | Event::Nacked
+            | Event::Superseded
+            | Event::Ineligible { .. }
+            | Event::Eligible
+            | Event::Stalled
+            | Event::Removed
+            | Event::ProbeFailed
+            | Event::Timeout => (Self::Idle, &[]),
+        }
+    }
+
+    fn on_probing(self, epoch: u64, event: Event) -> Transition {
+        match event {
+            Event::ProbeClear => (Self::Active { epoch }, &[Action::Announce]),
+            Event::HandedOver { epoch } => (Self::Active { epoch }, &[Action::Announce]),
+            Event::ProbeAnswered | Event::Nacked | Event::Superseded | Event::ProbeFailed => {
+                (Self::Backoff, &[Action::CancelProbe])
             }
             // A stall voids the probe: answers may have been missed.
-            (Self::Probing { .. }, E::Ineligible { .. } | E::Removed | E::Stalled) => {
-                (Self::Idle, &[CancelProbe])
+            Event::Ineligible { .. } | Event::Removed | Event::Stalled => {
+                (Self::Idle, &[Action::CancelProbe])
             }
-            (Self::Probing { .. }, E::Vacant { .. } | E::OwnerDown { .. } | E::Eligible | E::Timeout) => {
-                (self, &[])
-            }
+            Event::Vacant { .. } | Event::OwnerDown { .. } | Event::Eligible | Event::Timeout => (self, &[]),
+        }
+    }
 
-            (
-                Self::Active { .. } | Self::HandingOver { .. },
-                E::Superseded | E::Removed | E::Ineligible { successor: None },
-            )
-            | (Self::HandingOver { .. }, E::Timeout | E::Stalled) => (Self::Idle, &[Withdraw]),
-            (
-                Self::Active { epoch } | Self::HandingOver { epoch, .. },
-                E::Ineligible { successor: Some(to) },
-            ) => (Self::HandingOver { epoch, to }, &[]),
-            (Self::Active { epoch }, E::Stalled) => {
-                (Self::Probing { epoch, cause: ProbeCause::Recheck }, &[Withdraw, Probe])
+    fn on_backoff(event: Event) -> Transition {
+        match event {
+            Event::HandedOver { epoch } => (Self::Active { epoch }, &[Action::Announce]),
+            Event::Timeout | Event::Removed | Event::Stalled => (Self::Idle, &[]),
+            Event::Vacant { .. }
+            | Event::OwnerDown { .. }
+            | Event::ProbeClear
+            | Event::ProbeAnswered
+            | Event::Nacked
+            | Event::Superseded
+            | Event::Ineligible { .. }
+            | Event::Eligible
+            | Event::ProbeFailed => (Self::Backoff, &[]),
+        }
+    }
+
+    fn on_active(epoch: u64, event: Event) -> Transition {
+        match event {
+            Event::Superseded | Event::Removed | Event::Ineligible { successor: None } => {
+                (Self::Idle, &[Action::Withdraw])
             }
-            (Self::HandingOver { epoch, .. }, E::Eligible | E::Nacked) => (Self::Active { epoch }, &[]),
-            (
-                Self::Active { .. },
-                E::Vacant { .. }
-                | E::OwnerDown { .. }
-                | E::HandedOver { .. }
-                | E::ProbeClear
-                | E::ProbeAnswered
-                | E::Nacked
-                | E::Eligible
-                | E::ProbeFailed
-                | E::Timeout,
-            )
-            | (
-                Self::HandingOver { .. },
-                E::Vacant { .. }
-                | E::OwnerDown { .. }
-                | E::HandedOver { .. }
-                | E::ProbeClear
-                | E::ProbeAnswered
-                | E::ProbeFailed,
-            ) => (self, &[]),
+            Event::Ineligible { successor: Some(to) } => (Self::HandingOver { epoch, to }, &[]),
+            Event::Stalled => {
+                let cause = ProbeCause::Recheck;
+                (Self::Probing { epoch, cause }, &[Action::Withdraw, Action::Probe])
+            }
+            Event::Vacant { .. }
+            | Event::OwnerDown { .. }
+            | Event::HandedOver { .. }
+            | Event::ProbeClear
+            | Event::ProbeAnswered
+            | Event::Nacked
+            | Event::Eligible
+            | Event::ProbeFailed
+            | Event::Timeout => (Self::Active { epoch }, &[]),
+        }
+    }
+
+    fn on_handing_over(self, epoch: u64, event: Event) -> Transition {
+        match event {
+            Event::Superseded
+            | Event::Removed
+            | Event::Ineligible { successor: None }
+            | Event::Timeout
+            | Event::Stalled => (Self::Idle, &[Action::Withdraw]),
+            Event::Ineligible { successor: Some(to) } => (Self::HandingOver { epoch, to }, &[]),
+            Event::Eligible | Event::Nacked => (Self::Active { epoch }, &[]),
+            Event::Vacant { .. }
+            | Event::OwnerDown { .. }
+            | Event::HandedOver { .. }
+            | Event::ProbeClear
+            | Event::ProbeAnswered
+            | Event::ProbeFailed => (self, &[]),
         }
     }
 }

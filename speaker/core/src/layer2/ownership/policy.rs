@@ -4,11 +4,12 @@
 use std::cmp::Reverse;
 use std::time::{Duration, Instant};
 
+use super::epoch::next_epoch;
 use super::peers::Liveness;
 use super::phase::{Event, Phase, ProbeCause};
 use super::{
     BACKOFF, GroupState, HANDOVER_TIMEOUT, OFFER_INTERVAL, Ownership, VACANCY_STAGGER, WATCHER_STAGGER,
-    WATCHERS, next_epoch,
+    WATCHERS,
 };
 use crate::cluster::GroupId;
 use crate::cluster::NodeId;

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::conflict::RESOLVED_RETENTION;
+use super::epoch::sanitized_stored_epoch;
 use super::phase::Event;
 use super::probing::STALE_VIEW_TOLERANCE;
-use super::{GATHER_TIME, Ownership, SETTLE_TIME, sanitized_stored_epoch};
+use super::{GATHER_TIME, Ownership, SETTLE_TIME};
 use crate::cluster::GroupId;
 use crate::cluster::NodeId;
 use crate::layer2::view::{Group, View};

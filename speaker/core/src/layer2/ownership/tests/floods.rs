@@ -5,7 +5,7 @@ use super::super::*;
 use super::fixture::{id, many};
 use super::scripted_peers::{ScriptedPeers, hello, view};
 use super::world::{INTERVAL, address, group, mac};
-use crate::layer2::beacon::{Body, ENTRIES, Key, Message};
+use crate::layer2::beacon::{Body, Claim, ENTRIES, Key, Message};
 use crate::layer2::responder::Observation;
 use smoltcp::wire::EthernetAddress;
 

@@ -1,10 +1,11 @@
 //! Replayed messages are ignored, current ones are accepted: requirement 5.
 
+use super::super::epoch::MAX_EPOCH;
 use super::super::*;
 use super::fixture::{id, many};
 use super::scripted_peers::{ScriptedPeers, hello, view};
 use super::world::{INTERVAL, address, group, mac, name};
-use crate::layer2::beacon::{Body, Flags, Key, Keyring, Message};
+use crate::layer2::beacon::{Body, Claim, Flags, Key, Keyring, Message};
 
 fn claim(epoch: u64) -> Claim {
     Claim { group: group(1), epoch }

@@ -3,7 +3,7 @@
 use super::super::*;
 use super::fixture::{self, Last, id, settings};
 use super::world::{INTERVAL, address, mac};
-use crate::layer2::beacon::{Body, Flags, Message};
+use crate::layer2::beacon::{Body, Claim, Flags, Message};
 use crate::layer2::placement::Placement;
 
 /// A view with `nodes`, of which those in `ready` are candidates for all `groups`.

@@ -1,5 +1,6 @@
 //! One speaker, node 0, with a scripted view, peers and probes.
 
+use super::super::super::phase::Event;
 use super::super::super::*;
 use super::super::fixture::settings;
 use super::super::world::{INTERVAL, address, mac, name};

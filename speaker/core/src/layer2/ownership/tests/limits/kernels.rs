@@ -3,6 +3,7 @@
 use super::super::fixture::Last;
 use super::super::world::address;
 use super::*;
+use crate::layer2::beacon::{Claim, digest_of};
 
 /// An owner of this number of groups that hears the speakers of nodes 1 and 2, which claim nothing.
 fn owner_of(groups: u8) -> PeerHarness {
