@@ -26,6 +26,7 @@ use std::time::Duration;
 use announce::cluster::NodeName;
 use announce::layer2::view::View;
 use anyhow::Context as _;
+use futures::TryFutureExt as _;
 use prometheus_client::registry::Registry;
 use runtime::admin::{self, Gate, Readiness};
 use runtime::events::Events;
@@ -43,6 +44,7 @@ use layer2::driver::{Driver, Published};
 use layer2::link_sockets::UnavailableProtocols;
 use layer2::view_task::{self, ViewOutputs};
 use layer2::{interfaces, keys};
+use log_limit::Chain;
 use metrics::Metrics;
 
 /// How long tasks have to stop after a shutdown was requested.
@@ -107,7 +109,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         heartbeat,
         shutdown: shutdown.clone(),
     };
-    tasks.spawn("driver", driver.run());
+    tasks.spawn("driver", driver.run().map_err(Chain));
 
     let snapshot_writer = snapshot::run_writer(
         args.state_dir.clone(),

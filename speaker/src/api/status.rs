@@ -164,14 +164,14 @@ impl StatusWriter {
         let state = if known { self.state.write(published, node, findings, owner).await } else { Ok(()) };
         let announcements = self.announcements.write(published, owner, known && state.is_ok()).await;
         let results = [
-            ("the AddressConflicts", conflicts),
-            ("the ConfigurationState of this speaker", state),
-            ("the ServiceL2Statuses", announcements),
+            ("AddressConflicts", conflicts),
+            ("ConfigurationState", state),
+            ("ServiceL2Statuses", announcements),
         ];
         let mut failed = false;
-        for (what, result) in results {
+        for (objects, result) in results {
             if let Err(error) = result {
-                limited!(15, warn, %error, "cannot write {what}, trying again");
+                limited!(15, warn, %objects, %error, "cannot write to the API, retrying");
                 failed = true;
             }
         }

@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::beacon_socket::{Beacons, ReceivedBeacon};
 use super::link_sockets::{PacketSockets, ReceivedFrame, UnavailableProtocols};
-use crate::log_limit::limited;
+use crate::log_limit::{first_few, limited};
 use crate::metrics::{Metrics, PerAddress};
 use crate::priority;
 use announced_set::{AnnouncedSet, Change};
@@ -71,10 +71,10 @@ pub(crate) struct Driver {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// The thread or its runtime could not be created.
-    #[error("cannot start the driver: {0}")]
+    #[error("cannot start the driver")]
     Start(#[source] std::io::Error),
     /// The beacon port cannot be listened on.
-    #[error("cannot listen for beacons on UDP {address} (--beacon-port): {source}{}", port_hint(source))]
+    #[error("cannot listen for beacons on UDP {address} (--beacon-port){}", port_hint(source))]
     Beacons {
         /// The address.
         address: SocketAddr,
@@ -346,7 +346,7 @@ impl DriverState {
             ownership::Output::Announce(id) => {
                 if self.announced.insert(id) {
                     let epoch = self.ownership.owned().get(&id);
-                    limited!(1000, info, group = %id, epoch, "owns the addresses of this group from now on");
+                    limited!(1000, info, parent: self.group_span(id), epoch, "this node owns the group");
                 }
                 self.announce(now, [id].into());
             }
@@ -354,9 +354,15 @@ impl DriverState {
             ownership::Output::Withdraw(id) => {
                 let changes = self.announced.remove(id);
                 self.apply_changes(now, changes);
-                limited!(1000, info, group = %id, "no longer owns the addresses of this group");
+                limited!(1000, info, parent: self.group_span(id), "this node no longer owns the group");
             }
         }
+    }
+
+    /// The span of log lines about a group.
+    fn group_span(&self, id: GroupId) -> tracing::Span {
+        let services = self.view.groups.get(&id).map(|group| first_few(&group.services));
+        tracing::info_span!("group", %id, services = services.map(display))
     }
 
     /// Updates the responder to the current addresses of owned groups.

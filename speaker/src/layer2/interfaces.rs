@@ -18,7 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::layer2::link_sockets::UnavailableProtocols;
 use crate::layer2::packet_socket::Protocol;
-use crate::log_limit::{first_few, limited};
+use crate::log_limit::{Chain, first_few, limited};
+use crate::mac::format_mac;
 use crate::pace::{Pace, SETTLE};
 
 /// Interval of retries when the kernel does not list the links.
@@ -28,10 +29,10 @@ const RETRY: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// The netlink socket could not be opened.
-    #[error("cannot open a netlink socket: {0}")]
+    #[error("cannot open a netlink socket")]
     Socket(#[source] std::io::Error),
     /// The kernel did not list links or addresses.
-    #[error("cannot list this node's links: {0}")]
+    #[error("cannot list this node's links")]
     List(#[from] rtnetlink::Error),
     /// The netlink connection was unavailable.
     #[error("the netlink connection has ended")]
@@ -107,7 +108,9 @@ async fn list_with_retries(
         loop {
             match list(handle, excluded).await {
                 Ok(listed) => return listed,
-                Err(error) => limited!(5, warn, %error, "cannot list this node's links, trying again"),
+                Err(error) => {
+                    limited!(5, warn, error = %Chain(error), "cannot list this node's links, retrying");
+                }
             }
             tokio::time::sleep(RETRY).await;
         }
@@ -161,15 +164,15 @@ fn log(old: &[Link], new: &[Link]) {
         limited!(
             100,
             info,
-            interface = link.name,
-            mac = %link.mac,
-            subnets = first_few(&link.subnets),
-            link_local = ?link.link_local,
-           "announcing on this interface is possible"
+            interface = %link.name,
+            mac = %format_mac(link.mac.0),
+            subnets = %first_few(link.subnets.iter().map(|(ip, length)| format!("{ip}/{length}"))),
+            link_local = link.link_local.map(display),
+            "announcing on this interface is possible"
         );
     }
     for link in old.iter().filter(|link| new.iter().all(|other| other.index != link.index)) {
-        limited!(100, info, interface = link.name, "no longer announces on this interface");
+        limited!(100, info, interface = %link.name, "no longer announces on this interface");
     }
 }
 
@@ -182,7 +185,7 @@ async fn list(handle: &Handle, excluded: &RegexSet) -> Result<(Vec<Link>, OtherA
         limited!(
             1,
             warn,
-            interfaces = first_few(undecodable),
+            interfaces = %first_few(undecodable),
             "the kernel's messages about these interfaces cannot be decoded"
         );
     }

@@ -11,7 +11,7 @@ use runtime::tasks::Tasks;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::log_limit::limited;
+use crate::log_limit::{first_few, limited};
 
 /// How often the files are read.
 const POLL: Duration = Duration::from_secs(5);
@@ -28,7 +28,7 @@ pub(crate) fn start(
     let mut keys = KeySet::new(read(&files));
     if keys.current.ids().is_empty() {
         tracing::warn!(
-            ?directories,
+            directories = %first_few(directories),
             "there is no key for beacons: any host that reaches the beacon port can pose as a speaker"
         );
     }

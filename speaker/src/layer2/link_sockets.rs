@@ -144,7 +144,7 @@ impl PacketSockets {
             && let Err(error) = link_sockets.groups.join(link, group)
         {
             let interface = &link_sockets.link.name;
-            limited!(5, warn, interface, %group, %error, "cannot join a multicast group");
+            limited!(5, warn, %interface, %group, %error, "cannot join a multicast group");
         }
     }
 
@@ -181,7 +181,7 @@ impl LinkSockets {
                 }
                 Err(error) => {
                     let interface = &self.link.name;
-                    limited!(5, warn, interface, ?protocol, %error, "cannot open a packet socket, retrying");
+                    limited!(5, warn, %interface, %protocol, %error, "cannot open a packet socket, retrying");
                     self.retry = now.checked_add(RETRY);
                 }
             }

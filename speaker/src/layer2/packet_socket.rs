@@ -3,6 +3,7 @@
 
 #![allow(unsafe_code)]
 
+use std::fmt;
 use std::io::{self, Read as _};
 use std::mem::{size_of, size_of_val};
 use std::os::fd::AsRawFd;
@@ -19,6 +20,15 @@ pub(crate) enum Protocol {
     Arp,
     /// Neighbour solicitations and advertisements.
     Ndp,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Arp => "ARP",
+            Self::Ndp => "NDP",
+        })
+    }
 }
 
 impl Protocol {

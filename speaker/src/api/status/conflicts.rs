@@ -190,7 +190,7 @@ impl Conflicts {
                 } else {
                     "a foreign host uses an address of a Service"
                 };
-                limited!(100, warn, %address, mac, node, interface, announced, "{what}");
+                limited!(100, warn, %address, %mac, %node, %interface, announced, "{what}");
             }
         }
     }
