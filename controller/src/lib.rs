@@ -21,6 +21,7 @@ mod contention;
 #[cfg(test)]
 mod fixtures;
 mod list;
+mod log;
 mod metrics;
 mod other_writer;
 pub mod plan;

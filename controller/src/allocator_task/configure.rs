@@ -100,7 +100,7 @@ impl Term<'_> {
         self.undecodable_pools = self.context.watches.undecodable_pools();
         configuration.reject_undecodable(&self.undecodable_pools);
         for finding in findings.iter().filter(|finding| !self.findings.contains(finding)) {
-            tracing::warn!(object = %finding.object, %finding, "configuration");
+            tracing::warn!(object = %finding.object, "{finding}");
             let rules::ObjectRef { kind, namespace, name } = &finding.object;
             let uid = self.context.watches.uid(kind, name);
             let object = object_reference(kind, namespace.as_deref(), name, uid);
