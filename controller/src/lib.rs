@@ -13,6 +13,7 @@
 //! the API has by then, lists Services anew, adopts what they have, and only then assigns. A replica campaigns once it is
 //! able to do that, and releases the Lease if it makes no progress.
 
+mod config_stores;
 mod contention;
 mod dirty;
 mod figures;

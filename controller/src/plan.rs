@@ -18,7 +18,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use kube::api::{Api, ListParams};
 use kube::core::NamespaceResourceScope;
-use rules::{Configuration, Finding, LastValid, Objects};
+use rules::{ConfigKind as _, Configuration, Finding, LastValid, Objects, for_each_config_kind};
 use runtime::client;
 use runtime::decode::{Lenient, lenient};
 
@@ -95,18 +95,12 @@ async fn read(client: &Client, args: &Args) -> anyhow::Result<State> {
     let namespace = args.namespace.clone().unwrap_or(stack.namespace);
     let class = args.load_balancer_class.clone().unwrap_or(stack.load_balancer_class);
     let namespace = &namespace;
+    let mut objects = Objects::default();
+    for_each_config_kind!(K => *K::of_mut(&mut objects) = list(client, namespace).await?);
+    objects.namespaces = all(Api::all(client.clone())).await?;
+    objects.node_addresses = node_addresses(client).await;
     Ok(State {
-        objects: Objects {
-            pools: list(client, namespace).await?,
-            l2_advertisements: list(client, namespace).await?,
-            bgp_advertisements: list(client, namespace).await?,
-            bgp_peers: list(client, namespace).await?,
-            bfd_profiles: list(client, namespace).await?,
-            communities: list(client, namespace).await?,
-            pool_policies: list(client, namespace).await?,
-            namespaces: all(Api::all(client.clone())).await?,
-            node_addresses: node_addresses(client).await,
-        },
+        objects,
         services: all(Api::all(client.clone())).await?,
         conflicts: list(client, namespace).await?,
         namespace: namespace.clone(),

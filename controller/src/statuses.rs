@@ -11,13 +11,12 @@ use std::net::IpAddr;
 use crds::conditions::{NewCondition, merge, truncate_message};
 use crds::k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use crds::{
-    BFDProfile, BGPAdvertisement, BGPPeer, Community, ConfigurationResult, ConfigurationState,
-    ConfigurationStateStatus, IPAddressPool, IPAddressPoolStatus, L2Advertisement, PoolPolicy,
+    ConfigurationResult, ConfigurationState, ConfigurationStateStatus, IPAddressPool, IPAddressPoolStatus,
 };
 use ipam::Occupant;
 use kube::core::ApiResource;
 use kube::{Resource, ResourceExt as _};
-use rules::{Configuration, Finding, Objects, Severity};
+use rules::{ConfigKind, Configuration, Finding, Objects, Severity, for_each_config_kind};
 use serde_json::{Value, json};
 
 use crate::figures::PoolFigures;
@@ -75,33 +74,13 @@ pub(crate) struct Facts<'a> {
     pub(crate) now: Time,
 }
 
-/// An object with conditions of ours.
-trait Judged: Resource<DynamicType = ()> {
-    fn conditions(&self) -> &[Condition];
-}
-
-macro_rules! judged {
-    ($($kind:ty),*) => {$(
-        impl Judged for $kind {
-            fn conditions(&self) -> &[Condition] {
-                self.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default()
-            }
-        }
-    )*};
-}
-
-judged!(IPAddressPool, L2Advertisement, BGPAdvertisement, BGPPeer, BFDProfile, Community, PoolPolicy);
-
 impl Facts<'_> {
     /// Every status that is not as it shall be.
     pub(crate) fn writes(&self) -> Vec<Write> {
         let mut writes: Vec<Write> = self.objects.pools.iter().filter_map(|pool| self.pool(pool)).collect();
-        writes.extend(self.objects.l2_advertisements.iter().filter_map(|object| self.judged(&**object)));
-        writes.extend(self.objects.bgp_advertisements.iter().filter_map(|object| self.judged(&**object)));
-        writes.extend(self.objects.bgp_peers.iter().filter_map(|object| self.judged(&**object)));
-        writes.extend(self.objects.bfd_profiles.iter().filter_map(|object| self.judged(&**object)));
-        writes.extend(self.objects.communities.iter().filter_map(|object| self.judged(&**object)));
-        writes.extend(self.objects.pool_policies.iter().filter_map(|object| self.judged(&**object)));
+        for_each_config_kind!(K => if K::KIND != IPAddressPool::KIND {
+            writes.extend(K::of(self.objects).iter().filter_map(|object| self.judged(&**object)));
+        });
         writes.extend(self.state());
         writes
     }
@@ -112,7 +91,7 @@ impl Facts<'_> {
     }
 
     /// Whether the object is in use; none if there is nothing to say and nothing was said.
-    fn ready<K: Judged>(&self, object: &K) -> Option<NewCondition> {
+    fn ready<K: ConfigKind>(&self, object: &K) -> Option<NewCondition> {
         let findings = self.findings_on(object);
         let failed = findings.iter().any(|finding| finding.severity == Severity::Error);
         let (reason, message) = if failed {
@@ -128,7 +107,7 @@ impl Facts<'_> {
         (said || reason != "InUse").then_some(condition)
     }
 
-    fn judged<K: Judged>(&self, object: &K) -> Option<Write> {
+    fn judged<K: ConfigKind>(&self, object: &K) -> Option<Write> {
         let condition = self.ready(object)?;
         let generation = object.meta().generation;
         let conditions = self.merged(object.conditions(), &[condition], generation)?;

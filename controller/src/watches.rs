@@ -6,17 +6,13 @@ use std::sync::Arc;
 
 use crds::annotations::LINKS;
 use crds::names::LABEL_NODE_NAME;
-use crds::{
-    AddressConflict, AddressConflictSpec, BFDProfile, BGPAdvertisement, BGPPeer, Community,
-    ConfigurationState, IPAddressPool, L2Advertisement, PoolPolicy,
-};
+use crds::{AddressConflict, AddressConflictSpec, ConfigurationState};
 use ipam::Occupant;
 use k8s_openapi::api::core::v1::{Namespace, Node, Service};
 use kube::api::Api;
-use kube::core::NamespaceResourceScope;
 use kube::runtime::reflector::Store;
 use kube::runtime::watcher;
-use kube::{Client, Resource, ResourceExt};
+use kube::{Client, ResourceExt as _};
 use rules::Objects;
 use runtime::cache::{Cache, watch_projected};
 use runtime::client::CallError;
@@ -26,6 +22,7 @@ use runtime::watch_status::WatchStatus;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
+use crate::config_stores::{ConfigStores, Starter};
 use crate::dirty::Dirty;
 use crate::list::{PAGE, catch_up};
 use crate::statuses::STATE;
@@ -108,47 +105,13 @@ pub(crate) struct Watches {
     pub(crate) namespace: String,
     pub(crate) dirty: Dirty,
     pub(crate) services: Store<Service>,
-    pools: Store<IPAddressPool>,
-    l2_advertisements: Store<L2Advertisement>,
-    bgp_advertisements: Store<BGPAdvertisement>,
-    bgp_peers: Store<BGPPeer>,
-    bfd_profiles: Store<BFDProfile>,
-    communities: Store<Community>,
-    pool_policies: Store<PoolPolicy>,
+    configuration: ConfigStores,
     conflicts: Store<AddressConflict>,
     states: Store<ConfigurationState>,
     namespaces: Store<Namespace>,
     nodes: Cache<NodeAddresses>,
     /// How the watches do.
     status: WatchStatus,
-}
-
-/// Starts watches of one namespace whose every event marks the configuration.
-struct Starter<'a> {
-    tasks: &'a mut Tasks,
-    client: &'a Client,
-    namespace: &'a str,
-    shutdown: &'a CancellationToken,
-    dirty: &'a Dirty,
-}
-
-impl Starter<'_> {
-    fn start<K>(&mut self) -> Store<K>
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Clone
-            + serde::de::DeserializeOwned
-            + std::fmt::Debug
-            + Send
-            + Sync
-            + 'static,
-    {
-        let mark = self.dirty.clone();
-        let api = Api::namespaced(self.client.clone(), self.namespace);
-        reflect(self.tasks, api, watcher::Config::default(), self.shutdown.clone(), move |_| {
-            mark.configuration();
-        })
-    }
 }
 
 impl Watches {
@@ -184,13 +147,7 @@ impl Watches {
         Self {
             namespace: namespace.to_owned(),
             services,
-            pools: starter.start(),
-            l2_advertisements: starter.start(),
-            bgp_advertisements: starter.start(),
-            bgp_peers: starter.start(),
-            bfd_profiles: starter.start(),
-            communities: starter.start(),
-            pool_policies: starter.start(),
+            configuration: ConfigStores::start(&mut starter),
             conflicts: starter.start(),
             states: starter.start(),
             namespaces,
@@ -204,8 +161,8 @@ impl Watches {
     pub(crate) async fn ready(&self) {
         // An error means that the watch's task ended, which ends the process.
         let _ = wait_synced(&self.services).await;
-        let _ = wait_synced(&self.pools).await;
-        let _ = wait_synced(&self.pool_policies).await;
+        let _ = wait_synced(&self.configuration.pools).await;
+        let _ = wait_synced(&self.configuration.pool_policies).await;
         let _ = wait_synced(&self.conflicts).await;
         let _ = wait_synced(&self.namespaces).await;
     }
@@ -213,11 +170,7 @@ impl Watches {
     /// Waits until the stores of the other kinds have theirs too. Whatever is wrong with one of them, addresses are
     /// assigned.
     pub(crate) async fn complete(&self) {
-        let _ = wait_synced(&self.l2_advertisements).await;
-        let _ = wait_synced(&self.bgp_advertisements).await;
-        let _ = wait_synced(&self.bgp_peers).await;
-        let _ = wait_synced(&self.bfd_profiles).await;
-        let _ = wait_synced(&self.communities).await;
+        self.configuration.wait_synced().await;
         let _ = wait_synced(&self.states).await;
     }
 
@@ -229,8 +182,8 @@ impl Watches {
     /// Waits until the stores of all that assignment goes by have what the API has now.
     pub(crate) async fn catch_up(&self, client: &Client) -> Result<(), CallError> {
         let namespace = Some(self.namespace.as_str());
-        catch_up(&self.pools, client, namespace).await?;
-        catch_up(&self.pool_policies, client, namespace).await?;
+        catch_up(&self.configuration.pools, client, namespace).await?;
+        catch_up(&self.configuration.pool_policies, client, namespace).await?;
         catch_up(&self.conflicts, client, namespace).await?;
         catch_up(&self.namespaces, client, None).await
     }
@@ -238,34 +191,16 @@ impl Watches {
     /// The objects to judge.
     pub(crate) fn objects(&self) -> Objects {
         Objects {
-            pools: self.pools.state(),
-            l2_advertisements: self.l2_advertisements.state(),
-            bgp_advertisements: self.bgp_advertisements.state(),
-            bgp_peers: self.bgp_peers.state(),
-            bfd_profiles: self.bfd_profiles.state(),
-            communities: self.communities.state(),
-            pool_policies: self.pool_policies.state(),
             namespaces: self.namespaces.state(),
             node_addresses: self.node_addresses(),
+            ..self.configuration.objects()
         }
     }
 
     /// The UID of an object of the configuration or of our `ConfigurationState`.
     pub(crate) fn uid(&self, kind: &str, name: &str) -> Option<String> {
-        fn of<K: ResourceExt>(objects: &[Arc<K>], name: &str) -> Option<String> {
-            objects.iter().find(|object| object.name_any() == name)?.uid()
-        }
-        match kind {
-            "IPAddressPool" => of(&self.pools.state(), name),
-            "L2Advertisement" => of(&self.l2_advertisements.state(), name),
-            "BGPAdvertisement" => of(&self.bgp_advertisements.state(), name),
-            "BGPPeer" => of(&self.bgp_peers.state(), name),
-            "BFDProfile" => of(&self.bfd_profiles.state(), name),
-            "Community" => of(&self.communities.state(), name),
-            "PoolPolicy" => of(&self.pool_policies.state(), name),
-            "ConfigurationState" => of(&self.states.state(), name),
-            _ => None,
-        }
+        let object = || self.states.find(|state| state.name_any() == name)?.uid();
+        if kind == "ConfigurationState" { object() } else { self.configuration.uid(kind, name) }
     }
 
     /// The nodes' own addresses, by what the nodes say, else by what their speakers say.
@@ -318,6 +253,7 @@ impl Watches {
 pub(crate) mod by_hand {
     //! Stores that a test fills.
 
+    use crds::{IPAddressPool, PoolPolicy};
     use kube::runtime::reflector::store;
     use kube::runtime::reflector::store::Writer;
 
@@ -354,13 +290,7 @@ pub(crate) mod by_hand {
             namespace: namespace.to_owned(),
             dirty: Dirty::default(),
             services,
-            pools,
-            l2_advertisements: store().0,
-            bgp_advertisements: store().0,
-            bgp_peers: store().0,
-            bfd_profiles: store().0,
-            communities: store().0,
-            pool_policies,
+            configuration: ConfigStores { pools, pool_policies, ..ConfigStores::unfilled() },
             conflicts,
             states,
             namespaces,

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use crds::L2Advertisement;
 use k8s_openapi::jiff::Timestamp;
 
 use super::*;

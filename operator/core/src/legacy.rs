@@ -12,7 +12,7 @@ use crds::{LegacyAddressPool, ObjectMeta, Resource};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use rules::legacy::{Converted, convert, convert_address_pools};
-use rules::{Configuration, Finding, Objects, Severity};
+use rules::{ConfigKind as _, Configuration, Finding, Objects, Severity, for_each_config_kind};
 
 use crate::validate::Fault;
 use crate::{Key, Object, ValidatedStack, meta};
@@ -236,16 +236,9 @@ fn in_order<'a>(all: impl Iterator<Item = &'a Object>) -> Objects {
     }
     let mut objects = Objects::default();
     for (object, second) in all.zip(0..) {
-        match object {
-            Object::IpAddressPool(pool) => objects.pools.push(aged(pool, second)),
-            Object::L2Advertisement(object) => objects.l2_advertisements.push(aged(object, second)),
-            Object::BgpAdvertisement(object) => objects.bgp_advertisements.push(aged(object, second)),
-            Object::BgpPeer(peer) => objects.bgp_peers.push(aged(peer, second)),
-            Object::BfdProfile(profile) => objects.bfd_profiles.push(aged(profile, second)),
-            Object::Community(community) => objects.communities.push(aged(community, second)),
-            Object::PoolPolicy(policy) => objects.pool_policies.push(aged(policy, second)),
-            _ => {}
-        }
+        for_each_config_kind!(K => if let Ok(object) = <&K>::try_from(object) {
+            K::of_mut(&mut objects).push(aged(object, second));
+        });
     }
     objects
 }
@@ -266,7 +259,8 @@ fn of_source(finding: Finding) -> Fault {
 pub(crate) fn objects(stack: &ValidatedStack, mut taken: BTreeSet<Key>) -> (Vec<Object>, Vec<Object>) {
     let sources =
         [(CONFIG_MAP, &stack.imported.from_config_map), (ADDRESS_POOL, &stack.imported.from_address_pools)];
-    let all = sources.into_iter().flat_map(|(source, converted)| all(stack, source, converted.clone()));
+    let all =
+        sources.into_iter().flat_map(|(source, converted)| all(stack, source, converted.objects.clone()));
     all.partition(|object| {
         let key = object.key();
         !stack.withholds(&key) && taken.insert(key)
@@ -284,29 +278,22 @@ pub(crate) fn shadowed(object: &Object) -> Fault {
     }
 }
 
-fn all(stack: &ValidatedStack, source: &str, converted: Converted) -> Vec<Object> {
-    let Converted {
-        pools,
-        l2_advertisements,
-        bgp_advertisements,
-        bgp_peers,
-        bfd_profiles,
-        communities,
-        invalid: _,
-    } = converted;
+fn all(stack: &ValidatedStack, source: &str, mut converted: Objects) -> Vec<Object> {
     let mut objects = Vec::new();
-    objects.extend(adopt(stack, source, pools));
-    objects.extend(adopt(stack, source, l2_advertisements));
-    objects.extend(adopt(stack, source, bfd_profiles));
-    objects.extend(adopt(stack, source, communities));
-    objects.extend(adopt(stack, source, bgp_peers));
-    objects.extend(adopt(stack, source, bgp_advertisements));
+    for_each_config_kind!(
+        K => objects.extend(adopt(stack, source, std::mem::take(K::of_mut(&mut converted))))
+    );
     objects
 }
 
 /// Makes converted objects the stack's own.
-fn adopt<K: Resource + Into<Object>>(stack: &ValidatedStack, source: &str, objects: Vec<K>) -> Vec<Object> {
-    let adopt = |mut object: K| {
+fn adopt<K: Resource + Into<Object> + Clone>(
+    stack: &ValidatedStack,
+    source: &str,
+    objects: Vec<Arc<K>>,
+) -> Vec<Object> {
+    let adopt = |object: Arc<K>| {
+        let mut object = Arc::unwrap_or_clone(object);
         let name = object.meta().name.clone().unwrap_or_default();
         let ObjectMeta { labels, annotations, .. } = std::mem::take(object.meta_mut());
         let mut metadata = meta::namespaced(stack, &name, None);
