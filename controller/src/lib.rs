@@ -16,6 +16,7 @@
 
 mod allocator_task;
 mod api;
+mod config_stores;
 mod conflict;
 mod contention;
 #[cfg(test)]

@@ -6,13 +6,12 @@ use std::net::IpAddr;
 use crds::conditions::{NewCondition, merge, truncate_message};
 use crds::k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use crds::{
-    BFDProfile, BGPAdvertisement, BGPPeer, Community, ConfigurationResult, ConfigurationState,
-    ConfigurationStateStatus, IPAddressPool, IPAddressPoolStatus, L2Advertisement, PoolPolicy,
+    ConfigurationResult, ConfigurationState, ConfigurationStateStatus, IPAddressPool, IPAddressPoolStatus,
 };
 use ipam::Occupant;
 use kube::core::ApiResource;
 use kube::{Resource, ResourceExt as _};
-use rules::{Configuration, Finding, Objects, Severity};
+use rules::{ConfigKind, Configuration, Finding, Objects, Severity, for_each_config_kind};
 use serde_json::{Value, json};
 
 use crate::conflict::Conflict;
@@ -69,47 +68,14 @@ pub(crate) struct StatusSources<'a> {
     pub(crate) now: Time,
 }
 
-/// A configuration object with conditions.
-trait HasConditions: Resource<DynamicType = ()> {
-    fn conditions(&self) -> &[Condition];
-}
-
-macro_rules! impl_has_conditions {
-    ($($kind:ty),*) => {$(
-        impl HasConditions for $kind {
-            fn conditions(&self) -> &[Condition] {
-                self.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default()
-            }
-        }
-    )*};
-}
-
-impl_has_conditions!(
-    IPAddressPool,
-    L2Advertisement,
-    BGPAdvertisement,
-    BGPPeer,
-    BFDProfile,
-    Community,
-    PoolPolicy
-);
-
 impl StatusSources<'_> {
     /// The writes of all statuses that are not up to date.
     pub(crate) fn writes(&self) -> Vec<StatusWrite> {
         let mut writes: Vec<StatusWrite> =
             self.objects.pools.iter().filter_map(|pool| self.pool_write(pool)).collect();
-        writes.extend(
-            self.objects.l2_advertisements.iter().filter_map(|object| self.conditions_write(&**object)),
-        );
-        writes.extend(
-            self.objects.bgp_advertisements.iter().filter_map(|object| self.conditions_write(&**object)),
-        );
-        writes.extend(self.objects.bgp_peers.iter().filter_map(|object| self.conditions_write(&**object)));
-        writes.extend(self.objects.bfd_profiles.iter().filter_map(|object| self.conditions_write(&**object)));
-        writes.extend(self.objects.communities.iter().filter_map(|object| self.conditions_write(&**object)));
-        writes
-            .extend(self.objects.pool_policies.iter().filter_map(|object| self.conditions_write(&**object)));
+        for_each_config_kind!(K => if K::KIND != IPAddressPool::KIND {
+            writes.extend(K::of(self.objects).iter().filter_map(|object| self.conditions_write(&**object)));
+        });
         writes.extend(self.state_write());
         writes
     }
@@ -121,7 +87,7 @@ impl StatusSources<'_> {
 
     /// The condition whether the object is in use; `None` if it is, without warnings, and has no such
     /// condition.
-    fn ready_condition<K: HasConditions>(&self, object: &K) -> Option<NewCondition> {
+    fn ready_condition<K: ConfigKind>(&self, object: &K) -> Option<NewCondition> {
         let findings = self.findings_on(object);
         let failed = findings.iter().any(|finding| finding.severity == Severity::Error);
         let (reason, message) = if failed {
@@ -137,7 +103,7 @@ impl StatusSources<'_> {
         (has_ready || reason != "InUse").then_some(condition)
     }
 
-    fn conditions_write<K: HasConditions>(&self, object: &K) -> Option<StatusWrite> {
+    fn conditions_write<K: ConfigKind>(&self, object: &K) -> Option<StatusWrite> {
         let condition = self.ready_condition(object)?;
         let generation = object.meta().generation;
         let conditions = self.merged(object.conditions(), &[condition], generation)?;
