@@ -2,6 +2,5 @@
 
 pub(crate) mod inputs;
 pub(crate) mod snapshot;
-pub(crate) mod state_annotations;
 pub(crate) mod status;
 pub(crate) mod watches;

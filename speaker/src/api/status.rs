@@ -4,9 +4,9 @@
 mod announcements;
 mod assignments;
 mod conflicts;
-mod last_announced;
+pub(crate) mod last_announced;
 mod link_reports;
-mod state;
+pub(crate) mod state;
 mod unannounced;
 
 use std::collections::BTreeSet;

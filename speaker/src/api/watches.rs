@@ -26,7 +26,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::inputs::Inputs;
-use crate::api::state_annotations;
+use crate::api::status;
 use crate::layer2::interfaces::OtherAddresses;
 
 /// How long a starting speaker waits for the states of other speakers.
@@ -291,13 +291,13 @@ fn speaker_pod(pod: Pod, mine: Option<&str>) -> Option<SpeakerPod> {
 }
 
 fn speaker_state(object: ConfigurationState, me: &NodeName) -> SpeakerState {
-    let node = state_annotations::node(&object).map(str::to_owned);
+    let node = status::state::node(&object).map(str::to_owned);
     SpeakerState {
         name: object.name_any(),
-        links: state_annotations::decode_links(&object),
-        other_addresses: state_annotations::other_addresses(&object),
-        remembered: state_annotations::last_announced_statuses(&object),
-        mine: (object.name_any() == state_annotations::name(me)).then(|| without_resource_version(object)),
+        links: status::state::decode(&object),
+        other_addresses: status::state::other_addresses(&object),
+        remembered: status::last_announced::remembered(&object),
+        mine: (object.name_any() == status::state::name(me)).then(|| without_resource_version(object)),
         node,
     }
 }

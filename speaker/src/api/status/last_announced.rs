@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use announce::cluster::NodeName;
 use announce::cluster::objects::AnnouncementInfo;
 use announce::layer2::view::{Group, View};
-use crds::{ConfigurationState, ServiceKey};
+use crds::annotations::LAST_ANNOUNCED;
+use crds::{ConfigurationState, ResourceExt as _, ServiceKey};
 
 use super::is_reporter;
-use crate::api::state_annotations::{Epochs, decode_last_announced, encode_last_announced};
 use crate::layer2::driver::Published;
 
 /// How long a status outlives the announcement if no node may announce the Service, or its addresses are
@@ -21,6 +21,10 @@ use crate::layer2::driver::Published;
 const NOT_ANNOUNCED_RETENTION: Duration = Duration::from_secs(3);
 /// The same if another node is to announce it, which deletes the status itself once it does.
 const HANDED_OVER_RETENTION: Duration = Duration::from_secs(15);
+/// All annotations of an object may have 256 KiB; beyond this size Services may move to other nodes.
+const LONGEST: usize = 128 * 1024;
+
+type Epochs = BTreeMap<ServiceKey, u64>;
 
 /// The record of this speaker.
 #[derive(Default)]
@@ -40,7 +44,7 @@ impl LastAnnounced {
     /// Loads the record of an earlier process of this node, once.
     pub(super) fn load(&mut self, stored: Option<&ConfigurationState>) {
         if !std::mem::replace(&mut self.loaded, true) {
-            self.record = stored.map(decode_last_announced).unwrap_or_default();
+            self.record = stored.map(decode).unwrap_or_default();
         }
     }
 
@@ -113,13 +117,47 @@ impl LastAnnounced {
 
     /// The annotation; none if the record is empty.
     pub(super) fn encode(&self) -> Option<String> {
-        encode_last_announced(&self.record)
+        let mut text: BTreeMap<&str, BTreeMap<String, u64>> = BTreeMap::new();
+        let mut size = 0;
+        for (node, epochs) in &self.record {
+            for (service, epoch) in epochs {
+                let service = service.to_string();
+                size += service.len() + 32;
+                if size < LONGEST {
+                    text.entry(node).or_default().insert(service, *epoch);
+                }
+            }
+        }
+        (!text.is_empty()).then(|| serde_json::to_string(&text).unwrap_or_default())
     }
 }
 
 fn groups_by_service(view: &View) -> BTreeMap<&ServiceKey, &Group> {
     let groups = view.groups.values();
     groups.flat_map(|group| group.services.iter().map(move |service| (&**service, &**group))).collect()
+}
+
+/// The record in a speaker's object, by node; empty if it cannot be parsed.
+fn decode(object: &ConfigurationState) -> BTreeMap<NodeName, Epochs> {
+    let text = object.annotations().get(LAST_ANNOUNCED).map(String::as_str).unwrap_or_default();
+    let by_node: BTreeMap<String, BTreeMap<String, u64>> = serde_json::from_str(text).unwrap_or_default();
+    let key = |(service, epoch): (String, u64)| {
+        let (namespace, name) = service.split_once('/')?;
+        Some((ServiceKey::new(namespace, name), epoch))
+    };
+    let epochs = |epochs: BTreeMap<String, u64>| epochs.into_iter().filter_map(key).collect();
+    by_node.into_iter().map(|(node, services)| (node.into(), epochs(services))).collect()
+}
+
+/// The record as summaries of statuses: the last announcing node takes precedence.
+pub(crate) fn remembered(object: &ConfigurationState) -> Vec<Arc<AnnouncementInfo>> {
+    let statuses = decode(object).into_iter().flat_map(|(node, epochs)| {
+        epochs.into_iter().map(move |(service, epoch)| {
+            let (name, node) = (Box::default(), node.clone());
+            Arc::new(AnnouncementInfo { name, service, node, epoch, interfaces: None })
+        })
+    });
+    statuses.collect()
 }
 
 #[cfg(test)]
@@ -129,11 +167,8 @@ mod tests {
     use announce::cluster::Speaker;
     use announce::cluster::link::Scope;
     use announce::layer2::view::{Candidates, NotAnnounced};
-    use crds::ResourceExt as _;
-    use crds::annotations::LAST_ANNOUNCED;
 
     use super::*;
-    use crate::api::state_annotations::{LONGEST_RECORD, last_announced_statuses};
 
     impl LastAnnounced {
         /// The epoch of `node`, if it was the last to announce the Service and no node does now.
@@ -227,7 +262,7 @@ mod tests {
         }
         let mut object = ConfigurationState::new("speaker-node1", crds::ConfigurationStateSpec {});
         object.annotations_mut().insert(LAST_ANNOUNCED.into(), record.encode().unwrap());
-        let statuses = last_announced_statuses(&object);
+        let statuses = remembered(&object);
         assert_eq!((statuses.len(), &*statuses[0].node, statuses[0].epoch), (1, "node1", 7));
         let mut restarted = LastAnnounced::default();
         restarted.load(Some(&object));
@@ -242,6 +277,6 @@ mod tests {
         let mut record = LastAnnounced::default();
         let epochs = (0..20_000).map(|n| (ServiceKey::new("default", format!("service-{n}")), n));
         record.record.insert("node1".into(), epochs.collect());
-        assert!(record.encode().unwrap().len() <= LONGEST_RECORD);
+        assert!(record.encode().unwrap().len() <= LONGEST);
     }
 }

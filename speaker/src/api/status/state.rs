@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use announce::cluster::NodeName;
-use announce::cluster::link::Link;
+use announce::cluster::link::{Families, Link, LinkInfo};
 use crds::annotations::{LAST_ANNOUNCED, LINKS, NODE, OTHER_ADDRESSES};
 use crds::conditions::{NewCondition, merge};
 use crds::names::{CONDITION_BEACONS_BLOCKED, CONDITION_EXCLUDE_LABEL_IGNORED, CONDITION_KERNELS_ANSWER};
@@ -17,13 +17,33 @@ use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, Client};
 use rules::{Finding, Severity};
 use runtime::client::{CallError, bounded};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{FIELD_MANAGER, gc_nodes};
-use crate::api::state_annotations::{encode_links, name};
 use crate::api::watches::Caches;
 use crate::layer2::driver::Published;
 use crate::layer2::interfaces::OtherAddresses;
+use crate::mac::format_mac;
+
+/// The prefix of the name of a speaker's object, before the name of its node.
+const NAME_PREFIX: &str = "speaker-";
+const IPV4: &str = "IPv4";
+const IPV6: &str = "IPv6";
+
+/// A link in the annotation.
+#[derive(Serialize, Deserialize)]
+struct LinkEntry {
+    name: String,
+    mac: String,
+    subnets: Vec<ipnet::IpNet>,
+    /// The families that it can announce; absent in the annotations of earlier releases.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    families: Option<Vec<String>>,
+}
+
+/// The longest valid name of an object (RFC 1123 subdomain).
+const LONGEST_NAME: usize = 253;
 
 /// What a speaker reports about its node.
 pub(super) struct NodeReport<'a> {
@@ -112,6 +132,11 @@ impl StateWriter {
     }
 }
 
+/// The name of the object of a node's speaker.
+pub(crate) fn name(node: &NodeName) -> String {
+    announce::shortened(&format!("{NAME_PREFIX}{node}"), LONGEST_NAME).into_owned()
+}
+
 fn annotations(me: &NodeName, published: &Published, node: NodeReport<'_>) -> BTreeMap<&'static str, String> {
     let matters = |address: &IpAddr| {
         published.view.is_in_pool(*address)
@@ -126,7 +151,13 @@ fn annotations(me: &NodeName, published: &Published, node: NodeReport<'_>) -> BT
     let others = (!others.is_empty()).then(|| serde_json::to_string(&others).unwrap_or_default());
     let optional = [(OTHER_ADDRESSES, others), (LAST_ANNOUNCED, node.last_announced)];
     let optional = optional.into_iter().filter_map(|(key, value)| Some((key, value?)));
-    [(LINKS, encode_links(node.links)), (NODE, me.to_string())].into_iter().chain(optional).collect()
+    [(LINKS, encode(node.links)), (NODE, me.to_string())].into_iter().chain(optional).collect()
+}
+
+/// The addresses that a speaker reports on interfaces that it does not announce on.
+pub(crate) fn other_addresses(object: &ConfigurationState) -> OtherAddresses {
+    let text = object.annotations().get(OTHER_ADDRESSES);
+    text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
 }
 
 fn status(
@@ -206,16 +237,63 @@ fn status(
     }
 }
 
+fn encode(links: &[Link]) -> String {
+    let entries: Vec<LinkEntry> = links
+        .iter()
+        .map(|link| {
+            let subnet = |(ip, length): &(IpAddr, u8)| ipnet::IpNet::new(*ip, *length).ok();
+            let families = [(IPV4, link.broadcast), (IPV6, link.link_local.is_some())];
+            let families =
+                families.into_iter().filter(|(_, spoken)| *spoken).map(|(name, _)| name.to_owned());
+            LinkEntry {
+                name: link.name.clone(),
+                mac: format_mac(link.mac.0),
+                subnets: link.subnets.iter().filter_map(subnet).collect(),
+                families: Some(families.collect()),
+            }
+        })
+        .collect();
+    serde_json::to_string(&entries).unwrap_or_default()
+}
+
+/// The node of a speaker's object. A label cannot contain a name of more than 63 characters.
+pub(crate) fn node(object: &ConfigurationState) -> Option<&str> {
+    let annotated = object.annotations().get(NODE).or_else(|| object.labels().get(LABEL_NODE_NAME));
+    let name = object.metadata.name.as_deref();
+    annotated.map(String::as_str).or_else(|| name?.strip_prefix(NAME_PREFIX))
+}
+
+/// The links in a speaker's object; none if there are none that can be parsed.
+pub(crate) fn decode(object: &ConfigurationState) -> Option<(NodeName, Vec<LinkInfo>)> {
+    let node = node(object)?;
+    let entries: Vec<LinkEntry> = serde_json::from_str(object.annotations().get(LINKS)?).ok()?;
+    let links = entries.into_iter().map(|entry| {
+        Some(LinkInfo {
+            name: entry.name,
+            mac: parse_mac(&entry.mac)?,
+            subnets: entry.subnets.iter().map(|net| (net.addr(), net.prefix_len())).collect(),
+            families: entry.families.map(|families| Families {
+                ipv4: families.iter().any(|family| family == IPV4),
+                ipv6: families.iter().any(|family| family == IPV6),
+            }),
+        })
+    });
+    Some((node.into(), links.collect::<Option<Vec<_>>>()?))
+}
+
+fn parse_mac(text: &str) -> Option<[u8; 6]> {
+    let bytes: Option<Vec<u8>> = text.split(':').map(|part| u8::from_str_radix(part, 16).ok()).collect();
+    bytes?.try_into().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use announce::EthernetAddress;
-    use announce::cluster::link::LinkInfo;
     use announce::layer2::view::View;
 
     use super::*;
-    use crate::api::state_annotations::{LONGEST_NAME, decode_links, node, other_addresses};
 
     #[test]
     fn links_survive_the_annotation() {
@@ -230,12 +308,12 @@ mod tests {
         };
         let mut object = ConfigurationState::new("speaker-node1", crds::ConfigurationStateSpec {});
         object.labels_mut().insert(LABEL_NODE_NAME.into(), "node1".into());
-        object.annotations_mut().insert(LINKS.into(), encode_links(std::slice::from_ref(&link)));
-        let (node, links) = decode_links(&object).unwrap();
+        object.annotations_mut().insert(LINKS.into(), encode(std::slice::from_ref(&link)));
+        let (node, links) = decode(&object).unwrap();
         assert_eq!(&*node, "node1");
         assert_eq!(links, [LinkInfo::from(&link)]);
         object.annotations_mut().insert(LINKS.into(), "[{]".into());
-        assert!(decode_links(&object).is_none());
+        assert!(decode(&object).is_none());
     }
 
     #[test]
@@ -244,7 +322,7 @@ mod tests {
         object.labels_mut().insert(LABEL_NODE_NAME.into(), "node1".into());
         let earlier = r#"[{"name": "eth0", "mac": "02:00:0a:4d:00:0b", "subnets": ["10.77.0.11/24"]}]"#;
         object.annotations_mut().insert(LINKS.into(), earlier.into());
-        let (_, links) = decode_links(&object).unwrap();
+        let (_, links) = decode(&object).unwrap();
         assert_eq!(links[0].families, None);
         assert!(links[0].supports_family("fd00::1".parse().unwrap()));
     }
@@ -302,7 +380,7 @@ mod tests {
         for (key, value) in annotations(&me, &published, known) {
             object.annotations_mut().insert(key.into(), value);
         }
-        assert_eq!(decode_links(&object).unwrap().0, me);
+        assert_eq!(decode(&object).unwrap().0, me);
         let reported = other_addresses(&object);
         assert_eq!(
             reported,
