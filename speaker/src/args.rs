@@ -79,7 +79,7 @@ pub struct Args {
 /// The Secret that users may create as MetalLB's manual describes, and the operator's own.
 const DEFAULT_KEY_DIRS: [&str; 2] = ["/etc/lbstack/memberlist", "/etc/lbstack/beacon-key"];
 
-/// MetalLB's list (`reference/metallb.md` §7.3): interfaces that container runtimes and network plugins
+/// MetalLB's list (`docs/reference/metallb.md` §7.3): interfaces that container runtimes and network plugins
 /// create.
 const DEFAULT_EXCLUDED: [&str; 14] = [
     "^docker.*",

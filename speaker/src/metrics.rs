@@ -1,4 +1,4 @@
-//! Metrics: those of MetalLB (`reference/metallb.md` §3.9) and our own.
+//! Metrics: those of MetalLB (`docs/reference/metallb.md` §3.9) and our own.
 
 use std::collections::HashMap;
 use std::fmt::{self, Display, Write as _};

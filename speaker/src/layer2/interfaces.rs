@@ -241,7 +241,7 @@ fn answers_for_other_interfaces(interface: &str) -> bool {
 }
 
 /// Converts a link that can be announced on: up with carrier, not excluded, not part of a bond or bridge,
-/// with a hardware address (`reference/metallb.md` §5.4).
+/// with a hardware address (`docs/reference/metallb.md` §5.4).
 fn parse_link(message: &LinkMessage, addresses: &[AddressMessage], excluded: &RegexSet) -> Option<Link> {
     let flags = message.header.flags;
     let (mut name, mut mac, mut carrier_ups, mut enslaved, mut operational) = (None, None, 0, false, true);

@@ -215,7 +215,7 @@ async fn receive(
 }
 
 /// Multicast memberships: the kernel opens the link's filter and sends MLD reports, which snooping switches
-/// need (checklist D1). The memberships of a socket are limited by `net.core.optmem_max`; then another socket
+/// need (docs/reference/layer2.md D1). The memberships of a socket are limited by `net.core.optmem_max`; then another socket
 /// is opened.
 #[derive(Default)]
 struct MulticastMemberships {

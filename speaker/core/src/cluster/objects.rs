@@ -171,7 +171,7 @@ impl EndpointSliceInfo {
     }
 }
 
-/// As in MetalLB: ready or unknown, or serving while terminating (`reference/metallb.md` §5.1).
+/// As in MetalLB: ready or unknown, or serving while terminating (`docs/reference/metallb.md` §5.1).
 fn can_serve(endpoint: &Endpoint) -> bool {
     endpoint
         .conditions

@@ -67,29 +67,29 @@ impl Arp {
     }
 }
 
-/// The reply to `request`: unicast to the sender, also if it is a probe (checklist A2, A3).
+/// The reply to `request`: unicast to the sender, also if it is a probe (docs/reference/layer2.md A2, A3).
 pub fn reply(mac: EthernetAddress, request: &Arp) -> Frame {
     emit(ArpOperation::Reply, mac, request.target, request.sender_mac, request.sender, request.sender_mac)
 }
 
-/// The gratuitous request, the announcement of RFC 5227: sender and target are the address (checklist B4,
+/// The gratuitous request, the announcement of RFC 5227: sender and target are the address (docs/reference/layer2.md B4,
 /// C1).
 pub fn gratuitous_request(mac: EthernetAddress, address: Ipv4Addr) -> Frame {
     emit(ArpOperation::Request, mac, address, NO_MAC, address, EthernetAddress::BROADCAST)
 }
 
-/// The gratuitous reply, broadcast: some devices learn only from replies (checklist C1).
+/// The gratuitous reply, broadcast: some devices learn only from replies (docs/reference/layer2.md C1).
 pub fn gratuitous_reply(mac: EthernetAddress, address: Ipv4Addr) -> Frame {
     emit(ArpOperation::Reply, mac, address, mac, address, EthernetAddress::BROADCAST)
 }
 
-/// A probe: a request for `address` without a sender address (checklist B2).
+/// A probe: a request for `address` without a sender address (docs/reference/layer2.md B2).
 pub fn probe(mac: EthernetAddress, address: Ipv4Addr) -> Frame {
     emit(ArpOperation::Request, mac, Ipv4Addr::UNSPECIFIED, NO_MAC, address, EthernetAddress::BROADCAST)
 }
 
 /// The source of the frame is always the sender's hardware address: port security drops other frames
-/// (checklist A4).
+/// (docs/reference/layer2.md A4).
 fn emit(
     operation: ArpOperation,
     mac: EthernetAddress,

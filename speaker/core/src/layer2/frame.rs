@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// Ethernet's minimum length without the check sequence (checklist A5): shorter frames are padded with zeros.
+/// Ethernet's minimum length without the check sequence (docs/reference/layer2.md A5): shorter frames are padded with zeros.
 const MINIMUM: usize = 60;
 /// The longest frame that we send: Ethernet 14, IPv6 40, advertisement or solicitation 24, one option 8.
 const MAXIMUM: usize = 86;
@@ -49,7 +49,7 @@ pub enum DropReason {
     /// Neither ARP nor IPv6.
     #[error("the frame is neither ARP nor IPv6")]
     EtherType,
-    /// ARP, but not for Ethernet and IPv4, or with other address lengths (RFC 826; checklist A1).
+    /// ARP, but not for Ethernet and IPv4, or with other address lengths (RFC 826; docs/reference/layer2.md A1).
     #[error("the ARP packet is not for Ethernet and IPv4")]
     NotEthernetIpv4,
     /// ARP with another operation than request and reply.

@@ -39,7 +39,7 @@ pub type Nonce = [u8; 6];
 pub enum Ndp {
     /// A request for the link-layer address of `target`.
     Solicitation {
-        /// The frame's source: the answer is sent there, with or without an option (checklist D5).
+        /// The frame's source: the answer is sent there, with or without an option (docs/reference/layer2.md D5).
         frame_source: EthernetAddress,
         /// The sender; unspecified during duplicate address detection.
         source: Ipv6Addr,
@@ -62,7 +62,7 @@ pub enum Ndp {
 }
 
 impl Ndp {
-    /// Validates a frame by RFC 4861 §7.1.1 and §7.1.2 and parses it (checklist D4).
+    /// Validates a frame by RFC 4861 §7.1.1 and §7.1.2 and parses it (docs/reference/layer2.md D4).
     pub fn parse(bytes: &[u8]) -> Result<Self, DropReason> {
         let frame = EthernetFrame::new_checked(bytes).map_err(|_| DropReason::Truncated)?;
         if frame.ethertype() != EthernetProtocol::Ipv6 {
@@ -165,7 +165,7 @@ fn multicast_mac(group: Ipv6Addr) -> EthernetAddress {
     EthernetAddress([0x33, 0x33, a, b, c, d])
 }
 
-/// The answer to a solicitation from an address: solicited, override (checklist D5, D7).
+/// The answer to a solicitation from an address: solicited, override (docs/reference/layer2.md D5, D7).
 pub fn solicited_advertisement(
     mac: EthernetAddress,
     link_local: Ipv6Addr,
@@ -178,14 +178,14 @@ pub fn solicited_advertisement(
 }
 
 /// An advertisement to all nodes: after a claim, or to defend the address against the duplicate address
-/// detection of another host (checklist D6, D9).
+/// detection of another host (docs/reference/layer2.md D6, D9).
 pub fn unsolicited_advertisement(mac: EthernetAddress, link_local: Ipv6Addr, target: Ipv6Addr) -> Frame {
     let message = NeighborMessage { kind: ADVERTISEMENT, flags: OVERRIDE, target };
     message.emit(mac, link_local, ALL_NODES, multicast_mac(ALL_NODES), (TARGET_LINK_LAYER, mac.0))
 }
 
 /// A neighbor advertisement to all routers, which create an entry from it in advance; it must not have the
-/// override flag (RFC 9131 §6.1.2; checklist D10).
+/// override flag (RFC 9131 §6.1.2; docs/reference/layer2.md D10).
 pub fn neighbor_advertisement_to_routers(
     mac: EthernetAddress,
     link_local: Ipv6Addr,
@@ -195,7 +195,7 @@ pub fn neighbor_advertisement_to_routers(
     message.emit(mac, link_local, ALL_ROUTERS, multicast_mac(ALL_ROUTERS), (TARGET_LINK_LAYER, mac.0))
 }
 
-/// A duplicate address detection probe: without a source address, with a nonce (checklist D11).
+/// A duplicate address detection probe: without a source address, with a nonce (docs/reference/layer2.md D11).
 pub fn probe(mac: EthernetAddress, target: Ipv6Addr, nonce: Nonce) -> Frame {
     let group = solicited_node(target);
     let message = NeighborMessage { kind: SOLICITATION, flags: 0, target };

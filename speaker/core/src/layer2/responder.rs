@@ -23,7 +23,7 @@ use announced::Announced;
 use probe::Probe;
 pub use probe::ProbePlan;
 
-/// RFC 5227 §2.4: never two defences of an address within this time (checklist B7).
+/// RFC 5227 §2.4: never two defences of an address within this time (docs/reference/layer2.md B7).
 const DEFEND_INTERVAL: Duration = Duration::from_secs(10);
 
 /// An input from the driver.
@@ -105,7 +105,7 @@ pub struct Observation {
     pub ours: EthernetAddress,
     /// The link on which it was seen.
     pub link: LinkIndex,
-    /// It only probes for the address at the same time as this node (checklist B3, D12).
+    /// It only probes for the address at the same time as this node (docs/reference/layer2.md B3, D12).
     pub probing: bool,
 }
 
@@ -132,7 +132,7 @@ struct ResponderLink {
     link: Link,
     schedule: Schedule,
     /// Solicited-node groups with the number of addresses that need them: addresses with the same last 24
-    /// bits share one (checklist D2).
+    /// bits share one (docs/reference/layer2.md D2).
     groups: BTreeMap<Ipv6Addr, u32>,
 }
 

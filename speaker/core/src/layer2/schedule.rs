@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The early waves make up for lost frames; 1.1 s because Linux before 4.11 ignores a changed address for one
-//! second; the refresh keeps switches and routers from forgetting a quiet address (checklist C2, C3). Token
+//! second; the refresh keeps switches and routers from forgetting a quiet address (docs/reference/layer2.md C2, C3). Token
 //! buckets limit the frames per second (C4): clients wait for the frames after a claim, so their limit is
 //! much higher than that of refreshes; on a congested link it is the same. Probes and answers are not
 //! limited. If more is due than may be sent, first waves take precedence over later ones, and those over

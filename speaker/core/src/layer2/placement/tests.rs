@@ -12,7 +12,7 @@ fn ordered(nodes: &[&str], address: &str) -> Vec<String> {
 
 #[test]
 fn the_order_is_that_of_metallb() {
-    // reference/metallb.md §5.1
+    // docs/reference/metallb.md §5.1
     for (nodes, address, expected) in [
         (["node-a", "node-b", "node-c"], "10.0.0.1", ["node-b", "node-a", "node-c"]),
         (["node-a", "node-b", "node-c"], "10.0.0.2", ["node-b", "node-c", "node-a"]),

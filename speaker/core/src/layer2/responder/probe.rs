@@ -1,5 +1,5 @@
 //! Probing whether an address is in use (RFC 5227 §2.1.1, RFC 4862 §5.4), with the interval between requests
-//! as an argument: the RFCs' seconds are for hosts that nobody waits for (checklist B1, B5, D11).
+//! as an argument: the RFCs' seconds are for hosts that nobody waits for (docs/reference/layer2.md B1, B5, D11).
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
