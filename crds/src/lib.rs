@@ -31,6 +31,7 @@ mod service_bgp_status;
 mod service_key;
 mod service_l2_status;
 mod stack;
+mod string_enum;
 mod versions;
 
 pub use address_conflict::{AddressConflict, AddressConflictSpec};
