@@ -27,6 +27,7 @@ mod metrics;
 mod other_writer;
 pub mod plan;
 mod pool_stats;
+pub mod reasons;
 mod run;
 mod service;
 mod statuses;

@@ -5,7 +5,8 @@ use std::fmt;
 use crds::ServiceKey;
 use tracing::Span;
 
-/// The span of one Service: every line about it has the field `service=NAMESPACE/NAME`, whatever the level of the log.
+/// The span of one Service: every line about it has the field `service=NAMESPACE/NAME`, whatever the level of
+/// the log.
 pub(crate) fn service_span(service: &ServiceKey) -> Span {
     tracing::error_span!("service", %service)
 }

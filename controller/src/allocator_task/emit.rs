@@ -14,9 +14,9 @@ pub(super) fn emit(recorder: &Events, object: &ObjectReference, events: Vec<NewE
     let (kind, name) = (object.kind.as_deref(), object.name.as_deref());
     for event in events {
         if event.warning {
-            tracing::warn!(kind, name, reason = event.reason, "{}", event.message);
+            tracing::warn!(kind, name, reason = %event.reason, "{}", event.message);
         } else {
-            tracing::info!(kind, name, reason = event.reason, "{}", event.message);
+            tracing::info!(kind, name, reason = %event.reason, "{}", event.message);
         }
         send(recorder, object, event);
     }
@@ -26,9 +26,9 @@ pub(super) fn emit(recorder: &Events, object: &ObjectReference, events: Vec<NewE
 pub(super) fn emit_for_service(recorder: &Events, service: &Service, events: Vec<NewEvent>) {
     for event in events {
         if event.warning {
-            tracing::warn!(reason = event.reason, "{}", event.message);
+            tracing::warn!(reason = %event.reason, "{}", event.message);
         } else {
-            tracing::info!(reason = event.reason, "{}", event.message);
+            tracing::info!(reason = %event.reason, "{}", event.message);
         }
         send(recorder, &service.object_ref(&()), event);
     }
@@ -36,8 +36,8 @@ pub(super) fn emit_for_service(recorder: &Events, service: &Service, events: Vec
 
 fn send(recorder: &Events, object: &ObjectReference, event: NewEvent) {
     if event.warning {
-        recorder.warning(object, ASSIGN, event.reason, event.message);
+        recorder.warning(object, ASSIGN, event.reason.as_str(), event.message);
     } else {
-        recorder.normal(object, ASSIGN, event.reason, event.message);
+        recorder.normal(object, ASSIGN, event.reason.as_str(), event.message);
     }
 }

@@ -121,8 +121,9 @@ impl Term<'_> {
         let stored = self.writes.possibly_stored(key, version(&service), service::stored_addresses(&service));
         if is_ours(&service, &self.context.class) {
             let assignment = self.allocator.assign(key, Request::from_service(&service), &stored, now);
-            let refusal = assignment.refusal.map(Refusal::reason);
-            tracing::debug!(stored = %List(&stored), desired = %List(assignment.addresses), refusal, "reconciled");
+            let refusal = assignment.refusal.map(|refusal| refusal.reason().as_str());
+            let desired = List(assignment.addresses);
+            tracing::debug!(stored = %List(&stored), %desired, refusal, "reconciled");
         } else {
             self.allocator.release(key, &stored, now);
         }

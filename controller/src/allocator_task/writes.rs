@@ -70,8 +70,9 @@ impl Completion {
     }
 }
 
-/// Writes that were sent and whose result is not known, over all terms of this process. The API server may carry one out long after the client gave up. Once a
-/// later version is seen, the write has either produced it or can no longer succeed.
+/// Writes that were sent and whose result is not known, over all terms of this process. The API server may
+/// carry one out long after the client gave up. Once a later version is seen, the write has either produced
+/// it or can no longer succeed.
 #[derive(Clone, Debug, Default)]
 pub(super) struct InFlight(Arc<Mutex<SentWrites>>);
 

@@ -17,11 +17,14 @@ use serde_json::{Value, json};
 use crate::conflict::Conflict;
 use crate::list::version;
 use crate::pool_stats::PoolStats;
+use crate::reasons::{ConditionReason, ConditionType};
 
 /// Name of our `ConfigurationState`, the same as MetalLB's.
 pub(crate) const STATE_NAME: &str = "controller";
 /// The label of a `ConfigurationState` that says which component wrote it.
 const LABEL_COMPONENT_TYPE: &str = "metallb.io/component-type";
+
+const READY: &str = ConditionType::Ready.as_str();
 
 /// The hint on an object that cannot be decoded.
 const UNDECODABLE: &str = "this version of lbstack cannot read the object: correct the field, or upgrade; \
@@ -92,15 +95,19 @@ impl StatusSources<'_> {
         let failed = findings.iter().any(|finding| finding.severity == Severity::Error);
         let (reason, message) = if failed {
             let errors = findings.iter().filter(|finding| finding.severity == Severity::Error);
-            ("ConfigurationError", format!("rejected until corrected: {}", lines(errors.copied())))
+            (
+                ConditionReason::ConfigurationError,
+                format!("rejected until corrected: {}", lines(errors.copied())),
+            )
         } else if findings.is_empty() {
-            ("InUse", String::new())
+            (ConditionReason::InUse, String::new())
         } else {
-            ("InUseWithWarnings", lines(findings.into_iter()))
+            (ConditionReason::InUseWithWarnings, lines(findings.into_iter()))
         };
-        let has_ready = object.conditions().iter().any(|condition| condition.type_ == "Ready");
-        let condition = NewCondition { type_: "Ready", status: Some(!failed), reason, message };
-        (has_ready || reason != "InUse").then_some(condition)
+        let has_ready = object.conditions().iter().any(|condition| condition.type_ == READY);
+        let condition =
+            NewCondition { type_: READY, status: Some(!failed), reason: reason.as_str(), message };
+        (has_ready || reason != ConditionReason::InUse).then_some(condition)
     }
 
     fn conditions_write<K: ConfigKind>(&self, object: &K) -> Option<StatusWrite> {
@@ -125,9 +132,9 @@ impl StatusSources<'_> {
         let name = pool.name_any();
         let stats = self.stats.get(&name).copied().unwrap_or_default();
         let mut conditions = vec![self.ready_condition(pool).unwrap_or_else(|| NewCondition {
-            type_: "Ready",
+            type_: READY,
             status: Some(true),
-            reason: "InUse",
+            reason: ConditionReason::InUse.as_str(),
             message: String::new(),
         })];
         conditions.push(exhausted_condition(&stats));
@@ -160,8 +167,13 @@ impl StatusSources<'_> {
         } else {
             String::new()
         };
-        let reason = if found { "UsedByOthers" } else { "None" };
-        NewCondition { type_: "Conflict", status: Some(found), reason, message }
+        let reason = if found { ConditionReason::UsedByOthers } else { ConditionReason::NoConflict };
+        NewCondition {
+            type_: ConditionType::Conflict.as_str(),
+            status: Some(found),
+            reason: reason.as_str(),
+            message,
+        }
     }
 
     /// The write of our `ConfigurationState`.
@@ -172,9 +184,10 @@ impl StatusSources<'_> {
         let summary: Vec<String> = errors.chain(undecodable).collect();
         let valid = summary.is_empty();
         let condition = NewCondition {
-            type_: "poolReconcilerValid",
+            type_: ConditionType::PoolReconcilerValid.as_str(),
             status: Some(valid),
-            reason: if valid { "Reconciled" } else { "ConfigurationError" },
+            reason: if valid { ConditionReason::Reconciled } else { ConditionReason::ConfigurationError }
+                .as_str(),
             message: summary.join("\n"),
         };
         let old = self.state.and_then(|state| state.status.clone()).unwrap_or_default();
@@ -207,9 +220,9 @@ fn exhausted_condition(stats: &PoolStats) -> NewCondition {
     let full: Vec<&str> = families.iter().filter(|(_, full)| *full).map(|(family, _)| *family).collect();
     let found = !full.is_empty();
     NewCondition {
-        type_: "Exhausted",
+        type_: ConditionType::Exhausted.as_str(),
         status: Some(found),
-        reason: if found { "AllInUse" } else { "AddressesFree" },
+        reason: if found { ConditionReason::AllInUse } else { ConditionReason::AddressesFree }.as_str(),
         message: if found {
             format!(
                 "no {} address is left to assign: add addresses, or remove Services",
