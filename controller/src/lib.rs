@@ -16,15 +16,18 @@
 
 mod allocator_task;
 mod api;
+mod config_stores;
 mod conflict;
 mod contention;
 #[cfg(test)]
 mod fixtures;
 mod list;
+mod log;
 mod metrics;
 mod other_writer;
 pub mod plan;
 mod pool_stats;
+pub mod reasons;
 mod run;
 mod service;
 mod statuses;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use ipam::RefusalReason;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::counter::Counter;
@@ -17,7 +18,7 @@ use crate::pool_stats::PoolStats;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Snapshot {
     pub(crate) pools: BTreeMap<String, PoolStats>,
-    pub(crate) refused: BTreeMap<&'static str, usize>,
+    pub(crate) refused: BTreeMap<RefusalReason, usize>,
     pub(crate) leading: bool,
     pub(crate) loaded: bool,
     pub(crate) errors: usize,
@@ -83,9 +84,9 @@ impl Collector for Published {
             let values = snapshot.pools.iter().map(|(pool, stats)| ([("pool", pool.as_str())], read(stats)));
             family(&mut encoder, name, help, values)?;
         }
-        let refused = ipam::Refusal::REASONS.iter().map(|reason| {
+        let refused = RefusalReason::ALL.iter().map(|reason| {
             let count = snapshot.refused.get(reason).copied().unwrap_or_default();
-            ([("reason", *reason)], i64::try_from(count).unwrap_or(i64::MAX))
+            ([("reason", reason.as_str())], i64::try_from(count).unwrap_or(i64::MAX))
         });
         family(
             &mut encoder,
@@ -144,7 +145,7 @@ mod tests {
         metrics.publish(|snapshot| {
             *snapshot = Snapshot {
                 pools: BTreeMap::from([("lan".to_owned(), lan)]),
-                refused: BTreeMap::from([("PoolExhausted", 2)]),
+                refused: BTreeMap::from([(RefusalReason::NoPoolFits, 2)]),
                 leading: true,
                 loaded: true,
                 errors: 1,
@@ -162,6 +163,7 @@ mod tests {
             // Saturated.
             "metallb_allocator_addresses_total{pool=\"lan\"} 9223372036854775807",
             "lbstack_controller_leading 1",
+            "lbstack_services_refused{reason=\"NoPoolFits\"} 2",
         ] {
             assert!(text.lines().any(|have| have == line), "{line} is not in\n{text}");
         }

@@ -19,7 +19,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use kube::api::{Api, ListParams};
 use kube::core::NamespaceResourceScope;
-use rules::{Configuration, Finding, LastValid, Objects};
+use rules::{ConfigKind as _, Configuration, Finding, LastValid, Objects, for_each_config_kind};
 use runtime::client;
 use runtime::decode::{Lenient, lenient};
 
@@ -96,18 +96,12 @@ async fn read_cluster(client: &Client, args: &Args) -> anyhow::Result<ClusterObj
     let namespace = args.namespace.clone().unwrap_or(stack.namespace);
     let class = args.load_balancer_class.clone().unwrap_or(stack.load_balancer_class);
     let namespace = &namespace;
+    let mut objects = Objects::default();
+    for_each_config_kind!(K => *K::of_mut(&mut objects) = list_in(client, namespace).await?);
+    objects.namespaces = list_all(Api::all(client.clone())).await?;
+    objects.node_addresses = node_addresses(client).await;
     Ok(ClusterObjects {
-        objects: Objects {
-            pools: list_in(client, namespace).await?,
-            l2_advertisements: list_in(client, namespace).await?,
-            bgp_advertisements: list_in(client, namespace).await?,
-            bgp_peers: list_in(client, namespace).await?,
-            bfd_profiles: list_in(client, namespace).await?,
-            communities: list_in(client, namespace).await?,
-            pool_policies: list_in(client, namespace).await?,
-            namespaces: list_all(Api::all(client.clone())).await?,
-            node_addresses: node_addresses(client).await,
-        },
+        objects,
         services: list_all(Api::all(client.clone())).await?,
         conflicts: list_in(client, namespace).await?,
         namespace: namespace.clone(),

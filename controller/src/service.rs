@@ -11,11 +11,12 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::list;
+use crate::reasons::{ConditionReason, ConditionType, EventReason};
 
 /// Our conditions on Services: whether the Service has an address, and whether a machine uses its address.
 /// The latter is present only while it is true.
-const ADDRESS_ASSIGNED: &str = "lbstack.dev/AddressAssigned";
-const ADDRESS_CONFLICT: &str = "lbstack.dev/AddressConflict";
+const ADDRESS_ASSIGNED: &str = ConditionType::AddressAssigned.as_str();
+const ADDRESS_CONFLICT: &str = ConditionType::AddressConflict.as_str();
 const OURS: [&str; 2] = [ADDRESS_ASSIGNED, ADDRESS_CONFLICT];
 
 /// A write of the status and annotation of one Service.
@@ -65,7 +66,7 @@ impl ServiceWrite {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct StatusInputs {
     /// The machine that uses an assigned address: reason and message of the condition.
-    pub(crate) conflict: Option<(&'static str, String)>,
+    pub(crate) conflict: Option<(ConditionReason, String)>,
     /// Message about another writer that repeatedly overwrites the status. Only conditions are written then.
     pub(crate) contested: Option<String>,
     /// Whether the addresses in the status are of no pool and not assigned by us. They stay while nothing is
@@ -77,7 +78,7 @@ pub(crate) struct StatusInputs {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NewEvent {
     pub(crate) warning: bool,
-    pub(crate) reason: &'static str,
+    pub(crate) reason: EventReason,
     pub(crate) message: String,
     /// Whether to send it only if it is still true a moment later: a pool and its Services are often created
     /// together.
@@ -153,7 +154,7 @@ pub(crate) fn plan_write(
     let conflict = inputs.conflict.as_ref().map(|(reason, message)| NewCondition {
         type_: ADDRESS_CONFLICT,
         status: Some(true),
-        reason,
+        reason: reason.as_str(),
         message: message.clone(),
     });
 
@@ -230,21 +231,19 @@ fn ingress_entries(service: &Service, addresses: &[IpAddr]) -> Option<Vec<LoadBa
     (!addresses.is_empty()).then(|| addresses.iter().map(entry).collect())
 }
 
-const ASSIGNED: &str = "Assigned";
-
-/// Reason of condition and event while another writer repeatedly overwrites the status.
-pub(crate) const CONTESTED: &str = "StatusContested";
+const ASSIGNED: &str = ConditionReason::Assigned.as_str();
 
 fn assigned_condition(service: &Service, assignment: Assignment<'_>, inputs: &StatusInputs) -> NewCondition {
     let has = join(assignment.addresses);
     if let Some(contested) = &inputs.contested {
         let message =
             if has.is_empty() { contested.clone() } else { format!("{has} is assigned, but {contested}") };
-        return NewCondition { type_: ADDRESS_ASSIGNED, status: Some(false), reason: CONTESTED, message };
+        let reason = ConditionReason::StatusContested.as_str();
+        return NewCondition { type_: ADDRESS_ASSIGNED, status: Some(false), reason, message };
     }
     let (reason, mut message) = match (assignment.refusal, assignment.pool) {
-        (Some(refusal), _) if has.is_empty() => (refusal.reason(), refusal.to_string()),
-        (Some(refusal), _) => (refusal.reason(), format!("has {has}; {refusal}")),
+        (Some(refusal), _) if has.is_empty() => (refusal.reason().as_str(), refusal.to_string()),
+        (Some(refusal), _) => (refusal.reason().as_str(), format!("has {has}; {refusal}")),
         (None, Some(pool)) => (ASSIGNED, format!("{has} from pool {pool}")),
         (None, None) => (ASSIGNED, has.clone()),
     };
@@ -287,11 +286,11 @@ fn write_events(
             Some(_) if after.is_empty() => "the Service may no longer have the address",
             Some(_) => "replaced by a new assignment",
         };
-        events.push(normal("ClearAssignment", format!("{} withdrawn: {why}", join(&lost))));
+        events.push(normal(EventReason::ClearAssignment, format!("{} withdrawn: {why}", join(&lost))));
     }
     if !gained.is_empty() {
         let pool = assignment.and_then(|assignment| assignment.pool).unwrap_or_default();
-        events.push(normal("IPAllocated", format!("Assigned {} from pool {pool}", join(&gained))));
+        events.push(normal(EventReason::IpAllocated, format!("Assigned {} from pool {pool}", join(&gained))));
     }
     events.extend(
         assignment
@@ -319,25 +318,29 @@ fn refusal_event(service: &Service, assignment: Assignment<'_>, foreign: bool) -
     let (refusal, pending) = (assignment.refusal?, assignment.addresses.is_empty());
     let message = refusal.to_string() + &foreign_entry_hint(service, assignment, foreign).unwrap_or_default();
     let event = match refusal {
-        Refusal::MissingFamily { .. } => normal("AdditionalAssignFailed", message),
-        Refusal::Request(RequestError::NotEnoughClusterIps) => warning("not enough clusterips", message),
-        Refusal::Request(RequestError::NoClusterIp) => warning("noclusterIPsIPFamily", message),
-        _ if pending => warning("AllocationFailed", message),
-        _ => warning("LoadBalancerFailed", message),
+        Refusal::MissingFamily { .. } => normal(EventReason::AdditionalAssignFailed, message),
+        Refusal::Request(RequestError::NotEnoughClusterIps) => {
+            warning(EventReason::NotEnoughClusterIps, message)
+        }
+        Refusal::Request(RequestError::NoClusterIp) => warning(EventReason::NoClusterIp, message),
+        _ if pending => warning(EventReason::AllocationFailed, message),
+        _ => warning(EventReason::LoadBalancerFailed, message),
     };
     Some(NewEvent { delayed: refusal.is_missing_pool(), ..event })
 }
 
 /// The event about another writer that repeatedly overwrites a status.
 pub(crate) fn contested_event(contested: &str) -> NewEvent {
-    warning(CONTESTED, contested.to_owned())
+    warning(EventReason::StatusContested, contested.to_owned())
 }
 
 /// The event about a machine that uses an address, or that it no longer does.
 pub(crate) fn conflict_event(conflict: Option<&str>) -> NewEvent {
     match conflict {
-        Some(message) => warning("AddressConflict", message.to_owned()),
-        None => normal("AddressConflictEnded", "no other machine uses the address any more".to_owned()),
+        Some(message) => warning(EventReason::AddressConflict, message.to_owned()),
+        None => {
+            normal(EventReason::AddressConflictEnded, "no other machine uses the address any more".to_owned())
+        }
     }
 }
 
@@ -345,15 +348,15 @@ fn deprecated_annotation_events(service: &Service) -> impl Iterator<Item = NewEv
     let keys = service.metadata.annotations.iter().flatten().map(|(key, _)| key);
     keys.filter_map(|key| key.strip_prefix(DEPRECATED_PREFIX)).map(|name| {
         let message = format!("{DEPRECATED_PREFIX}{name} is deprecated: use metallb.io/{name}");
-        warning("deprecatedAnnotation", message)
+        warning(EventReason::DeprecatedAnnotation, message)
     })
 }
 
-fn normal(reason: &'static str, message: String) -> NewEvent {
+fn normal(reason: EventReason, message: String) -> NewEvent {
     NewEvent { warning: false, reason, message, delayed: false }
 }
 
-fn warning(reason: &'static str, message: String) -> NewEvent {
+fn warning(reason: EventReason, message: String) -> NewEvent {
     NewEvent { warning: true, reason, message, delayed: false }
 }
 

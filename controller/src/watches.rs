@@ -4,17 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crds::{
-    AddressConflict, BFDProfile, BGPAdvertisement, BGPPeer, Community, ConfigurationState, IPAddressPool,
-    L2Advertisement, PoolPolicy,
-};
+use crds::{AddressConflict, ConfigurationState};
 use ipam::Occupant;
 use k8s_openapi::api::core::v1::{Namespace, ObjectReference, Service};
 use kube::api::Api;
-use kube::core::NamespaceResourceScope;
 use kube::runtime::reflector::Store;
 use kube::runtime::watcher;
-use kube::{Client, Resource, ResourceExt};
+use kube::{Client, ResourceExt as _};
 use rules::Objects;
 use runtime::cache::{Cache, watch_projected};
 use runtime::client::CallError;
@@ -24,6 +20,7 @@ use runtime::watch_status::WatchStatus;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::object_reference;
+use crate::config_stores::{ConfigStores, WatchStarter};
 use crate::conflict::{Conflict, NodeAddresses, held_address, interface_addresses, link_addresses};
 use crate::list::{PAGE, catch_up};
 use crate::statuses::STATE_NAME;
@@ -35,13 +32,7 @@ pub(crate) struct Watches {
     pub(crate) namespace: String,
     pub(crate) work_queue: WorkQueue,
     pub(crate) services: Store<Service>,
-    pools: Store<IPAddressPool>,
-    l2_advertisements: Store<L2Advertisement>,
-    bgp_advertisements: Store<BGPAdvertisement>,
-    bgp_peers: Store<BGPPeer>,
-    bfd_profiles: Store<BFDProfile>,
-    communities: Store<Community>,
-    pool_policies: Store<PoolPolicy>,
+    configuration: ConfigStores,
     conflicts: Store<AddressConflict>,
     states: Store<ConfigurationState>,
     /// The addresses on the interfaces of nodes, as their speakers report them.
@@ -50,34 +41,6 @@ pub(crate) struct Watches {
     nodes: Cache<NodeAddresses>,
     /// The health of the watches.
     status: WatchStatus,
-}
-
-/// Starts watches in one namespace, each event of which queues the configuration.
-struct WatchStarter<'a> {
-    tasks: &'a mut Tasks,
-    client: &'a Client,
-    namespace: &'a str,
-    shutdown: &'a CancellationToken,
-    work_queue: &'a WorkQueue,
-}
-
-impl WatchStarter<'_> {
-    fn start<K>(&mut self) -> Store<K>
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Clone
-            + serde::de::DeserializeOwned
-            + std::fmt::Debug
-            + Send
-            + Sync
-            + 'static,
-    {
-        let queue = self.work_queue.clone();
-        let api = Api::namespaced(self.client.clone(), self.namespace);
-        reflect(self.tasks, api, watcher::Config::default(), self.shutdown.clone(), move |_| {
-            queue.add_configuration();
-        })
-    }
 }
 
 impl Watches {
@@ -123,13 +86,7 @@ impl Watches {
         Self {
             namespace: namespace.to_owned(),
             services,
-            pools: starter.start(),
-            l2_advertisements: starter.start(),
-            bgp_advertisements: starter.start(),
-            bgp_peers: starter.start(),
-            bfd_profiles: starter.start(),
-            communities: starter.start(),
-            pool_policies: starter.start(),
+            configuration: ConfigStores::start(&mut starter),
             conflicts: starter.start(),
             states: starter.start(),
             interfaces,
@@ -144,19 +101,15 @@ impl Watches {
     pub(crate) async fn synced(&self) {
         // An error means that the task of the watch ended, which ends the process.
         let _ = wait_synced(&self.services).await;
-        let _ = wait_synced(&self.pools).await;
-        let _ = wait_synced(&self.pool_policies).await;
+        let _ = wait_synced(&self.configuration.pools).await;
+        let _ = wait_synced(&self.configuration.pool_policies).await;
         let _ = wait_synced(&self.conflicts).await;
         let _ = wait_synced(&self.namespaces).await;
     }
 
     /// Waits until the stores of the other kinds have their first lists. Addresses are assigned without them.
     pub(crate) async fn optional_synced(&self) {
-        let _ = wait_synced(&self.l2_advertisements).await;
-        let _ = wait_synced(&self.bgp_advertisements).await;
-        let _ = wait_synced(&self.bgp_peers).await;
-        let _ = wait_synced(&self.bfd_profiles).await;
-        let _ = wait_synced(&self.communities).await;
+        self.configuration.wait_synced().await;
         let _ = wait_synced(&self.states).await;
         let _ = self.interfaces.wait_synced().await;
     }
@@ -169,8 +122,8 @@ impl Watches {
     /// Waits until the stores that assignment depends on have the present objects of the API.
     pub(crate) async fn catch_up(&self, client: &Client) -> Result<(), CallError> {
         let namespace = Some(self.namespace.as_str());
-        catch_up(&self.pools, client, namespace).await?;
-        catch_up(&self.pool_policies, client, namespace).await?;
+        catch_up(&self.configuration.pools, client, namespace).await?;
+        catch_up(&self.configuration.pool_policies, client, namespace).await?;
         catch_up(&self.conflicts, client, namespace).await?;
         catch_up(&self.namespaces, client, None).await
     }
@@ -178,34 +131,16 @@ impl Watches {
     /// The objects of the configuration.
     pub(crate) fn objects(&self) -> Objects {
         Objects {
-            pools: self.pools.state(),
-            l2_advertisements: self.l2_advertisements.state(),
-            bgp_advertisements: self.bgp_advertisements.state(),
-            bgp_peers: self.bgp_peers.state(),
-            bfd_profiles: self.bfd_profiles.state(),
-            communities: self.communities.state(),
-            pool_policies: self.pool_policies.state(),
             namespaces: self.namespaces.state(),
             node_addresses: self.node_addresses(),
+            ..self.configuration.objects()
         }
     }
 
     /// The UID of a configuration object or of our `ConfigurationState`.
     pub(crate) fn uid(&self, kind: &str, name: &str) -> Option<String> {
-        fn of<K: ResourceExt>(objects: &[Arc<K>], name: &str) -> Option<String> {
-            objects.iter().find(|object| object.name_any() == name)?.uid()
-        }
-        match kind {
-            "IPAddressPool" => of(&self.pools.state(), name),
-            "L2Advertisement" => of(&self.l2_advertisements.state(), name),
-            "BGPAdvertisement" => of(&self.bgp_advertisements.state(), name),
-            "BGPPeer" => of(&self.bgp_peers.state(), name),
-            "BFDProfile" => of(&self.bfd_profiles.state(), name),
-            "Community" => of(&self.communities.state(), name),
-            "PoolPolicy" => of(&self.pool_policies.state(), name),
-            "ConfigurationState" => of(&self.states.state(), name),
-            _ => None,
-        }
+        let object = || self.states.find(|state| state.name_any() == name)?.uid();
+        if kind == "ConfigurationState" { object() } else { self.configuration.uid(kind, name) }
     }
 
     /// A reference to an object with a status of ours, in the namespace of the configuration.
@@ -264,6 +199,7 @@ impl Watches {
 pub(crate) mod test_stores {
     //! Stores that tests fill.
 
+    use crds::{IPAddressPool, PoolPolicy};
     use kube::runtime::reflector::store;
     use kube::runtime::reflector::store::Writer;
 
@@ -306,13 +242,7 @@ pub(crate) mod test_stores {
             namespace: namespace.to_owned(),
             work_queue: WorkQueue::default(),
             services,
-            pools,
-            l2_advertisements: store().0,
-            bgp_advertisements: store().0,
-            bgp_peers: store().0,
-            bfd_profiles: store().0,
-            communities: store().0,
-            pool_policies,
+            configuration: ConfigStores { pools, pool_policies, ..ConfigStores::unfilled() },
             conflicts,
             states,
             namespaces,

@@ -34,6 +34,7 @@ mod service_key;
 mod service_l2_status;
 mod speaker_state;
 mod stack;
+mod string_enum;
 mod versions;
 
 pub use address_conflict::{AddressConflict, AddressConflictSpec};

@@ -4,10 +4,13 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use announce::ownership::{self, Detection};
-use announce::placement::Placement;
-use announce::view::ExcludeLabel;
+use announce::cluster::ExcludeLabel;
+use announce::layer2::ownership::{self, Detection};
+use announce::layer2::placement::Placement;
+use announce::layer2::view::ViewSettings;
 use regex::RegexSet;
+
+use crate::api::watches::WatchConfig;
 
 /// `lbstack speaker`: announces addresses on layer 2.
 #[derive(clap::Args, Clone, Debug)]
@@ -76,7 +79,7 @@ pub struct Args {
 /// The Secret that users may create as MetalLB's manual describes, and the operator's own.
 const DEFAULT_KEY_DIRS: [&str; 2] = ["/etc/lbstack/memberlist", "/etc/lbstack/beacon-key"];
 
-/// MetalLB's list (`reference/metallb.md` §7.3): interfaces that container runtimes and network plugins
+/// MetalLB's list (`docs/reference/metallb.md` §7.3): interfaces that container runtimes and network plugins
 /// create.
 const DEFAULT_EXCLUDED: [&str; 14] = [
     "^docker.*",
@@ -153,8 +156,27 @@ impl From<ExcludeLabelArg> for ExcludeLabel {
 }
 
 impl Args {
+    /// The settings of the view.
+    pub(crate) fn view(&self) -> ViewSettings {
+        ViewSettings {
+            me: self.node_name.as_str().into(),
+            placement: self.placement.into(),
+            exclude_label: self.exclude_label.into(),
+        }
+    }
+
+    /// The settings of the watches.
+    pub(crate) fn watches(&self) -> WatchConfig {
+        WatchConfig {
+            namespace: self.namespace.clone(),
+            node: self.node_name.as_str().into(),
+            pod: self.pod_name.clone(),
+            class: self.class(),
+        }
+    }
+
     /// The load balancer class; none if it is empty.
-    pub(crate) fn class(&self) -> Option<String> {
+    fn class(&self) -> Option<String> {
         (!self.load_balancer_class.is_empty()).then(|| self.load_balancer_class.clone())
     }
 

@@ -3,8 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use announce::link::Scope;
-use announce::view::{Candidate, Candidates, Group, NodeName, Speaker, Tier, View};
+use announce::cluster::link::Scope;
+use announce::cluster::{NodeName, Speaker};
+use announce::layer2::view::{Candidate, Candidates, Group, Tier, View};
 
 /// The only address of the group.
 pub(crate) fn address() -> IpAddr {

@@ -8,39 +8,44 @@
 //!
 //! Announced addresses stay announced while the API server is unavailable: the driver uses the last view.
 
+mod api;
 mod args;
-mod driver;
 #[cfg(test)]
 mod fixtures;
-mod keys;
-mod links;
+mod layer2;
 mod log_limit;
+mod mac;
 mod metrics;
 mod pace;
-mod packet;
 mod priority;
-mod snapshot;
-mod status;
-mod watches;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use announce::view::{NodeName, ViewSettings};
+use announce::cluster::NodeName;
+use announce::layer2::view::View;
 use anyhow::Context as _;
+use futures::TryFutureExt as _;
 use prometheus_client::registry::Registry;
-use runtime::admin::{self, Readiness};
+use runtime::admin::{self, Gate, Readiness};
 use runtime::events::Events;
 use runtime::heartbeat::Heartbeat;
 use runtime::memory;
 use runtime::tasks::Tasks;
 use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
 
+use api::snapshot::{self, Snapshot};
+use api::status;
+use api::watches::Caches;
 pub use args::Args;
-use driver::{Driver, Published, UnavailableProtocols};
+use layer2::driver::{Driver, Published};
+use layer2::link_sockets::UnavailableProtocols;
+use layer2::view_task::{self, ViewOutputs};
+use layer2::{interfaces, keys};
+use log_limit::Chain;
 use metrics::Metrics;
-use snapshot::Snapshot;
-use watches::{Caches, ViewOutputs, WatchConfig};
 
 /// How long tasks have to stop after a shutdown was requested.
 const GRACE: Duration = Duration::from_secs(5);
@@ -54,11 +59,6 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     runtime::telemetry::init(&args.common)?;
     let shutdown = runtime::shutdown::token()?;
     let me: NodeName = args.node_name.as_str().into();
-    let settings = ViewSettings {
-        me: me.clone(),
-        placement: args.placement.into(),
-        exclude_label: args.exclude_label.into(),
-    };
     let excluded = args.excluded().context("--exclude-interfaces has an invalid regular expression")?;
     let client = runtime::client::connect().await?;
 
@@ -73,24 +73,18 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     readiness.supervise(heartbeat.clone());
     tasks.spawn("admin", admin::serve(args.common.admin_address, registry, readiness, shutdown.clone()));
 
-    let (links, other_addresses) = links::start(&mut tasks, excluded, shutdown.clone()).await?;
+    let (links, other_addresses) = interfaces::start(&mut tasks, excluded, shutdown.clone()).await?;
     let changed = Arc::new(Notify::new());
-    let watch_config = WatchConfig {
-        namespace: args.namespace.clone(),
-        node: me.clone(),
-        pod: args.pod_name.clone(),
-        class: args.class(),
-    };
     let snapshot = Snapshot::read(&args.state_dir);
     let before = snapshot.as_ref().map(Snapshot::inputs);
-    let caches = Caches::start(&mut tasks, &client, watch_config, before, &changed, &shutdown);
+    let caches = Caches::start(&mut tasks, &client, args.watches(), before, &changed, &shutdown);
     let (unavailable, sockets) = watch::channel(UnavailableProtocols::new());
-    let usable = links::usable(&mut tasks, links.clone(), sockets, shutdown.clone());
-    let (views, mut view) = watch::channel(None);
+    let usable = interfaces::usable(&mut tasks, links.clone(), sockets, shutdown.clone());
+    let (views, view) = watch::channel(None);
     let (findings, current_findings) = watch::channel(Vec::new());
-    let view_builder = watches::run_view_builder(
+    let view_builder = view_task::run_view_builder(
         caches.clone(),
-        settings,
+        args.view(),
         snapshot,
         usable.clone(),
         ViewOutputs { views, findings },
@@ -115,7 +109,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         heartbeat,
         shutdown: shutdown.clone(),
     };
-    tasks.spawn("driver", driver.run());
+    tasks.spawn("driver", driver.run().map_err(Chain));
 
     let snapshot_writer = snapshot::run_writer(
         args.state_dir.clone(),
@@ -137,16 +131,22 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let status = status.run(publications, usable, other_addresses, current_findings, shutdown.clone());
     tasks.spawn("status", status);
 
-    let stop = shutdown.clone();
-    tasks.spawn("readiness", async move {
-        if let Some(Ok(_)) = stop.run_until_cancelled(view.wait_for(Option::is_some)).await {
-            first_view.open();
-            tracing::info!("all caches are synchronised");
-        }
-        stop.cancelled().await;
-        Ok::<(), std::convert::Infallible>(())
-    });
+    tasks.spawn("readiness", open_with_first_view(first_view, view, shutdown.clone()));
     Ok(tasks.run(shutdown, GRACE).await?)
+}
+
+/// Opens the readiness gate when there is a view.
+async fn open_with_first_view(
+    gate: Gate,
+    mut view: watch::Receiver<Option<Arc<View>>>,
+    shutdown: CancellationToken,
+) -> Result<(), Infallible> {
+    if let Some(Ok(_)) = shutdown.run_until_cancelled(view.wait_for(Option::is_some)).await {
+        gate.open();
+        tracing::info!("all caches are synchronised");
+    }
+    shutdown.cancelled().await;
+    Ok(())
 }
 
 /// A seed that differs with each start: the standard library seeds its hasher from the system.

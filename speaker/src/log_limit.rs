@@ -1,6 +1,7 @@
 //! Rate limits for log lines that others can cause: the network, the node's links, a failing API.
 
-use std::fmt::Debug;
+use std::error::Error;
+use std::fmt::{self, Display};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -46,26 +47,50 @@ impl LogLimit {
     }
 }
 
-/// Logs with the named macro of `tracing`, limited to a number of lines per minute for this place.
+/// Logs with the named macro of `tracing`, limited to a number of lines per minute for this place. A `parent` span is
+/// only created for lines that are logged.
 macro_rules! limited {
-    ($lines:literal, $level:ident, $($what:tt)+) => {{
+    (@log $lines:literal, $level:ident, [$($parent:tt)*] $($what:tt)+) => {{
         static LIMIT: $crate::log_limit::LogLimit = $crate::log_limit::LogLimit::per_minute($lines);
         if let Some(suppressed) = LIMIT.allow() {
             let suppressed = (suppressed > 0).then_some(suppressed);
-            tracing::$level!(suppressed, $($what)+);
+            tracing::$level!($($parent)* suppressed, $($what)+);
         }
     }};
+    ($lines:literal, $level:ident, parent: $span:expr, $($what:tt)+) => {
+        $crate::log_limit::limited!(@log $lines, $level, [parent: $span,] $($what)+)
+    };
+    ($lines:literal, $level:ident, $($what:tt)+) => {
+        $crate::log_limit::limited!(@log $lines, $level, [] $($what)+)
+    };
 }
 pub(crate) use limited;
 
-/// The first few elements of a list that may be long, for a log line.
-pub(crate) fn first_few<T: Debug>(list: impl IntoIterator<Item = T>) -> String {
+/// The first few elements of a list that may be long, for a log line: `["a", "b"]`.
+pub(crate) fn first_few<T: Display>(list: impl IntoIterator<Item = T>) -> String {
     const SHOWN: usize = 8;
     let mut list = list.into_iter();
-    let shown: Vec<T> = list.by_ref().take(SHOWN).collect();
+    let shown: Vec<String> = list.by_ref().take(SHOWN).map(|element| format!("\"{element}\"")).collect();
+    let shown = shown.join(", ");
     match list.count() {
-        0 => format!("{shown:?}"),
-        more => format!("{shown:?} and {more} more"),
+        0 => format!("[{shown}]"),
+        more => format!("[{shown}] and {more} more"),
+    }
+}
+
+/// An error with all its sources, for a log line.
+#[derive(Debug)]
+pub(crate) struct Chain<E>(pub(crate) E);
+
+impl<E: Error> Display for Chain<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut source = self.0.source();
+        while let Some(error) = source {
+            write!(f, ": {error}")?;
+            source = error.source();
+        }
+        Ok(())
     }
 }
 
@@ -89,8 +114,18 @@ mod tests {
     }
 
     #[test]
+    fn an_error_is_logged_with_its_sources() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot open it")]
+        struct Outer(#[source] std::io::Error);
+        let error = Outer(std::io::Error::other("no memory"));
+        assert_eq!(Chain(error).to_string(), "cannot open it: no memory");
+    }
+
+    #[test]
     fn a_long_list_is_truncated() {
-        assert_eq!(first_few([1, 2]), "[1, 2]");
-        assert_eq!(first_few(0..1_000), "[0, 1, 2, 3, 4, 5, 6, 7] and 992 more");
+        assert_eq!(first_few([1, 2]), r#"["1", "2"]"#);
+        let expected = r#"["0", "1", "2", "3", "4", "5", "6", "7"] and 992 more"#;
+        assert_eq!(first_few(0..1_000), expected);
     }
 }

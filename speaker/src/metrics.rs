@@ -1,4 +1,4 @@
-//! Metrics: those of MetalLB (`reference/metallb.md` §3.9) and our own.
+//! Metrics: those of MetalLB (`docs/reference/metallb.md` §3.9) and our own.
 
 use std::collections::HashMap;
 use std::fmt::{self, Display, Write as _};
@@ -6,10 +6,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use announce::beacon::Rejected;
-use announce::frame::DropReason;
-use announce::ownership::Counts;
-use announce::view::{NodeName, ServiceKey};
+use announce::cluster::{NodeName, ServiceKey};
+use announce::layer2::beacon::Rejected;
+use announce::layer2::frame::DropReason;
+use announce::layer2::ownership::Counts;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;

@@ -7,10 +7,11 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use announce::link::{Families, LinkInfo};
-use announce::objects::{ClusterObjects, EndpointSliceInfo, NodeInfo, ServiceInfo, SpeakerPodInfo};
-use announce::placement::Placement;
-use announce::view::{ExcludeLabel, NodeName, View, ViewBuilder, ViewSettings};
+use announce::cluster::link::{Families, LinkInfo};
+use announce::cluster::objects::{ClusterObjects, EndpointSliceInfo, NodeInfo, ServiceInfo, SpeakerPodInfo};
+use announce::cluster::{ExcludeLabel, NodeName};
+use announce::layer2::placement::Placement;
+use announce::layer2::view::{View, ViewBuilder, ViewSettings};
 use anyhow::{Context as _, ensure};
 use crds::{IPAddressPool, IPAddressPoolSpec, L2Advertisement, L2AdvertisementSpec, ServiceKey};
 use rules::{Configuration, Objects};

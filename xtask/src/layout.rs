@@ -50,8 +50,14 @@ const LEAVES: [&str; 13] = [
 const UNSAFE: [(&str, &str); 5] = [
     ("runtime/src/bind.rs", "its tests disable an address family in their thread by seccomp"),
     ("runtime/src/memory.rs", "parameters of the C library's allocator, which no safe crate sets"),
-    ("speaker/src/driver/clocks.rs", "clock_gettime of clocks that the standard library does not read"),
-    ("speaker/src/packet.rs", "addresses and registration of AF_PACKET sockets, which no safe crate has"),
+    (
+        "speaker/src/layer2/driver/clocks.rs",
+        "clock_gettime of clocks that the standard library does not read",
+    ),
+    (
+        "speaker/src/layer2/packet_socket.rs",
+        "addresses and registration of AF_PACKET sockets, which no safe crate has",
+    ),
     ("tests/testbed/tools/src/sys.rs", "the same, and waiting for any child, in programs of the tests"),
 ];
 

@@ -39,7 +39,7 @@ use rules::{Configuration, Family};
 use crate::address_claims::{AddressClaims, ServiceRef};
 use crate::occupant::Occupant;
 use crate::pool_state::PoolState;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, RefusalReason};
 use crate::request::{Request, Sharing};
 use crate::wait_queue::{QueueKey, WaitClass, WaitQueue, WakeKey};
 
@@ -324,7 +324,7 @@ impl Allocator {
     }
 
     /// How many Services have a refusal, by [`Refusal::reason`].
-    pub fn refusal_counts(&self) -> BTreeMap<&'static str, usize> {
+    pub fn refusal_counts(&self) -> BTreeMap<RefusalReason, usize> {
         let mut counts = BTreeMap::new();
         for refusal in self.services.values().filter_map(|entry| entry.refusal.as_ref()) {
             *counts.entry(refusal.reason()).or_default() += 1;

@@ -20,7 +20,7 @@ pub use address_claims::SharingConflict;
 pub use allocator::{Allocator, Assignment, ExistingService, GRACE, PoolUsage};
 pub use occupant::Occupant;
 pub use plan::{Cluster, Effect, EffectKind, plan};
-pub use refusal::{LostReason, PoolReason, Refusal};
+pub use refusal::{LostReason, PoolReason, Refusal, RefusalReason};
 pub use request::{
     Age, Families, Protocol, ProtocolPort, Request, RequestError, Sharing, SharingKey, Wanted,
 };

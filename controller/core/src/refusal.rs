@@ -10,6 +10,40 @@ use crate::address_claims::SharingConflict;
 use crate::request::{Protocol, RequestError};
 use crate::text::{Quoted, Truncated};
 
+crds::string_enum! {
+    /// The reason of a [`Refusal`].
+    pub enum RefusalReason {
+        /// The annotations or fields of the Service are invalid.
+        InvalidRequest = "InvalidRequest",
+        /// There is no IPAddressPool.
+        NoPools = "NoPools",
+        /// No pool can assign an address automatically.
+        NoPoolFits = "NoPoolFits",
+        /// The requested pool cannot assign an address.
+        PoolDoesNotFit = "PoolDoesNotFit",
+        /// The requested pool does not exist.
+        UnknownPool = "UnknownPool",
+        /// The pool has an error.
+        InvalidPool = "InvalidPool",
+        /// The requested address is in no pool.
+        OutsideEveryPool = "OutsideEveryPool",
+        /// The requested addresses are in another pool than the requested one, or in two pools.
+        PoolMismatch = "PoolMismatch",
+        /// `avoidBuggyIPs` of the pool excludes the requested address.
+        AddressExcluded = "AddressKeptBack",
+        /// Another Service has the requested address and cannot share it.
+        AddressInUse = "AddressInUse",
+        /// A host outside the cluster uses the requested address.
+        AddressConflict = "AddressConflict",
+        /// The requested address is an address of a node.
+        NodeAddress = "NodeAddress",
+        /// The address is no longer in a pool that admits the Service, and is withdrawn after a grace period.
+        AddressLost = "AddressLostByPool",
+        /// The Service has an address of only one of its two families.
+        OneFamilyOnly = "OneFamilyOnly",
+    }
+}
+
 /// Why the request of a Service is not met.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
@@ -131,50 +165,30 @@ pub enum LostReason {
     OtherPool(String),
 }
 
-impl Refusal {
-    /// The CamelCase reason for conditions and metrics.
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::Request(_) => "InvalidRequest",
-            Self::NoPools => "NoPools",
-            Self::NoPoolFits(_) => "NoPoolFits",
-            Self::Pool { .. } => "PoolDoesNotFit",
-            Self::UnknownPool(_) => "UnknownPool",
-            Self::InvalidPool(_) => "InvalidPool",
-            Self::OutsideEveryPool(_) => "OutsideEveryPool",
-            Self::NotInPool { .. } | Self::TwoPools(..) => "PoolMismatch",
-            Self::Excluded { .. } => "AddressKeptBack",
-            Self::Taken { .. } => "AddressInUse",
-            Self::Conflict(_) => "AddressConflict",
-            Self::NodeAddress { .. } => "NodeAddress",
-            Self::Lost { .. } => "AddressLostByPool",
-            Self::MissingFamily { .. } => "OneFamilyOnly",
-        }
-    }
-
-    /// Every value of [`Self::reason`], for the metric that counts by it.
-    pub const REASONS: [&'static str; 14] = [
-        "InvalidRequest",
-        "NoPools",
-        "NoPoolFits",
-        "PoolDoesNotFit",
-        "UnknownPool",
-        "InvalidPool",
-        "OutsideEveryPool",
-        "PoolMismatch",
-        "AddressKeptBack",
-        "AddressInUse",
-        "AddressConflict",
-        "NodeAddress",
-        "AddressLostByPool",
-        "OneFamilyOnly",
-    ];
-}
-
 /// How many pools a message lists: an event holds 1024 bytes, and a reader wants fewer.
 const MAX_POOLS_SHOWN: usize = 10;
 
 impl Refusal {
+    /// The reason for conditions and metrics.
+    pub fn reason(&self) -> RefusalReason {
+        match self {
+            Self::Request(_) => RefusalReason::InvalidRequest,
+            Self::NoPools => RefusalReason::NoPools,
+            Self::NoPoolFits(_) => RefusalReason::NoPoolFits,
+            Self::Pool { .. } => RefusalReason::PoolDoesNotFit,
+            Self::UnknownPool(_) => RefusalReason::UnknownPool,
+            Self::InvalidPool(_) => RefusalReason::InvalidPool,
+            Self::OutsideEveryPool(_) => RefusalReason::OutsideEveryPool,
+            Self::NotInPool { .. } | Self::TwoPools(..) => RefusalReason::PoolMismatch,
+            Self::Excluded { .. } => RefusalReason::AddressExcluded,
+            Self::Taken { .. } => RefusalReason::AddressInUse,
+            Self::Conflict(_) => RefusalReason::AddressConflict,
+            Self::NodeAddress { .. } => RefusalReason::NodeAddress,
+            Self::Lost { .. } => RefusalReason::AddressLost,
+            Self::MissingFamily { .. } => RefusalReason::OneFamilyOnly,
+        }
+    }
+
     /// Whether the pool that would meet the request does not exist, but may be about to be created with the
     /// Service.
     pub fn is_missing_pool(&self) -> bool {
@@ -185,7 +199,7 @@ impl Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Request(fault) => write!(f, "{fault}"),
+            Self::Request(error) => write!(f, "{error}"),
             Self::NoPools => f.write_str("there is no IPAddressPool yet: create one"),
             Self::NoPoolFits(pools) => {
                 f.write_str("no pool can give an address: ")?;

@@ -17,6 +17,7 @@ use super::emit::emit;
 use super::term::{CatchUp, LIST_RETRY_INTERVAL, Term};
 use crate::api::object_reference;
 use crate::conflict::Conflict;
+use crate::reasons::{ConditionReason, EventReason};
 use crate::service;
 use crate::watches::Watches;
 
@@ -100,15 +101,15 @@ impl Term<'_> {
         self.undecodable_pools = self.context.watches.undecodable_pools();
         configuration.reject_undecodable(&self.undecodable_pools);
         for finding in findings.iter().filter(|finding| !self.findings.contains(finding)) {
-            tracing::warn!(object = %finding.object, %finding, "configuration");
+            tracing::warn!(object = %finding.object, "{finding}");
             let rules::ObjectRef { kind, namespace, name } = &finding.object;
             let uid = self.context.watches.uid(kind, name);
             let object = object_reference(kind, namespace.as_deref(), name, uid);
             let reason = match finding.severity {
-                Severity::Error => "ConfigurationError",
-                Severity::Warning => "ConfigurationWarning",
+                Severity::Error => EventReason::ConfigurationError,
+                Severity::Warning => EventReason::ConfigurationWarning,
             };
-            self.context.events.warning(&object, "Validate", reason, finding.to_string());
+            self.context.events.warning(&object, "Validate", reason.as_str(), finding.to_string());
         }
         self.findings = findings;
         let before = std::mem::replace(&mut self.conflicts, self.context.watches.conflicts());
@@ -143,7 +144,7 @@ impl Term<'_> {
     }
 
     /// Reason and message of the condition of a Service with `addresses` that machines use.
-    pub(super) fn conflict_condition(&self, addresses: &[IpAddr]) -> Option<(&'static str, String)> {
+    pub(super) fn conflict_condition(&self, addresses: &[IpAddr]) -> Option<(ConditionReason, String)> {
         let conflicts: Vec<&Conflict> = addresses.iter().filter_map(|ip| self.conflicts.get(ip)).collect();
         let foreign = conflicts.iter().any(|conflict| conflict.occupant == Occupant::ForeignHost);
         let messages =
@@ -151,14 +152,14 @@ impl Term<'_> {
         match (conflicts.is_empty(), foreign) {
             (true, _) => None,
             (false, true) => Some((
-                "UsedByOthers",
+                ConditionReason::UsedByOthers,
                 format!(
                     "{messages}: remove the address from that machine, or ask for another by \
                      metallb.io/loadBalancerIPs"
                 ),
             )),
             (false, false) => Some((
-                "UsedByNode",
+                ConditionReason::UsedByNode,
                 format!(
                     "{messages}: exclude it from the pool, and ask for another by metallb.io/loadBalancerIPs"
                 ),

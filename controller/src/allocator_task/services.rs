@@ -8,14 +8,15 @@ use crds::ServiceKey;
 use ipam::{ExistingService, Refusal, Request};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::jiff::Timestamp;
-use kube::Resource as _;
 use tokio::time::Instant;
+use tracing::Span;
 
-use super::emit::emit;
+use super::emit::emit_for_service;
 use super::service_list::ServiceList;
 use super::term::Term;
 use super::writes::Completion;
 use crate::contention::Decision;
+use crate::log::{List, service_span};
 use crate::other_writer;
 use crate::service::{
     self, NewEvent, ServiceWrite, StatusInputs, has_leftovers, is_ours, plan_write, version,
@@ -89,10 +90,28 @@ impl Term<'_> {
         }
     }
 
-    /// Passes the present version of the Service to the allocator.
+    /// Passes the present version of the Service to the allocator, and queues the write that it needs.
     pub(super) fn sync_service(&mut self, key: &ServiceKey) {
+        service_span(key).in_scope(|| self.sync(key));
+    }
+
+    /// Queues the write that the Service needs, if any.
+    pub(super) fn enqueue_write(&mut self, key: &ServiceKey) {
+        service_span(key).in_scope(|| self.plan(key));
+    }
+
+    /// Handles the result of a write or of a query.
+    pub(super) fn on_write_done(&mut self, completion: Completion) {
+        let span = completion.service().map_or_else(Span::none, |service| service_span(&service));
+        span.in_scope(|| self.complete(completion));
+    }
+
+    fn sync(&mut self, key: &ServiceKey) {
         let now = Timestamp::now();
         let Some(service) = self.services.get(key) else {
+            if let Some(assignment) = self.allocator.assignment(key) {
+                tracing::info!(released = %List(assignment.addresses), "the Service was deleted");
+            }
             self.writes.remove(key);
             self.contention.remove(key);
             self.contested.remove(key);
@@ -101,15 +120,17 @@ impl Term<'_> {
         };
         let stored = self.writes.possibly_stored(key, version(&service), service::stored_addresses(&service));
         if is_ours(&service, &self.context.class) {
-            self.allocator.assign(key, Request::from_service(&service), &stored, now);
+            let assignment = self.allocator.assign(key, Request::from_service(&service), &stored, now);
+            let refusal = assignment.refusal.map(|refusal| refusal.reason().as_str());
+            let desired = List(assignment.addresses);
+            tracing::debug!(stored = %List(&stored), %desired, refusal, "reconciled");
         } else {
             self.allocator.release(key, &stored, now);
         }
-        self.enqueue_write(key);
+        self.plan(key);
     }
 
-    /// Queues the write that the Service needs, if any.
-    pub(super) fn enqueue_write(&mut self, key: &ServiceKey) {
+    fn plan(&mut self, key: &ServiceKey) {
         let Some(service) = self.services.get(key) else { return };
         let assignment = if is_ours(&service, &self.context.class) {
             match self.allocator.assignment(key) {
@@ -178,8 +199,12 @@ impl Term<'_> {
                 self.contested.remove(key);
                 self.writes.queue(key, normal);
             }
-            Decision::Wait => self.writes.cancel_queued(key),
+            Decision::Wait => {
+                tracing::debug!("another writer reverted the last write: the next one is delayed");
+                self.writes.cancel_queued(key);
+            }
             Decision::BackOff { first } => {
+                tracing::debug!(first, "another writer repeatedly overwrites the status: backing off");
                 self.writes.cancel_queued(key);
                 if first {
                     self.writes.identify_other_writer(key);
@@ -191,8 +216,7 @@ impl Term<'_> {
         }
     }
 
-    /// Handles the result of a write or of a query.
-    pub(super) fn on_write_done(&mut self, completion: Completion) {
+    fn complete(&mut self, completion: Completion) {
         let now = Timestamp::now();
         match completion {
             Completion::Written { key, service, write } => {
@@ -200,27 +224,28 @@ impl Term<'_> {
                 self.contention.record_write(&key, target, Instant::now());
                 self.emit_write_events(&key, &service, events);
                 let stored = service::stored_addresses(&service);
+                tracing::debug!(version = version(&service), stored = %List(&stored), "status written");
                 self.services.insert_newer(*service);
                 self.allocator.observed(&key, &stored, now);
-                self.enqueue_write(&key);
+                self.plan(&key);
             }
             // The API may store the old or the new addresses, unless a later version was seen already.
-            Completion::Unknown { key } => self.sync_service(&key),
+            Completion::Unknown { key } => self.sync(&key),
             Completion::Refused { key, version: refused } => {
                 // If a newer version is known, write that at once; else later, or when the watch has it.
                 if self.services.get(&key).is_none_or(|service| version(&service) <= refused) {
                     self.writes.retry_later(&key, false);
                 }
-                self.sync_service(&key);
+                self.sync(&key);
             }
             Completion::Verified { service } => {
                 let key = ServiceKey::of(&service);
                 self.services.insert_newer(*service);
-                self.sync_service(&key);
+                self.sync(&key);
             }
             Completion::Gone { key } => {
                 self.services.remove(&key);
-                self.sync_service(&key);
+                self.sync(&key);
             }
             Completion::OtherWriter { key, manager } => self.report_other_writer(&key, manager.as_deref()),
             Completion::Nothing => {}
@@ -234,7 +259,7 @@ impl Term<'_> {
         if events.len() < all {
             self.delayed_events.insert((Instant::now() + MISSING_POOL_EVENT_DELAY, key.clone()));
         }
-        emit(&self.context.events, &service.object_ref(&()), events);
+        emit_for_service(&self.context.events, service, events);
     }
 
     /// Sends the delayed events that are due and still true.
@@ -243,7 +268,9 @@ impl Term<'_> {
             let Some((_, key)) = self.delayed_events.pop_first() else { return };
             let Some(service) = self.services.get(&key) else { continue };
             let event = self.current_warning(&key, &service).filter(|event| event.delayed);
-            emit(&self.context.events, &service.object_ref(&()), event.into_iter().collect());
+            service_span(&key).in_scope(|| {
+                emit_for_service(&self.context.events, &service, event.into_iter().collect());
+            });
         }
     }
 
@@ -256,9 +283,9 @@ impl Term<'_> {
     fn report_other_writer(&mut self, key: &ServiceKey, manager: Option<&str>) {
         let Some(service) = self.services.get(key) else { return };
         let message = other_writer::contested_message(manager, true);
-        emit(&self.context.events, &service.object_ref(&()), vec![service::contested_event(&message)]);
+        emit_for_service(&self.context.events, &service, vec![service::contested_event(&message)]);
         self.contested.insert(key.clone(), message);
-        self.enqueue_write(key);
+        self.plan(key);
     }
 
     /// Repeats the warnings of Services whose requests are not met: the API deletes events after a while, and
@@ -268,7 +295,9 @@ impl Term<'_> {
             let contested = self.contested.get(key).map(|message| service::contested_event(message));
             let Some(service) = self.services.get(key) else { continue };
             if let Some(event) = contested.or_else(|| self.current_warning(key, &service)) {
-                emit(&self.context.events, &service.object_ref(&()), vec![event]);
+                service_span(key).in_scope(|| {
+                    emit_for_service(&self.context.events, &service, vec![event]);
+                });
             }
         }
     }

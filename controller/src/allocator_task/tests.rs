@@ -30,6 +30,7 @@ mod events;
 mod fake_api;
 mod guarantees;
 mod isolation;
+mod logs;
 
 /// A context with stores that contain the namespace `shop`.
 fn new_context() -> (Context, Writers) {

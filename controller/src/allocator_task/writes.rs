@@ -14,8 +14,10 @@ use runtime::client::{CallError, with_timeout};
 use runtime::lease::Leadership;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use crate::api::merge_parameters;
+use crate::log::{List, service_span};
 use crate::metrics::Metrics;
 use crate::other_writer::other_writer;
 use crate::service::{self, ServiceWrite, version};
@@ -53,14 +55,32 @@ pub(super) enum Completion {
     Nothing,
 }
 
-/// Writes that were sent and whose result is not known, over all terms of this process: the version that each
-/// was made for, and its addresses. The API server may carry one out long after the client gave up. Once a
-/// later version is seen, the write has either produced it or can no longer succeed.
+impl Completion {
+    /// The Service that it is about, if any.
+    pub(super) fn service(&self) -> Option<ServiceKey> {
+        match self {
+            Self::Written { key, .. }
+            | Self::Unknown { key }
+            | Self::Refused { key, .. }
+            | Self::Gone { key }
+            | Self::OtherWriter { key, .. } => Some(key.clone()),
+            Self::Verified { service } => Some(ServiceKey::of(service)),
+            Self::Nothing => None,
+        }
+    }
+}
+
+/// Writes that were sent and whose result is not known, over all terms of this process. The API server may
+/// carry one out long after the client gave up. Once a later version is seen, the write has either produced
+/// it or can no longer succeed.
 #[derive(Clone, Debug, Default)]
-pub(super) struct InFlight(Arc<Mutex<HashMap<ServiceKey, (u64, Vec<IpAddr>)>>>);
+pub(super) struct InFlight(Arc<Mutex<SentWrites>>);
+
+/// The version that each write was made for, and its addresses.
+type SentWrites = HashMap<ServiceKey, (u64, Vec<IpAddr>)>;
 
 impl InFlight {
-    fn lock(&self) -> MutexGuard<'_, HashMap<ServiceKey, (u64, Vec<IpAddr>)>> {
+    fn lock(&self) -> MutexGuard<'_, SentWrites> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -103,6 +123,15 @@ enum TaskResult {
     Verify { key: ServiceKey, result: Result<Option<Service>, CallError> },
     /// The other writer of its status.
     OtherWriter { key: ServiceKey, manager: Option<String> },
+}
+
+impl TaskResult {
+    /// The Service that it is about.
+    fn service(&self) -> &ServiceKey {
+        match self {
+            Self::Write { key, .. } | Self::Verify { key, .. } | Self::OtherWriter { key, .. } => key,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -170,6 +199,7 @@ impl Writes {
             // Planned again after that.
             return;
         }
+        tracing::debug!(version = write.version, desired = %List(&write.addresses), "write queued");
         if self.queued.insert(key.clone(), write).is_none() {
             self.order.push_back(key.clone());
         }
@@ -234,7 +264,8 @@ impl Writes {
             self.in_flight.begin(&key, &write);
             let api: Api<Service> = Api::namespaced(self.client.clone(), &key.namespace);
             let (leadership, timeout) = (self.leadership.clone(), self.timeout);
-            self.tasks.spawn(async move {
+            let span = service_span(&key);
+            let task = async move {
                 // Checked immediately before the write, since the process may have been suspended.
                 let result = if leadership.is_leading() {
                     let parameters = merge_parameters();
@@ -248,7 +279,8 @@ impl Writes {
                     None
                 };
                 TaskResult::Write { key, write: Box::new(write), result }
-            });
+            };
+            self.tasks.spawn(task.instrument(span));
         }
     }
 
@@ -279,21 +311,25 @@ impl Writes {
         self.verifying.insert(key.clone());
         let api: Api<Service> = Api::namespaced(self.client.clone(), &key.namespace);
         let key = key.clone();
-        self.tasks.spawn(async move {
+        let span = service_span(&key);
+        let task = async move {
             let parameters = ListParams::default().fields(&format!("metadata.name={}", key.name));
             let result = with_timeout(api.list(&parameters)).await.map(|list| list.items.into_iter().next());
             TaskResult::Verify { key, result }
-        });
+        };
+        self.tasks.spawn(task.instrument(span));
     }
 
     /// Queries which other client writes the status of the Service.
     pub(super) fn identify_other_writer(&mut self, key: &ServiceKey) {
         let (client, key) = (self.client.clone(), key.clone());
-        self.tasks.spawn(async move {
+        let span = service_span(&key);
+        let task = async move {
             let resource = ApiResource::erase::<Service>(&());
             let manager = other_writer(&client, &resource, &key.namespace, &key.name).await;
             TaskResult::OtherWriter { key, manager }
-        });
+        };
+        self.tasks.spawn(task.instrument(span));
     }
 
     /// Waits for the next result. Cancel-safe.
@@ -305,12 +341,12 @@ impl Writes {
                 tracing::error!(%error, "a write task panicked");
                 Completion::Nothing
             }
-            Some(Ok(report)) => self.complete(report),
+            Some(Ok(result)) => service_span(result.service()).in_scope(|| self.complete(result)),
         }
     }
 
-    fn complete(&mut self, report: TaskResult) -> Completion {
-        match report {
+    fn complete(&mut self, result: TaskResult) -> Completion {
+        match result {
             TaskResult::Write { key, write, result } => self.complete_write(key, write, result),
             TaskResult::Verify { key, result } => {
                 self.verifying.remove(&key);
@@ -369,12 +405,12 @@ impl Writes {
             Some(Err(error)) => error,
         };
         if error.is_conflict() {
-            tracing::debug!(service = %key, "the Service has changed since it was read");
+            tracing::debug!(version, "the Service has changed since it was read");
             self.unconfirmed.entry(key.clone()).or_insert(write);
             return Completion::Refused { key, version };
         }
         self.metrics.update_errors.inc();
-        tracing::warn!(service = %key, %error, "the status of a Service could not be written, will retry");
+        tracing::warn!(version, %error, "the status could not be written, will retry");
         match error.code() {
             Some(404) => {
                 // Until the watch reports the deletion, another write would fail the same way.
@@ -396,6 +432,7 @@ impl Writes {
         self.end_retries(key);
         let delay = MIN_BACKOFF.saturating_mul(1 << attempts.min(16)).min(MAX_BACKOFF);
         let at = Instant::now() + delay;
+        tracing::debug!(delay_ms = delay.as_millis(), verify, "retry scheduled");
         self.retries.insert(key.clone(), Retry { attempts: attempts + 1, at, verify });
         self.schedule.insert((at, key.clone()));
     }

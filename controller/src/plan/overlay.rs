@@ -30,8 +30,8 @@ const KINDS: &str = "LoadBalancerStack, IPAddressPool, L2Advertisement, BGPAdver
 impl ClusterObjects {
     /// Overlays every object of `text`.
     pub(super) fn apply(&mut self, text: &str) -> anyhow::Result<()> {
-        let documents: Vec<Value> = serde_saphyr::from_str_multiple::<Value, Vec<Value>>(text)
-            .map_err(|error| anyhow::anyhow!("this is not valid YAML: {error}"))?;
+        let documents: Vec<Value> =
+            serde_saphyr::from_str_multiple::<Value, Vec<Value>>(text).context("this is not valid YAML")?;
         for document in documents.into_iter().filter(|document| !document.is_null()) {
             self.apply_object(document)?;
         }

@@ -22,7 +22,7 @@ fn assigned(addresses: &[IpAddr]) -> Assignment<'_> {
 }
 
 fn reasons(write: &ServiceWrite) -> Vec<&str> {
-    write.events.iter().map(|event| event.reason).collect()
+    write.events.iter().map(|event| event.reason.as_str()).collect()
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn a_foreign_host_that_uses_the_address_is_reported_once_and_so_is_its_end() {
         "status": {"loadBalancer": {"ingress": [{"ip": "10.0.0.1"}]}},
     });
     let conflict_with = |text: &str| {
-        let conflict = Some(("UsedByOthers", text.to_owned()));
+        let conflict = Some((ConditionReason::UsedByOthers, text.to_owned()));
         StatusInputs { conflict, ..StatusInputs::default() }
     };
     let mut object = serde_json::to_value(service(&has)).unwrap();
@@ -216,7 +216,7 @@ fn of_a_contested_status_only_the_condition_is_written_and_names_the_other_write
     let condition = &written.patch["status"]["conditions"][0];
     assert_eq!(
         (condition["status"].as_str(), condition["reason"].as_str()),
-        (Some("False"), Some(CONTESTED))
+        (Some("False"), Some("StatusContested"))
     );
     assert!(condition["message"].as_str().unwrap().contains("k3s"));
 }

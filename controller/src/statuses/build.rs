@@ -6,23 +6,25 @@ use std::net::IpAddr;
 use crds::conditions::{NewCondition, merge, truncate_message};
 use crds::k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use crds::{
-    BFDProfile, BGPAdvertisement, BGPPeer, Community, ConfigurationResult, ConfigurationState,
-    ConfigurationStateStatus, IPAddressPool, IPAddressPoolStatus, L2Advertisement, PoolPolicy,
+    ConfigurationResult, ConfigurationState, ConfigurationStateStatus, IPAddressPool, IPAddressPoolStatus,
 };
 use ipam::Occupant;
 use kube::core::ApiResource;
 use kube::{Resource, ResourceExt as _};
-use rules::{Configuration, Finding, Objects, Severity};
+use rules::{ConfigKind, Configuration, Finding, Objects, Severity, for_each_config_kind};
 use serde_json::{Value, json};
 
 use crate::conflict::Conflict;
 use crate::list::version;
 use crate::pool_stats::PoolStats;
+use crate::reasons::{ConditionReason, ConditionType};
 
 /// Name of our `ConfigurationState`, the same as MetalLB's.
 pub(crate) const STATE_NAME: &str = "controller";
 /// The label of a `ConfigurationState` that says which component wrote it.
 const LABEL_COMPONENT_TYPE: &str = "metallb.io/component-type";
+
+const READY: &str = ConditionType::Ready.as_str();
 
 /// The hint on an object that cannot be decoded.
 const UNDECODABLE: &str = "this version of lbstack cannot read the object: correct the field, or upgrade; \
@@ -69,47 +71,14 @@ pub(crate) struct StatusSources<'a> {
     pub(crate) now: Time,
 }
 
-/// A configuration object with conditions.
-trait HasConditions: Resource<DynamicType = ()> {
-    fn conditions(&self) -> &[Condition];
-}
-
-macro_rules! impl_has_conditions {
-    ($($kind:ty),*) => {$(
-        impl HasConditions for $kind {
-            fn conditions(&self) -> &[Condition] {
-                self.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default()
-            }
-        }
-    )*};
-}
-
-impl_has_conditions!(
-    IPAddressPool,
-    L2Advertisement,
-    BGPAdvertisement,
-    BGPPeer,
-    BFDProfile,
-    Community,
-    PoolPolicy
-);
-
 impl StatusSources<'_> {
     /// The writes of all statuses that are not up to date.
     pub(crate) fn writes(&self) -> Vec<StatusWrite> {
         let mut writes: Vec<StatusWrite> =
             self.objects.pools.iter().filter_map(|pool| self.pool_write(pool)).collect();
-        writes.extend(
-            self.objects.l2_advertisements.iter().filter_map(|object| self.conditions_write(&**object)),
-        );
-        writes.extend(
-            self.objects.bgp_advertisements.iter().filter_map(|object| self.conditions_write(&**object)),
-        );
-        writes.extend(self.objects.bgp_peers.iter().filter_map(|object| self.conditions_write(&**object)));
-        writes.extend(self.objects.bfd_profiles.iter().filter_map(|object| self.conditions_write(&**object)));
-        writes.extend(self.objects.communities.iter().filter_map(|object| self.conditions_write(&**object)));
-        writes
-            .extend(self.objects.pool_policies.iter().filter_map(|object| self.conditions_write(&**object)));
+        for_each_config_kind!(K => if K::KIND != IPAddressPool::KIND {
+            writes.extend(K::of(self.objects).iter().filter_map(|object| self.conditions_write(&**object)));
+        });
         writes.extend(self.state_write());
         writes
     }
@@ -121,23 +90,27 @@ impl StatusSources<'_> {
 
     /// The condition whether the object is in use; `None` if it is, without warnings, and has no such
     /// condition.
-    fn ready_condition<K: HasConditions>(&self, object: &K) -> Option<NewCondition> {
+    fn ready_condition<K: ConfigKind>(&self, object: &K) -> Option<NewCondition> {
         let findings = self.findings_on(object);
         let failed = findings.iter().any(|finding| finding.severity == Severity::Error);
         let (reason, message) = if failed {
             let errors = findings.iter().filter(|finding| finding.severity == Severity::Error);
-            ("ConfigurationError", format!("rejected until corrected: {}", lines(errors.copied())))
+            (
+                ConditionReason::ConfigurationError,
+                format!("rejected until corrected: {}", lines(errors.copied())),
+            )
         } else if findings.is_empty() {
-            ("InUse", String::new())
+            (ConditionReason::InUse, String::new())
         } else {
-            ("InUseWithWarnings", lines(findings.into_iter()))
+            (ConditionReason::InUseWithWarnings, lines(findings.into_iter()))
         };
-        let has_ready = object.conditions().iter().any(|condition| condition.type_ == "Ready");
-        let condition = NewCondition { type_: "Ready", status: Some(!failed), reason, message };
-        (has_ready || reason != "InUse").then_some(condition)
+        let has_ready = object.conditions().iter().any(|condition| condition.type_ == READY);
+        let condition =
+            NewCondition { type_: READY, status: Some(!failed), reason: reason.as_str(), message };
+        (has_ready || reason != ConditionReason::InUse).then_some(condition)
     }
 
-    fn conditions_write<K: HasConditions>(&self, object: &K) -> Option<StatusWrite> {
+    fn conditions_write<K: ConfigKind>(&self, object: &K) -> Option<StatusWrite> {
         let condition = self.ready_condition(object)?;
         let generation = object.meta().generation;
         let conditions = self.merged(object.conditions(), &[condition], generation)?;
@@ -159,9 +132,9 @@ impl StatusSources<'_> {
         let name = pool.name_any();
         let stats = self.stats.get(&name).copied().unwrap_or_default();
         let mut conditions = vec![self.ready_condition(pool).unwrap_or_else(|| NewCondition {
-            type_: "Ready",
+            type_: READY,
             status: Some(true),
-            reason: "InUse",
+            reason: ConditionReason::InUse.as_str(),
             message: String::new(),
         })];
         conditions.push(exhausted_condition(&stats));
@@ -194,8 +167,13 @@ impl StatusSources<'_> {
         } else {
             String::new()
         };
-        let reason = if found { "UsedByOthers" } else { "None" };
-        NewCondition { type_: "Conflict", status: Some(found), reason, message }
+        let reason = if found { ConditionReason::UsedByOthers } else { ConditionReason::NoConflict };
+        NewCondition {
+            type_: ConditionType::Conflict.as_str(),
+            status: Some(found),
+            reason: reason.as_str(),
+            message,
+        }
     }
 
     /// The write of our `ConfigurationState`.
@@ -206,9 +184,10 @@ impl StatusSources<'_> {
         let summary: Vec<String> = errors.chain(undecodable).collect();
         let valid = summary.is_empty();
         let condition = NewCondition {
-            type_: "poolReconcilerValid",
+            type_: ConditionType::PoolReconcilerValid.as_str(),
             status: Some(valid),
-            reason: if valid { "Reconciled" } else { "ConfigurationError" },
+            reason: if valid { ConditionReason::Reconciled } else { ConditionReason::ConfigurationError }
+                .as_str(),
             message: summary.join("\n"),
         };
         let old = self.state.and_then(|state| state.status.clone()).unwrap_or_default();
@@ -241,9 +220,9 @@ fn exhausted_condition(stats: &PoolStats) -> NewCondition {
     let full: Vec<&str> = families.iter().filter(|(_, full)| *full).map(|(family, _)| *family).collect();
     let found = !full.is_empty();
     NewCondition {
-        type_: "Exhausted",
+        type_: ConditionType::Exhausted.as_str(),
         status: Some(found),
-        reason: if found { "AllInUse" } else { "AddressesFree" },
+        reason: if found { ConditionReason::AllInUse } else { ConditionReason::AddressesFree }.as_str(),
         message: if found {
             format!(
                 "no {} address is left to assign: add addresses, or remove Services",

@@ -4,14 +4,15 @@ use std::fmt;
 
 use crds::names::{LABEL_IMPORTED_FROM, LABEL_MANAGED_BY, OPERATOR};
 use crds::{
-    BFDProfile, BGPAdvertisement, BGPPeer, Community, IPAddressPool, L2Advertisement, PoolPolicy, Resource,
+    BFDProfile, BGPAdvertisement, BGPPeer, Community, IPAddressPool, L2Advertisement, ObjectMeta, PoolPolicy,
+    Resource,
 };
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::{Namespace, Secret, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use kube::core::ApiResource;
-use rules::ObjectRef;
+use rules::{CONFIG_KINDS, ObjectRef};
 use serde_json::Value;
 
 /// Which fields of an object the operator owns. Labels and annotations of others are never removed.
@@ -66,6 +67,13 @@ macro_rules! kinds {
         }
 
         impl Object {
+            /// Its metadata.
+            pub(crate) fn meta(&self) -> &ObjectMeta {
+                match self {
+                    $(Self::$kind(object) => object.meta(),)*
+                }
+            }
+
             /// The kind, namespace and name.
             pub fn key(&self) -> Key {
                 let (kind, meta) = match self {
@@ -87,6 +95,14 @@ macro_rules! kinds {
         }
 
         $(
+            impl<'a> TryFrom<&'a Object> for &'a $type {
+                type Error = OtherKind;
+
+                fn try_from(object: &'a Object) -> Result<Self, OtherKind> {
+                    if let Object::$kind(object) = object { Ok(object) } else { Err(OtherKind) }
+                }
+            }
+
             impl From<$type> for Object {
                 fn from(object: $type) -> Self {
                     Self::$kind(object)
@@ -95,6 +111,10 @@ macro_rules! kinds {
         )*
     };
 }
+
+/// The object is of another kind.
+#[derive(Clone, Copy, Debug)]
+pub struct OtherKind;
 
 kinds! {
     Namespace: Namespace, Rendered;
@@ -135,18 +155,9 @@ impl Kind {
         matches!(self, Self::IpAddressPool | Self::L2Advertisement | Self::PoolPolicy)
     }
 
-    /// Whether it is configuration that controller and speakers read, and that users may write as well.
-    pub const fn is_configuration(self) -> bool {
-        matches!(
-            self,
-            Self::IpAddressPool
-                | Self::PoolPolicy
-                | Self::L2Advertisement
-                | Self::BgpAdvertisement
-                | Self::BgpPeer
-                | Self::BfdProfile
-                | Self::Community
-        )
+    /// Whether it is configuration that controller and speakers read, which a user may write as well.
+    pub fn is_configuration(self) -> bool {
+        CONFIG_KINDS.contains(&self.to_string().as_str())
     }
 
     /// The sort key of the kind for deletion: the reverse of the order in which kinds are applied. The
@@ -196,24 +207,12 @@ impl Object {
 
     /// The legacy source from which the object was imported, if it was imported.
     pub fn imported_from(&self) -> Option<&str> {
-        match self {
-            Self::IpAddressPool(object) => imported_from(object),
-            Self::L2Advertisement(object) => imported_from(object),
-            Self::BgpAdvertisement(object) => imported_from(object),
-            Self::BgpPeer(object) => imported_from(object),
-            Self::BfdProfile(object) => imported_from(object),
-            Self::Community(object) => imported_from(object),
-            _ => None,
-        }
+        self.meta().labels.as_ref()?.get(LABEL_IMPORTED_FROM).map(String::as_str)
     }
 }
 
 fn first(names: Option<&Vec<String>>) -> Option<&str> {
     names?.first().map(String::as_str)
-}
-
-fn imported_from<K: Resource>(object: &K) -> Option<&str> {
-    object.meta().labels.as_ref()?.get(LABEL_IMPORTED_FROM).map(String::as_str)
 }
 
 impl fmt::Display for Key {

@@ -3,30 +3,11 @@
 //!
 //! | module | content |
 //! |---|---|
-//! | [`objects`] | summaries of API objects |
-//! | [`view`] | groups of addresses and their candidates, derived from the API objects |
-//! | [`placement`] | which candidate takes a group without an owner |
-//! | [`ownership`] | which node owns which group |
-//! | [`beacon`] | the messages between speakers, their encoding and signature |
-//! | [`responder`] | ARP and NDP: answers, announcements, probes |
-//! | [`link`] | the links of this node |
-//!
-//! The driver (crate `speaker`) owns one of each and passes the outputs of one to the other.
+//! | [`cluster`] | identifiers, summaries of API objects, links, eligible nodes: independent of a protocol |
+//! | [`layer2`] | announcement by ARP and NDP |
 
-pub mod arp;
-pub mod beacon;
-pub mod frame;
-#[doc(hidden)]
-pub mod fuzz;
-pub mod link;
-pub mod ndp;
-pub mod objects;
-pub mod ownership;
-pub mod placement;
-pub mod responder;
-mod schedule;
-mod token_bucket;
-pub mod view;
+pub mod cluster;
+pub mod layer2;
 
 pub use smoltcp::wire::EthernetAddress;
 

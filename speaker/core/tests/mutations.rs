@@ -9,9 +9,11 @@
     reason = "all of this is tests: what is not as expected is a panic"
 )]
 
-use announce::beacon::{Body, Claim, Flags, Key, KeyId, Message, NodeId};
-use announce::fuzz::{Beacons, Frames, SECRET};
-use announce::{EthernetAddress, arp, ndp};
+use announce::EthernetAddress;
+use announce::cluster::NodeId;
+use announce::layer2::beacon::{Body, Claim, Flags, Key, KeyId, Message};
+use announce::layer2::fuzz::{Beacons, Frames, SECRET};
+use announce::layer2::{arp, ndp};
 
 const COUNT: u64 = 200_000;
 

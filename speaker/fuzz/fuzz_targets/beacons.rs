@@ -1,7 +1,7 @@
 //! Beacons as received, and as if they had been signed.
 #![no_main]
 
-use announce::fuzz::Beacons;
+use announce::layer2::fuzz::Beacons;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {

@@ -1,7 +1,7 @@
 //! Frames as received on a link.
 #![no_main]
 
-use announce::fuzz::Frames;
+use announce::layer2::fuzz::Frames;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {

@@ -9,9 +9,10 @@ use rangemap::RangeInclusiveMap;
 use crate::advertisement::{self, L2Advertisement, PartialL2Advertisement};
 use crate::bgp::{self, BfdProfile, BgpAdvertisement, BgpContext, BgpPeer, CommunityValue};
 use crate::finding::{Finding, ObjectRef, Reporter};
-use crate::objects::{Objects, Precedence, by_precedence};
+use crate::objects::{ConfigKind as _, Objects};
 use crate::policy;
 use crate::pool::{self, ConflictRank, Pool};
+use crate::precedence::{Precedence, by_precedence};
 use crate::range::{Family, IpRange, bits};
 use crate::references;
 
@@ -75,7 +76,7 @@ impl Configuration {
         let mut findings = Vec::new();
         let mut configuration = Self::default();
         let mut ranks: BTreeMap<String, ConflictRank> = BTreeMap::new();
-        let mut pools = by_precedence("IPAddressPool", &objects.pools, precedence);
+        let mut pools = by_precedence::<crds::IPAddressPool>(objects, precedence);
         pools.sort_by_cached_key(|(this, object)| (precedence.rank(this), ConflictRank::of(object)));
         for (this, object) in pools {
             ranks.insert(this.name.clone(), ConflictRank::of(&object));
@@ -95,7 +96,7 @@ impl Configuration {
                 configuration.rejected_pool_labels.insert(name, labels);
             }
         }
-        for (this, object) in by_precedence("L2Advertisement", &objects.l2_advertisements, precedence) {
+        for (this, object) in by_precedence::<crds::L2Advertisement>(objects, precedence) {
             let mut report = Reporter::new(this, &mut findings);
             references::warn_unresolved(&object.spec, objects, &mut report);
             match advertisement::validate(&object, &configuration.pools, &mut report) {
@@ -104,7 +105,7 @@ impl Configuration {
             }
         }
         configuration.l2_advertisements = advertisement::dedup(configuration.l2_advertisements);
-        for (this, object) in by_precedence("PoolPolicy", &objects.pool_policies, precedence) {
+        for (this, object) in by_precedence::<crds::PoolPolicy>(objects, precedence) {
             let mut report = Reporter::new(this, &mut findings);
             references::warn_unresolved(&object.spec, objects, &mut report);
             policy::apply(&object, &mut configuration.pools, objects, &mut report);
@@ -114,12 +115,12 @@ impl Configuration {
     }
 
     fn validate_bgp(&mut self, objects: &Objects, precedence: &Precedence, findings: &mut Vec<Finding>) {
-        for (this, object) in by_precedence("BFDProfile", &objects.bfd_profiles, precedence) {
+        for (this, object) in by_precedence::<crds::BFDProfile>(objects, precedence) {
             let mut report = Reporter::new(this, findings);
             let profile = bgp::validate_bfd_profile(&object, &mut report);
             self.bfd_profiles.extend(profile.map(|profile| (profile.name.clone(), profile)));
         }
-        for (this, object) in by_precedence("BGPPeer", &objects.bgp_peers, precedence) {
+        for (this, object) in by_precedence::<crds::BGPPeer>(objects, precedence) {
             let mut report = Reporter::new(this, findings);
             references::warn_unresolved(&object.spec, objects, &mut report);
             if let Some(peer) = bgp::validate_peer(&object, &mut report) {
@@ -128,7 +129,7 @@ impl Configuration {
             }
         }
         let mut communities = BTreeMap::new();
-        for (this, object) in by_precedence("Community", &objects.communities, precedence) {
+        for (this, object) in by_precedence::<crds::Community>(objects, precedence) {
             let mut report = Reporter::new(this.clone(), findings);
             let names = bgp::validate_community(&object, &communities, &mut report);
             if !report.failed() {
@@ -136,7 +137,7 @@ impl Configuration {
             }
         }
         let context = BgpContext { pools: &self.pools, peers: &self.bgp_peers };
-        for (this, object) in by_precedence("BGPAdvertisement", &objects.bgp_advertisements, precedence) {
+        for (this, object) in by_precedence::<crds::BGPAdvertisement>(objects, precedence) {
             let mut report = Reporter::new(this, findings);
             references::warn_unresolved(&object.spec, objects, &mut report);
             let Some(new) = bgp::validate_advertisement(&object, &context, &mut report) else { continue };
@@ -183,7 +184,7 @@ impl Configuration {
     /// Adds the advertisements of `other` that are `uncertain`, valid or rejected, as partial ones.
     pub(crate) fn keep_uncertain(&mut self, other: Self, uncertain: &BTreeSet<ObjectRef>) {
         let is_uncertain = |name: &str| {
-            uncertain.iter().any(|object| object.kind == "L2Advertisement" && object.name == name)
+            uncertain.iter().any(|object| object.kind == crds::L2Advertisement::KIND && object.name == name)
         };
         let valid = other.l2_advertisements.into_iter().map(PartialL2Advertisement::complete);
         let rejected = other.partial_l2_advertisements.into_iter();

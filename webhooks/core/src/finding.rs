@@ -2,6 +2,10 @@
 
 use std::fmt;
 
+use crds::ObjectMeta;
+
+use crate::objects::ConfigKind;
+
 /// A reference to an API object by kind, namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectRef {
@@ -15,8 +19,12 @@ pub struct ObjectRef {
 
 impl ObjectRef {
     /// The reference to `object`.
-    pub fn of<K: crds::Resource>(kind: &'static str, object: &K) -> Self {
-        let meta = object.meta();
+    pub fn of<K: ConfigKind>(object: &K) -> Self {
+        Self::with_kind(K::KIND, object.meta())
+    }
+
+    /// The reference to the object with this kind and metadata.
+    pub(crate) fn with_kind(kind: &'static str, meta: &ObjectMeta) -> Self {
         Self { kind, namespace: meta.namespace.clone(), name: meta.name.clone().unwrap_or_default() }
     }
 }

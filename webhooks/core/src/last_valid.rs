@@ -3,37 +3,50 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crds::{
-    BFDProfile, BFDProfileSpec, BGPAdvertisement, BGPAdvertisementSpec, BGPPeer, BGPPeerSpec, Community,
-    CommunitySpec, IPAddressPool, IPAddressPoolSpec, L2Advertisement, L2AdvertisementSpec, PoolPolicy,
-    PoolPolicySpec, Resource,
-};
 use kube::core::object::HasSpec;
 use serde::{Deserialize, Serialize};
 
 use crate::configuration::Configuration;
 use crate::finding::{Finding, ObjectRef, Severity};
-use crate::objects::{Objects, Precedence};
+use crate::objects::{ConfigKind, Objects};
+use crate::precedence::Precedence;
 use crate::references::{self, HasReferences};
+use crate::{config_kinds, for_each_config_kind};
 
-/// Stores the last valid `spec` of each object.
-///
-/// It stays in use while the present version of the object is rejected, as far as it does not conflict with a
-/// valid object. An edit that replaces a resolved reference by an unresolved one counts as an error too. When
-/// an object is deleted, its `spec` is removed at once.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct LastValid {
-    pools: Versions<IPAddressPoolSpec>,
-    l2_advertisements: Versions<L2AdvertisementSpec>,
-    pool_policies: Versions<PoolPolicySpec>,
-    bfd_profiles: Versions<BFDProfileSpec>,
-    bgp_peers: Versions<BGPPeerSpec>,
-    communities: Versions<CommunitySpec>,
-    bgp_advertisements: Versions<BGPAdvertisementSpec>,
-    /// Objects that were never valid. One that was rejected because of a conflict does not become valid only
-    /// because the other object has an error now.
-    never_valid: NeverValid,
+macro_rules! last_valid {
+    ($($(#[$doc:meta])* $list:ident: $kind:ident,)*) => {
+        /// Stores the last valid `spec` of each object.
+        ///
+        /// It stays in use while the present version of the object is rejected, as far as it does not conflict
+        /// with a valid object. An edit that replaces a resolved reference by an unresolved one counts as an
+        /// error too. When an object is deleted, its `spec` is removed at once.
+        #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+        #[serde(default)]
+        pub struct LastValid {
+            $($list: Versions<<crds::$kind as HasSpec>::Spec>,)*
+            /// Objects that were never valid. One that was rejected because of a conflict does not become valid
+            /// only because the other object has an error now.
+            never_valid: NeverValid,
+        }
+
+        $(impl Versioned for crds::$kind {
+            fn versions(last_valid: &LastValid) -> &Versions<Self::Spec> {
+                &last_valid.$list
+            }
+
+            fn versions_mut(last_valid: &mut LastValid) -> &mut Versions<Self::Spec> {
+                &mut last_valid.$list
+            }
+        })*
+    };
+}
+
+config_kinds!(last_valid);
+
+/// A kind of which [`LastValid`] stores versions.
+trait Versioned: ConfigKind + HasSpec<Spec: HasReferences + Clone + PartialEq> {
+    fn versions(last_valid: &LastValid) -> &Versions<Self::Spec>;
+    fn versions_mut(last_valid: &mut LastValid) -> &mut Versions<Self::Spec>;
 }
 
 /// By `namespace/name`.
@@ -77,19 +90,6 @@ struct Substitution {
     conflicts: Vec<Finding>,
 }
 
-/// Calls a function for each kind, with its name, the stored versions and the objects.
-macro_rules! for_each_kind {
-    ($call:ident, [$($versions:tt)+], [$($objects:tt)+], $($more:expr),*) => {
-        $call::<IPAddressPool>("IPAddressPool", $($versions)+.pools, $($objects)+.pools, $($more),*);
-        $call::<L2Advertisement>("L2Advertisement", $($versions)+.l2_advertisements, $($objects)+.l2_advertisements, $($more),*);
-        $call::<PoolPolicy>("PoolPolicy", $($versions)+.pool_policies, $($objects)+.pool_policies, $($more),*);
-        $call::<BFDProfile>("BFDProfile", $($versions)+.bfd_profiles, $($objects)+.bfd_profiles, $($more),*);
-        $call::<BGPPeer>("BGPPeer", $($versions)+.bgp_peers, $($objects)+.bgp_peers, $($more),*);
-        $call::<Community>("Community", $($versions)+.communities, $($objects)+.communities, $($more),*);
-        $call::<BGPAdvertisement>("BGPAdvertisement", $($versions)+.bgp_advertisements, $($objects)+.bgp_advertisements, $($more),*);
-    };
-}
-
 impl LastValid {
     /// The configuration that `objects` describe, with the last valid versions of those that are rejected.
     ///
@@ -101,23 +101,18 @@ impl LastValid {
         let (configuration, mut findings) = Configuration::from_objects(objects);
         let mut rejected = rejected(&findings);
         let mut broken = Vec::new();
-        for_each_kind!(find_broken_references, [&mut self], [&objects], objects, &rejected, &mut broken);
+        for_each_config_kind!(K => find_broken_references::<K>(self, objects, &rejected, &mut broken));
         rejected.extend(broken.iter().map(|finding| finding.object.clone()));
         let mut history = History::default();
-        for_each_kind!(classify, [&self], [&objects], &self.never_valid, &rejected, &mut history);
+        for_each_config_kind!(K => classify::<K>(self, objects, &rejected, &mut history));
         let substitution =
             (!history.previously_valid.is_empty()).then(|| self.substitute(objects, &rejected, &history));
         let conflicts = substitution.iter().flat_map(|substitution| substitution.conflicts.iter().cloned());
         findings.extend(conflicts.clone());
         rejected.extend(conflicts.map(|finding| finding.object));
         let (mut uncertain, mut never_valid) = (BTreeSet::new(), NeverValid::new());
-        for_each_kind!(
-            update,
-            [&mut self],
-            [&objects],
-            objects,
-            &rejected,
-            (&mut uncertain, &mut never_valid)
+        for_each_config_kind!(
+            K => update::<K>(self, objects, &rejected, (&mut uncertain, &mut never_valid))
         );
         self.never_valid = never_valid;
         let Some(Substitution { configuration: mut in_use, objects: substituted, .. }) = substitution else {
@@ -155,7 +150,7 @@ impl LastValid {
             history.never_valid.union(&history.newly_valid).cloned().collect();
         let attempt = |chosen: BTreeSet<ObjectRef>| {
             let mut with = objects.clone();
-            for_each_kind!(replace_specs, [&self], [&mut with], &chosen);
+            for_each_config_kind!(K => replace_specs::<K>(self, &mut with, &chosen));
             let precedence = Precedence { substituted: chosen, never_valid: never_valid.clone() };
             let (configuration, findings) = Configuration::with_precedence(&with, &precedence);
             let harmless = rejected(&findings)
@@ -194,25 +189,21 @@ fn key(object: &ObjectRef) -> String {
 }
 
 /// Adds the references that an edit of a valid object has broken to `errors`.
-fn find_broken_references<K>(
-    kind: &'static str,
-    versions: &mut Versions<K::Spec>,
-    objects: &[Arc<K>],
-    all: &Objects,
+fn find_broken_references<K: Versioned>(
+    last_valid: &mut LastValid,
+    objects: &Objects,
     rejected: &BTreeSet<ObjectRef>,
     errors: &mut Vec<Finding>,
-) where
-    K: Resource + HasSpec,
-    K::Spec: HasReferences + PartialEq,
-{
-    for object in objects {
-        let this = ObjectRef::of(kind, &**object);
+) {
+    let versions = K::versions_mut(last_valid);
+    for object in K::of(objects) {
+        let this = ObjectRef::of(&**object);
         let before = versions.get_mut(&key(&this)).filter(|version| version.uid == object.meta().uid);
         if let Some(version) = before.filter(|version| version.spec != *object.spec())
             && !rejected.contains(&this)
         {
             let broken =
-                references::broken_by_edit(&this, (&version.spec, version.retained), object.spec(), all);
+                references::broken_by_edit(&this, (&version.spec, version.retained), object.spec(), objects);
             version.retained = !broken.is_empty();
             errors.extend(broken);
         }
@@ -220,24 +211,20 @@ fn find_broken_references<K>(
 }
 
 /// Adds the objects that need a decision to `history`.
-fn classify<K>(
-    kind: &'static str,
-    versions: &Versions<K::Spec>,
-    objects: &[Arc<K>],
-    never_valid: &NeverValid,
+fn classify<K: Versioned>(
+    last_valid: &LastValid,
+    objects: &Objects,
     rejected: &BTreeSet<ObjectRef>,
     history: &mut History,
-) where
-    K: Resource + HasSpec,
-{
-    for object in objects {
-        let this = ObjectRef::of(kind, &**object);
+) {
+    for object in K::of(objects) {
+        let this = ObjectRef::of(&**object);
         let (key, uid) = (key(&this), &object.meta().uid);
         if !rejected.contains(&this) {
-            if never_valid.get(&format!("{kind}/{key}")) == Some(uid) {
+            if last_valid.never_valid.get(&format!("{}/{key}", K::KIND)) == Some(uid) {
                 history.newly_valid.insert(this);
             }
-        } else if versions.get(&key).is_some_and(|version| version.uid == *uid) {
+        } else if K::versions(last_valid).get(&key).is_some_and(|version| version.uid == *uid) {
             history.previously_valid.insert(this);
         } else {
             history.never_valid.insert(this);
@@ -247,20 +234,16 @@ fn classify<K>(
 
 /// Stores the valid objects, removes those that no longer exist, and adds to the last argument those of which
 /// a valid version may have been missed, and those that were never valid.
-fn update<K>(
-    kind: &'static str,
-    versions: &mut Versions<K::Spec>,
-    objects: &[Arc<K>],
-    all: &Objects,
+fn update<K: Versioned>(
+    last_valid: &mut LastValid,
+    objects: &Objects,
     rejected: &BTreeSet<ObjectRef>,
     (uncertain, never_valid): (&mut BTreeSet<ObjectRef>, &mut NeverValid),
-) where
-    K: Resource + HasSpec,
-    K::Spec: HasReferences + Clone,
-{
+) {
+    let versions = K::versions_mut(last_valid);
     let mut before = std::mem::take(versions);
-    for object in objects {
-        let this = ObjectRef::of(kind, &**object);
+    for object in K::of(objects) {
+        let this = ObjectRef::of(&**object);
         let key = key(&this);
         let uid = object.meta().uid.clone();
         let generation = object.meta().generation;
@@ -271,12 +254,12 @@ fn update<K>(
             None => generation.is_some_and(|generation| generation > 1),
         };
         let version = if !rejected.contains(&this) {
-            let missed = missed && references::any_unresolved(object.spec(), all);
+            let missed = missed && references::any_unresolved(object.spec(), objects);
             Version { uid, spec: object.spec().clone(), generation, missed, retained: false }
         } else if let Some(version) = before {
             Version { generation, missed, ..version }
         } else {
-            never_valid.insert(format!("{kind}/{key}"), uid);
+            never_valid.insert(format!("{}/{key}", K::KIND), uid);
             continue;
         };
         if version.missed {
@@ -292,17 +275,10 @@ fn is_gap(generations: Option<(i64, i64)>) -> bool {
 }
 
 /// Replaces the `spec` of the `chosen` objects by the stored one.
-fn replace_specs<K>(
-    kind: &'static str,
-    versions: &Versions<K::Spec>,
-    objects: &mut [Arc<K>],
-    chosen: &BTreeSet<ObjectRef>,
-) where
-    K: Resource + HasSpec + Clone,
-    K::Spec: Clone,
-{
-    for object in objects {
-        let this = ObjectRef::of(kind, &**object);
+fn replace_specs<K: Versioned>(last_valid: &LastValid, objects: &mut Objects, chosen: &BTreeSet<ObjectRef>) {
+    let versions = K::versions(last_valid);
+    for object in K::of_mut(objects) {
+        let this = ObjectRef::of(&**object);
         if chosen.contains(&this)
             && let Some(version) = versions.get(&key(&this))
         {

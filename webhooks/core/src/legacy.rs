@@ -14,10 +14,11 @@ mod names;
 mod yaml;
 
 use std::collections::BTreeSet;
-
-use crds::{BFDProfile, BGPAdvertisement, BGPPeer, Community, IPAddressPool, L2Advertisement};
+use std::sync::Arc;
 
 use crate::finding::ObjectRef;
+use crate::for_each_config_kind;
+use crate::objects::{ConfigKind, Objects};
 
 pub use address_pool::convert_address_pools;
 pub use config_map::convert;
@@ -25,36 +26,41 @@ pub use config_map::convert;
 /// The result of a conversion.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Converted {
-    /// Pools.
-    pub pools: Vec<IPAddressPool>,
-    /// One for each pool of protocol `layer2`.
-    pub l2_advertisements: Vec<L2Advertisement>,
-    /// Those of the pools of protocol `bgp`.
-    pub bgp_advertisements: Vec<BGPAdvertisement>,
-    /// Peers.
-    pub bgp_peers: Vec<BGPPeer>,
-    /// BFD profiles.
-    pub bfd_profiles: Vec<BFDProfile>,
-    /// At most one, with the aliases of all communities.
-    pub communities: Vec<Community>,
+    /// The objects: an L2Advertisement for each pool of protocol `layer2`, the BGPAdvertisements of those of
+    /// protocol `bgp`, and at most one Community, with all aliases.
+    pub objects: Objects,
     /// The objects above whose entry has an error.
     pub invalid: BTreeSet<ObjectRef>,
 }
 
 impl Converted {
-    /// Whether there are no objects.
-    pub fn is_empty(&self) -> bool {
-        self.pools.is_empty()
-            && self.l2_advertisements.is_empty()
-            && self.bgp_advertisements.is_empty()
-            && self.bgp_peers.is_empty()
-            && self.bfd_profiles.is_empty()
-            && self.communities.is_empty()
+    fn add<K: ConfigKind>(&mut self, object: K) {
+        K::of_mut(&mut self.objects).push(Arc::new(object));
     }
 
     /// Adds `object` to [`invalid`](Self::invalid).
-    fn mark_invalid<K: crds::Resource<DynamicType = ()>>(&mut self, kind: &'static str, object: &K) {
-        self.invalid.insert(ObjectRef::of(kind, object));
+    fn mark_invalid<K: ConfigKind>(&mut self, object: &K) {
+        self.invalid.insert(ObjectRef::of(object));
+    }
+
+    /// Adds all objects to [`invalid`](Self::invalid).
+    fn mark_all_invalid(&mut self) {
+        for_each_config_kind!(
+            K => self.invalid.extend(K::of(&self.objects).iter().map(|object| ObjectRef::of(&**object)))
+        );
+    }
+
+    /// Sets the namespace of all objects.
+    fn set_namespace(&mut self, namespace: &str) {
+        for_each_config_kind!(K => for object in K::of_mut(&mut self.objects) {
+            Arc::make_mut(object).metadata.namespace = Some(namespace.to_owned());
+        });
+    }
+
+    /// Moves everything out of `other` to the end.
+    fn append(&mut self, other: &mut Self) {
+        for_each_config_kind!(K => K::of_mut(&mut self.objects).append(K::of_mut(&mut other.objects)));
+        self.invalid.append(&mut other.invalid);
     }
 }
 

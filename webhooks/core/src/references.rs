@@ -7,14 +7,14 @@
 use std::collections::BTreeMap;
 
 use crds::{
-    BFDProfileSpec, BGPAdvertisementSpec, BGPPeerSpec, CommunitySpec, IPAddressPoolSpec, L2AdvertisementSpec,
-    PoolPolicySpec, Resource, SelectorExt as _,
+    BFDProfile, BFDProfileSpec, BGPAdvertisementSpec, BGPPeer, BGPPeerSpec, Community, CommunitySpec,
+    IPAddressPool, IPAddressPoolSpec, L2AdvertisementSpec, PoolPolicySpec, Resource, SelectorExt as _,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use crate::bgp::CommunityValue;
 use crate::finding::{Finding, ObjectRef, Reporter, Severity};
-use crate::objects::Objects;
+use crate::objects::{ConfigKind as _, Objects};
 use crate::policy::parse_reservation;
 use crate::pool::readable_ranges;
 use crate::range::parse_addresses;
@@ -143,7 +143,7 @@ fn pools(
     selectors: Option<&Vec<LabelSelector>>,
     objects: &Objects,
 ) -> Vec<Reference> {
-    const POOL: &str = "IPAddressPool";
+    const POOL: &str = IPAddressPool::KIND;
     let mut listed = named_list(POOL, "spec.ipAddressPools", names, |name| exists(&objects.pools, name));
     let selectors = selectors.into_iter().flatten();
     listed.extend(selected(POOL, "spec.ipAddressPoolSelectors", selectors, &objects.pools));
@@ -180,9 +180,10 @@ impl HasReferences for BGPAdvertisementSpec {
     fn references(&self, objects: &Objects) -> Vec<Reference> {
         let mut references =
             pools(self.ip_address_pools.as_ref(), self.ip_address_pool_selectors.as_ref(), objects);
-        let peers =
-            named_list("BGPPeer", "spec.peers", self.peers.as_ref(), |name| exists(&objects.bgp_peers, name));
-        references.extend(or_everything("BGPPeer", peers, !objects.bgp_peers.is_empty()));
+        let peers = named_list(BGPPeer::KIND, "spec.peers", self.peers.as_ref(), |name| {
+            exists(&objects.bgp_peers, name)
+        });
+        references.extend(or_everything(BGPPeer::KIND, peers, !objects.bgp_peers.is_empty()));
         for community in self.communities.iter().flatten().map(|community| community.trim()) {
             // A literal always resolves, and may be replaced by an alias.
             let literal = CommunityValue::parse(community).is_some();
@@ -191,7 +192,7 @@ impl HasReferences for BGPAdvertisementSpec {
                 references.push(Reference {
                     problem: "no Community object defines this alias".to_owned(),
                     hint: "create one that does, or use the value of the community",
-                    ..named("Community", "spec.communities", community, resolves)
+                    ..named(Community::KIND, "spec.communities", community, resolves)
                 });
             }
         }
@@ -208,7 +209,7 @@ impl HasReferences for BGPPeerSpec {
     fn references(&self, objects: &Objects) -> Vec<Reference> {
         let profile = self.bfd_profile.as_deref().filter(|name| !name.is_empty());
         let reference =
-            |name| named("BFDProfile", "spec.bfdProfile", name, exists(&objects.bfd_profiles, name));
+            |name| named(BFDProfile::KIND, "spec.bfdProfile", name, exists(&objects.bfd_profiles, name));
         profile.map(reference).into_iter().collect()
     }
 }
@@ -228,7 +229,7 @@ impl HasReferences for CommunitySpec {
 impl HasReferences for PoolPolicySpec {
     fn references(&self, objects: &Objects) -> Vec<Reference> {
         let pool = objects.pools.iter().find(|pool| pool.metadata.name.as_deref() == Some(&*self.pool));
-        let mut references = vec![named("IPAddressPool", "spec.pool", &self.pool, pool.is_some())];
+        let mut references = vec![named(IPAddressPool::KIND, "spec.pool", &self.pool, pool.is_some())];
         if let Some(pool) = pool {
             let ranges = readable_ranges(pool);
             let readable = |text: &String| text.trim().is_empty() || parse_addresses(text.trim()).is_ok();

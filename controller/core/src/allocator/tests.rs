@@ -443,7 +443,10 @@ fn a_service_whose_namespace_is_not_known_keeps_its_address_and_blocks_no_other(
     a.handle_timeout(at(100));
     a.set_namespaces(namespaces(&["bank", "shop"]), at(100));
     assert_eq!((assigned(&a, "has"), assigned(&a, "waits")), (vec!["10.0.0.1".to_owned()], vec![]));
-    assert_eq!(a.assignment(&key("waits")).unwrap().refusal.map(Refusal::reason), Some("NoPoolFits"));
+    assert_eq!(
+        a.assignment(&key("waits")).unwrap().refusal.map(Refusal::reason),
+        Some(RefusalReason::NoPoolFits)
+    );
 }
 
 #[test]

@@ -6,7 +6,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::fake_api::{Answer, Server, serve_many_services};
 use super::*;
-use crate::service::CONTESTED;
+use crate::reasons::ConditionReason;
 use crate::statuses::STATE_NAME;
 
 /// A context with `server`, whose changes of Services reach the store as by a watch.
@@ -67,13 +67,16 @@ async fn a_service_whose_status_is_repeatedly_overwritten_is_backed_off_and_the_
     let condition = &stored["status"]["conditions"][0];
     assert_eq!(
         (condition["status"].as_str(), condition["reason"].as_str()),
-        (Some("False"), Some(CONTESTED))
+        (Some("False"), Some("StatusContested"))
     );
     for text in ["\"k3s\"", "--disable=servicelb", "10.0.0.1"] {
         assert!(condition["message"].as_str().unwrap().contains(text), "{condition}");
     }
     let events = server.events();
-    assert!(events.iter().any(|(reason, event)| reason == CONTESTED && event.contains("k3s")), "{events:?}");
+    assert!(
+        events.iter().any(|(reason, event)| reason == "StatusContested" && event.contains("k3s")),
+        "{events:?}"
+    );
 }
 
 /// Overwrites each status with another address of our pools, as a second allocator would.
@@ -271,7 +274,7 @@ async fn a_nodes_own_address_is_not_assigned_and_reports_name_the_node() {
         term.allocator.assignment(&ServiceKey::new("shop", "asks")).unwrap().refusal.unwrap().to_string();
     assert!(refusal.contains("10.0.0.2") && refusal.contains("node2"), "{refusal}");
     let warning = term.conflict_condition(&["10.0.0.1".parse().unwrap()]).unwrap();
-    assert!(warning.0 == "UsedByNode" && warning.1.contains("node1"), "{warning:?}");
+    assert!(warning.0 == ConditionReason::UsedByNode && warning.1.contains("node1"), "{warning:?}");
     let finding = term.findings.iter().find(|finding| finding.object.name == "lan").unwrap().to_string();
     assert!(["node1", "node2", "node3", "node4"].iter().all(|node| finding.contains(node)), "{finding}");
 }
@@ -291,7 +294,7 @@ async fn an_address_that_a_speaker_reports_as_held_by_a_node_is_treated_as_that_
     assert_eq!(assigned(&term, "shop", "any"), Some(vec!["10.0.0.2".into()]));
     assert_eq!(assigned(&term, "shop", "holds"), Some(vec!["10.0.0.1".into()]), "a current address is kept");
     let (reason, text) = term.conflict_condition(&["10.0.0.1".parse().unwrap()]).unwrap();
-    assert_eq!(reason, "UsedByNode");
+    assert_eq!(reason, ConditionReason::UsedByNode);
     assert!(text.contains("node node1 (on eth1, 02:00:00:00:00:01)"), "{text}");
     let finding = term.findings.iter().find(|finding| finding.object.name == "lan").unwrap().to_string();
     assert!(finding.contains("10.0.0.1 of node node1"), "{finding}");

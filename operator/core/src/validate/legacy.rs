@@ -14,7 +14,7 @@ use crds::{LegacyAddressPool, ObjectMeta, Resource};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use rules::legacy::{Converted, convert, convert_address_pools};
-use rules::{Configuration, Finding, Objects, Severity};
+use rules::{ConfigKind as _, Configuration, Finding, Objects, Severity, for_each_config_kind};
 
 use crate::finding::SpecFinding;
 use crate::meta::StackMeta;
@@ -124,8 +124,8 @@ pub(crate) fn import(
     let from_address_pools = imported.convert_address_pools(sources, &meta.namespace);
     let invalid = from_config_map.invalid.iter().chain(&from_address_pools.invalid);
     imported.frozen = invalid.filter_map(Key::of).collect();
-    let mut objects = converted_objects(meta, CONFIG_MAP, &sources.named, from_config_map);
-    objects.extend(converted_objects(meta, ADDRESS_POOL, &sources.named, from_address_pools));
+    let mut objects = converted_objects(meta, CONFIG_MAP, &sources.named, from_config_map.objects);
+    objects.extend(converted_objects(meta, ADDRESS_POOL, &sources.named, from_address_pools.objects));
     let mut taken: BTreeSet<Key> = inline.iter().map(Object::key).collect();
     let is_rejected = |key: &Key| key.kind.is_pool_object() && rejected.contains(&key.name);
     let (objects, shadowed): (Vec<Object>, Vec<Object>) = objects.into_iter().partition(|object| {
@@ -272,16 +272,9 @@ fn ordered_by_age<'a>(all: impl Iterator<Item = &'a Object>) -> Objects {
     }
     let mut objects = Objects::default();
     for (object, second) in all.zip(0..) {
-        match object {
-            Object::IpAddressPool(pool) => objects.pools.push(aged(pool, second)),
-            Object::L2Advertisement(object) => objects.l2_advertisements.push(aged(object, second)),
-            Object::BgpAdvertisement(object) => objects.bgp_advertisements.push(aged(object, second)),
-            Object::BgpPeer(peer) => objects.bgp_peers.push(aged(peer, second)),
-            Object::BfdProfile(profile) => objects.bfd_profiles.push(aged(profile, second)),
-            Object::Community(community) => objects.communities.push(aged(community, second)),
-            Object::PoolPolicy(policy) => objects.pool_policies.push(aged(policy, second)),
-            _ => {}
-        }
+        for_each_config_kind!(K => if let Ok(object) = <&K>::try_from(object) {
+            K::of_mut(&mut objects).push(aged(object, second));
+        });
     }
     objects
 }
@@ -310,16 +303,12 @@ fn shadowed_warning(object: &Object) -> SpecFinding {
 }
 
 /// The converted objects of `source`; `config_map` is the name of the ConfigMap.
-fn converted_objects(meta: &StackMeta, source: &str, config_map: &str, converted: Converted) -> Vec<Object> {
-    let Converted {
-        pools,
-        l2_advertisements,
-        bgp_advertisements,
-        bgp_peers,
-        bfd_profiles,
-        communities,
-        invalid: _,
-    } = converted;
+fn converted_objects(
+    meta: &StackMeta,
+    source: &str,
+    config_map: &str,
+    mut converted: Objects,
+) -> Vec<Object> {
     let own = |object: &ObjectMeta| {
         let mut own = meta.namespaced(object.name.as_deref().unwrap_or_default(), None);
         let labels = own.labels.get_or_insert_default();
@@ -333,21 +322,19 @@ fn converted_objects(meta: &StackMeta, source: &str, config_map: &str, converted
         own
     };
     let mut objects = Vec::new();
-    objects.extend(with_metadata(pools, own));
-    objects.extend(with_metadata(l2_advertisements, own));
-    objects.extend(with_metadata(bfd_profiles, own));
-    objects.extend(with_metadata(communities, own));
-    objects.extend(with_metadata(bgp_peers, own));
-    objects.extend(with_metadata(bgp_advertisements, own));
+    for_each_config_kind!(
+        K => objects.extend(with_metadata(std::mem::take(K::of_mut(&mut converted)), own))
+    );
     objects
 }
 
 /// Replaces the metadata of converted objects by that of the stack.
-fn with_metadata<K: Resource + Into<Object>>(
-    objects: Vec<K>,
+fn with_metadata<K: Resource + Into<Object> + Clone>(
+    objects: Vec<Arc<K>>,
     metadata: impl Fn(&ObjectMeta) -> ObjectMeta,
 ) -> impl Iterator<Item = Object> {
-    objects.into_iter().map(move |mut object| {
+    objects.into_iter().map(move |object| {
+        let mut object = Arc::unwrap_or_clone(object);
         *object.meta_mut() = metadata(object.meta());
         object.into()
     })

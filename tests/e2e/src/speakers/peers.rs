@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use announce::beacon::{Body, Flags, Key, Keyring, Message, NodeId};
+use announce::cluster::NodeId;
+use announce::layer2::beacon::{Body, Flags, Key, Keyring, Message};
 use testbed::Guest;
 use tokio::runtime::Runtime;
 
@@ -76,7 +77,7 @@ async fn simulate(sender: NodeId, socket: UdpSocket, speaker: SocketAddr, receiv
     let keys = Keyring::new([key.clone()]);
     let hello = || Body::Hello { macs: Vec::new(), keys: keys.ids() };
     let mut every = tokio::time::interval(BEACON_INTERVAL);
-    let mut bytes = [0; announce::beacon::LONGEST];
+    let mut bytes = [0; announce::layer2::beacon::LONGEST];
     let (mut echo, mut sequence) = (0, 0);
     loop {
         let body = tokio::select! {

@@ -15,6 +15,7 @@ mod faults;
 mod quiet;
 mod removal;
 mod repair;
+mod states;
 mod tutorial;
 
 use e2e::{Env, Suite};
@@ -29,6 +30,7 @@ fn main() -> std::process::ExitCode {
         .test("the_address_of_a_deleted_service_is_withdrawn_and_assigned_to_the_next", addresses::deleted)
         .test("an_exhausted_pool_is_reported_and_assigns_a_freed_address", addresses::exhausted)
         .test("a_service_that_becomes_cluster_ip_loses_its_address", addresses::type_changed)
+        .test("speakers_report_their_nodes_in_speaker_states", states::of_speakers)
         .test("the_client_is_served_after_a_speaker_pod_is_deleted", faults::speaker_pod_deleted)
         .test("no_address_changes_after_controller_and_operator_are_killed", faults::controllers_killed)
         .test("the_client_is_served_during_an_outage_of_the_api_server", faults::api_server_outage)

@@ -21,7 +21,7 @@ pub(crate) fn stack(env: &Env) {
     let pods = env.kubectl(&["get", "pods", "--namespace", "metallb-system", "--output", "name"]);
     assert_eq!(pods.trim(), "", "pods of the stack are still there");
     // The status objects of its processes are removed too, some by the garbage collector.
-    let status_kinds = "configurationstates,addressconflicts,servicel2statuses";
+    let status_kinds = "configurationstates,speakerstates,addressconflicts,servicel2statuses";
     env.kubectl(&[
         "wait",
         "--for=delete",

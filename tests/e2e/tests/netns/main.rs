@@ -254,7 +254,7 @@ fn blocked_beacons_move_nothing(rig: &mut Rig) {
     let lan = rig.cluster.lan().clone();
     let fault =
         lan.block(Block { from: Some(&name), to: None, frames: Frames::Udp(7946), one_way: true }).unwrap();
-    let conditions = ["configurationstates", "--namespace", NAMESPACE];
+    let conditions = ["speakerstates", "--namespace", NAMESPACE];
     until(SOON, "a condition to report blocked beacons", || {
         let states = rig.cluster.get(conditions).map_err(|error| error.to_string())?.to_string();
         if states.contains(&format!("beacons arrive from the speakers of {name}")) {

@@ -8,6 +8,7 @@ use super::community::{COMMUNITY_HINT, CommunityValue};
 use super::peer::{BfdProfile, BgpPeer};
 use crate::advertisement::advertised_pools;
 use crate::finding::{ObjectRef, Reporter};
+use crate::objects::ConfigKind as _;
 use crate::pool::Pool;
 use crate::range::Family;
 use crate::selectors::{names, selectors};
@@ -190,8 +191,11 @@ pub(crate) fn check_bfd_echo_ipv6(
     for peer in reached {
         let profile = peer.bfd_profile.as_ref().and_then(|name| profiles.get(name));
         if let Some(profile) = profile.filter(|profile| profile.echo_mode) {
-            let other =
-                ObjectRef { kind: "BFDProfile", name: profile.name.clone(), ..report.object().clone() };
+            let other = ObjectRef {
+                kind: crds::BFDProfile::KIND,
+                name: profile.name.clone(),
+                ..report.object().clone()
+            };
             report.conflict(
                 "spec.ipAddressPools",
                 pool,

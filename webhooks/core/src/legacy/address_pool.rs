@@ -11,7 +11,7 @@ use crds::{
 
 use super::{Converted, advertisement_name};
 use crate::finding::{Finding, ObjectRef, Reporter};
-use crate::objects::oldest_first;
+use crate::precedence::oldest_first;
 use crate::range::parse_addresses;
 
 /// Converts each of `pools` to an `IPAddressPool` with the same name, and advertisements named after it.
@@ -20,7 +20,7 @@ pub fn convert_address_pools(pools: &[Arc<LegacyAddressPool>], namespace: &str) 
     let mut findings = Vec::new();
     let names = pools.iter().map(|pool| pool.name_any()).collect();
     for object in oldest_first(pools) {
-        let mut report = Reporter::new(ObjectRef::of("AddressPool", &*object), &mut findings);
+        let mut report = Reporter::new(ObjectRef::with_kind("AddressPool", &object.metadata), &mut findings);
         warn_deprecated(namespace, &mut report);
         let mut converted = Converted::default();
         convert(&object, &names, &mut converted, &mut report);
@@ -28,10 +28,7 @@ pub fn convert_address_pools(pools: &[Arc<LegacyAddressPool>], namespace: &str) 
         if report.failed() {
             converted.mark_all_invalid();
         }
-        all.pools.extend(converted.pools);
-        all.l2_advertisements.extend(converted.l2_advertisements);
-        all.bgp_advertisements.extend(converted.bgp_advertisements);
-        all.invalid.extend(converted.invalid);
+        all.append(&mut converted);
     }
     (all, findings)
 }
@@ -78,7 +75,7 @@ fn convert(
                 );
             }
             let spec = L2AdvertisementSpec { ip_address_pools: pools, ..L2AdvertisementSpec::default() };
-            converted.l2_advertisements.push(L2Advertisement::new(&name, spec));
+            converted.add(L2Advertisement::new(&name, spec));
         }
         "bgp" => {
             let listed = if listed.is_empty() { vec![LegacyBgpAdvertisement::default()] } else { listed };
@@ -92,7 +89,7 @@ fn convert(
                     ip_address_pools: pools.clone(),
                     ..BGPAdvertisementSpec::default()
                 };
-                converted.bgp_advertisements.push(BGPAdvertisement::new(&name, spec));
+                converted.add(BGPAdvertisement::new(&name, spec));
             }
         }
         other => report.error(
@@ -107,5 +104,5 @@ fn convert(
         auto_assign: spec.auto_assign.unwrap_or(true),
         ..IPAddressPoolSpec::default()
     };
-    converted.pools.push(IPAddressPool::new(&name, pool));
+    converted.add(IPAddressPool::new(&name, pool));
 }

@@ -1,6 +1,7 @@
 //! The ConfigMap format of MetalLB v0.8 to v0.12.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crds::bgp_peer::Password;
 use crds::{
@@ -58,14 +59,14 @@ pub fn convert(
 fn bfd_profiles(top: &mut Reader<'_>, converted: &mut Converted) {
     for Entry { value: (profile, line), invalid } in top.entries("bfd-profiles", bfd_profile) {
         let duplicate =
-            converted.bfd_profiles.iter().any(|other| other.metadata.name == profile.metadata.name);
+            converted.objects.bfd_profiles.iter().any(|other| other.metadata.name == profile.metadata.name);
         if invalid || duplicate {
-            converted.mark_invalid("BFDProfile", &profile);
+            converted.mark_invalid(&profile);
         }
         if duplicate {
             duplicate_name(top, line, "bfd-profiles", "BFD profiles", profile.metadata.name);
         } else {
-            converted.bfd_profiles.push(profile);
+            converted.add(profile);
         }
     }
 }
@@ -82,9 +83,9 @@ fn peers(top: &mut Reader<'_>, converted: &mut Converted) {
         let name = if *number == 1 { name } else { format!("{name}-{number}") };
         let peer = BGPPeer::new(&name, spec);
         if invalid {
-            converted.mark_invalid("BGPPeer", &peer);
+            converted.mark_invalid(&peer);
         }
-        converted.bgp_peers.push(peer);
+        converted.add(peer);
     }
 }
 
@@ -94,58 +95,34 @@ fn pools(top: &mut Reader<'_>, converted: &mut Converted) {
     let name = |pool: &IPAddressPool| pool.metadata.name.clone().unwrap_or_default();
     let names: BTreeSet<String> = read.iter().map(|entry| name(&entry.value.0)).collect();
     for Entry { value: (pool, announcement), invalid } in read {
-        let duplicate = converted.pools.iter().any(|other| other.metadata.name == pool.metadata.name);
+        let duplicate = converted.objects.pools.iter().any(|other| other.metadata.name == pool.metadata.name);
         let mut own = Converted::default();
         if duplicate {
             duplicate_name(top, announcement.line, "address-pools", "pools", pool.metadata.name.clone());
-            own.pools.push(pool);
-            own.l2_advertisements = named_after(&converted.l2_advertisements, &own.pools[0]);
-            own.bgp_advertisements = named_after(&converted.bgp_advertisements, &own.pools[0]);
+            own.objects.l2_advertisements = named_after(&converted.objects.l2_advertisements, &pool);
+            own.objects.bgp_advertisements = named_after(&converted.objects.bgp_advertisements, &pool);
+            own.add(pool);
             own.mark_all_invalid();
             converted.invalid.append(&mut own.invalid);
             continue;
         }
         announce(&mut own, &pool, announcement, &names);
-        own.pools.push(pool);
+        own.add(pool);
         if invalid {
             own.mark_all_invalid();
         }
-        converted.pools.append(&mut own.pools);
-        converted.l2_advertisements.append(&mut own.l2_advertisements);
-        converted.bgp_advertisements.append(&mut own.bgp_advertisements);
-        converted.invalid.append(&mut own.invalid);
+        converted.append(&mut own);
     }
 }
 
 /// The advertisements with the name of `pool`.
-fn named_after<K: Resource + Clone>(advertisements: &[K], pool: &IPAddressPool) -> Vec<K> {
+fn named_after<K: Resource>(advertisements: &[Arc<K>], pool: &IPAddressPool) -> Vec<Arc<K>> {
     advertisements.iter().filter(|object| object.meta().name == pool.metadata.name).cloned().collect()
 }
 
 fn duplicate_name(top: &mut Reader<'_>, line: u64, field: &str, what: &str, name: Option<String>) {
     let problem = format!("there are two {what} with the name {:?}", name.unwrap_or_default());
     top.error(line, field, problem, "give one of them another name");
-}
-
-impl Converted {
-    /// Sets the namespace of all objects.
-    pub(super) fn set_namespace(&mut self, namespace: &str) {
-        let set = |slot: &mut Option<String>| *slot = Some(namespace.to_owned());
-        self.pools.iter_mut().for_each(|object| set(&mut object.metadata.namespace));
-        self.l2_advertisements.iter_mut().for_each(|object| set(&mut object.metadata.namespace));
-        self.bgp_advertisements.iter_mut().for_each(|object| set(&mut object.metadata.namespace));
-        self.bgp_peers.iter_mut().for_each(|object| set(&mut object.metadata.namespace));
-        self.bfd_profiles.iter_mut().for_each(|object| set(&mut object.metadata.namespace));
-        self.communities.iter_mut().for_each(|object| set(&mut object.metadata.namespace));
-    }
-
-    /// Marks all pools and advertisements as invalid.
-    pub(super) fn mark_all_invalid(&mut self) {
-        let pools = self.pools.iter().map(|object| ObjectRef::of("IPAddressPool", object));
-        let layer2 = self.l2_advertisements.iter().map(|object| ObjectRef::of("L2Advertisement", object));
-        let bgp = self.bgp_advertisements.iter().map(|object| ObjectRef::of("BGPAdvertisement", object));
-        self.invalid.extend(pools.chain(layer2).chain(bgp));
-    }
 }
 
 /// The part of a pool entry that says how the pool is announced.
@@ -166,11 +143,11 @@ fn announce(
     for (spec, number) in announcement.bgp.into_iter().zip(1..) {
         let spec = BGPAdvertisementSpec { ip_address_pools: pools.clone(), ..spec };
         let name = advertisement_name(&pool, number, names);
-        converted.bgp_advertisements.push(BGPAdvertisement::new(&name, spec));
+        converted.add(BGPAdvertisement::new(&name, spec));
     }
     if announcement.layer2 {
         let spec = L2AdvertisementSpec { ip_address_pools: pools, ..L2AdvertisementSpec::default() };
-        converted.l2_advertisements.push(L2Advertisement::new(&pool, spec));
+        converted.add(L2Advertisement::new(&pool, spec));
     }
 }
 
@@ -370,9 +347,9 @@ fn communities(top: &mut Reader<'_>, converted: &mut Converted) {
     }
     let community = Community::new("communities", CommunitySpec { communities: Some(aliases) });
     if top.errors() > errors {
-        converted.mark_invalid("Community", &community);
+        converted.mark_invalid(&community);
     }
-    converted.communities.push(community);
+    converted.add(community);
 }
 
 fn bfd_profile(reader: &mut Reader<'_>) -> Option<(BFDProfile, u64)> {

@@ -5,7 +5,6 @@ use serde_json::{Value, json};
 use super::*;
 use crate::configuration::Configuration;
 use crate::finding::Severity;
-use crate::objects::Objects;
 
 fn convert_valid(text: &str) -> Converted {
     let (converted, findings) = convert(text, "config", "metallb-system").unwrap();
@@ -18,8 +17,8 @@ fn fields_of_findings(text: &str) -> Vec<String> {
     findings.into_iter().map(|finding| finding.field).collect()
 }
 
-fn specs<K: serde::Serialize>(objects: &[K]) -> Vec<(String, Value)> {
-    let json = objects.iter().map(|object| serde_json::to_value(object).unwrap());
+fn specs<K: serde::Serialize>(objects: &[Arc<K>]) -> Vec<(String, Value)> {
+    let json = objects.iter().map(|object| serde_json::to_value(&**object).unwrap());
     json.map(|object| (object["metadata"]["name"].as_str().unwrap().to_owned(), object["spec"].clone()))
         .collect()
 }
@@ -46,12 +45,12 @@ fn the_pools_of_the_tutorials_become_pools_and_advertisements() {
     ] {
         let converted = convert_valid(text);
         let pool = json!({"addresses": addresses, "autoAssign": true, "avoidBuggyIPs": false});
-        assert_eq!(specs(&converted.pools), [(name.to_owned(), pool)]);
+        assert_eq!(specs(&converted.objects.pools), [(name.to_owned(), pool)]);
         assert_eq!(
-            specs(&converted.l2_advertisements),
+            specs(&converted.objects.l2_advertisements),
             [(name.to_owned(), json!({"ipAddressPools": [name]}))]
         );
-        assert_eq!(converted.pools[0].metadata.namespace.as_deref(), Some("metallb-system"));
+        assert_eq!(converted.objects.pools[0].metadata.namespace.as_deref(), Some("metallb-system"));
     }
 }
 
@@ -110,7 +109,7 @@ address-pools:
     );
     let named = |name: &str, spec: Value| (name.to_owned(), spec);
     assert_eq!(
-        specs(&converted.bgp_peers),
+        specs(&converted.objects.bgp_peers),
         [
             named(
                 "peer-10-0-0-1",
@@ -126,7 +125,7 @@ address-pools:
         ]
     );
     assert_eq!(
-        specs(&converted.communities),
+        specs(&converted.objects.communities),
         [named(
             "communities",
             json!({"communities": [
@@ -134,7 +133,7 @@ address-pools:
         )]
     );
     assert_eq!(
-        specs(&converted.bfd_profiles),
+        specs(&converted.objects.bfd_profiles),
         [named(
             "fast-one",
             json!({"receiveInterval": 35, "transmitInterval": 36, "echoInterval": 37, "detectMultiplier": 5,
@@ -142,7 +141,7 @@ address-pools:
         )]
     );
     assert_eq!(
-        specs(&converted.pools),
+        specs(&converted.objects.pools),
         [
             named("lan", json!({"addresses": ["10.1.0.0/24"], "autoAssign": false, "avoidBuggyIPs": false})),
             named(
@@ -152,9 +151,12 @@ address-pools:
             named("bare", json!({"addresses": ["10.3.0.0/24"], "autoAssign": true, "avoidBuggyIPs": false})),
         ]
     );
-    assert_eq!(specs(&converted.l2_advertisements), [named("lan", json!({"ipAddressPools": ["lan"]}))]);
     assert_eq!(
-        specs(&converted.bgp_advertisements),
+        specs(&converted.objects.l2_advertisements),
+        [named("lan", json!({"ipAddressPools": ["lan"]}))]
+    );
+    assert_eq!(
+        specs(&converted.objects.bgp_advertisements),
         [
             named(
                 "wan",
@@ -171,16 +173,7 @@ address-pools:
             ),
         ]
     );
-    let share = |list: Vec<_>| list.into_iter().map(Arc::new).collect();
-    let objects = Objects {
-        pools: share(converted.pools),
-        bgp_advertisements: converted.bgp_advertisements.into_iter().map(Arc::new).collect(),
-        bgp_peers: converted.bgp_peers.into_iter().map(Arc::new).collect(),
-        bfd_profiles: converted.bfd_profiles.into_iter().map(Arc::new).collect(),
-        communities: converted.communities.into_iter().map(Arc::new).collect(),
-        ..Objects::default()
-    };
-    let (_, findings) = Configuration::from_objects(&objects);
+    let (_, findings) = Configuration::from_objects(&converted.objects);
     assert!(findings.iter().all(|finding| finding.severity == Severity::Warning), "{findings:?}");
 }
 
@@ -217,7 +210,7 @@ fn what_cannot_be_converted_is_reported_with_its_line() {
 fn a_pool_with_an_invalid_address_is_converted_so_that_no_service_loses_its_address() {
     let text = "address-pools:\n- name: a\n  protocol: layer2\n  addresses: [10.0.0.0/24, 10.1]\n";
     let (converted, _) = convert(text, "config", "n").unwrap();
-    assert_eq!(converted.pools[0].spec.addresses, ["10.0.0.0/24", "10.1"]);
+    assert_eq!(converted.objects.pools[0].spec.addresses, ["10.0.0.0/24", "10.1"]);
 }
 
 #[test]
@@ -281,7 +274,7 @@ fn adding_or_removing_an_entry_does_not_change_the_objects_of_the_others() {
     let (old, new) = (pool("old", "0.0.0.0/24"), pool("new", "0.0.1.0/24"));
     let before = format!("address-pools:\n{old}peers:\n{}", peer("fc00::1"));
     let after = format!("address-pools:\n{new}{old}peers:\n{}{}", peer("10.0.0.9"), peer("fc00::1"));
-    let (before, after) = (convert_valid(&before), convert_valid(&after));
+    let (before, after) = (convert_valid(&before).objects, convert_valid(&after).objects);
     assert!(before.pools.iter().all(|object| after.pools.contains(object)));
     assert!(before.l2_advertisements.iter().all(|object| after.l2_advertisements.contains(object)));
     assert!(before.bgp_advertisements.iter().all(|object| after.bgp_advertisements.contains(object)));
@@ -297,8 +290,8 @@ fn no_two_objects_get_the_same_name() {
                 - {my-asn: 1, peer-asn: 2, peer-address: 10.0.0.1, peer-port: 1179}\n";
     let converted = convert_valid(text);
     let names = |list: Vec<(String, Value)>| list.into_iter().map(|(name, _)| name).collect::<Vec<_>>();
-    assert_eq!(names(specs(&converted.bgp_advertisements)), ["a", "a-2-bgp", "a-2"]);
-    assert_eq!(names(specs(&converted.bgp_peers)), ["peer-10-0-0-1", "peer-10-0-0-1-2"]);
+    assert_eq!(names(specs(&converted.objects.bgp_advertisements)), ["a", "a-2-bgp", "a-2"]);
+    assert_eq!(names(specs(&converted.objects.bgp_peers)), ["peer-10-0-0-1", "peer-10-0-0-1-2"]);
 }
 
 #[test]
@@ -353,7 +346,7 @@ fn the_hint_for_an_address_pool_is_a_command_that_makes_the_user_the_manager_of_
 fn names_that_are_not_valid_are_converted_and_reported() {
     let text = "address-pools:\n- name: My_Pool\n  protocol: layer2\n  addresses: [10.0.0.0/24]\n- name: my-pool\n  protocol: layer2\n  addresses: [10.0.1.0/24]\n";
     let (converted, findings) = convert(text, "config", "n").unwrap();
-    assert_eq!(specs(&converted.pools).len(), 1);
+    assert_eq!(specs(&converted.objects.pools).len(), 1);
     let found: Vec<_> = findings.iter().map(|finding| (finding.field.as_str(), finding.severity)).collect();
     assert_eq!(
         found,
@@ -380,10 +373,10 @@ fn an_address_pool_is_converted_to_a_pool_and_its_advertisements() {
         "metallb-system",
     );
     let names = |list: Vec<(String, Value)>| list.into_iter().map(|(name, _)| name).collect::<Vec<_>>();
-    assert_eq!(names(specs(&converted.pools)), ["bad", "lan", "odd", "wan"]);
-    assert!(!converted.pools[1].spec.auto_assign);
-    assert_eq!(names(specs(&converted.l2_advertisements)), ["bad", "lan"]);
-    assert_eq!(names(specs(&converted.bgp_advertisements)), ["wan", "wan-2"]);
+    assert_eq!(names(specs(&converted.objects.pools)), ["bad", "lan", "odd", "wan"]);
+    assert!(!converted.objects.pools[1].spec.auto_assign);
+    assert_eq!(names(specs(&converted.objects.l2_advertisements)), ["bad", "lan"]);
+    assert_eq!(names(specs(&converted.objects.bgp_advertisements)), ["wan", "wan-2"]);
     let errors: Vec<_> = findings
         .iter()
         .filter(|finding| finding.severity == Severity::Error)
