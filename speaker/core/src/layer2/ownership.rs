@@ -53,7 +53,7 @@ use crate::cluster::{GroupId, NodeName};
 use crate::layer2::beacon::KeyId;
 use crate::layer2::view::View;
 pub use conflict::Conflict;
-use conflict::KernelAnswer;
+use conflict::{KernelAnswer, ResolvedConflict};
 use freshness::Tokens;
 pub use interface::{Blocked, Counts, Detection, Input, Output, OwnershipSettings};
 use outbound::Outbox;
@@ -136,7 +136,7 @@ pub struct Ownership {
     timers: BTreeSet<(Instant, GroupId)>,
     conflicts: BTreeMap<IpAddr, Conflict>,
     /// Addresses whose foreign host is gone, and since when.
-    resolved_conflicts: BTreeMap<IpAddr, Instant>,
+    resolved_conflicts: BTreeMap<IpAddr, ResolvedConflict>,
     /// Addresses added to owned groups that are not announced before they have been probed.
     unverified: BTreeMap<IpAddr, Unverified>,
     /// When the next of them is to be probed again, at the earliest.

@@ -66,6 +66,14 @@ pub struct Conflict {
     pause: Duration,
 }
 
+/// A conflict that has ended.
+#[derive(Debug)]
+pub(super) struct ResolvedConflict {
+    /// When it ended.
+    pub(super) at: Instant,
+    pub(super) conflict: Conflict,
+}
+
 impl Conflict {
     /// Schedules a probe after `pause`, and the one after that with twice the interval.
     fn schedule_probe(&mut self, now: Instant, pause: Duration) {
@@ -139,8 +147,13 @@ impl Ownership {
             next,
             pause,
         };
+        if let Some(resolved) = self.resolved_conflicts.remove(&observation.address) {
+            // A host that answers no probe ends its conflict each time, and is back with the next frame.
+            let Conflict { observation: before, identified, identity_hold, .. } = resolved.conflict;
+            conflict = Conflict { observation: before, identified, identity_hold, ..conflict };
+            conflict.seen(now, observation);
+        }
         conflict.schedule_probe(now, first);
-        self.resolved_conflicts.remove(&observation.address);
         self.kernel_answers.remove(&observation.address);
         self.reprobe_by(conflict.next);
         self.conflicts.insert(observation.address, conflict);

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
+use super::conflict::ResolvedConflict;
 use super::epoch::sanitized_stored_epoch;
 use super::peers::{Liveness, Peer};
 use super::phase::{Event, Phase, ProbeCause};
@@ -132,8 +133,8 @@ impl Ownership {
 
     /// The foreign host is gone: announces the address if the group is ours.
     pub(super) fn resolve_conflict(&mut self, now: Instant, address: IpAddr) {
-        if self.conflicts.remove(&address).is_some() {
-            self.resolved_conflicts.insert(address, now);
+        if let Some(conflict) = self.conflicts.remove(&address) {
+            self.resolved_conflicts.insert(address, ResolvedConflict { at: now, conflict });
             self.report_revision += 1;
         }
         if self.probed_group(address).is_none() {

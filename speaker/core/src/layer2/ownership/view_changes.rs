@@ -49,7 +49,8 @@ impl Ownership {
         }
         self.update_node_addresses(now, &before);
         self.drop_foreign_state();
-        self.resolved_conflicts.retain(|_, since| now.saturating_duration_since(*since) < RESOLVED_RETENTION);
+        self.resolved_conflicts
+            .retain(|_, resolved| now.saturating_duration_since(resolved.at) < RESOLVED_RETENTION);
         // The readiness of speakers affects the takeover order of all groups.
         if before.speakers != view.speakers {
             self.dirty.extend(view.groups.keys());

@@ -217,3 +217,24 @@ fn a_message_of_a_peer_that_is_heard_affects_only_that_peer() {
     assert!(peers.speaker.dirty.is_empty() && peers.speaker.outgoing.is_empty());
     assert_eq!(peers.speaker.alive.len(), 200);
 }
+
+#[test]
+fn a_foreign_host_that_invents_hardware_addresses_is_reported_with_ten_of_them_in_an_hour() {
+    let mut peers = owning(1);
+    let address = *peers.speaker.owned().keys().next().unwrap();
+    let mut reported = BTreeSet::new();
+    for second in 0..3_600_u32 {
+        let [_, _, a, b] = second.to_be_bytes();
+        let (mac, ours) = (EthernetAddress([2, 0, 0, 0x77, a, b]), EthernetAddress(mac(0)));
+        peers.feed_on(Input::Contested(Observation { address, mac, ours, link: 1, probing: false }));
+        let conflict = peers.speaker.conflicts().get(&address).unwrap();
+        reported.insert(conflict.observation.mac.0);
+        peers.pass(SECOND);
+        // It answers no probe.
+        if second % 90 == 0 {
+            peers.feed_on(Input::ProbeClear(address));
+            assert!(peers.speaker.conflicts().is_empty());
+        }
+    }
+    assert!((5..=10).contains(&reported.len()), "{}", reported.len());
+}
